@@ -1,0 +1,44 @@
+# make demo   split the fixture archives on embedded services; ARCHIVE=path BATCH_SIZE=n for your own
+# make test   lint, types, import rules and the tests
+# make serve  serve both deployments against the Prefect API and the AWS that the environment names
+
+PYTHON ?= python3
+BATCH_SIZE ?= 10
+ARCHIVE ?=
+
+BIN := .venv/bin
+export DO_NOT_TRACK = 1
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+
+.PHONY: setup demo test lint lock serve
+
+setup: .venv/.installed
+
+.venv/.installed: requirements-dev.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	touch $@
+
+demo: setup
+	$(BIN)/python -m flows.local --batch-size $(BATCH_SIZE) $(ARCHIVE)
+
+test: lint
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/hadolint Dockerfile
+
+serve: setup
+	$(BIN)/python -m flows.serve
+
+# The locks name versions and hashes, never the index they came from.
+lock:
+	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+		pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+		pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock

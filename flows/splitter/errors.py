@@ -1,0 +1,79 @@
+"""What goes wrong with an export, whether waiting helps, and how to say it to a project manager."""
+
+from botocore import exceptions as botocore
+from urllib3 import exceptions as urllib3
+
+
+class ExportError(Exception):
+    """The export or its request is at fault: the message says what, where and what to do.
+
+    Trying again cannot help, so nothing that raises it is retried.
+    """
+
+
+class SetupError(Exception):
+    """The installation is at fault (a path, a setting, a permission): for the operator to mend."""
+
+
+TRANSIENT_CODES = frozenset(
+    {
+        # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html#ErrorCodeList
+        "InternalError",
+        "OperationAborted",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "503",
+        "500",
+        # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html
+        "RequestThrottled",
+        "ThrottlingException",
+        "Throttling",
+        # credentials that a role renews
+        "ExpiredToken",
+        "RequestExpired",
+    }
+)
+
+TRANSIENT_TYPES = (
+    botocore.HTTPClientError,
+    botocore.IncompleteReadError,
+    botocore.FlexibleChecksumError,
+    botocore.ResponseStreamingError,
+    urllib3.HTTPError,
+    ConnectionError,
+    TimeoutError,
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call can succeed later: throttling, 5xx answers and lost connections."""
+    if isinstance(error, botocore.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500 or error_code(error) in TRANSIENT_CODES
+    if isinstance(error, TRANSIENT_TYPES):
+        return True
+    # s3transfer wraps the last of its own attempts
+    return error.__cause__ is not None and is_transient(error.__cause__)
+
+
+def error_code(error: botocore.ClientError) -> str:
+    """The service's code for an error, such as ``NoSuchKey``; ``404`` where a HEAD has no body."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def explain(error: BaseException) -> str:
+    """One sentence about a failed export that a project manager can act on, without a traceback."""
+    if isinstance(error, ExportError):
+        return str(error)
+    if isinstance(error, SetupError):
+        return f"The batch service is not set up correctly, please tell the operator: {error}"
+    cause = type(error).__name__
+    if isinstance(error, botocore.ClientError):
+        cause = f"{error_code(error)} from {error.operation_name}"
+    if is_transient(error):
+        return (
+            f"Amazon storage did not answer properly, even after several attempts ({cause}); "
+            "please ask for the batches again later."
+        )
+    return f"The batches could not be made because of a fault ({cause}); please tell the operator."

@@ -1,0 +1,331 @@
+"""The manifest of an export: find it, read it without changing a cell, cut it into batches."""
+
+import csv
+import hashlib
+import io
+import re
+import sys
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PurePosixPath
+
+import pandas as pd
+
+from flows.splitter.errors import ExportError
+
+MANIFEST = "manifest.csv"
+
+PROBLEMS_SHOWN = 3
+
+# The csv module refuses cells above 128 KiB unless told otherwise, for the whole process.
+csv.field_size_limit(sys.maxsize)
+
+Row = tuple[int, list[str]]
+"""The line a row begins on, counted from 1, and its cells."""
+
+
+class ManifestError(ExportError):
+    """A manifest that cannot be split; the message names lines and causes."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one batch ZIP holds.
+
+    Attributes:
+        part: number of the batch, from 1.
+        first_row, last_row: the manifest's rows in it, from 1, both included.
+        manifest: its ``manifest.csv``, UTF-8.
+        images: the images its rows name, each once, in the order of the rows.
+    """
+
+    part: int
+    first_row: int
+    last_row: int
+    manifest: bytes
+    images: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        return self.last_row - self.first_row + 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest, which names the batch's content for a given archive."""
+        return hashlib.sha256(self.manifest).hexdigest()
+
+
+def find(names: Collection[str]) -> str:
+    """The manifest among an archive's member names: ``manifest.csv``, else the only CSV.
+
+    It stands at the root or inside one folder around everything; a name at the root goes first.
+
+    Raises:
+        ManifestError: if there is none or more than one.
+    """
+    csvs = [name for name in names if name.lower().endswith(".csv") and name.count("/") <= 1]
+    named = [name for name in csvs if PurePosixPath(name).name == MANIFEST]
+    for candidates in (named, csvs):
+        for depth in (0, 1):
+            found = [name for name in candidates if name.count("/") == depth]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                raise ManifestError(
+                    f"The archive has more than one manifest ({_some(found)}); "
+                    "keep the right one and export or zip it again."
+                )
+    raise ManifestError(
+        f"The archive has no {MANIFEST}, neither at its root nor in one folder around everything; "
+        "export it again."
+    )
+
+
+def read(data: bytes) -> pd.DataFrame:
+    """The manifest as a table of text: every cell as it was written, the header as it was.
+
+    Reads RFC 4180 with ``\\n`` or ``\\r\\n``, and what PHP's ``fputcsv`` writes with its default
+    escape character, where a ``"`` right after a ``\\`` is not doubled
+    (https://www.php.net/fputcsv). Lines without any character are passed over, as League\\Csv and
+    Python's ``csv.DictReader`` do.
+
+    Returns:
+        A frame of ``str`` objects, one row an image. Its columns are the header's names,
+        duplicates included; its index is the line of the manifest each row begins on.
+
+    Raises:
+        ManifestError: text that is not UTF-8, broken quoting, rows of the wrong width, no rows.
+    """
+    text = _decode(data)
+    records = _records(text)
+    _, header = next(records, (1, []))
+    if not header:
+        raise ManifestError("The manifest is empty; export it again.")
+    lines, rows = [], []
+    problems: list[str] = []
+    count = 0
+    for line, cells in records:
+        if len(cells) == len(header):
+            lines.append(line)
+            rows.append(cells)
+            continue
+        count += 1
+        if count <= PROBLEMS_SHOWN:
+            problems.append(f"line {line} has {len(cells)} cells instead of {len(header)}")
+    if count:
+        raise ManifestError(_problem("rows of the wrong length", problems, count))
+    if not rows:
+        raise ManifestError("The manifest has a header but no rows; there is nothing to split.")
+    return pd.DataFrame(rows, index=pd.Index(lines, name="line"), columns=header, dtype=object)
+
+
+def check_images(frame: pd.DataFrame, image_column: str, images: Collection[str]) -> None:
+    """Make sure that every row names an image of the archive.
+
+    Args:
+        frame: as ``read`` returns it.
+        image_column: the column that names the image.
+        images: the archive's members, named relative to the manifest.
+
+    Raises:
+        ManifestError: the column is missing or there twice, a name is empty or not in ``images``.
+    """
+    found = list(frame.columns).count(image_column)
+    if found != 1:
+        having = "no column" if not found else f"{found} columns"
+        raise ManifestError(
+            f"The manifest has {having} named '{image_column}', one is needed to find the images; "
+            f"its columns are: {_some(frame.columns, limit=20)}."
+        )
+    names = frame[image_column]
+    wrong = names[(names == "") | (names == MANIFEST) | ~names.isin(set(images))]
+    if wrong.empty:
+        return
+    problems = [
+        f"line {line} names '{_short(name)}', which is not in the archive"
+        if name not in ("", MANIFEST)
+        else f"line {line} names no image"
+        if name == ""
+        else f"line {line} names the manifest as its image"
+        for line, name in wrong.iloc[:PROBLEMS_SHOWN].items()
+    ]
+    raise ManifestError(_problem("rows without their image", problems, len(wrong)))
+
+
+def partition(frame: pd.DataFrame, image_column: str, batch_size: int) -> list[Batch]:
+    """Cut the table into batches of ``batch_size`` rows, the last with what is left."""
+    batches = []
+    for part, start in enumerate(range(0, len(frame), batch_size), 1):
+        rows = frame.iloc[start : start + batch_size]
+        batches.append(
+            Batch(
+                part=part,
+                first_row=start + 1,
+                last_row=start + len(rows),
+                manifest=_write(rows),
+                images=tuple(rows[image_column].unique()),
+            )
+        )
+    return batches
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ManifestError(
+            f"The manifest is not UTF-8: line {line} has the byte 0x{data[error.start]:02x}; "
+            "save it as UTF-8 and zip it again."
+        ) from error
+
+
+def _records(text: str) -> Iterator[Row]:
+    """The rows of ``text``, its dialect told by the one place where the two differ: ``\\"``."""
+    if '\\"' not in text:
+        return _rfc4180_records(text)
+    if not _RFC4180.fullmatch(text):
+        return _php_records(text)
+    if len({len(cells) for _, cells in _rfc4180_records(text)}) == 1:
+        return _rfc4180_records(text)
+    try:
+        return iter(list(_php_records(text)))
+    except ManifestError:
+        return _rfc4180_records(text)  # whose rows of the wrong length are the better complaint
+
+
+# RFC 4180, section 2: a field is quoted as a whole or holds no quote at all. The quantifiers are
+# possessive: there is one way to read it, and no memory is kept for another.
+_RFC4180 = re.compile(
+    r"""(?: (?: "(?:[^"]|"")*+" | [^",\r\n]*+ ) (?: , | \r\n? | \n ) )*+
+        (?: "(?:[^"]|"")*+" | [^",\r\n]*+ )""",
+    re.VERBOSE,
+)
+
+
+def _rfc4180_records(text: str) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ManifestError(
+            f"The manifest cannot be read from line {line} on: {error}; "
+            "a quote is probably missing or out of place."
+        ) from error
+
+
+_PLAIN_CELL = re.compile(r'[^",\r\n]*')
+_PHP_QUOTE = re.compile(r'\\"|""|"')
+_CELL_END = re.compile(r",|\r\n?|\n|\Z")
+
+
+def _php_records(text: str) -> Iterator[Row]:
+    """The rows of a text by PHP's ``fputcsv`` with its default escape character ``\\``.
+
+    Its writer does not double a ``"`` after a ``\\``, so ``\\"`` in front of a comma or a line
+    break is either a quote inside the cell or a cell that ends in ``\\``. Of the readings of a
+    row, the one counts that has as many cells as the header.
+    """
+    line_starts = [match.end() for match in re.finditer(r"\r\n?|\n", text)]
+    position, width = 0, 0
+    while position < len(text):
+        line = bisect_left(line_starts, position + 1) + 1
+        blank = re.compile(r"\r\n?|\n").match(text, position)
+        if blank:
+            position = blank.end()
+            continue
+        cells, position = _php_record(text, position, width, line)
+        width = width or len(cells)
+        yield line, cells
+
+
+def _php_record(text: str, start: int, width: int, line: int) -> tuple[list[str], int]:
+    """The cells of the row at ``start``, and where the next row begins.
+
+    A search over the cells' possible ends, shortest first; ``tried`` keeps it from walking the
+    same stretch twice. A ``width`` of 0 takes the first row that ends.
+    """
+    tried: set[tuple[int, int]] = set()
+    cells: list[str] = []
+    choices = [_php_cells(text, start)]
+    while choices:
+        choice = next(choices[-1], None)
+        if choice is None:
+            choices.pop()
+            if cells:
+                cells.pop()
+            continue
+        cell, end, more = choice
+        if not more and width in (0, len(cells) + 1):
+            return [*cells, cell], end
+        if more and (not width or len(cells) + 1 < width) and (end, len(cells)) not in tried:
+            tried.add((end, len(cells)))
+            cells.append(cell)
+            choices.append(_php_cells(text, end))
+    raise ManifestError(
+        f"The manifest's line {line} cannot be read as {width or 'a row of'} cells; "
+        "a quote is probably missing or out of place."
+    )
+
+
+def _php_cells(text: str, start: int) -> Iterator[tuple[str, int, bool]]:
+    """Every way to end the cell at ``start``: its text, where what follows begins, if in the row"""
+    if not text.startswith('"', start):
+        plain = _PLAIN_CELL.match(text, start)
+        assert plain  # the pattern matches the empty string
+        end = _CELL_END.match(text, plain.end())
+        if end:
+            yield plain.group(), end.end(), end.group() == ","
+        return
+    pieces: list[str] = []
+    position = start + 1
+    for quote in _PHP_QUOTE.finditer(text, position):
+        pieces.append(text[position : quote.start()])
+        position = quote.end()
+        if quote.group() == '""':
+            pieces.append('"')
+            continue
+        escaped = quote.group() == '\\"'
+        if escaped:
+            pieces.append("\\")
+        end = _CELL_END.match(text, position)
+        if end:
+            yield "".join(pieces), end.end(), end.group() == ","
+        if not escaped:
+            return
+        pieces.append('"')
+
+
+def _write(frame: pd.DataFrame) -> bytes:
+    """The rows as RFC 4180 with ``\\n``, as the export has it and Zooniverse's client reads it."""
+    text = io.StringIO(newline="")
+    plain = csv.writer(text, lineterminator="\n")
+    # Before Python 3.13 the writer leaves a bare \r unquoted, and a reader would end the row there.
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in (frame.columns.tolist(), *frame.itertuples(index=False, name=None)):
+        writer = quoted if any("\r" in cell for cell in row) else plain
+        writer.writerow(row)
+    return text.getvalue().encode()
+
+
+def _problem(what: str, problems: Sequence[str], count: int) -> str:
+    more = f" and {count - len(problems)} more" if count > len(problems) else ""
+    return (
+        f"The manifest has {what} ({count} in all): {'; '.join(problems)}{more}; "
+        "correct the manifest or export it again."
+    )
+
+
+def _some(names: Iterable[str], limit: int = PROBLEMS_SHOWN) -> str:
+    shown = list(islice(names, limit + 1))
+    return ", ".join(_short(name) for name in shown[:limit]) + (", …" if len(shown) > limit else "")
+
+
+def _short(name: str, limit: int = 80) -> str:
+    return name if len(name) <= limit else name[:limit] + "…"

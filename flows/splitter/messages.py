@@ -1,0 +1,188 @@
+"""The SQS messages on either side: the trigger that comes in, the callback that goes out.
+
+The wire's camelCase names stop here.
+"""
+
+import json
+import re
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
+from pydantic.alias_generators import to_camel
+
+from flows.splitter.errors import ExportError
+
+ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
+
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+BUCKET_NAME = r"^[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$"
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+MAX_KEY_BYTES = 1024
+
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class RequestError(ExportError):
+    """A trigger message that cannot be carried out; the message names the field."""
+
+
+def _key(value: str) -> str:
+    if CONTROL_CHARACTER.search(value):
+        raise ValueError("must not contain control characters")
+    if len(value.encode()) > MAX_KEY_BYTES:
+        raise ValueError(f"must not be longer than {MAX_KEY_BYTES} bytes")
+    return value
+
+
+def _file_name(value: str) -> str:
+    if "/" in value or "\\" in value or ".." in value:
+        raise ValueError("must be a plain file name, without a slash or '..'")
+    if not archive_stem(value):
+        raise ValueError("must have a name in front of its extension")
+    return value
+
+
+def _queue_url(value: str) -> str:
+    address = urlsplit(value)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ValueError("must be the http(s) URL of an SQS queue")
+    return value
+
+
+DownloadId = StrictInt | StrictFloat | StrictBool | StrictStr
+QueueUrl = Annotated[str, AfterValidator(_queue_url)]
+Key = Annotated[str, Field(min_length=1), AfterValidator(_key)]
+
+
+class WireModel(BaseModel):
+    """A message whose names on the wire are camelCase and whose unknown fields are ignored."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, frozen=True)
+
+
+class Request(WireModel):
+    """One export to split, as the trigger message of BIOSPEX states it."""
+
+    download_id: DownloadId = Field(
+        description="Id of the download record; it comes back unchanged in the callback.",
+        examples=[512],
+    )
+    file: Annotated[Key, AfterValidator(_file_name)] = Field(
+        description="File name of the archive; the batches are named after it.",
+        examples=["41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"],
+    )
+    export_path: Key = Field(
+        description="S3 key of the archive.",
+        examples=["export/41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"],
+    )
+    total_size: int = Field(
+        ge=0,
+        description="Bytes of the archive when the message was sent; the object's own size counts.",
+        examples=[2456719374],
+    )
+    s3_bucket: str = Field(
+        pattern=BUCKET_NAME,
+        description="Bucket of the archive and of the batches.",
+        examples=["biospex-app"],
+    )
+    updates_queue_url: QueueUrl = Field(
+        description="SQS queue that is told of the outcome.",
+        examples=["https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update"],
+    )
+
+    @classmethod
+    def parse(cls, message: Any) -> Self:
+        """Check a trigger message, a dict with the wire's names or a ``Request``.
+
+        Raises:
+            RequestError: naming every wrong or missing field.
+        """
+        try:
+            return cls.model_validate(message)
+        except ValidationError as error:
+            raise RequestError(_refusal(error)) from error
+
+    @property
+    def stem(self) -> str:
+        """``file`` without its archive extension."""
+        return archive_stem(self.file)
+
+    def batch_file(self, part: int) -> str:
+        """File name of batch number ``part``, counted from 1."""
+        return f"{self.stem}-part{part}.zip"
+
+    def batch_key(self, part: int) -> str:
+        """S3 key of batch number ``part``."""
+        return f"batch/{self.batch_file(part)}"
+
+
+class Result(WireModel):
+    """The callback of an export that was split: every batch, in order, as a file name."""
+
+    function: Literal["BiospexBatchCreator"] = "BiospexBatchCreator"
+    status: Literal["success"] = "success"
+    download_id: DownloadId
+    batch_files: list[str]
+
+
+class Failure(WireModel):
+    """The callback of an export that was not split: one sentence for a project manager."""
+
+    function: Literal["BiospexBatchCreator"] = "BiospexBatchCreator"
+    status: Literal["failed"] = "failed"
+    download_id: DownloadId
+    error: str
+
+
+class ReplyAddress(WireModel):
+    """The part of a request that an answer needs, usable even where the rest is not."""
+
+    download_id: DownloadId
+    updates_queue_url: QueueUrl
+
+    @classmethod
+    def of(cls, message: Any) -> Self | None:
+        """Where the answer to ``message`` goes, or None if it names no usable place."""
+        try:
+            return cls.model_validate(message, from_attributes=True)
+        except ValidationError:
+            return None
+
+
+def archive_stem(file: str) -> str:
+    """``file`` without ``.zip``, ``.tar.gz``, ``.tgz`` or ``.tar``."""
+    for suffix in ARCHIVE_SUFFIXES:
+        if file.lower().endswith(suffix):
+            return file[: -len(suffix)]
+    return file
+
+
+def to_json(message: Result | Failure) -> str:
+    """The callback's body, with the wire's names."""
+    return json.dumps(message.model_dump(by_alias=True), ensure_ascii=False)
+
+
+def _refusal(error: ValidationError) -> str:
+    problems = {}
+    for problem in error.errors(include_url=False):
+        field = str(problem["loc"][0]) if problem["loc"] else "message"
+        if problem["type"] == "missing":
+            problems[field] = f"'{field}' is missing"
+        elif problem["type"] == "value_error":
+            problems[field] = f"'{field}' {problem['ctx']['error']}"
+        elif field == to_camel("download_id"):
+            problems[field] = f"'{field}' must be a number or a text"
+        else:
+            problems[field] = f"'{field}': {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+    return f"The request for batches cannot be carried out: {'; '.join(problems.values())}."

@@ -1,0 +1,38 @@
+"""Everything that can be configured, read from the environment in this one place."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, PositiveInt, ValidationError
+from pydantic_settings import BaseSettings
+
+from flows.splitter.errors import SetupError
+
+
+class Settings(BaseSettings):
+    """The environment of one process; the README's table describes each variable."""
+
+    batch_size: PositiveInt = 2000
+    image_column: str = Field(default="imageName", min_length=1)
+    efs_path: Path = Path("/efs/batch")
+    max_tmp_size: int = Field(default=7 * 1024**3, ge=0)
+    parallel_batches: PositiveInt = 2
+    trigger_queue_url: str | None = None
+    max_in_flight: PositiveInt = 4
+    visibility_timeout: int = Field(default=300, ge=30, le=43_200)
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment.
+
+        Raises:
+            SetupError: naming each variable whose value cannot be used.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            problems = (
+                f"{str(problem['loc'][0]).upper()}={problem['input']!r}: {problem['msg']}"
+                for problem in error.errors()
+            )
+            raise SetupError("; ".join(problems)) from error

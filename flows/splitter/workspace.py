@@ -1,0 +1,97 @@
+"""The directory that one run works in: where it lies, that it is enough, that nothing stays."""
+
+import fcntl
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from flows.splitter.errors import SetupError
+
+PREFIX = "biospex-batch-"
+LOCK_SUFFIX = ".lock"
+NEWBORN_SECONDS = 60
+
+SPACE_PER_ARCHIVE_BYTE = 2.1
+"""The archive and its images side by side; JPEGs fill as much unpacked, the rest is margin."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where runs may work.
+
+    Attributes:
+        tmp_path: for archives of up to ``max_tmp_size`` bytes.
+        efs_path: for larger ones; the mount point of a shared file system.
+    """
+
+    tmp_path: Path
+    efs_path: Path
+    max_tmp_size: int
+
+    def root_for(self, archive_size: int) -> Path:
+        """The directory that takes an archive of ``archive_size`` bytes, and has the room for it.
+
+        Raises:
+            SetupError: it does not exist (it is never created: on a container without the mount
+                that would fill the container's own disk), is not writable, or is too small.
+        """
+        large = archive_size > self.max_tmp_size
+        root = self.efs_path if large else self.tmp_path
+        name = "EFS_PATH" if large else "the temporary directory"
+        if not root.is_dir():
+            raise SetupError(f"{name} {root} does not exist; is the file system mounted?")
+        try:
+            tempfile.TemporaryFile(dir=root).close()
+        except OSError as error:
+            raise SetupError(f"{name} {root} is not writable: {error.strerror}.") from error
+        needed = int(archive_size * SPACE_PER_ARCHIVE_BYTE)
+        free = shutil.disk_usage(root).free
+        if free < needed:
+            raise SetupError(
+                f"{name} {root} has {free:,} bytes free, the export needs {needed:,}; "
+                "make room or let large exports use EFS."
+            )
+        return root
+
+
+@contextmanager
+def run_directory(root: Path) -> Iterator[Path]:
+    """A fresh directory for one run, gone at the end however the run ends.
+
+    A lock on the file beside it says that the run lives. The kernel, or the NFS server of EFS,
+    releases it when the process dies, and ``sweep`` goes by that.
+    """
+    directory = root / f"{PREFIX}{uuid4().hex}"
+    lock = directory.with_suffix(LOCK_SUFFIX)
+    with lock.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            directory.mkdir(mode=0o700)
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def sweep(root: Path) -> list[Path]:
+    """Remove what runs that died left under ``root``; returns the directories removed."""
+    removed = []
+    for lock in root.glob(f"{PREFIX}*{LOCK_SUFFIX}"):
+        # A lock younger than this may be between its creation and its flock.
+        if time.time() - lock.stat().st_mtime < NEWBORN_SECONDS:
+            continue
+        with lock.open("rb") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            directory = lock.with_suffix("")
+            shutil.rmtree(directory, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+            removed.append(directory)
+    return removed
