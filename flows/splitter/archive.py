@@ -49,6 +49,30 @@ class Member:
     modified: DosDateTime
 
 
+class Contents:
+    """What an archive holds: its files, unpacked into one store, by their names.
+
+    An ordinary class, so that Prefect hands it from task to task as it is.
+
+    Attributes:
+        format: what the archive was.
+        store: the file with every member's bytes, one after the other.
+        members: in the archive's order, without folders and the noise of desktop systems.
+    """
+
+    def __init__(self, format: Format, store: Path, members: list[Member]) -> None:
+        self.format = format
+        self.store = store
+        self.members = {member.name: member for member in members}
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one member."""
+        member = self.members[name]
+        with self.store.open("rb") as store:
+            store.seek(member.offset)
+            return store.read(member.size)
+
+
 def identify(path: Path) -> Format:
     """Tell the archive's format by its content.
 
@@ -71,7 +95,7 @@ def identify(path: Path) -> Format:
 
 def extract(
     archive: Path, store: Path, progress: Callable[[int], object] = lambda _: None
-) -> list[Member]:
+) -> Contents:
     """Unpack every file of the archive into ``store``, one after the other, and check it.
 
     One file instead of thousands: no name of the archive ever becomes a path of this machine, and
@@ -79,22 +103,20 @@ def extract(
 
     Args:
         archive: a ZIP, tar or gzip-compressed tar.
-        store: the file to write; it must not exist.
+        store: the file to write.
         progress: told the number of bytes unpacked since the last call, from any thread.
-
-    Returns:
-        The members in the archive's order, without folders and without the noise of desktop
-        systems.
 
     Raises:
         ArchiveError: a damaged or truncated archive, a wrong checksum, names that lead elsewhere or
             occur twice, links and devices, encryption.
     """
     format = identify(archive)
-    with store.open("xb") as output, _reading(archive):
+    with store.open("wb") as output, _reading():
         if format == "zip":
-            return _extract_zip(archive, output, progress)
-        return _extract_tar(archive, format, output, progress)
+            members = _extract_zip(archive, output, progress)
+        else:
+            members = _extract_tar(archive, format, output, progress)
+    return Contents(format, store, members)
 
 
 def is_noise(name: str) -> bool:
@@ -230,7 +252,7 @@ def _tar_stream(archive: Path, format: Format) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _reading(archive: Path) -> Iterator[None]:
+def _reading() -> Iterator[None]:
     """Turn what the libraries say about a bad archive into what a project manager can act on."""
     try:
         yield

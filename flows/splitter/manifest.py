@@ -5,8 +5,7 @@ import hashlib
 import io
 import re
 import sys
-from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
@@ -51,10 +50,58 @@ class Batch:
     def rows(self) -> int:
         return self.last_row - self.first_row + 1
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the manifest, which names the batch's content for a given archive."""
-        return hashlib.sha256(self.manifest).hexdigest()
+    def metadata(self, source_etag: str) -> dict[str, str]:
+        """What the batch's object says of its origin; the same words mean the same content."""
+        return {
+            "source-etag": source_etag.strip('"'),
+            "rows": f"{self.first_row}-{self.last_row}",
+            "manifest-sha256": hashlib.sha256(self.manifest).hexdigest(),
+        }
+
+
+@dataclass(frozen=True)
+class Partition:
+    """An export cut into batches.
+
+    Attributes:
+        manifest: the manifest's name in the archive.
+        folder: what stands before the images' names there: nothing, or ``name/``.
+        batches: in order; together they hold every row once.
+        unlisted: files of the archive that no row names.
+    """
+
+    manifest: str
+    folder: str
+    batches: list[Batch]
+    unlisted: list[str]
+
+
+def partition_export(
+    names: Collection[str], read_member: Callable[[str], bytes], image_column: str, batch_size: int
+) -> Partition:
+    """Check an archive's manifest against its files and cut it into batches.
+
+    Args:
+        names: of the archive's files.
+        read_member: gives the bytes of one of them.
+        image_column: the manifest's column that names the image, relative to the manifest.
+        batch_size: rows of a batch.
+
+    Raises:
+        ManifestError: if the manifest is not there, cannot be read, or does not fit the files.
+    """
+    name = find(names)
+    folder = name[: name.rfind("/") + 1]
+    frame = read(read_member(name))
+    beside = {other.removeprefix(folder) for other in names if other.startswith(folder)}
+    check_images(frame, image_column, beside)
+    listed = {name} | {folder + image for image in frame[image_column].unique()}
+    return Partition(
+        manifest=name,
+        folder=folder,
+        batches=partition(frame, image_column, batch_size),
+        unlisted=[other for other in names if other not in listed],
+    )
 
 
 def find(names: Collection[str]) -> str:
@@ -183,17 +230,10 @@ def _decode(data: bytes) -> str:
 
 
 def _records(text: str) -> Iterator[Row]:
-    """The rows of ``text``, its dialect told by the one place where the two differ: ``\\"``."""
-    if '\\"' not in text:
-        return _rfc4180_records(text)
-    if not _RFC4180.fullmatch(text):
-        return _php_records(text)
-    if len({len(cells) for _, cells in _rfc4180_records(text)}) == 1:
-        return _rfc4180_records(text)
-    try:
-        return iter(list(_php_records(text)))
-    except ManifestError:
-        return _rfc4180_records(text)  # whose rows of the wrong length are the better complaint
+    """The rows of ``text``, in whichever of the two dialects it is written."""
+    if '\\"' in text and not _RFC4180.fullmatch(text):
+        text = _rfc4180_from_php(text)
+    return _rfc4180_records(text)
 
 
 # RFC 4180, section 2: a field is quoted as a whole or holds no quote at all. The quantifiers are
@@ -220,86 +260,23 @@ def _rfc4180_records(text: str) -> Iterator[Row]:
         ) from error
 
 
-_PLAIN_CELL = re.compile(r'[^",\r\n]*')
-_PHP_QUOTE = re.compile(r'\\"|""|"')
-_CELL_END = re.compile(r",|\r\n?|\n|\Z")
+def _rfc4180_from_php(text: str) -> str:
+    """Double the ``"`` that PHP's ``fputcsv`` left single because they follow a ``\\``.
 
-
-def _php_records(text: str) -> Iterator[Row]:
-    """The rows of a text by PHP's ``fputcsv`` with its default escape character ``\\``.
-
-    Its writer does not double a ``"`` after a ``\\``, so ``\\"`` in front of a comma or a line
-    break is either a quote inside the cell or a cell that ends in ``\\``. Of the readings of a
-    row, the one counts that has as many cells as the header.
+    A ``\\"`` is either such a quote inside its cell or a cell that ends in ``\\``. PHP quotes
+    every cell that holds a ``\\``, so the next ``\\"`` stands between quotes again, and the text's
+    end does not. Every ``"`` on the way there opens, closes or is one of a pair: whether their
+    number is odd tells on which side of the quotes the way began. By the same count no text that
+    holds such a quote is RFC 4180 as well, so neither dialect can be taken for the other.
     """
-    line_starts = [match.end() for match in re.finditer(r"\r\n?|\n", text)]
-    position, width = 0, 0
-    while position < len(text):
-        line = bisect_left(line_starts, position + 1) + 1
-        blank = re.compile(r"\r\n?|\n").match(text, position)
-        if blank:
-            position = blank.end()
-            continue
-        cells, position = _php_record(text, position, width, line)
-        width = width or len(cells)
-        yield line, cells
-
-
-def _php_record(text: str, start: int, width: int, line: int) -> tuple[list[str], int]:
-    """The cells of the row at ``start``, and where the next row begins.
-
-    A search over the cells' possible ends, shortest first; ``tried`` keeps it from walking the
-    same stretch twice. A ``width`` of 0 takes the first row that ends.
-    """
-    tried: set[tuple[int, int]] = set()
-    cells: list[str] = []
-    choices = [_php_cells(text, start)]
-    while choices:
-        choice = next(choices[-1], None)
-        if choice is None:
-            choices.pop()
-            if cells:
-                cells.pop()
-            continue
-        cell, end, more = choice
-        if not more and width in (0, len(cells) + 1):
-            return [*cells, cell], end
-        if more and (not width or len(cells) + 1 < width) and (end, len(cells)) not in tried:
-            tried.add((end, len(cells)))
-            cells.append(cell)
-            choices.append(_php_cells(text, end))
-    raise ManifestError(
-        f"The manifest's line {line} cannot be read as {width or 'a row of'} cells; "
-        "a quote is probably missing or out of place."
-    )
-
-
-def _php_cells(text: str, start: int) -> Iterator[tuple[str, int, bool]]:
-    """Every way to end the cell at ``start``: its text, where what follows begins, if in the row"""
-    if not text.startswith('"', start):
-        plain = _PLAIN_CELL.match(text, start)
-        assert plain  # the pattern matches the empty string
-        end = _CELL_END.match(text, plain.end())
-        if end:
-            yield plain.group(), end.end(), end.group() == ","
-        return
-    pieces: list[str] = []
-    position = start + 1
-    for quote in _PHP_QUOTE.finditer(text, position):
-        pieces.append(text[position : quote.start()])
-        position = quote.end()
-        if quote.group() == '""':
-            pieces.append('"')
-            continue
-        escaped = quote.group() == '\\"'
-        if escaped:
-            pieces.append("\\")
-        end = _CELL_END.match(text, position)
-        if end:
-            yield "".join(pieces), end.end(), end.group() == ","
-        if not escaped:
-            return
-        pieces.append('"')
+    first, *pieces = text.split('\\"')
+    written = [first]
+    for number, piece in enumerate(pieces, 1):
+        ends_between_quotes = number < len(pieces)
+        begins_between_quotes = (piece.count('"') % 2 == 0) == ends_between_quotes
+        written.append('\\""' if begins_between_quotes else '\\"')
+        written.append(piece)
+    return "".join(written)
 
 
 def _write(frame: pd.DataFrame) -> bytes:

@@ -168,6 +168,14 @@ def archive_stem(file: str) -> str:
     return file
 
 
+def title(message: Any) -> str:
+    """Which export and download a message is about, as far as it says so."""
+    address = ReplyAddress.of(message)
+    wanted = message.model_dump(by_alias=True) if isinstance(message, Request) else message
+    file = wanted.get("file") if isinstance(wanted, dict) else None
+    return f"{file or 'unnamed export'} for download {address.download_id if address else '?'}"
+
+
 def to_json(message: Result | Failure) -> str:
     """The callback's body, with the wire's names."""
     return json.dumps(message.model_dump(by_alias=True), ensure_ascii=False)

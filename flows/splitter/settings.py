@@ -16,7 +16,6 @@ class Settings(BaseSettings):
     image_column: str = Field(default="imageName", min_length=1)
     efs_path: Path = Path("/efs/batch")
     max_tmp_size: int = Field(default=7 * 1024**3, ge=0)
-    parallel_batches: PositiveInt = 2
     trigger_queue_url: str | None = None
     max_in_flight: PositiveInt = 4
     visibility_timeout: int = Field(default=300, ge=30, le=43_200)

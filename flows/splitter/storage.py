@@ -1,6 +1,7 @@
 """S3: the archive on its way down, the batches on their way up."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
@@ -8,12 +9,18 @@ from typing import TYPE_CHECKING
 
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, IncompleteReadError
+from botocore.response import StreamingBody
 
-from flows.splitter.errors import ExportError, error_code
+from flows.splitter.errors import TRANSIENT_TYPES, ExportError, error_code
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import (
+        CompletedPartTypeDef,
+        CopyPartResultTypeDef,
+        UploadPartOutputTypeDef,
+    )
 
 MIB = 1024 * 1024
 
@@ -21,6 +28,8 @@ MIB = 1024 * 1024
 MAX_PARTS = 10_000
 MAX_OBJECT_SIZE = 5 * 1024**4
 PART_SIZE = 8 * MIB
+
+READ_ATTEMPTS = 5
 
 CLIENT_CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": 5},
@@ -67,6 +76,11 @@ class Bucket:
             raise
         return StoredObject(head["ContentLength"], head["ETag"], head["Metadata"])
 
+    def holds(self, key: str, size: int, metadata: Mapping[str, str]) -> bool:
+        """Whether there is an object of that size and metadata at ``key``."""
+        found = self.find(key)
+        return found is not None and found.size == size and found.metadata == metadata
+
     def archive(self, key: str) -> StoredObject:
         """The archive at ``key``.
 
@@ -91,11 +105,17 @@ class Bucket:
             raise ObjectError(f"The export {key} in the bucket {self.name} is empty; export again.")
         return found
 
-    def download(self, key: str, path: Path, progress: Callable[[int], object]) -> None:
+    def download(
+        self, key: str, source: StoredObject, path: Path, progress: Callable[[int], object]
+    ) -> None:
         """Fetch an object by parallel ranged requests.
 
         Args:
+            source: what ``key`` was when the run began.
             progress: told the number of bytes received since the last call, from any thread.
+
+        Raises:
+            ObjectError: if the object has been replaced since then.
         """
         self._client.download_file(
             self.name,
@@ -108,28 +128,40 @@ class Bucket:
                 max_concurrency=8,
             ),
         )
+        if self.archive(key).etag != source.etag:
+            raise ObjectError(
+                f"The export {key} was replaced while it was read; ask for its batches again."
+            )
 
-    def upload(
+    def put_once(
         self,
         content: RawIOBase,
         size: int,
         key: str,
         metadata: Mapping[str, str],
         progress: Callable[[int], object],
-    ) -> None:
-        """Put a ZIP from a stream, whole or not at all: S3 shows a multipart upload when it ends.
+    ) -> bool:
+        """Put a ZIP from a stream, unless an object of that size and metadata is there.
+
+        Whole or not at all: S3 shows a multipart upload only when it is complete.
 
         Args:
             content: read once, from start to end, a few parts ahead of what S3 has taken.
             size: bytes that ``content`` will give.
             progress: told the number of bytes sent since the last call, from any thread.
+
+        Returns:
+            False if there was nothing to do.
         """
+        if self.holds(key, size, metadata):
+            progress(size)
+            return False
         config = TransferConfig(
             multipart_threshold=PART_SIZE,
             multipart_chunksize=part_size(size),
             max_concurrency=4,
         )
-        # boto3 keeps up to ten parts of a stream in memory, which its own options do not reach.
+        # s3transfer keeps up to ten parts of a stream in memory; boto3 has no option for it.
         config.max_in_memory_upload_chunks = 4
         self._client.upload_fileobj(
             content,
@@ -139,6 +171,156 @@ class Bucket:
             Callback=progress,
             Config=config,
         )
+        return True
+
+    def read(self, key: str, etag: str, start: int, length: int) -> bytes:
+        """``length`` bytes of an object, from ``start`` on.
+
+        Raises:
+            ObjectError: if the object is not the one that ``etag`` was of.
+        """
+        data = bytearray(length)
+        self.read_into(key, etag, start, [memoryview(data)])
+        return bytes(data)
+
+    def read_into(self, key: str, etag: str, start: int, buffers: Sequence[memoryview]) -> None:
+        """Fill ``buffers``, one after the other, with an object's bytes from ``start`` on.
+
+        Raises:
+            ObjectError: if the object is not the one that ``etag`` was of.
+        """
+        end = start + sum(map(len, buffers))
+        # The client repeats requests, but not the reading of their answers.
+        for attempts_left in reversed(range(READ_ATTEMPTS)):
+            with _as_planned(key):
+                answer = self._client.get_object(
+                    Bucket=self.name, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=etag
+                )
+            try:
+                with closing(answer["Body"]) as body:
+                    for buffer in buffers:
+                        _fill(buffer, body)
+                return
+            except TRANSIENT_TYPES:
+                if not attempts_left:
+                    raise
+
+    def put(self, key: str, content: bytearray, metadata: Mapping[str, str]) -> None:
+        """Put a ZIP in one request."""
+        self._client.put_object(
+            Bucket=self.name,
+            Key=key,
+            Body=content,  # type: ignore[arg-type]  # the stubs leave out bytearray
+            ContentType="application/zip",
+            Metadata=metadata,
+        )
+
+    def begin_upload(self, key: str, metadata: Mapping[str, str]) -> "MultipartUpload":
+        """Begin a ZIP that is put in parts and appears when it is complete."""
+        answer = self._client.create_multipart_upload(
+            Bucket=self.name,
+            Key=key,
+            ContentType="application/zip",
+            Metadata=metadata,
+            # What the client sends with each part, and S3 takes only if it was told beforehand.
+            ChecksumAlgorithm="CRC32",
+        )
+        return MultipartUpload(self._client, self.name, key, answer["UploadId"])
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        self._client.delete_object(Bucket=self.name, Key=key)
+
+
+class MultipartUpload:
+    """An object of which parts are being sent, in any order and from any thread.
+
+    Part numbers count from 1. https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
+    """
+
+    def __init__(self, client: "S3Client", bucket: str, key: str, upload_id: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._key = key
+        self._upload_id = upload_id
+
+    def copy_part(
+        self, number: int, source_key: str, source_etag: str, start: int, end: int
+    ) -> "CompletedPartTypeDef":
+        """Let S3 copy the bytes of another object of the bucket, from ``start`` up to ``end``.
+
+        Raises:
+            ObjectError: if that object is not the one that ``source_etag`` was of.
+        """
+        with _as_planned(source_key):
+            answer = self._client.upload_part_copy(
+                Bucket=self._bucket,
+                Key=self._key,
+                UploadId=self._upload_id,
+                PartNumber=number,
+                CopySource={"Bucket": self._bucket, "Key": source_key},
+                CopySourceRange=f"bytes={start}-{end - 1}",
+                CopySourceIfMatch=source_etag,
+            )
+        return _completed_part(number, answer["CopyPartResult"])
+
+    def upload_part(self, number: int, content: bytearray) -> "CompletedPartTypeDef":
+        """Send a part from here."""
+        answer = self._client.upload_part(
+            Bucket=self._bucket,
+            Key=self._key,
+            UploadId=self._upload_id,
+            PartNumber=number,
+            Body=content,  # type: ignore[arg-type]  # the stubs leave out bytearray
+        )
+        return _completed_part(number, answer)
+
+    def complete(self, parts: "Sequence[CompletedPartTypeDef]") -> None:
+        """Make the object of its parts, in the order of their numbers."""
+        self._client.complete_multipart_upload(
+            Bucket=self._bucket,
+            Key=self._key,
+            UploadId=self._upload_id,
+            MultipartUpload={"Parts": parts},
+        )
+
+    def abort(self) -> None:
+        """Drop the parts sent so far."""
+        self._client.abort_multipart_upload(
+            Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
+        )
+
+
+@contextmanager
+def _as_planned(key: str) -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        if error_code(error) in ("412", "PreconditionFailed", "NoSuchKey"):
+            raise ObjectError(
+                f"The export {key} was replaced or deleted while it was read; "
+                "ask for its batches again."
+            ) from error
+        raise
+
+
+def _fill(buffer: memoryview, body: StreamingBody) -> None:
+    filled = 0
+    while filled < len(buffer):
+        # urllib3 makes a copy of what is asked for at once
+        received = body.readinto(buffer[filled : filled + MIB])  # type: ignore[arg-type]
+        if not received:
+            raise IncompleteReadError(actual_bytes=filled, expected_bytes=len(buffer))
+        filled += received
+
+
+def _completed_part(
+    number: int, answer: "CopyPartResultTypeDef | UploadPartOutputTypeDef"
+) -> "CompletedPartTypeDef":
+    part: CompletedPartTypeDef = {"PartNumber": number, "ETag": answer["ETag"]}
+    if "ChecksumCRC32" in answer:  # S3 wants back what it gave; other stores give none
+        part["ChecksumCRC32"] = answer["ChecksumCRC32"]
+    return part
 
 
 def part_size(size: int) -> int:

@@ -1,0 +1,60 @@
+"""The blocks that an operator saved under one name, or what stands in where there is none."""
+
+import os
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from botocore.config import Config
+from prefect.blocks.core import Block
+from prefect.exceptions import ObjectNotFound
+from prefect_aws import AwsCredentials
+
+from blocks.workspace import Workspace
+from flows.splitter.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+
+BLOCK_NAME = "biospex"
+REGION = "us-east-2"
+
+BlockType = TypeVar("BlockType", bound=Block)
+
+
+def load_workspace(settings: Settings) -> Workspace:
+    """The saved Workspace block, else one made of the environment's settings."""
+    return _load(Workspace) or Workspace.from_settings(settings)
+
+
+def load_credentials() -> AwsCredentials:
+    """The saved AWS credentials, else none of our own: boto3 then looks where it always does."""
+    return _load(AwsCredentials) or AwsCredentials()
+
+
+def origin(block: Block) -> str:
+    """Where a block's values come from, for the log of a run."""
+    if block._block_document_name:
+        return f"{block.get_block_type_slug()} block '{block._block_document_name}'"
+    return "environment"
+
+
+@overload
+def client(credentials: AwsCredentials, service: Literal["s3"], config: Config) -> "S3Client": ...
+@overload
+def client(credentials: AwsCredentials, service: Literal["sqs"], config: Config) -> "SQSClient": ...
+def client(credentials: AwsCredentials, service: Literal["s3", "sqs"], config: Config) -> Any:
+    """A boto3 client with a block's credentials and endpoint, and our own retries and timeouts."""
+    session = credentials.get_boto3_session()
+    parameters = credentials.aws_client_parameters.get_params_override()
+    parameters["config"] = config.merge(parameters.get("config") or Config())
+    region = session.region_name or os.environ.get("AWS_REGION") or REGION
+    return session.client(service, region_name=region, **parameters)
+
+
+def _load(kind: type[BlockType]) -> BlockType | None:
+    try:
+        return kind.load(BLOCK_NAME, _sync=True)
+    except ValueError as error:
+        if isinstance(error.__cause__, ObjectNotFound):
+            return None
+        raise

@@ -1,0 +1,48 @@
+"""The Workspace block: where runs may work, changeable in the Prefect UI between two runs."""
+
+import tempfile
+from pathlib import Path
+
+from prefect.blocks.core import Block
+from pydantic import Field
+
+from flows.splitter import workspace
+from flows.splitter.settings import Settings
+
+
+class Workspace(Block):
+    """Where the batch creator unpacks exports, and which size goes where.
+
+    Without a saved block named `biospex` the environment's EFS_PATH and MAX_TMP_SIZE serve.
+    """
+
+    _block_type_name = "BIOSPEX Workspace"
+    _block_type_slug = "biospex-workspace"
+
+    tmp_path: Path | None = Field(
+        default=None,
+        title="Temporary path",
+        description="Directory for ordinary exports; empty for the machine's own (TMPDIR).",
+    )
+    efs_path: Path = Field(
+        default=Path("/efs/batch"),
+        title="EFS path",
+        description="Mounted directory for exports above the threshold. It is never created.",
+    )
+    max_tmp_size: int = Field(
+        default=7 * 1024**3,
+        ge=0,
+        title="Threshold",
+        description="Archives of more bytes than this are unpacked on EFS.",
+    )
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Workspace":
+        return cls(efs_path=settings.efs_path, max_tmp_size=settings.max_tmp_size)
+
+    def paths(self) -> workspace.Workspace:
+        return workspace.Workspace(
+            tmp_path=self.tmp_path or Path(tempfile.gettempdir()),
+            efs_path=self.efs_path,
+            max_tmp_size=self.max_tmp_size,
+        )

@@ -1,0 +1,59 @@
+"""What the run page of a finished export shows: the table of its batches and a summary."""
+
+from collections.abc import Sequence
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from flows.splitter.manifest import Partition
+from flows.splitter.messages import Request
+from flows.splitter.storage import StoredObject
+
+
+def publish(
+    request: Request,
+    source: StoredObject,
+    lane: str,
+    parts: Partition,
+    sizes: Sequence[int],
+    odd: Sequence[str],
+) -> None:
+    """Attach both artifacts to the current flow run.
+
+    Args:
+        lane: how the archive was split.
+        sizes: bytes of each batch ZIP, in the order of ``parts.batches``.
+        odd: sentences about what a person may want to look at.
+    """
+    create_table_artifact(
+        key="batches",
+        description=f"Batches of {request.file} in the bucket {request.s3_bucket}",
+        table=[
+            {
+                "part": batch.part,
+                "rows": f"{batch.first_row}-{batch.last_row}",
+                "images": len(batch.images),
+                "bytes": size,
+                "key": request.batch_key(batch.part),
+            }
+            for batch, size in zip(parts.batches, sizes, strict=True)
+        ],
+    )
+    rows = sum(batch.rows for batch in parts.batches)
+    remarks = "\n".join(f"- ⚠️ {remark}" for remark in odd) or "Nothing odd."
+    create_markdown_artifact(
+        key="summary",
+        description=f"Summary of {request.file}",
+        markdown=f"""\
+**{request.file}** for download **{request.download_id}**: {rows:,} rows in \
+{len(parts.batches)} batches.
+
+| | |
+| --- | --- |
+| Archive | `s3://{request.s3_bucket}/{request.export_path}`, {source.size:,} bytes |
+| Split by | {lane} |
+| Manifest | `{parts.manifest}` |
+| Batches | {sum(sizes):,} bytes |
+
+{remarks}
+""",
+    )
