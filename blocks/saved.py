@@ -1,7 +1,7 @@
 """The blocks that an operator saved under one name, or what stands in where there is none."""
 
 import os
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from botocore.config import Config
 from prefect.blocks.core import Block
@@ -53,7 +53,7 @@ def client(credentials: AwsCredentials, service: Literal["s3", "sqs"], config: C
 
 def _load(kind: type[BlockType]) -> BlockType | None:
     try:
-        return kind.load(BLOCK_NAME, _sync=True)
+        return cast(BlockType, kind.load(BLOCK_NAME))
     except ValueError as error:
         if isinstance(error.__cause__, ObjectNotFound):
             return None

@@ -16,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import wait
 from prefect.logging import get_run_logger
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task, exponential_backoff
 
 from blocks.saved import client, load_credentials, load_workspace, origin
@@ -34,8 +34,8 @@ from flows.splitter.storage import Bucket, StoredObject
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-PARALLEL_BATCHES = 2
-"""Each batch uploads several parts at once, so a few fill the line; each takes memory."""
+# Each batch uploads several parts at once, so a few fill the line; each takes memory.
+TASK_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
 
 CALLBACK_LABEL = "biospex.callback"
 """The label of a flow run that says which callback it has sent: ``success`` or ``failed``."""
@@ -47,18 +47,17 @@ def can_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool
 
 
 # S3 and the SQS client retry each request within seconds; these retries outlast a longer outage.
-step = partial(
-    task,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=4,
-    retry_delay_seconds=exponential_backoff(backoff_factor=5),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=can_pass,
-)
+STEP: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retries": 4,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": can_pass,
+}
 
 
-@step(task_run_name="download {request.file}", tags=["s3"])
+@task(task_run_name="download {request.file}", tags=["s3"], **STEP)
 def download(bucket: Bucket, request: Request, source: StoredObject, directory: Path) -> Path:
     """Fetch the archive from S3 to the workspace, by parallel ranged requests."""
     path = directory / "archive"
@@ -67,7 +66,7 @@ def download(bucket: Bucket, request: Request, source: StoredObject, directory: 
     return path
 
 
-@step(task_run_name="extract")
+@task(task_run_name="extract", **STEP)
 def extract(path: Path, directory: Path) -> Contents:
     """Unpack the archive, whatever its format, and verify the checksum of every member."""
     with Progress("Extract", path.stat().st_size) as progress:  # JPEGs are as large unpacked
@@ -77,14 +76,16 @@ def extract(path: Path, directory: Path) -> Contents:
     return contents
 
 
-@step(task_run_name="partition into batches of {batch_size} rows")
+@task(task_run_name="partition into batches of {batch_size} rows", **STEP)
 def partition(contents: Contents, image_column: str, batch_size: int) -> Partition:
     """Read the manifest, check that every row has its image, and cut it into batches."""
     return manifest.partition_export(contents.members, contents.read, image_column, batch_size)
 
 
-@step(
-    task_run_name="part {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}", tags=["s3"]
+@task(
+    task_run_name="part {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}",
+    tags=["s3"],
+    **STEP,
 )
 def zip_and_upload(
     batch: Batch,
@@ -106,7 +107,7 @@ def zip_and_upload(
         return content.size
 
 
-@step(task_run_name="notify: {message.status}", tags=["sqs"])
+@task(task_run_name="notify: {message.status}", tags=["sqs"], **STEP)
 def notify(sqs: "SQSClient", address: ReplyAddress, message: Result | Failure) -> None:
     """Send the callback to BIOSPEX and note on the flow run that it is out."""
     queues.send_callback(sqs, address, message)
@@ -122,7 +123,7 @@ def run_name() -> str:
 @flow(
     name="create-batches",
     flow_run_name=run_name,
-    task_runner=ThreadPoolTaskRunner(max_workers=PARALLEL_BATCHES),
+    task_runner=TASK_RUNNER,
     # A request that cannot be carried out is answered, so the flow checks it, not Prefect.
     validate_parameters=False,
 )
@@ -147,7 +148,7 @@ def create_batches(request: Request) -> Result:
         if address:
             notify(sqs, address, Failure(download_id=address.download_id, error=explain(error)))
         raise
-    notify(sqs, ReplyAddress.of(request), result)
+    notify(sqs, request, result)
     return result
 
 

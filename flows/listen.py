@@ -174,10 +174,10 @@ class Listener:
 
     def _settle(self, export: Export, run: FlowRun | None) -> None:
         if not has_called_back(run):
-            reason = f"its run {run.state.name.lower()}" if run and run.state else "its run is gone"
-            self._logger.error("%s without a callback; sending a failure", reason)
+            end = f"its run {run.state_name} before the end" if run else "its run was deleted"
+            self._logger.error("%s: %s; sending a failure", export.delivery.message_id, end)
             error = (
-                f"The batches could not be made, {reason} before the end; "
+                f"The batches could not be made ({end}); "
                 "please ask for them again or tell the operator."
             )
             queues.send_callback(

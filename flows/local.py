@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import boto3
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
-REGION = "us-east-2"
+REGION: Final = "us-east-2"
 BUCKET = "biospex-loc"
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"\nCallback: {json.dumps(callback)}", flush=True)
                 failed += callback["status"] != "success"
                 fetch(s3, callback.get("batchFiles", []), options.out / "batch")
+            wait_until_empty(sqs, triggers)
     if failed:
         print(f"{failed} of {len(archives)} archives could not be split.", file=sys.stderr)
     return 1 if failed else 0
@@ -126,7 +127,7 @@ def child(
     command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with the block: asked first, then made to."""
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S603, our own commands
         command,
         env={**os.environ, **environment},
         stdout=output,
@@ -179,6 +180,21 @@ def callbacks(
             sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
             yield json.loads(message["Body"])
             count -= 1
+
+
+def wait_until_empty(sqs: "SQSClient", queue_url: str) -> None:
+    """Wait until the listener has deleted every message: until every run has ended."""
+    while any(
+        int(count)
+        for count in sqs.get_queue_attributes(
+            QueueUrl=queue_url,
+            AttributeNames=[
+                "ApproximateNumberOfMessages",
+                "ApproximateNumberOfMessagesNotVisible",
+            ],
+        )["Attributes"].values()
+    ):
+        time.sleep(0.5)
 
 
 def fetch(s3: "S3Client", files: Sequence[str], directory: Path) -> None:

@@ -3,7 +3,8 @@
 import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
+from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
@@ -26,7 +27,9 @@ class Progress:
         self._lock = threading.Lock()
         self._logger = get_run_logger()
         self._updated = self._logged = time.monotonic()
-        self._artifact = create_progress_artifact(0.0, description=f"{what}, {total:,} bytes")
+        self._artifact = cast(
+            UUID, create_progress_artifact(0.0, description=f"{what}, {total:,} bytes")
+        )
 
     def __call__(self, size: int) -> None:
         """Count ``size`` more bytes; fewer, where a part is sent again and ``size`` is negative."""

@@ -18,9 +18,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType
-from prefect.deployments.runner import EntrypointType
 from prefect.runner import Runner
 from prefect.states import AwaitingRetry
+from prefect.types.entrypoint import EntrypointType
 
 from flows.create_batches import create_batches
 from flows.listen import listen
@@ -41,7 +41,7 @@ class Service(Runner):
         self.execute_in_background(self.astop)
 
 
-def serve(settings: Settings) -> None:
+async def serve(settings: Settings) -> None:
     """Register both deployments, set the listener going and run what comes, until SIGTERM.
 
     Raises:
@@ -55,38 +55,35 @@ def serve(settings: Settings) -> None:
         query_seconds=2,
         pause_on_shutdown=False,
     )
-    deployments = [
-        service.add_deployment(
-            flow.to_deployment(
-                "biospex",
-                tags=["biospex"],
-                enforce_parameter_schema=False,  # a bad request is answered, not refused unheard
-                entrypoint_type=EntrypointType.MODULE_PATH,
-            )
+    for flow in (create_batches, listen):
+        deployment = await flow.ato_deployment(
+            "biospex",
+            tags=["biospex"],
+            enforce_parameter_schema=False,  # a bad request is answered, not refused unheard
+            entrypoint_type=EntrypointType.MODULE_PATH,
         )
-        for flow in (create_batches, listen)
-    ]
-    start_listener(deployments[1])
-    asyncio.run(service.start())
+        deployment_id = await service.aadd_deployment(deployment)
+    await start_listener(deployment_id)
+    await service.start()
 
 
-def start_listener(deployment: UUID) -> None:
+async def start_listener(deployment: UUID) -> None:
     """Take up the listener's run that an earlier process left behind, or start one."""
-    with get_client(sync_client=True) as prefect:
-        left = prefect.read_flow_runs(
+    async with get_client() as prefect:
+        left = await prefect.read_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
             flow_run_filter=FlowRunFilter(
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED))
             ),
         )
         for run in left:
-            prefect.set_flow_run_state(run.id, AwaitingRetry(message="Served again"))
+            await prefect.set_flow_run_state(run.id, AwaitingRetry(message="Served again"))
         if not left:
-            prefect.create_flow_run_from_deployment(deployment)
+            await prefect.create_flow_run_from_deployment(deployment)
 
 
 if __name__ == "__main__":
     try:
-        serve(Settings.load())
+        asyncio.run(serve(Settings.load()))
     except SetupError as error:
         sys.exit(f"Cannot serve: {error}")

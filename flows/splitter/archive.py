@@ -1,7 +1,11 @@
 """The export's archive: tell its format, check its members and unpack them into one file."""
 
+import errno
 import gzip
+import lzma
 import os
+import re
+import struct
 import tarfile
 import time
 import zipfile
@@ -11,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, Self, cast
 
 from flows.splitter.errors import ExportError
 
@@ -25,6 +29,23 @@ CHUNK = 1024 * 1024
 NOISE_FOLDERS = ("__MACOSX",)
 NOISE_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
 NOISE_PREFIX = "._"
+
+# Control characters, and the surrogates that stand for bytes which are not UTF-8.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+# What zipfile, tarfile and the decompressors raise when they read nonsense.
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    struct.error,
+    EOFError,
+    IndexError,
+    OverflowError,
+    ValueError,
+)
 
 
 class ArchiveError(ExportError):
@@ -144,7 +165,7 @@ def member_name(raw: str) -> str:
         or ".." in parts
         or "\\" in name
         or name[1:2] == ":"
-        or any(ord(character) < 32 or ord(character) == 127 for character in name)
+        or UNPRINTABLE.search(name)
     ):
         raise ArchiveError(
             f"The archive holds a file with an unsafe name, {raw[:80]!r}; export it again."
@@ -213,11 +234,27 @@ def _extract_zip(
     return index.members
 
 
+class _Header(tarfile.TarInfo):
+    """A member's header; ``tarfile`` itself takes a damaged or missing one for the tar's end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # zeros, as every tar ends
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from error
+
+
 def _extract_tar(
     archive: Path, format: Format, output: IO[bytes], progress: Callable[[int], object]
 ) -> list[Member]:
     index = _Index()
-    with _tar_stream(archive, format) as stream, tarfile.open(fileobj=stream, mode="r|") as source:
+    with (
+        _tar_stream(archive, format) as stream,
+        tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, encoding="utf-8") as source,
+    ):
         for info in source:
             name = member_name(info.name)
             if info.isdir() or is_noise(name):
@@ -248,7 +285,7 @@ def _tar_stream(archive: Path, format: Format) -> Iterator[IO[bytes]]:
             yield plain
     else:
         with gzip.open(archive, "rb") as unzipped:
-            yield unzipped
+            yield cast("IO[bytes]", unzipped)
 
 
 @contextmanager
@@ -261,10 +298,17 @@ def _reading() -> Iterator[None]:
             f"The archive uses a feature that is not supported ({error}); "
             "zip the export again with ordinary compression."
         ) from error
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError) as error:
-        raise ArchiveError(
-            f"The archive is damaged or incomplete ({str(error).rstrip('.')}); export it again."
-        ) from error
+    except DAMAGE as error:
+        raise _damaged(error) from error
+    except OSError as error:  # from bz2, or from a jump to where no file can have a byte
+        if type(error) is not OSError or error.errno not in (None, errno.EINVAL):
+            raise
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> ArchiveError:
+    what = " ".join(str(error).split()).rstrip(".")
+    return ArchiveError(f"The archive is damaged or incomplete ({what}); export it again.")
 
 
 def _dos_date_time(seconds: float) -> DosDateTime:

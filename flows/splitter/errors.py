@@ -36,6 +36,7 @@ TRANSIENT_CODES = frozenset(
 )
 
 TRANSIENT_TYPES = (
+    botocore.ConnectionError,
     botocore.HTTPClientError,
     botocore.IncompleteReadError,
     botocore.FlexibleChecksumError,
@@ -53,8 +54,9 @@ def is_transient(error: BaseException) -> bool:
         return status >= 500 or error_code(error) in TRANSIENT_CODES
     if isinstance(error, TRANSIENT_TYPES):
         return True
-    # s3transfer wraps the last of its own attempts
-    return error.__cause__ is not None and is_transient(error.__cause__)
+    # boto3 and s3transfer wrap the last of their own attempts
+    wrapped = getattr(error, "last_exception", None) or error.__cause__
+    return isinstance(wrapped, BaseException) and is_transient(wrapped)
 
 
 def error_code(error: botocore.ClientError) -> str:
@@ -64,10 +66,11 @@ def error_code(error: botocore.ClientError) -> str:
 
 def explain(error: BaseException) -> str:
     """One sentence about a failed export that a project manager can act on, without a traceback."""
+    message = " ".join(str(error).split())  # names and header cells may hold line breaks
     if isinstance(error, ExportError):
-        return str(error)
+        return message
     if isinstance(error, SetupError):
-        return f"The batch service is not set up correctly, please tell the operator: {error}"
+        return f"The batch service is not set up correctly, please tell the operator: {message}"
     cause = type(error).__name__
     if isinstance(error, botocore.ClientError):
         cause = f"{error_code(error)} from {error.operation_name}"

@@ -60,7 +60,9 @@ def _queue_url(value: str) -> str:
     return value
 
 
-DownloadId = StrictInt | StrictFloat | StrictBool | StrictStr
+# JSON has no NaN and no infinity; Python's parser takes them, BIOSPEX's does not.
+Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+DownloadId = StrictInt | Number | StrictBool | StrictStr
 QueueUrl = Annotated[str, AfterValidator(_queue_url)]
 Key = Annotated[str, Field(min_length=1), AfterValidator(_key)]
 
@@ -71,13 +73,32 @@ class WireModel(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, frozen=True)
 
 
-class Request(WireModel):
-    """One export to split, as the trigger message of BIOSPEX states it."""
+class ReplyAddress(WireModel):
+    """The part of a request that an answer needs, usable even where the rest is not."""
 
     download_id: DownloadId = Field(
         description="Id of the download record; it comes back unchanged in the callback.",
         examples=[512],
     )
+    updates_queue_url: QueueUrl = Field(
+        description="SQS queue that is told of the outcome.",
+        examples=["https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update"],
+    )
+
+    @classmethod
+    def of(cls, message: Any) -> "ReplyAddress | None":
+        """Where the answer to ``message`` goes, or None if it names no usable place."""
+        if isinstance(message, ReplyAddress):
+            return message
+        try:
+            return ReplyAddress.model_validate(message)
+        except ValidationError:
+            return None
+
+
+class Request(ReplyAddress):
+    """One export to split, as the trigger message of BIOSPEX states it."""
+
     file: Annotated[Key, AfterValidator(_file_name)] = Field(
         description="File name of the archive; the batches are named after it.",
         examples=["41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"],
@@ -96,10 +117,6 @@ class Request(WireModel):
         description="Bucket of the archive and of the batches.",
         examples=["biospex-app"],
     )
-    updates_queue_url: QueueUrl = Field(
-        description="SQS queue that is told of the outcome.",
-        examples=["https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update"],
-    )
 
     @classmethod
     def parse(cls, message: Any) -> Self:
@@ -111,7 +128,7 @@ class Request(WireModel):
         try:
             return cls.model_validate(message)
         except ValidationError as error:
-            raise RequestError(_refusal(error)) from error
+            raise RequestError(_refusal(error)) from None
 
     @property
     def stem(self) -> str:
@@ -145,21 +162,6 @@ class Failure(WireModel):
     error: str
 
 
-class ReplyAddress(WireModel):
-    """The part of a request that an answer needs, usable even where the rest is not."""
-
-    download_id: DownloadId
-    updates_queue_url: QueueUrl
-
-    @classmethod
-    def of(cls, message: Any) -> Self | None:
-        """Where the answer to ``message`` goes, or None if it names no usable place."""
-        try:
-            return cls.model_validate(message, from_attributes=True)
-        except ValidationError:
-            return None
-
-
 def archive_stem(file: str) -> str:
     """``file`` without ``.zip``, ``.tar.gz``, ``.tgz`` or ``.tar``."""
     for suffix in ARCHIVE_SUFFIXES:
@@ -177,8 +179,8 @@ def title(message: Any) -> str:
 
 
 def to_json(message: Result | Failure) -> str:
-    """The callback's body, with the wire's names."""
-    return json.dumps(message.model_dump(by_alias=True), ensure_ascii=False)
+    """The callback's body, with the wire's names; ASCII, as SQS refuses some characters."""
+    return json.dumps(message.model_dump(by_alias=True))
 
 
 def _refusal(error: ValidationError) -> str:

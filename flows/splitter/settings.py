@@ -1,12 +1,18 @@
 """Everything that can be configured, read from the environment in this one place."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings
 
 from flows.splitter.errors import SetupError
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():  # an empty one would be the working directory
+        raise ValueError("must be an absolute path")
+    return path
 
 
 class Settings(BaseSettings):
@@ -14,7 +20,7 @@ class Settings(BaseSettings):
 
     batch_size: PositiveInt = 2000
     image_column: str = Field(default="imageName", min_length=1)
-    efs_path: Path = Path("/efs/batch")
+    efs_path: Annotated[Path, AfterValidator(_absolute)] = Path("/efs/batch")
     max_tmp_size: int = Field(default=7 * 1024**3, ge=0)
     trigger_queue_url: str | None = None
     max_in_flight: PositiveInt = 4

@@ -5,7 +5,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
@@ -164,7 +164,7 @@ class Bucket:
         # s3transfer keeps up to ten parts of a stream in memory; boto3 has no option for it.
         config.max_in_memory_upload_chunks = 4
         self._client.upload_fileobj(
-            content,
+            cast(IO[bytes], content),
             self.name,
             key,
             ExtraArgs={"ContentType": "application/zip", "Metadata": dict(metadata)},

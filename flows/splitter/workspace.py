@@ -82,16 +82,16 @@ def sweep(root: Path) -> list[Path]:
     """Remove what runs that died left under ``root``; returns the directories removed."""
     removed = []
     for lock in root.glob(f"{PREFIX}*{LOCK_SUFFIX}"):
-        # A lock younger than this may be between its creation and its flock.
-        if time.time() - lock.stat().st_mtime < NEWBORN_SECONDS:
-            continue
-        with lock.open("rb") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+        try:
+            # A lock younger than this may be between its creation and its flock.
+            if time.time() - lock.stat().st_mtime < NEWBORN_SECONDS:
                 continue
-            directory = lock.with_suffix("")
-            shutil.rmtree(directory, ignore_errors=True)
-            lock.unlink(missing_ok=True)
-            removed.append(directory)
+            with lock.open("r+b") as held:  # on NFS an exclusive lock needs a file open for writing
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                directory = lock.with_suffix("")
+                shutil.rmtree(directory, ignore_errors=True)
+                lock.unlink(missing_ok=True)
+                removed.append(directory)
+        except OSError:  # a live run holds it, another user owns it, or another sweep took it
+            continue
     return removed

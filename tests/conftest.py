@@ -1,0 +1,112 @@
+"""One emulated AWS and one Prefect server for the whole session, both real, over HTTP."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+from flows.local import REGION, embedded_aws, embedded_prefect
+
+FIXTURES = Path(__file__).parent / "fixtures"
+EXPORTS = sorted(FIXTURES.glob("4*"))
+
+
+@pytest.fixture(scope="session")
+def aws() -> Iterator[str]:
+    """moto's server; the environment leads every client to it. Yields its URL."""
+    with embedded_aws() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield environment["AWS_ENDPOINT_URL"]
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A Prefect server, for this process and its children. Yields their environment."""
+    home = tmp_path_factory.mktemp("prefect")
+    with ExitStack() as stack:
+        environment = stack.enter_context(embedded_prefect(home))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        stack.enter_context(
+            temporary_settings(
+                {PREFECT_API_URL: environment["PREFECT_API_URL"], PREFECT_HOME: home}
+            )
+        )
+        yield environment
+
+
+@pytest.fixture
+def s3(aws: str) -> Any:
+    return boto3.client("s3", region_name=REGION)
+
+
+@pytest.fixture
+def sqs(aws: str) -> Any:
+    return boto3.client("sqs", region_name=REGION)
+
+
+@pytest.fixture
+def bucket_name(s3: Any) -> str:
+    name = f"bucket-{uuid4()}"
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+    return name
+
+
+@pytest.fixture
+def queue_url(sqs: Any) -> str:
+    return str(sqs.create_queue(QueueName=f"queue-{uuid4()}")["QueueUrl"])
+
+
+@pytest.fixture
+def received(sqs: Any, queue_url: str) -> Callable[[], list[Any]]:
+    """Takes every message of the callback queue, parsed."""
+
+    def receive() -> list[Any]:
+        bodies = []
+        while messages := sqs.receive_message(QueueUrl=queue_url).get("Messages"):
+            for message in messages:
+                bodies.append(json.loads(message["Body"]))
+                sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
+        return bodies
+
+    return receive
+
+
+@pytest.fixture
+def request_for(s3: Any, bucket_name: str, queue_url: str) -> Callable[..., dict[str, Any]]:
+    """Puts an archive into the bucket and makes the trigger message for it."""
+
+    def make(archive: Path, **changes: Any) -> dict[str, Any]:
+        key = f"export/{archive.name}"
+        s3.upload_file(str(archive), bucket_name, key)
+        return {
+            "downloadId": 512,
+            "file": archive.name,
+            "exportPath": key,
+            "totalSize": archive.stat().st_size,
+            "s3Bucket": bucket_name,
+            "updatesQueueUrl": queue_url,
+            **changes,
+        }
+
+    return make
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory that TMPDIR and EFS_PATH lead to."""
+    directory = tmp_path / "workspace"
+    directory.mkdir()
+    monkeypatch.setenv("TMPDIR", str(directory))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("EFS_PATH", str(directory))
+    return directory

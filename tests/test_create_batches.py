@@ -1,0 +1,291 @@
+"""The flow of one export, against S3 and SQS over HTTP and a real Prefect server."""
+
+import csv
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.states import State
+
+from blocks.workspace import Workspace
+from flows.create_batches import create_batches
+from flows.splitter.errors import ExportError
+from flows.splitter.messages import Request
+from tests.conftest import EXPORTS
+
+pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
+
+MakeRequest = Callable[..., dict[str, Any]]
+Received = Callable[[], list[Any]]
+
+
+def source_files(archive: Path) -> dict[str, bytes]:
+    """The export's files by their base name, by a path of its own: the library's plain reading."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as source:
+            return {
+                Path(info.filename).name: source.read(info)
+                for info in source.infolist()
+                if not info.is_dir()
+            }
+    with tarfile.open(archive) as source:
+        return {
+            Path(info.name).name: source.extractfile(info).read()  # type: ignore[union-attr]
+            for info in source
+            if info.isfile()
+        }
+
+
+def rows(manifest: bytes) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(manifest.decode(), newline="")))
+
+
+def batch(s3: Any, bucket: str, file: str) -> dict[str, bytes]:
+    body = s3.get_object(Bucket=bucket, Key=f"batch/{file}")["Body"].read()
+    with zipfile.ZipFile(io.BytesIO(body)) as content:
+        return {name: content.read(name) for name in content.namelist()}
+
+
+def keys(s3: Any, bucket: str) -> list[str]:
+    found = s3.list_objects_v2(Bucket=bucket, Prefix="batch/").get("Contents", [])
+    return [entry["Key"] for entry in found]
+
+
+@pytest.mark.parametrize("archive", EXPORTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(("batch_size", "parts"), [(10, 3), (2000, 1)])
+def test_every_row_cell_and_image_arrives_and_the_callback_names_the_batches(
+    archive: Path,
+    batch_size: int,
+    parts: int,
+    s3: Any,
+    bucket_name: str,
+    request_for: MakeRequest,
+    received: Received,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", str(batch_size))
+    files = source_files(archive)
+    [manifest] = [name for name in files if name.endswith(".csv")]
+    header, *wanted = rows(files.pop(manifest))
+    stem = archive.name.removesuffix(".zip").removesuffix(".tar.gz")
+
+    create_batches(request_for(archive))
+
+    names = [f"{stem}-part{part}.zip" for part in range(1, parts + 1)]
+    assert received() == [
+        {
+            "function": "BiospexBatchCreator",
+            "status": "success",
+            "downloadId": 512,
+            "batchFiles": names,
+        }
+    ]
+    assert sorted(keys(s3, bucket_name)) == sorted(f"batch/{name}" for name in names)
+    got_rows: list[list[str]] = []
+    got_images: dict[str, bytes] = {}
+    for name in names:
+        content = batch(s3, bucket_name, name)
+        batch_header, *batch_rows = rows(content.pop("manifest.csv"))
+        assert batch_header == header
+        assert len(batch_rows) <= batch_size
+        assert set(content) == {row[1] for row in batch_rows}
+        got_rows += batch_rows
+        got_images |= content
+    assert got_rows == wanted
+    assert got_images == files
+    assert list(workspace.iterdir()) == []
+
+
+def test_the_request_may_be_the_model_and_the_result_is_returned(
+    request_for: MakeRequest, received: Received
+) -> None:
+    result = create_batches(Request.parse(request_for(EXPORTS[0], downloadId="d-7")))
+    assert result.download_id == "d-7"
+    assert result.batch_files == [f"{EXPORTS[0].stem}-part1.zip"]
+    assert received()[0]["downloadId"] == "d-7"
+
+
+def test_batches_are_zip_objects_and_the_same_from_run_to_run(
+    s3: Any, bucket_name: str, request_for: MakeRequest
+) -> None:
+    request = request_for(EXPORTS[0])
+    bodies = []
+    for _ in range(2):
+        [name] = create_batches(request).batch_files
+        stored = s3.get_object(Bucket=bucket_name, Key=f"batch/{name}")
+        assert stored["ContentType"] == "application/zip"
+        bodies.append(stored["Body"].read())
+        s3.delete_object(Bucket=bucket_name, Key=f"batch/{name}")
+    assert bodies[0] == bodies[1]
+
+
+def test_a_repeated_run_uploads_only_what_is_missing(
+    s3: Any,
+    bucket_name: str,
+    request_for: MakeRequest,
+    received: Received,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "10")
+    s3.put_bucket_versioning(
+        Bucket=bucket_name, VersioningConfiguration={"Status": "Enabled"}
+    )  # so that every upload leaves a trace
+    request = request_for(EXPORTS[0])
+    first, second, third = create_batches(request).batch_files
+    s3.delete_object(Bucket=bucket_name, Key=f"batch/{second}")
+    create_batches(request)
+    versions = s3.list_object_versions(Bucket=bucket_name, Prefix="batch/")["Versions"]
+    uploads = sorted(version["Key"].removeprefix("batch/") for version in versions)
+    assert uploads == sorted([first, second, second, third])
+    assert [callback["status"] for callback in received()] == ["success", "success"]
+
+
+def test_a_changed_export_replaces_the_batches_of_the_old_one(
+    s3: Any, bucket_name: str, request_for: MakeRequest, tmp_path: Path
+) -> None:
+    archive = tmp_path / "41-2-x.zip"
+    for image in (b"old image", b"new image"):
+        with zipfile.ZipFile(archive, "w") as export:
+            export.writestr("a.jpg", image)
+            export.writestr("manifest.csv", "subjectId,imageName\na,a.jpg\n")
+        create_batches(request_for(archive))
+    assert batch(s3, bucket_name, "41-2-x-part1.zip")["a.jpg"] == b"new image"
+
+
+def export_of(path: Path, manifest: str, images: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as export:
+        for name, image in images.items():
+            export.writestr(name, image)
+        export.writestr("manifest.csv", manifest)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("manifest", "sentence"),
+    [
+        ("imageName\na.jpg\nb.jpg\n", "line 3 names 'b.jpg', which is not in the archive"),
+        ("imageName,x\na.jpg\n", "line 2 has 1 cells instead of 2"),
+        ("imageName\n", "no rows"),
+        ("subjectId\n1\n", "no column named 'imageName'"),
+    ],
+)
+def test_a_bad_export_is_answered_with_a_sentence_and_nothing_is_uploaded(
+    manifest: str,
+    sentence: str,
+    tmp_path: Path,
+    s3: Any,
+    bucket_name: str,
+    request_for: MakeRequest,
+    received: Received,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "1")
+    archive = export_of(tmp_path / "e.zip", manifest, {"a.jpg": b"image"})
+    with pytest.raises(ExportError, match=sentence):
+        create_batches(request_for(archive))
+    [callback] = received()
+    assert set(callback) == {"function", "status", "downloadId", "error"}
+    assert callback["function"] == "BiospexBatchCreator"
+    assert callback["status"] == "failed"
+    assert callback["downloadId"] == 512
+    assert sentence in callback["error"]
+    assert "\n" not in callback["error"]
+    assert keys(s3, bucket_name) == []
+    assert list(workspace.iterdir()) == []
+
+
+def test_a_damaged_archive_is_answered_and_leaves_nothing(
+    tmp_path: Path,
+    s3: Any,
+    bucket_name: str,
+    request_for: MakeRequest,
+    received: Received,
+    workspace: Path,
+) -> None:
+    damaged = bytearray(EXPORTS[0].read_bytes())
+    damaged[5000] ^= 0xFF  # inside the first image
+    archive = tmp_path / EXPORTS[0].name
+    archive.write_bytes(damaged)
+    with pytest.raises(ExportError):
+        create_batches(request_for(archive))
+    assert "damaged" in received()[0]["error"]
+    assert keys(s3, bucket_name) == []
+    assert list(workspace.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", ["a/b.zip", "..zip", "a..b.zip", "a\\b.zip", ""])
+def test_a_request_that_cannot_be_carried_out_is_refused_with_the_fields_name(
+    file: str, request_for: MakeRequest, received: Received
+) -> None:
+    with pytest.raises(ExportError, match="'file'"):
+        create_batches(request_for(EXPORTS[0], file=file))
+    assert "'file'" in received()[0]["error"]
+
+
+def test_a_request_without_an_address_fails_and_sends_nothing(
+    request_for: MakeRequest, received: Received
+) -> None:
+    with pytest.raises(ExportError, match="'downloadId' must be a number or a text"):
+        create_batches(request_for(EXPORTS[0], downloadId=None))
+    assert received() == []
+
+
+def test_an_export_that_is_not_there_is_answered(
+    request_for: MakeRequest, received: Received
+) -> None:
+    with pytest.raises(ExportError):
+        create_batches(request_for(EXPORTS[0], exportPath="export/gone.zip"))
+    assert "There is no export export/gone.zip" in received()[0]["error"]
+
+
+def test_a_wrong_setting_is_answered_with_the_variables_name(
+    request_for: MakeRequest, received: Received, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "many")
+    state: State[Any] = create_batches(request_for(EXPORTS[0]), return_state=True)
+    assert state.is_failed()
+    assert "BATCH_SIZE='many'" in received()[0]["error"]
+
+
+def test_an_operator_changes_the_workspace_in_the_ui_and_the_next_run_uses_it(
+    request_for: MakeRequest, received: Received, tmp_path: Path
+) -> None:
+    missing = tmp_path / "not-mounted"
+    Workspace(efs_path=missing, max_tmp_size=0).save("biospex")
+    try:
+        with pytest.raises(Exception, match=r"EFS_PATH .*not-mounted does not exist"):
+            create_batches(request_for(EXPORTS[0]))
+        assert not missing.exists()
+        assert "tell the operator" in received()[0]["error"]
+    finally:
+        Workspace.delete("biospex")
+
+
+def test_the_run_page_shows_the_batches_the_summary_and_the_progress(
+    request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "20")
+    state: State[Any] = create_batches(request_for(EXPORTS[0], totalSize=1), return_state=True)
+    assert state.state_details.flow_run_id
+    with get_client(sync_client=True) as prefect:
+        run = prefect.read_flow_run(state.state_details.flow_run_id)
+        assert run.name == f"{EXPORTS[0].name} for download 512"
+        artifacts = prefect.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(exists_=None)),
+        )
+        shown = {a.key or a.description: a for a in artifacts if a.flow_run_id == run.id}
+    assert '"rows": "21-25"' in str(shown["batches"].data)
+    assert "The request says 1 bytes" in str(shown["summary"].data)
+    assert sorted(
+        name.partition(",")[0]
+        for name, artifact in shown.items()
+        if name and artifact.type == "progress"
+    ) == ["Download", "Extract", "Upload"]

@@ -1,0 +1,238 @@
+"""The listener, against SQS over HTTP, a real Prefect server and real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import FlowRun
+from prefect.logging import disable_run_logger
+from prefect.states import Cancelled, Completed, Crashed, State
+
+from flows.create_batches import create_batches
+from flows.listen import Listener, parse
+from flows.local import create_queues, served
+from flows.splitter.queues import TriggerQueue
+from tests.conftest import EXPORTS
+
+pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
+
+MakeRequest = Callable[..., dict[str, Any]]
+Received = Callable[[], list[Any]]
+
+JUNK = ["not JSON", "[]", '{"downloadId": 1}', '{"downloadId": NaN, "updatesQueueUrl": "x"}']
+
+
+@pytest.fixture
+def triggers(sqs: Any) -> str:
+    return create_queues(sqs, f"test-{uuid4()}")[0]
+
+
+@pytest.fixture
+def prefect(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture
+def listener_of(
+    sqs: Any, triggers: str, prefect: SyncPrefectClient
+) -> Iterator[Callable[..., Listener]]:
+    """Makes listeners for a deployment that nothing serves, so that its runs stay Scheduled."""
+    name = f"unserved-{uuid4()}"
+    create_batches.to_deployment(name, enforce_parameter_schema=False).apply()
+
+    def make(max_in_flight: int = 4) -> Listener:
+        queue = TriggerQueue(sqs, triggers, visibility_timeout=30)
+        return Listener(queue, sqs, prefect, f"create-batches/{name}", max_in_flight)
+
+    make.deployment = prefect.read_deployment_by_name(f"create-batches/{name}").id  # type: ignore[attr-defined]
+    with disable_run_logger():
+        yield make
+
+
+def take(listener: Listener) -> None:
+    listener.take(threading.Event())
+
+
+def runs(prefect: SyncPrefectClient, listener_of: Any) -> list[FlowRun]:
+    return prefect.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[listener_of.deployment]))
+    )
+
+
+def messages(sqs: Any, queue_url: str) -> tuple[int, int]:
+    """How many messages the queue holds: visible, and in flight."""
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
+    return int(found[names[0]]), int(found[names[1]])
+
+
+def test_a_message_becomes_one_run_that_says_what_it_is_about(
+    listener_of: Any,
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    request_for: MakeRequest,
+) -> None:
+    request = request_for(EXPORTS[0], addedLater=[1])
+    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request))
+    take(listener_of())
+    [run] = runs(prefect, listener_of)
+    assert run.name == f"{EXPORTS[0].name} for download 512"
+    assert run.parameters == {"request": request}
+    assert "download-512" in run.tags
+    assert messages(sqs, triggers) == (0, 1)
+
+
+def test_a_second_delivery_is_the_same_run(
+    listener_of: Any,
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    request_for: MakeRequest,
+) -> None:
+    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request_for(EXPORTS[0])))
+    first, second = listener_of(), listener_of()
+    take(first)
+    first.stop()
+    assert messages(sqs, triggers) == (1, 0)
+    take(second)
+    assert messages(sqs, triggers) == (0, 1)
+    assert len(runs(prefect, listener_of)) == 1
+
+
+def test_no_more_messages_are_taken_than_allowed(
+    listener_of: Any, sqs: Any, triggers: str, request_for: MakeRequest
+) -> None:
+    for number in range(5):
+        request = request_for(EXPORTS[0], downloadId=number)
+        sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request))
+    listener = listener_of(max_in_flight=2)
+    for _ in range(3):
+        take(listener)
+    assert messages(sqs, triggers) == (3, 2)
+
+
+def test_a_message_that_cannot_be_answered_is_left_for_the_redrive_policy(
+    listener_of: Any, prefect: SyncPrefectClient, sqs: Any, triggers: str
+) -> None:
+    for body in JUNK:
+        sqs.send_message(QueueUrl=triggers, MessageBody=body)
+    listener = listener_of()
+    take(listener)
+    listener.watch()
+    assert runs(prefect, listener_of) == []
+    assert sum(messages(sqs, triggers)) == len(JUNK)
+
+
+@pytest.mark.parametrize("end", [Crashed(), Cancelled()], ids=lambda state: state.name)
+def test_a_run_that_died_without_a_callback_gets_one(
+    end: State[Any],
+    listener_of: Any,
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    request_for: MakeRequest,
+    received: Received,
+) -> None:
+    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request_for(EXPORTS[0])))
+    listener = listener_of()
+    take(listener)
+    [run] = runs(prefect, listener_of)
+    prefect.set_flow_run_state(run.id, end, force=True)
+    listener.watch()
+    [callback] = received()
+    assert callback["status"] == "failed"
+    assert callback["downloadId"] == 512
+    assert messages(sqs, triggers) == (0, 0)
+
+
+def test_a_run_that_completed_gets_no_second_callback(
+    listener_of: Any,
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    request_for: MakeRequest,
+    received: Received,
+) -> None:
+    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request_for(EXPORTS[0])))
+    listener = listener_of()
+    take(listener)
+    [run] = runs(prefect, listener_of)
+    prefect.set_flow_run_state(run.id, Completed(), force=True)
+    listener.watch()
+    assert received() == []
+    assert messages(sqs, triggers) == (0, 0)
+
+
+@pytest.mark.parametrize("body", [*JUNK[:1], '{"a": NaN}', "", "{", '{"a": Infinity}'])
+def test_what_is_not_json_is_none(body: str) -> None:
+    assert parse(body) is None
+
+
+def test_both_flows_served_answer_every_trigger(
+    prefect_api: dict[str, str],
+    sqs: Any,
+    triggers: str,
+    request_for: MakeRequest,
+    received: Received,
+) -> None:
+    good = request_for(EXPORTS[0], downloadId="good")
+    lost = request_for(EXPORTS[0], downloadId="lost", exportPath="export/gone.zip")
+    bad = {**good, "downloadId": "bad", "file": "../x.zip", "totalSize": "?"}
+    for body in (json.dumps(good), json.dumps(lost), json.dumps(bad), "junk"):
+        sqs.send_message(QueueUrl=triggers, MessageBody=body)
+    callbacks: dict[str, Any] = {}
+    with served({**os.environ, "TRIGGER_QUEUE_URL": triggers, "BATCH_SIZE": "10"}) as server:
+        deadline = time.monotonic() + 180
+        while sum(messages(sqs, triggers)) > 1 and time.monotonic() < deadline:
+            assert server.poll() is None
+            callbacks |= {callback["downloadId"]: callback for callback in received()}
+            time.sleep(0.5)
+    callbacks |= {callback["downloadId"]: callback for callback in received()}
+    assert {name: callback["status"] for name, callback in callbacks.items()} == {
+        "good": "success",
+        "lost": "failed",
+        "bad": "failed",
+    }
+    assert len(callbacks["good"]["batchFiles"]) == 3
+    assert "'file'" in callbacks["bad"]["error"]
+    assert "'totalSize'" in callbacks["bad"]["error"]
+    assert sum(messages(sqs, triggers)) == 1  # the junk
+
+
+def test_sigterm_ends_the_listener_cleanly_and_hands_its_messages_back(
+    listener_of: Any, sqs: Any, triggers: str, request_for: MakeRequest, prefect: SyncPrefectClient
+) -> None:
+    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request_for(EXPORTS[0])))
+    deployment = prefect.read_deployment(listener_of.deployment).name
+    code = f"from flows.listen import listen; listen({triggers!r}, 'create-batches/{deployment}')"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        deadline = time.monotonic() + 90
+        while messages(sqs, triggers) != (0, 1) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+    assert messages(sqs, triggers) == (1, 0)
+
+
+def test_serving_without_a_queue_says_which_variable_is_missing() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRIGGER_QUEUE_URL"}
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.serve"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Cannot serve: TRIGGER_QUEUE_URL is not set")
