@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow, runtime, task, unmapped
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import wait
 from prefect.logging import get_run_logger
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
 # Each batch uploads several parts at once, so a few fill the line; each takes memory.
 TASK_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
 
-CALLBACK_LABEL = "biospex.callback"
-"""The label of a flow run that says which callback it has sent: ``success`` or ``failed``."""
-
 
 def can_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Whether another attempt of a failed task makes sense; a bad archive stays bad."""
@@ -57,7 +53,7 @@ STEP: dict[str, Any] = {
 }
 
 
-@task(task_run_name="download {request.file}", tags=["s3"], **STEP)
+@task(task_run_name="download {request.file}", **STEP)
 def download(bucket: Bucket, request: Request, source: StoredObject, directory: Path) -> Path:
     """Fetch the archive from S3 to the workspace, by parallel ranged requests."""
     path = directory / "archive"
@@ -84,7 +80,6 @@ def partition(contents: Contents, image_column: str, batch_size: int) -> Partiti
 
 @task(
     task_run_name="part {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}",
-    tags=["s3"],
     **STEP,
 )
 def zip_and_upload(
@@ -107,13 +102,14 @@ def zip_and_upload(
         return content.size
 
 
-@task(task_run_name="notify: {message.status}", tags=["sqs"], **STEP)
+@task(task_run_name="notify: {message.status}", **STEP)
 def notify(sqs: "SQSClient", address: ReplyAddress, message: Result | Failure) -> None:
-    """Send the callback to BIOSPEX and note on the flow run that it is out."""
+    """Send the callback to BIOSPEX and show on the run page that it is out."""
     queues.send_callback(sqs, address, message)
-    get_client(sync_client=True).update_flow_run_labels(
-        runtime.flow_run.id, {CALLBACK_LABEL: message.status}
-    )
+    try:
+        summary.publish_callback(message)
+    except Exception:  # the callback is out; a failure here would send a second one
+        get_run_logger().warning("The callback is sent but could not be noted", exc_info=True)
 
 
 def run_name() -> str:
@@ -144,9 +140,11 @@ def create_batches(request: Request) -> Result:
         get_run_logger().info("AWS credentials come from the %s", origin(credentials))
         result = split(request, bucket)
     except Exception as error:
+        sentence = explain(error)
+        get_run_logger().error("No batches: %s", sentence)
         address = ReplyAddress.of(request)
         if address:
-            notify(sqs, address, Failure(download_id=address.download_id, error=explain(error)))
+            notify(sqs, address, Failure(download_id=address.download_id, error=sentence))
         raise
     notify(sqs, request, result)
     return result

@@ -23,17 +23,22 @@ from uuid import UUID
 
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.logging import get_run_logger
 
 from blocks.saved import client, load_credentials
-from flows.create_batches import CALLBACK_LABEL
 from flows.splitter import queues
 from flows.splitter.errors import SetupError
 from flows.splitter.messages import Failure, ReplyAddress, title
 from flows.splitter.queues import Delivery, TriggerQueue
 from flows.splitter.settings import Settings
+from flows.summary import CALLBACK_KEY
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -173,7 +178,7 @@ class Listener:
             export.kept = now
 
     def _settle(self, export: Export, run: FlowRun | None) -> None:
-        if not has_called_back(run):
+        if not self._has_called_back(run):
             end = f"its run {run.state_name} before the end" if run else "its run was deleted"
             self._logger.error("%s: %s; sending a failure", export.delivery.message_id, end)
             error = (
@@ -187,6 +192,17 @@ class Listener:
             )
         self._queue.delete(export.delivery)
 
+    def _has_called_back(self, run: FlowRun | None) -> bool:
+        """Whether a run that has ended sent its callback; one that completed certainly did."""
+        if run is None:
+            return False
+        return run.state_type == StateType.COMPLETED or bool(
+            self._prefect.read_artifacts(
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
+                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[CALLBACK_KEY])),
+            )
+        )
+
 
 def parse(body: str) -> Any:
     """A message's JSON; None for what is none, which includes JavaScript's NaN."""
@@ -194,13 +210,6 @@ def parse(body: str) -> Any:
         return json.loads(body, parse_constant=lambda _: json.loads(""))
     except ValueError:
         return None
-
-
-def has_called_back(run: FlowRun | None) -> bool:
-    """Whether a run that has ended sent its callback; one that completed certainly did."""
-    if run is None:
-        return False
-    return run.state_type == StateType.COMPLETED or CALLBACK_LABEL in run.labels
 
 
 @contextmanager

@@ -1,12 +1,15 @@
-"""What the run page of a finished export shows: the table of its batches and a summary."""
+"""What the run page of an export shows in the end: its batches, a summary, the callback."""
 
 from collections.abc import Sequence
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.splitter.manifest import Partition
-from flows.splitter.messages import Request
+from flows.splitter.messages import Failure, Request, Result, to_json
 from flows.splitter.storage import StoredObject
+
+CALLBACK_KEY = "callback"
+"""The artifact that says a run has sent its callback; the listener goes by it."""
 
 
 def publish(
@@ -56,4 +59,13 @@ def publish(
 
 {remarks}
 """,
+    )
+
+
+def publish_callback(message: Result | Failure) -> None:
+    """Attach the callback that has been sent to the current run."""
+    create_markdown_artifact(
+        key=CALLBACK_KEY,
+        description=f"Callback to BIOSPEX: {message.status}",
+        markdown=f"```json\n{to_json(message)}\n```",
     )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from blocks.workspace import Workspace
 from flows.create_batches import create_batches
@@ -21,7 +21,7 @@ from tests.conftest import EXPORTS
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
 
-MakeRequest = Callable[..., dict[str, Any]]
+MakeRequest = Callable[..., Any]
 Received = Callable[[], list[Any]]
 
 

@@ -8,15 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments.runner import RunnerDeployment
 from prefect.logging import disable_run_logger
-from prefect.states import Cancelled, Completed, Crashed, State
+from prefect.states import Cancelled, Completed, Crashed
 
 from flows.create_batches import create_batches
 from flows.listen import Listener, parse
@@ -26,7 +27,7 @@ from tests.conftest import EXPORTS
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
 
-MakeRequest = Callable[..., dict[str, Any]]
+MakeRequest = Callable[..., Any]
 Received = Callable[[], list[Any]]
 
 JUNK = ["not JSON", "[]", '{"downloadId": 1}', '{"downloadId": NaN, "updatesQueueUrl": "x"}']
@@ -49,7 +50,9 @@ def listener_of(
 ) -> Iterator[Callable[..., Listener]]:
     """Makes listeners for a deployment that nothing serves, so that its runs stay Scheduled."""
     name = f"unserved-{uuid4()}"
-    create_batches.to_deployment(name, enforce_parameter_schema=False).apply()
+    cast(
+        RunnerDeployment, create_batches.to_deployment(name, enforce_parameter_schema=False)
+    ).apply()
 
     def make(max_in_flight: int = 4) -> Listener:
         queue = TriggerQueue(sqs, triggers, visibility_timeout=30)

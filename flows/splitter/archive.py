@@ -44,6 +44,7 @@ DAMAGE = (
     EOFError,
     IndexError,
     OverflowError,
+    RecursionError,
     ValueError,
 )
 

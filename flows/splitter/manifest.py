@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -230,23 +229,7 @@ def _decode(data: bytes) -> str:
 
 
 def _records(text: str) -> Iterator[Row]:
-    """The rows of ``text``, in whichever of the two dialects it is written."""
-    if '\\"' in text and not _RFC4180.fullmatch(text):
-        text = _rfc4180_from_php(text)
-    return _rfc4180_records(text)
-
-
-# RFC 4180, section 2: a field is quoted as a whole or holds no quote at all. The quantifiers are
-# possessive: there is one way to read it, and no memory is kept for another.
-_RFC4180 = re.compile(
-    r"""(?: (?: "(?:[^"]|"")*+" | [^",\r\n]*+ ) (?: , | \r\n? | \n ) )*+
-        (?: "(?:[^"]|"")*+" | [^",\r\n]*+ )""",
-    re.VERBOSE,
-)
-
-
-def _rfc4180_records(text: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_rfc4180(text), newline=""), strict=True)
     line = 1
     try:
         for cells in reader:
@@ -260,14 +243,14 @@ def _rfc4180_records(text: str) -> Iterator[Row]:
         ) from error
 
 
-def _rfc4180_from_php(text: str) -> str:
-    """Double the ``"`` that PHP's ``fputcsv`` left single because they follow a ``\\``.
+def _rfc4180(text: str) -> str:
+    """Double each ``"`` that PHP's ``fputcsv`` left single because it follows a ``\\``.
 
-    A ``\\"`` is either such a quote inside its cell or a cell that ends in ``\\``. PHP quotes
-    every cell that holds a ``\\``, so the next ``\\"`` stands between quotes again, and the text's
-    end does not. Every ``"`` on the way there opens, closes or is one of a pair: whether their
-    number is odd tells on which side of the quotes the way began. By the same count no text that
-    holds such a quote is RFC 4180 as well, so neither dialect can be taken for the other.
+    A ``\\"`` is such a quote inside its cell, or the end of a cell that ends in ``\\``, or the
+    first half of a pair. The next ``\\"`` tells which: every cell that holds a ``\\"`` is quoted,
+    so that one stands between quotes again, while the end of the text does not. Each ``"`` on the
+    way there opens, closes or is half of a pair; whether their number is odd says on which side of
+    the quotes the way began. This decides every text of both writers, and leaves RFC 4180 as it is.
     """
     first, *pieces = text.split('\\"')
     written = [first]

@@ -70,18 +70,24 @@ Key = Annotated[str, Field(min_length=1), AfterValidator(_key)]
 class WireModel(BaseModel):
     """A message whose names on the wire are camelCase and whose unknown fields are ignored."""
 
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        field_title_generator=lambda name, _: to_camel(name),
+        validate_by_name=True,
+        frozen=True,
+    )
 
 
 class ReplyAddress(WireModel):
     """The part of a request that an answer needs, usable even where the rest is not."""
 
     download_id: DownloadId = Field(
-        description="Id of the download record; it comes back unchanged in the callback.",
+        description="Id of the download record, such as 512; comes back unchanged in the callback.",
         examples=[512],
     )
     updates_queue_url: QueueUrl = Field(
-        description="SQS queue that is told of the outcome.",
+        description="SQS queue that is told of the outcome, such as "
+        "https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update.",
         examples=["https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update"],
     )
 
@@ -100,21 +106,24 @@ class Request(ReplyAddress):
     """One export to split, as the trigger message of BIOSPEX states it."""
 
     file: Annotated[Key, AfterValidator(_file_name)] = Field(
-        description="File name of the archive; the batches are named after it.",
+        description="File name of the archive, which names the batches, such as "
+        "41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip.",
         examples=["41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"],
     )
     export_path: Key = Field(
-        description="S3 key of the archive.",
+        description="S3 key of the archive, such as "
+        "export/41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip.",
         examples=["export/41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"],
     )
     total_size: int = Field(
         ge=0,
-        description="Bytes of the archive when the message was sent; the object's own size counts.",
+        description="Bytes of the archive as sent, such as 2456719374; a difference from "
+        "the object itself is only remarked on.",
         examples=[2456719374],
     )
     s3_bucket: str = Field(
         pattern=BUCKET_NAME,
-        description="Bucket of the archive and of the batches.",
+        description="Bucket of the archive and of the batches, such as biospex-app.",
         examples=["biospex-app"],
     )
 
