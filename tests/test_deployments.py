@@ -1,0 +1,109 @@
+"""What an operator deploys: prefect.yaml, the blocks, against a real Prefect server."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect_aws import AwsCredentials
+
+from blocks.register import register
+from blocks.saved import BLOCK_NAME, client, load_credentials, load_workspace, origin
+from blocks.workspace import Workspace
+from flows.local import REGION
+from flows.splitter.settings import Settings
+from flows.splitter.storage import CLIENT_CONFIG
+
+pytestmark = pytest.mark.usefixtures("prefect_api", "aws")
+
+ROOT = Path(__file__).parent.parent
+
+
+def prefect(*arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prefect_deploy_takes_both_deployments_on_an_ecs_work_pool() -> None:
+    prefect("work-pool", "create", "--type", "ecs", "biospex-ecs")
+    prefect("deploy", "--all")
+    with get_client(sync_client=True) as api:
+        for name in ("create-batches/biospex", "listen/biospex"):
+            deployment = api.read_deployment_by_name(name)
+            assert deployment.work_pool_name == "biospex-ecs"
+            assert deployment.description
+        schema = api.read_deployment_by_name("create-batches/biospex").parameter_openapi_schema
+    fields = schema["definitions"]["Request"]["properties"]  # type: ignore[index]
+    assert set(fields) == {
+        "downloadId",
+        "file",
+        "exportPath",
+        "totalSize",
+        "s3Bucket",
+        "updatesQueueUrl",
+    }
+    assert all(field["description"] and field["examples"] for field in fields.values())
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("EFS_PATH", "/mnt/efs")
+    monkeypatch.setenv("MAX_TMP_SIZE", "5")
+    register()
+    yield
+    Workspace.delete(BLOCK_NAME)
+    AwsCredentials.delete(BLOCK_NAME)
+
+
+def test_the_environment_serves_where_no_block_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFS_PATH", "/mnt/other")
+    workspace = load_workspace(Settings.load())
+    assert workspace.efs_path == Path("/mnt/other")
+    assert origin(workspace) == origin(load_credentials()) == "environment"
+
+
+@pytest.mark.usefixtures("registered")
+def test_registered_blocks_are_used_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFS_PATH", "/mnt/other")
+    workspace = load_workspace(Settings.load())
+    assert workspace.efs_path == Path("/mnt/efs")
+    assert workspace.max_tmp_size == 5
+    assert origin(workspace) == "biospex-workspace block 'biospex'"
+    assert origin(load_credentials()) == "aws-credentials block 'biospex'"
+
+
+@pytest.mark.usefixtures("registered")
+def test_the_registered_credentials_reach_the_endpoint_without_the_environment(
+    s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = f"bucket-{uuid4()}"
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    for variable in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(variable)
+    answer = client(load_credentials(), "s3", CLIENT_CONFIG).list_objects_v2(Bucket=bucket)
+    assert answer["KeyCount"] == 0
+
+
+def test_a_setting_that_cannot_be_used_keeps_register_from_saving(
+    prefect_api: dict[str, str],
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "blocks.register"],
+        cwd=ROOT,
+        env={**os.environ, "MAX_TMP_SIZE": "7 GB"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Nothing was saved: MAX_TMP_SIZE='7 GB'")
