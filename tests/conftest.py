@@ -9,9 +9,15 @@ from uuid import uuid4
 
 import boto3
 import pytest
+from hypothesis import HealthCheck, settings
+from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows.local import REGION, embedded_aws, embedded_prefect
+
+# A busy machine is slow, not wrong.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 FIXTURES = Path(__file__).parent / "fixtures"
 EXPORTS = sorted(FIXTURES.glob("4*"))
@@ -42,6 +48,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
             )
         )
         yield environment
+        APILogHandler().flush()
 
 
 @pytest.fixture

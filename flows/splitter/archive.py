@@ -5,7 +5,6 @@ import gzip
 import lzma
 import os
 import re
-import struct
 import tarfile
 import time
 import zipfile
@@ -40,10 +39,7 @@ DAMAGE = (
     zlib.error,
     lzma.LZMAError,
     gzip.BadGzipFile,
-    struct.error,
     EOFError,
-    IndexError,
-    OverflowError,
     RecursionError,
     ValueError,
 )
@@ -183,6 +179,8 @@ class _Index:
         self.end = 0
 
     def add(self, name: str, size: int, crc: int, modified: DosDateTime) -> Member:
+        if not name:
+            raise ArchiveError("The archive holds a file without a name; export it again.")
         if name in self._names:
             raise ArchiveError(
                 f"The archive holds two files named '{name[:80]}', and nothing says which one "
@@ -203,7 +201,7 @@ def _extract_zip(
         work = []
         for info in source.infolist():
             name = member_name(info.filename)
-            if info.is_dir() or is_noise(name):
+            if info.filename.endswith("/") or is_noise(name):
                 continue
             if info.flag_bits & 0x1:  # APPNOTE 4.4.4, bit 0
                 raise ArchiveError(

@@ -1,0 +1,372 @@
+import gzip
+import struct
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.splitter import archive, zip_records
+from flows.splitter.archive import ArchiveError, Contents
+from tests.archives import FILES, Unseekable, tar_of, zip_of
+
+FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("4*"))
+TAR_FORMATS = {
+    "ustar": tarfile.USTAR_FORMAT,
+    "gnu": tarfile.GNU_FORMAT,
+    "pax": tarfile.PAX_FORMAT,
+}
+COMPRESSIONS = {
+    "stored": zipfile.ZIP_STORED,
+    "deflate": zipfile.ZIP_DEFLATED,
+    "bzip2": zipfile.ZIP_BZIP2,
+    "lzma": zipfile.ZIP_LZMA,
+}
+SMALL = {
+    **{f"zip-{name}": zip_of(FILES, method) for name, method in COMPRESSIONS.items()},
+    "zip-streamed": zip_of(FILES, stream=Unseekable()),
+    **{f"tar-{name}": tar_of(FILES, format) for name, format in TAR_FORMATS.items()},
+    **{f"tar.gz-{name}": gzip.compress(tar_of(FILES, form)) for name, form in TAR_FORMATS.items()},
+}
+CHECKED = [name for name in SMALL if not name.startswith("tar-")]
+"""A plain tar has checksums for its headers only."""
+
+
+def extract(data: bytes, folder: Path) -> Contents:
+    (folder / "export").write_bytes(data)
+    return archive.extract(folder / "export", folder / "store")
+
+
+def files_of(data: bytes) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        contents = extract(data, Path(folder))
+        return {name: contents.read(name) for name in contents.members}
+
+
+def refusal_of(data: bytes) -> str:
+    with pytest.raises(ArchiveError) as refusal:
+        files_of(data)
+    return str(refusal.value)
+
+
+def link(name: str, type: bytes) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = type
+    info.linkname = "a.jpg"
+    return info
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.name[:2] + path.suffix)
+def test_every_file_of_a_real_export_is_unpacked_byte_for_byte(path: Path, tmp_path: Path) -> None:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as source:
+            expected = {name: source.read(name) for name in source.namelist() if name[-1] != "/"}
+    else:
+        with tarfile.open(path) as tar:
+            files = {info.name.removeprefix("./"): tar.extractfile(info) for info in tar}
+            expected = {name: file.read() for name, file in files.items() if file}
+
+    contents = archive.extract(path, tmp_path / "store")
+
+    assert {name: contents.read(name) for name in contents.members} == expected
+    for name, member in contents.members.items():
+        assert (member.name, member.size, member.crc) == (
+            name,
+            len(expected[name]),
+            zlib.crc32(expected[name]),
+        )
+    assert list(contents.members) == list(expected)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ""])
+def test_the_format_is_told_by_the_content_whatever_the_name(
+    name: str, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"export{suffix}"
+    path.write_bytes(SMALL[name])
+    contents = archive.extract(path, tmp_path / "store")
+    assert contents.format == name.partition("-")[0]
+    assert {file: contents.read(file) for file in contents.members} == FILES
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.name[:2] + path.suffix)
+def test_progress_adds_up_to_the_bytes_unpacked(path: Path, tmp_path: Path) -> None:
+    steps: list[int] = []
+    contents = archive.extract(path, tmp_path / "store", steps.append)
+    assert sum(steps) == sum(member.size for member in contents.members.values())
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_folders_and_what_desktop_systems_add_are_no_part_of_an_export(make: type) -> None:
+    noise = [
+        "__MACOSX/._a.jpg",
+        "export/__MACOSX/a.jpg",
+        "export/.DS_Store",
+        "export/._a.jpg",
+        "Thumbs.db",
+        "export/desktop.ini",
+    ]
+    files = {**dict.fromkeys(noise, b"noise"), "export/a.jpg": b"image", "__MACOSX.jpg": b"x"}
+    assert files_of(make(files)) == {"export/a.jpg": b"image", "__MACOSX.jpg": b"x"}
+
+
+def test_a_leading_dot_slash_is_no_part_of_a_name() -> None:
+    assert files_of(tar_of({"./a.jpg": b"1", "././b/c.jpg": b"2"})) == {
+        "a.jpg": b"1",
+        "b/c.jpg": b"2",
+    }
+
+
+@pytest.mark.parametrize("format", TAR_FORMATS.values(), ids=TAR_FORMATS)
+def test_a_time_stamp_in_a_tar_is_taken_as_utc(format: int, tmp_path: Path) -> None:
+    contents = extract(tar_of({"a.jpg": b"1"}, format), tmp_path)
+    assert contents.members["a.jpg"].modified == (2023, 11, 14, 22, 13, 20)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.5, 1e30, float("inf"), float("nan")])
+def test_a_time_stamp_out_of_a_zips_range_is_moved_into_it(seconds: float, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.jpg")
+    info.pax_headers = {"mtime": str(seconds)}
+    contents = extract(tar_of({}, others=[info]), tmp_path)
+    assert 1980 <= contents.members["a.jpg"].modified[0] <= 2107
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_archive_that_ends_early_is_refused_wherever_it_ends(name: str) -> None:
+    data = SMALL[name]
+    end = len(data.rstrip(b"\0")) if name.startswith("tar-") else len(data)
+    for length in {*range(0, end, 97), *range(512, end, 512), end - 1}:
+        assert refusal_of(data[:length])
+
+
+@pytest.mark.parametrize("name", CHECKED)
+@settings(deadline=None)
+@given(st.data())
+def test_a_changed_byte_never_becomes_another_image(name: str, data: st.DataObject) -> None:
+    whole = bytearray(SMALL[name])
+    spans = zip_data_spans(bytes(whole)) if name.startswith("zip") else [(0, len(whole))]
+    positions = st.sampled_from(spans).flatmap(lambda span: st.integers(span[0], span[1] - 1))
+    whole[data.draw(positions)] ^= data.draw(st.integers(1, 255))
+    try:
+        found = files_of(bytes(whole))
+    except ArchiveError:
+        return
+    assert found == FILES  # as where the bits that fill up the last byte have changed
+
+
+@pytest.mark.parametrize("position", range(0, 700, 50))
+def test_a_changed_byte_of_a_stored_image_is_noticed(position: int) -> None:
+    changed = bytearray(SMALL["zip-stored"])
+    changed[SMALL["zip-stored"].index(FILES["b.jpg"]) + position] ^= 1
+    assert "Bad CRC-32 for file 'b.jpg'" in refusal_of(bytes(changed))
+
+
+def zip_data_spans(data: bytes) -> list[tuple[int, int]]:
+    """Where the compressed bytes of each member lie."""
+    spans = []
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        with zipfile.ZipFile(file) as source:
+            for info in source.infolist():
+                start = info.header_offset + 30 + len(info.filename)
+                spans.append((start, start + info.compress_size))
+    return spans
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.data())
+def test_whatever_is_wrong_with_an_archive_it_is_said_in_one_sentence(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(SMALL)))
+    whole = bytearray(SMALL[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        position = data.draw(st.integers(0, len(whole) - 1))
+        patch = data.draw(st.binary(min_size=1, max_size=8) | st.sampled_from([b"\xff" * 8]))
+        whole[position : position + len(patch)] = patch
+    try:
+        files_of(bytes(whole))
+    except ArchiveError as refusal:
+        assert "\n" not in str(refusal)
+        assert str(refusal).encode()
+
+
+def patched(data: bytes, signature: bytes, offset: int, patch: bytes) -> bytes:
+    """``data`` with ``patch`` at ``offset`` in each record that begins with ``signature``."""
+    starts = [at for at in range(len(data)) if data.startswith(signature, at)]
+    for start in starts:
+        data = data[: start + offset] + patch + data[start + offset + len(patch) :]
+    return data
+
+
+CENTRAL, LOCAL, END = b"PK\1\2", b"PK\3\4", b"PK\5\6"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(
+            patched(SMALL["zip-bzip2"], b"BZh9", 10, b"\xff" * 8), id="bzip2 raises a bare OSError"
+        ),
+        pytest.param(
+            patched(SMALL["zip-lzma"], LOCAL, 40, b"\xff" * 8), id="lzma: corrupt properties"
+        ),
+        pytest.param(
+            patched(SMALL["zip-stored"], END, 16, b"\xf0\xff\xff\x7f"), id="jump before the file"
+        ),
+        pytest.param(
+            patched(zip_of({"ü.jpg": b"1"}), b"\xc3\xbc", 1, b"\xff"), id="name is not its UTF-8"
+        ),
+    ],
+)
+def test_what_the_libraries_raise_about_nonsense_is_a_damaged_archive(data: bytes) -> None:
+    assert "damaged or incomplete" in refusal_of(data)
+
+
+def test_a_place_that_no_file_can_have_is_a_damaged_archive() -> None:
+    info = zipfile.ZipInfo("a.jpg")
+    info.CRC, info.header_offset = 0, 2**64 - 1
+    directory = b"".join(zip_records.central_directory([info], 30))
+    assert "damaged or incomplete" in refusal_of(b"PK\3\4" + b"\0" * 26 + directory)
+
+
+def test_headers_nested_without_end_are_a_damaged_archive() -> None:
+    info = link("long", tarfile.GNUTYPE_LONGNAME)
+    nested = info.tobuf(tarfile.GNU_FORMAT) * 2000
+    assert "damaged or incomplete" in refusal_of(nested + tar_of(FILES))
+
+
+def pax_tar(name: str, headers: dict[str, str]) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.pax_headers = headers
+    return tar_of({}, others=[info])
+
+
+def test_a_sparse_file_without_its_map_is_a_damaged_archive() -> None:
+    sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a.jpg"}
+    assert "damaged or incomplete" in refusal_of(pax_tar("a.jpg", sparse))
+
+
+@pytest.mark.parametrize("format", TAR_FORMATS.values(), ids=TAR_FORMATS)
+@settings(deadline=None)
+@given(st.data())
+def test_a_changed_header_does_not_pass_for_the_end_of_a_tar(
+    format: int, data: st.DataObject
+) -> None:
+    whole = bytearray(tar_of(FILES, format))
+    headers = [at for at in range(0, len(whole), 512) if whole[at + 257 : at + 262] == b"ustar"]
+    position = data.draw(st.sampled_from(headers[1:])) + data.draw(st.integers(0, 147))
+    whole[position] ^= data.draw(st.integers(1, 255))
+    assert refusal_of(bytes(whole))
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+@pytest.mark.parametrize(
+    "name",
+    ["../a.jpg", "x/../../a.jpg", "/etc/passwd", "C:/a.jpg", "x\\a.jpg", "x/\n.jpg", "\x7f.jpg"],
+)
+def test_a_name_that_could_lead_elsewhere_is_refused(make: type, name: str) -> None:
+    complaint = refusal_of(make({name: b"1"}))
+    assert "unsafe name" in complaint
+    assert "\n" not in complaint
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_words_that_are() -> None:
+    complaint = refusal_of(tar_of({"\udce9.jpg": b"1"}, tarfile.GNU_FORMAT))
+    assert "unsafe name" in complaint
+    assert complaint.encode()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+@pytest.mark.parametrize("names", [("a.jpg", "a.jpg"), ("a.jpg", "./a.jpg")])
+def test_two_files_of_one_name_are_refused(make: type, names: tuple[str, str]) -> None:
+    assert "two files named 'a.jpg'" in refusal_of(make([(names[0], b"1"), (names[1], b"2")]))
+
+
+@pytest.mark.parametrize(
+    "type",
+    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE],
+    ids=["symbolic link", "hard link", "character device", "block device", "pipe"],
+)
+def test_links_and_devices_in_a_tar_are_refused(type: bytes) -> None:
+    assert "a link or a device, 'x'" in refusal_of(tar_of(FILES, others=[link("x", type)]))
+
+
+def test_an_encrypted_zip_is_refused_as_such() -> None:
+    encrypted = patched(patched(zip_of(FILES), CENTRAL, 8, b"\1\0"), LOCAL, 6, b"\1\0")
+    assert "encrypted" in refusal_of(encrypted)
+
+
+@pytest.mark.parametrize(
+    ("offset", "patch"),
+    [(10, struct.pack("<H", 9)), (10, struct.pack("<H", 93)), (6, b"\xff\0"), (8, b"\x40\0")],
+    ids=["Deflate64", "Zstandard", "unknown version", "strong encryption"],
+)
+def test_a_zip_made_with_an_unknown_feature_is_refused_as_such(offset: int, patch: bytes) -> None:
+    assert "not supported" in refusal_of(patched(zip_of(FILES), CENTRAL, offset, patch))
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_a_file_without_a_name_is_refused(make: type) -> None:
+    assert "without a name" in refusal_of(make({"./": b"1"} if make is tar_of else {"": b"1"}))
+
+
+def test_an_image_shorter_than_its_header_says_is_refused() -> None:
+    data = patched(zip_of({"a.jpg": b"image"}), CENTRAL, 24, struct.pack("<L", 9))
+    assert "'a.jpg' is shorter than it says" in refusal_of(data)
+
+
+def test_a_size_that_does_not_fit_the_data_is_refused() -> None:
+    data = zip_of(FILES, zipfile.ZIP_STORED)
+    size = len(FILES["a.jpg"])
+    assert refusal_of(data.replace(struct.pack("<L", size), struct.pack("<L", size + 5)))
+    assert refusal_of(data.replace(struct.pack("<L", size), struct.pack("<L", size - 5)))
+
+
+def test_a_tar_in_several_gzip_members_is_read_to_its_end() -> None:
+    data = tar_of(FILES)
+    pieces = [data[start:end] for start, end in pairwise([0, 100, 1500, len(data)])]
+    assert files_of(b"".join(map(gzip.compress, pieces))) == FILES
+
+
+@pytest.mark.parametrize("position", [-8, -1], ids=["CRC", "length"])
+def test_the_checksum_at_the_end_of_a_gzip_counts(position: int) -> None:
+    data = bytearray(gzip.compress(tar_of(FILES)))
+    data[position] ^= 1
+    assert "damaged or incomplete" in refusal_of(bytes(data))
+
+
+def test_a_gzip_that_holds_no_tar_is_refused() -> None:
+    assert refusal_of(gzip.compress(b"subjectId,imageName\n" * 100))
+    assert refusal_of(gzip.compress(b""))
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "it is empty"),
+        (b"imageName\na.jpg\n", "begins with the bytes 69 6d 61 67"),
+        (b"Rar!\x1a\x07\x01\x00", "begins with the bytes 52 61 72 21"),
+        (b"\0" * 10240, "begins with the bytes 00 00 00 00"),
+    ],
+    ids=["empty file", "text", "RAR", "zeros"],
+)
+def test_what_is_no_archive_is_refused_with_what_it_is(data: bytes, what: str) -> None:
+    assert what in refusal_of(data)
+
+
+def test_an_archive_without_files_holds_nothing() -> None:
+    assert files_of(zip_of({})) == {}
+    assert files_of(gzip.compress(tar_of({}))) == {}
+    assert files_of(zip_of({"empty.jpg": b""})) == {"empty.jpg": b""}
+
+
+def test_a_full_disk_is_not_blamed_on_the_archive(tmp_path: Path) -> None:
+    (tmp_path / "export").write_bytes(zip_of(FILES))
+    with pytest.raises(OSError, match="No space left"):
+        archive.extract(tmp_path / "export", Path("/dev/full"))

@@ -1,0 +1,193 @@
+import io
+import os
+import shutil
+import subprocess
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.splitter import manifest
+from flows.splitter.archive import Member
+from flows.splitter.batch_zip import BatchZip
+from flows.splitter.manifest import Batch
+
+MODIFIED = (2026, 11, 24, 6, 43, 56)
+IMAGES = {"a.jpg": b"\xff\xd8" + b"a" * 3000, "b/ü.jpg": b"", "標本.jpg": bytes(range(256)) * 9000}
+ROWS = "imageName,note\na.jpg,1\nb/ü.jpg,2\na.jpg,3\n標本.jpg,4\n"
+
+EXTRACT = {
+    "unzip": ["unzip", "-q"],
+    "7z": ["7z", "x", "-y"],
+    "bsdtar": ["bsdtar", "-xf"],
+    "jar": ["jar", "-xf"],
+}
+TEST = {
+    "unzip": ["unzip", "-tqq"],
+    "7z": ["7z", "t"],
+    "bsdtar": ["bsdtar", "-tf"],
+    "jar": ["jar", "-tf"],
+}
+
+
+def run(command: list[str], path: Path, folder: Path) -> None:
+    """Run another program on a ZIP; it must not even warn."""
+    if not shutil.which(command[0]):
+        pytest.skip(f"{command[0]} is not installed")
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    subprocess.run(
+        [*command, str(path)], cwd=folder, env=environment, check=True, capture_output=True
+    )
+
+
+def batch_of(rows: str) -> Batch:
+    frame = manifest.read(rows.encode())
+    (batch,) = manifest.partition(frame, "imageName", len(frame))
+    return batch
+
+
+class Store:
+    """Images in a file, as ``archive.extract`` leaves them."""
+
+    def __init__(self, path: Path, images: dict[str, bytes]) -> None:
+        self.path = path
+        self.members: dict[str, Member] = {}
+        with path.open("wb") as file:
+            for name, data in images.items():
+                place = Member(name, file.tell(), len(data), zlib.crc32(data), MODIFIED)
+                self.members[name] = place
+                file.write(data)
+
+    def zip_of(self, batch: Batch) -> BatchZip:
+        return BatchZip(batch, self.members, self.path, MODIFIED)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store") / "store", IMAGES)
+
+
+@pytest.fixture(scope="module")
+def data(store: Store) -> bytes:
+    with store.zip_of(batch_of(ROWS)) as content:
+        return content.read()
+
+
+def test_a_batch_holds_its_manifest_and_each_image_once_in_the_order_of_the_rows(
+    data: bytes,
+) -> None:
+    with zipfile.ZipFile(io.BytesIO(data)) as batch:
+        assert batch.testzip() is None
+        found = [(name, batch.read(name)) for name in batch.namelist()]
+    assert found == [("manifest.csv", ROWS.encode()), *IMAGES.items()]
+
+
+def test_images_are_stored_not_compressed_again(data: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(data)) as batch:
+        for info in batch.infolist():
+            assert info.compress_type == zipfile.ZIP_STORED
+            assert info.date_time == MODIFIED
+            assert info.external_attr >> 16 == 0o100644
+
+
+@pytest.mark.parametrize("tool", EXTRACT)
+def test_other_programs_unpack_a_batch_to_the_same_files(
+    tool: str, data: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "batch.zip"
+    path.write_bytes(data)
+    folder = tmp_path / "unpacked"
+    folder.mkdir()
+    run(EXTRACT[tool], path, folder)
+    found = {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+    assert found == {"manifest.csv": ROWS.encode(), **IMAGES}
+
+
+def test_the_same_batch_gives_the_same_bytes(data: bytes, store: Store) -> None:
+    assert store.zip_of(batch_of(ROWS)).read() == data
+
+
+def test_the_size_is_known_before_a_byte_is_read(data: bytes, store: Store) -> None:
+    assert store.zip_of(batch_of(ROWS)).size == len(data)
+
+
+@settings(deadline=None)
+@given(sizes=st.lists(st.integers(1, 100_000), min_size=1))
+def test_it_does_not_matter_in_which_pieces_it_is_read(
+    sizes: list[int], data: bytes, store: Store
+) -> None:
+    content = store.zip_of(batch_of(ROWS))
+    pieces = [content.read(size) for size in sizes]
+    short = [len(piece) for piece, size in zip(pieces, sizes, strict=True) if len(piece) < size]
+    assert len([length for length in short if length]) <= 1
+    assert b"".join([*pieces, content.read()]) == data
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=9),
+        st.binary(max_size=99),
+        min_size=1,
+    )
+)
+def test_any_image_of_any_name_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, images: dict[str, bytes]
+) -> None:
+    images.pop("manifest.csv", None)
+    store = Store(tmp_path_factory.mktemp("any") / "store", images)
+    batch = Batch(1, 1, len(images), b"imageName\n", tuple(images))
+    with store.zip_of(batch) as content, zipfile.ZipFile(io.BytesIO(content.read())) as found:
+        assert {name: found.read(name) for name in found.namelist()} == {
+            "manifest.csv": b"imageName\n",
+            **images,
+        }
+
+
+def test_images_that_end_early_are_an_error_not_a_shorter_batch(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", {"a.jpg": b"x" * 1000})
+    os.truncate(store.path, 999)
+    with pytest.raises(OSError, match=r"end before 'a\.jpg' does"):
+        store.zip_of(batch_of("imageName\na.jpg\n")).read()
+
+
+def crowd_of(images: int, folder: Path) -> Path:
+    names = tuple(f"{number}.jpg" for number in range(images))
+    members = {name: Member(name, 0, 2, zlib.crc32(b"ab"), MODIFIED) for name in names}
+    (folder / "store").write_bytes(b"ab")
+    batch = Batch(1, 1, images, b"imageName\n", names)
+    path = folder / "batch.zip"
+    with BatchZip(batch, members, folder / "store", MODIFIED) as content:
+        assert path.write_bytes(content.read()) == content.size
+    return path
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return crowd_of(65_535, tmp_path_factory.mktemp("crowd"))
+
+
+def test_a_batch_may_hold_more_than_65_535_members(crowd: Path) -> None:
+    with zipfile.ZipFile(crowd) as found:
+        assert len(found.namelist()) == 65_536
+        assert found.read("65534.jpg") == b"ab"
+
+
+@pytest.mark.parametrize("tool", TEST)
+def test_other_programs_read_more_than_65_535_members(
+    tool: str, crowd: Path, tmp_path: Path
+) -> None:
+    run(TEST[tool], crowd, tmp_path)
+
+
+def test_a_batch_of_65_535_members_is_read_right(tmp_path: Path) -> None:
+    with zipfile.ZipFile(crowd_of(65_534, tmp_path)) as found:
+        assert len(found.namelist()) == 65_535
+        assert found.read("65533.jpg") == b"ab"

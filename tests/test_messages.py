@@ -1,0 +1,218 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.splitter.messages import (
+    Failure,
+    ReplyAddress,
+    Request,
+    RequestError,
+    Result,
+    to_json,
+)
+
+STEM = "41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f"
+TRIGGER = {
+    "downloadId": 512,
+    "file": f"{STEM}.zip",
+    "exportPath": f"export/{STEM}.zip",
+    "totalSize": 2456719374,
+    "s3Bucket": "biospex-app",
+    "updatesQueueUrl": "https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update",
+}
+DOWNLOAD_IDS = [512, 0, -1, 10**30, "512", "", "ü", 5.5, 512.0, True, False]
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from([*TRIGGER]), inner),
+    max_leaves=9,
+)
+
+
+def trigger(**changes: Any) -> dict[str, Any]:
+    return {**TRIGGER, **changes}
+
+
+def refusal_of(message: Any) -> str:
+    with pytest.raises(RequestError) as refusal:
+        Request.parse(message)
+    return str(refusal.value)
+
+
+def test_the_contracts_trigger_is_understood() -> None:
+    request = Request.parse(TRIGGER)
+    assert request.download_id == 512
+    assert request.file == f"{STEM}.zip"
+    assert request.export_path == f"export/{STEM}.zip"
+    assert request.total_size == 2456719374
+    assert request.s3_bucket == "biospex-app"
+    assert request.updates_queue_url == TRIGGER["updatesQueueUrl"]
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert Request.parse(trigger(priority="high")) == Request.parse(TRIGGER)
+
+
+def test_a_request_may_be_passed_on_as_a_request_or_as_its_wire_form() -> None:
+    request = Request.parse(TRIGGER)
+    assert Request.parse(request) == request
+    assert request.model_dump(by_alias=True) == TRIGGER
+
+
+@pytest.mark.parametrize("field", TRIGGER)
+def test_a_missing_field_is_named(field: str) -> None:
+    message = trigger()
+    del message[field]
+    assert f"'{field}' is missing" in refusal_of(message)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("downloadId", None),
+        ("downloadId", [512]),
+        ("downloadId", {"id": 512}),
+        ("downloadId", float("nan")),
+        ("downloadId", float("inf")),
+        ("file", None),
+        ("file", 41),
+        ("file", ""),
+        ("file", ".zip"),
+        ("file", ".tar.gz"),
+        ("file", "../export.zip"),
+        ("file", "folder/export.zip"),
+        ("file", "folder\\export.zip"),
+        ("file", "a..zip"),
+        ("file", "a\n.zip"),
+        ("file", "a\0.zip"),
+        ("file", "a" * 1024 + ".zip"),
+        ("file", "\ud800.zip"),
+        ("exportPath", ""),
+        ("exportPath", None),
+        ("exportPath", "export/\n"),
+        ("exportPath", "ü" * 600),
+        ("totalSize", -1),
+        ("totalSize", "large"),
+        ("totalSize", 1.5),
+        ("totalSize", None),
+        ("s3Bucket", ""),
+        ("s3Bucket", "Biospex App"),
+        ("s3Bucket", "biospex-app\n"),
+        ("s3Bucket", "arn:aws:s3:::biospex"),
+        ("s3Bucket", 5),
+        ("updatesQueueUrl", ""),
+        ("updatesQueueUrl", "prod-batch-update"),
+        ("updatesQueueUrl", "file:///etc/passwd"),
+        ("updatesQueueUrl", "https://"),
+        ("updatesQueueUrl", "https://[::1"),
+        ("updatesQueueUrl", None),
+    ],
+    ids=repr,
+)
+def test_a_wrong_field_is_named_in_one_line(field: str, value: object) -> None:
+    complaint = refusal_of(trigger(**{field: value}))
+    assert f"'{field}'" in complaint
+    assert not [other for other in TRIGGER if other != field and f"'{other}'" in complaint]
+    assert len(complaint.splitlines()) == 1
+
+
+def test_every_wrong_field_is_named_at_once() -> None:
+    complaint = refusal_of({"file": "a/b.zip", "totalSize": -1})
+    assert all(f"'{field}'" in complaint for field in TRIGGER)
+
+
+@pytest.mark.parametrize("message", [None, 5, "text", [], [TRIGGER], {}], ids=repr)
+def test_what_is_no_trigger_is_refused(message: object) -> None:
+    assert refusal_of(message)
+
+
+@given(JSON | st.fixed_dictionaries(dict.fromkeys(TRIGGER, JSON)))
+def test_any_json_is_a_request_or_refused_with_a_reason(message: Any) -> None:
+    try:
+        Request.parse(message)
+    except RequestError as refusal:
+        assert len(str(refusal).splitlines()) == 1
+        assert str(refusal).encode()
+
+
+@given(JSON)
+def test_any_json_names_a_place_for_the_answer_or_none(message: Any) -> None:
+    assert ReplyAddress.of(message) is None or isinstance(message, dict)
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tgz", ".tar", ".ZIP", ""])
+def test_batches_are_named_after_the_archive_without_its_suffix(suffix: str) -> None:
+    request = Request.parse(trigger(file=STEM + suffix))
+    assert request.stem == STEM
+    assert request.batch_file(1) == f"{STEM}-part1.zip"
+    assert request.batch_key(12) == f"batch/{STEM}-part12.zip"
+
+
+@pytest.mark.parametrize("download_id", DOWNLOAD_IDS, ids=repr)
+def test_the_download_id_comes_back_as_it_was_sent(download_id: object) -> None:
+    request = Request.parse(json.loads(json.dumps(trigger(downloadId=download_id))))
+    for message in (
+        Result(download_id=request.download_id, batch_files=["a-part1.zip"]),
+        Failure(download_id=request.download_id, error="a reason"),
+    ):
+        answer = json.loads(to_json(message))["downloadId"]
+        assert (type(answer), answer) == (type(download_id), download_id)
+
+
+def test_the_callback_of_a_success_is_the_contracts() -> None:
+    result = Result(download_id=512, batch_files=["x-part1.zip", "x-part2.zip"])
+    assert to_json(result) == (
+        '{"function": "BiospexBatchCreator", "status": "success", "downloadId": 512,'
+        ' "batchFiles": ["x-part1.zip", "x-part2.zip"]}'
+    )
+
+
+def test_the_callback_of_a_failure_is_the_contracts() -> None:
+    failure = Failure(download_id=512, error="The archive is empty.")
+    assert to_json(failure) == (
+        '{"function": "BiospexBatchCreator", "status": "failed", "downloadId": 512,'
+        ' "error": "The archive is empty."}'
+    )
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_callback_has_no_character_that_sqs_refuses(text: str) -> None:
+    body = to_json(Failure(download_id=512, error=text))
+    assert body.isascii()
+    assert body.isprintable()
+    assert json.loads(body)["error"] == text
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {key: TRIGGER[key] for key in ("downloadId", "updatesQueueUrl")},
+        trigger(file="../x.zip", totalSize="?", s3Bucket=None),
+        Request.parse(TRIGGER),
+    ],
+    ids=["nothing else", "the rest is wrong", "a request"],
+)
+def test_a_message_that_names_its_queue_and_download_can_be_answered(message: object) -> None:
+    address = ReplyAddress.of(message)
+    assert address
+    assert address.download_id == 512
+    assert address.updates_queue_url == TRIGGER["updatesQueueUrl"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        trigger(downloadId=None),
+        trigger(downloadId=float("nan")),
+        trigger(updatesQueueUrl="prod-batch-update"),
+        {"downloadId": 512},
+        "text",
+        None,
+    ],
+    ids=repr,
+)
+def test_a_message_that_does_not_cannot_be_answered(message: object) -> None:
+    assert ReplyAddress.of(message) is None

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+
+from flows.splitter.errors import SetupError
+from flows.splitter.settings import Settings
+
+VARIABLES = [name.upper() for name in Settings.model_fields]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_nothing_needs_to_be_set() -> None:
+    settings = Settings.load()
+    assert settings.batch_size == 2000
+    assert settings.efs_path == Path("/efs/batch")
+    assert settings.max_tmp_size == 7516192768
+    assert settings.trigger_queue_url is None
+    assert settings.image_column == "imageName"
+    assert settings.max_in_flight == 4
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("BATCH_SIZE", "500", 500),
+        ("EFS_PATH", "/mnt/efs", Path("/mnt/efs")),
+        ("MAX_TMP_SIZE", "0", 0),
+        ("TRIGGER_QUEUE_URL", "https://sqs.example.org/1/q", "https://sqs.example.org/1/q"),
+        ("IMAGE_COLUMN", "file name", "file name"),
+        ("MAX_IN_FLIGHT", "1", 1),
+        ("VISIBILITY_TIMEOUT", "43200", 43200),
+    ],
+)
+def test_each_variable_can_be_set(
+    variable: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+    assert getattr(Settings.load(), variable.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("BATCH_SIZE", "0"),
+        ("BATCH_SIZE", "-5"),
+        ("BATCH_SIZE", "many"),
+        ("BATCH_SIZE", "2.5"),
+        ("BATCH_SIZE", ""),
+        ("EFS_PATH", ""),
+        ("EFS_PATH", "efs/batch"),
+        ("MAX_TMP_SIZE", "-1"),
+        ("MAX_TMP_SIZE", "7 GB"),
+        ("IMAGE_COLUMN", ""),
+        ("MAX_IN_FLIGHT", "0"),
+        ("VISIBILITY_TIMEOUT", "29"),
+        ("VISIBILITY_TIMEOUT", "43201"),
+    ],
+)
+def test_a_bad_value_stops_the_start_with_its_variables_name(
+    variable: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(SetupError) as refusal:
+        Settings.load()
+    assert f"{variable}={text!r}" in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "0")
+    monkeypatch.setenv("MAX_IN_FLIGHT", "x")
+    with pytest.raises(SetupError, match=r"BATCH_SIZE='0'.*MAX_IN_FLIGHT='x'"):
+        Settings.load()
