@@ -1,0 +1,263 @@
+"""Where the members of a ZIP in S3 stand, read from the archive's end by ranged requests.
+
+Section numbers are those of PKWARE's APPNOTE, as in ``zip_records``.
+"""
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
+from flows.splitter.archive import CHUNK, ArchiveError, _reading, is_noise, member_name
+from flows.splitter.zip_records import (
+    END_OF_CENTRAL_DIRECTORY,
+    LOCAL_FILE_HEADER,
+    MAX_16,
+    ZIP64_END_OF_CENTRAL_DIRECTORY,
+    ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR,
+    encoded_name,
+)
+
+Read = Callable[[int, int], bytes]
+"""Gives so many bytes of the archive: ``read(start, length)``."""
+
+TAIL = 128 * 1024
+"""Bytes read from the end at once; the end records and the longest comment take 65,633."""
+
+READ_AHEAD = 256 * 1024
+
+MAX_IN_MEMORY = 64 * 1024 * 1024
+"""The largest central directory or member that is read as a whole: some 600,000 members."""
+
+ENCRYPTED = 0x1  # 4.4.4, bit 0
+LONGEST_EXTRA_FIELD = MAX_16  # 4.4.11
+LONGEST_DATA_DESCRIPTOR = 24  # 4.3.9: signature, CRC-32 and two sizes of eight bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """One file of the archive and where it stands there.
+
+    Attributes:
+        info: its entry in the central directory, ``header_offset`` counted from the first byte.
+        start: its local header's first byte.
+        end: behind its last byte: the next member's ``start``, or the central directory's. Between
+            the two are header, data and data descriptor, each in the length that it has.
+    """
+
+    info: ZipInfo
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
+
+
+class ZipIndex:
+    """The files of a ZIP by name, and the bytes of single ones.
+
+    An ordinary class, so that Prefect hands it from task to task as it is.
+
+    Attributes:
+        members: in order of their bytes, without folders and the noise of desktop systems.
+    """
+
+    def __init__(self, read: Read, size: int, read_ahead: int = READ_AHEAD) -> None:
+        """Read the central directory.
+
+        Args:
+            read: gives bytes of the archive; what it raises is passed on.
+            size: bytes of the archive.
+            read_ahead: bytes that a short read asks for.
+
+        Raises:
+            ArchiveError: a damaged or truncated archive, members that overlap, names that lead
+                elsewhere or occur twice, encryption, several volumes.
+        """
+        file = _RangedFile(read, size)
+        with _reading():
+            count = _member_count(file.tail)
+            self._zip = ZipFile(io.BufferedReader(file, read_ahead))
+        infos = self._zip.infolist()
+        if len(infos) != count:
+            raise ArchiveError(
+                f"The archive is damaged: it lists {len(infos):,} files but counts {count:,}; "
+                "export it again."
+            )
+        self.members = _files(_extents(infos, self._zip.start_dir))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one member.
+
+        Raises:
+            ArchiveError: if they are damaged, or more than 64 MiB.
+        """
+        size = self.members[name].info.file_size
+        if size > MAX_IN_MEMORY:
+            raise ArchiveError(
+                f"The archive's '{name[:80]}' is far too large ({size:,} bytes); export it again."
+            )
+        with _reading():
+            return self._zip.read(self.members[name].info)
+
+    def check(self, name: str) -> None:
+        """Read a member of any size and compare its CRC.
+
+        Raises:
+            ArchiveError: if it is damaged.
+        """
+        with _reading(), self._zip.open(self.members[name].info) as content:
+            while content.read(CHUNK):
+                pass
+
+    def obstacle(self, folder: str) -> str | None:
+        """Why the archive's members cannot be copied into batches as they are, or None.
+
+        The copied local header is the source's own, so what it says must hold in the batch.
+
+        Args:
+            folder: what stands before the images' names, as ``manifest.Partition`` has it.
+        """
+        if folder:
+            return f"its images stand in a folder, '{folder}', which a copied member would keep"
+        for name, extent in self.members.items():
+            info = extent.info
+            if info.orig_filename != name:
+                return f"'{name}' is called '{info.orig_filename}' inside it"
+            if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+                return f"'{name}' is compressed by method {info.compress_type}, not by DEFLATE"
+            if extent.size > _shortest(info) + LONGEST_EXTRA_FIELD + LONGEST_DATA_DESCRIPTOR:
+                return f"after '{name}' it has bytes that belong to no file"
+        return None
+
+
+class _RangedFile(io.RawIOBase):
+    """The seekable file that ``ZipFile`` asks for, its last bytes fetched beforehand."""
+
+    def __init__(self, read: Read, size: int) -> None:
+        self._fetch = read
+        self._size = size
+        self._position = 0
+        self._tail_start = max(0, size - TAIL)
+        self.tail = read(self._tail_start, size - self._tail_start)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise OSError("The archive is shorter than it says.")
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        length = max(0, min(len(buffer), self._size - self._position))
+        if self._position >= self._tail_start:
+            start = self._position - self._tail_start
+            data = self.tail[start : start + length]
+        else:
+            data = self._fetch(self._position, length)
+        buffer[:length] = data
+        self._position += length
+        return length
+
+
+def _member_count(tail: bytes) -> int:
+    """The number of members that the end records state.
+
+    ``ZipFile`` finds the same records in the same places, but does not compare the count, nor look
+    at the directory's size before it reads it.
+    """
+    # From the back: the record without a comment is the last that fits.
+    position = tail.rfind(b"PK\5\6", 0, len(tail) - END_OF_CENTRAL_DIRECTORY.size + 4)
+    if position < 0:
+        raise ArchiveError(
+            "The archive is damaged or incomplete (its central directory is missing); "
+            "export it again."
+        )
+    _, *volumes, here, count, size, _, comment = END_OF_CENTRAL_DIRECTORY.unpack_from(
+        tail, position
+    )
+    if position + END_OF_CENTRAL_DIRECTORY.size + comment != len(tail):
+        raise ArchiveError(
+            "The archive is damaged or incomplete (its last record does not end where the file "
+            "does); export it again."
+        )
+    locator = position - ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR.size
+    record = locator - ZIP64_END_OF_CENTRAL_DIRECTORY.size
+    if record >= 0 and tail.startswith(b"PK\6\7", locator) and tail.startswith(b"PK\6\6", record):
+        _, _, _, _, *volumes, here, count, size, _ = ZIP64_END_OF_CENTRAL_DIRECTORY.unpack_from(
+            tail, record
+        )
+    if any(volumes) or here != count:
+        raise ArchiveError(
+            "The archive is one volume of several; zip the export again as a single file."
+        )
+    if size > MAX_IN_MEMORY:
+        raise ArchiveError(
+            f"The archive's central directory is far too large ({size:,} bytes); export it again."
+        )
+    return int(count)
+
+
+def _extents(infos: Iterable[ZipInfo], directory_start: int) -> list[Extent]:
+    """Each member's bytes, by the order of the offsets.
+
+    Raises:
+        ArchiveError: if two members share bytes, or one reaches beyond the archive. Honest
+            archives do neither; a small one that unpacks to terabytes does.
+    """
+    by_offset = sorted(infos, key=lambda info: info.header_offset)
+    ends = [info.header_offset for info in by_offset[1:]] + [directory_start]
+    extents = []
+    for info, end in zip(by_offset, ends, strict=True):
+        if info.volume:
+            raise ArchiveError(
+                "The archive is one volume of several; zip the export again as a single file."
+            )
+        start = info.header_offset
+        if start < 0 or start + _shortest(info) > directory_start:
+            raise ArchiveError(
+                f"The archive is damaged or incomplete: '{info.filename[:80]}' reaches beyond it; "
+                "export it again."
+            )
+        if start + _shortest(info) > end:
+            raise ArchiveError(
+                f"The archive is damaged: '{info.filename[:80]}' overlaps the file after it; "
+                "export it again."
+            )
+        extents.append(Extent(info, start, end))
+    return extents
+
+
+def _shortest(info: ZipInfo) -> int:
+    """Bytes of a member without extra field and data descriptor, which only it itself states."""
+    return LOCAL_FILE_HEADER.size + len(encoded_name(info)) + info.compress_size
+
+
+def _files(extents: Iterable[Extent]) -> dict[str, Extent]:
+    files: dict[str, Extent] = {}
+    for extent in extents:
+        info = extent.info
+        name = member_name(info.orig_filename)
+        if info.filename.endswith("/") or is_noise(name):
+            continue
+        if not name:
+            raise ArchiveError("The archive holds a file without a name; export it again.")
+        if info.flag_bits & ENCRYPTED:
+            raise ArchiveError("The archive is encrypted; zip the export again without a password.")
+        if name in files:
+            raise ArchiveError(
+                f"The archive holds two files named '{name[:80]}', and nothing says which one "
+                "counts; export it again."
+            )
+        files[name] = extent
+    return files

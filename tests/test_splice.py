@@ -1,0 +1,494 @@
+import io
+import os
+import random
+import shutil
+import subprocess
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.object_store import seaweedfs
+from flows.splitter import zip_records
+from flows.splitter.archive import ArchiveError
+from flows.splitter.manifest import Batch
+from flows.splitter.splice import (
+    S3_LIMITS,
+    Copied,
+    Cost,
+    Limits,
+    Plan,
+    SpliceError,
+    Uploaded,
+    cost,
+    plan_batch,
+    splice,
+    verify,
+)
+from flows.splitter.storage import CLIENT_CONFIG, MIB, Bucket, ObjectError, StoredObject
+from flows.splitter.zip_index import ZipIndex
+from tests.archives import Unseekable, zip_of
+
+GIB = 1024 * MIB
+EXPORT = next((Path(__file__).parent / "fixtures").glob("41-*.zip"))
+MODIFIED = (2026, 11, 24, 6, 43, 56)
+TEST = {
+    "unzip": ["unzip", "-tqq"],
+    "7z": ["7z", "t"],
+    "bsdtar": ["bsdtar", "-tf"],
+    "jar": ["jar", "-tf"],
+}
+
+
+def index_of(data: bytes) -> ZipIndex:
+    return ZipIndex(lambda start, length: data[start : start + length], len(data))
+
+
+def batch_of(images: Sequence[str]) -> Batch:
+    manifest = "\n".join(("imageName", *images, ""))
+    return Batch(1, 1, len(images), manifest.encode(), tuple(images))
+
+
+def planned(data: bytes, images: Sequence[str], limits: Limits = S3_LIMITS) -> Plan:
+    return plan_batch(batch_of(images), index_of(data).members, MODIFIED, limits)
+
+
+def assembled(plan: Plan, source: bytes) -> bytes:
+    """The batch as S3 would put it together."""
+    content = b""
+    for part in plan.parts:
+        if isinstance(part, Copied):
+            content += source[part.range.start : part.range.end]
+            continue
+        for fetch in part.fetches:
+            content += b"".join(source[kept.start : kept.end] for kept in fetch.kept)
+        content += part.end
+    return content
+
+
+def open_zip(content: bytes) -> zipfile.ZipFile:
+    return zipfile.ZipFile(io.BytesIO(content))
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> bytes:
+    """Archives of up to 30 small images in any order, some with noise and folders in between."""
+    sizes = draw(st.lists(st.integers(0, 400), min_size=1, max_size=30))
+    names = draw(st.permutations([f"{number}.jpg" for number in range(len(sizes))]))
+    files: list[tuple[str, bytes]] = []
+    for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        files.append((name, random.Random(name).randbytes(size)))
+        match draw(st.sampled_from(["", "", "noise", "folder"])):
+            case "noise":
+                files.append((f"__MACOSX/._{name}", b"noise"))
+            case "folder":
+                files.append((f"{number}/", b""))
+    files.append(("manifest.csv", b"imageName\n"))
+    method = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
+    return zip_of(files, method, draw(st.builds(Unseekable) | st.builds(io.BytesIO)))
+
+
+small_limits = st.builds(
+    Limits,
+    least=st.integers(1, 2000),
+    copied=st.integers(1, 2000),
+    parts=st.integers(2, 40),
+    gap=st.integers(0, 300),
+)
+
+
+@given(st.data(), sources(), small_limits)
+def test_a_plan_keeps_the_limits_and_gives_a_whole_zip(
+    draws: st.DataObject, source: bytes, limits: Limits
+) -> None:
+    members = index_of(source).members
+    names = [name for name in members if name.endswith(".jpg")]
+    images = draws.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+    plan = planned(source, images, limits)
+
+    content = assembled(plan, source)
+    assert len(content) == plan.size == sum(part.size for part in plan.parts)
+    with open_zip(content) as batch, open_zip(source) as archive:
+        assert batch.testzip() is None
+        *order, last = batch.namelist()
+        assert order == sorted(images, key=lambda name: members[name].start)
+        assert (last, batch.read(last)) == ("manifest.csv", batch_of(images).manifest)
+        for name in images:
+            assert batch.read(name) == archive.read(name)
+            assert about(batch.getinfo(name)) == about(archive.getinfo(name))
+
+    *parts, final = plan.parts
+    assert isinstance(final, Uploaded)
+    assert len(plan.parts) <= limits.parts
+    least = max(limits.least, -(-plan.size // (limits.parts - 1)))
+    for part in parts:
+        assert least <= part.size <= max(2 * least, limits.copied)
+    for part in plan.parts:
+        if isinstance(part, Uploaded):
+            assert part.size - len(part.end) < 2 * least  # what is fetched into memory
+            for fetch in part.fetches:
+                assert fetch.whole.size < 2 * least
+                for one, other in zip(fetch.kept, fetch.kept[1:], strict=False):
+                    assert 0 <= other.start - one.end <= limits.gap
+    if plan.size < limits.least:
+        assert not parts
+
+
+def about(info: zipfile.ZipInfo) -> list[object]:
+    """What a central directory says of a member, but for its place."""
+    slots = set(zipfile.ZipInfo.__slots__) - {"header_offset"}
+    return [getattr(info, name) for name in sorted(slots) if name[0] != "_"]
+
+
+def kinds(plan: Plan) -> str:
+    return "".join(type(part).__name__[0] for part in plan.parts)
+
+
+def test_a_run_is_one_copied_part_and_a_long_one_several_of_the_same_size() -> None:
+    files = {f"{number}.jpg": bytes(100) for number in range(10)}
+    source = zip_of(files, zipfile.ZIP_STORED)
+    plan = planned(source, list(files), Limits(least=50, copied=1350))
+    assert kinds(plan) == "CU"
+    plan = planned(source, list(files), Limits(least=50, copied=1349))
+    assert kinds(plan) == "CCU"
+    assert [part.size for part in plan.parts[:2]] == [675, 675]
+
+
+def test_a_short_run_is_filled_up_from_the_front_of_a_long_one() -> None:
+    files = {name: bytes(size) for name, size in [("a", 10), ("x", 999), ("b", 900), ("c", 900)]}
+    plan = planned(zip_of(files, zipfile.ZIP_STORED), ["a", "b", "c"], Limits(least=300, gap=0))
+    assert kinds(plan) == "UCU"
+    first, second, _ = plan.parts
+    assert isinstance(first, Uploaded)
+    assert first.size == 300
+    assert [fetch.whole.size for fetch in first.fetches] == [41, 259]
+    assert second.size == 2 * 931 - 259
+
+
+def test_small_gaps_are_read_over() -> None:
+    """As in what macOS zips: a resource fork of some hundred bytes after every image."""
+    files: dict[str, bytes] = {}
+    for number in range(50):
+        files |= {f"{number}.jpg": bytes(1000), f"__MACOSX/._{number}.jpg": bytes(200)}
+    source = zip_of(files, zipfile.ZIP_STORED)
+    images = [name for name in files if not name.startswith("__")]
+    assert cost([planned(source, images, Limits(least=10_000, gap=0))]).gets == 50
+    assert cost([planned(source, images, Limits(least=10_000))]).gets == 10
+
+
+def test_a_batch_of_less_than_5_mib_is_one_put() -> None:
+    source = zip_of({"a.jpg": bytes(4 * MIB), "b.jpg": bytes(2 * MIB)}, zipfile.ZIP_STORED)
+    assert kinds(planned(source, ["a.jpg"])) == "U"
+    assert kinds(planned(source, ["a.jpg", "b.jpg"])) == "CU"
+
+
+@pytest.mark.parametrize("tool", TEST)
+def test_other_programs_open_the_batch_of_a_real_export(tool: str, tmp_path: Path) -> None:
+    source = EXPORT.read_bytes()
+    images = [name for name in index_of(source).members if name != "manifest.csv"]
+    plan = planned(source, images[::2], Limits(least=10_000))
+    path = tmp_path / "batch.zip"
+    path.write_bytes(assembled(plan, source))
+    run(TEST[tool], path)
+
+
+@pytest.mark.parametrize("tool", TEST)
+def test_other_programs_open_a_batch_of_more_than_65535_images(tool: str, tmp_path: Path) -> None:
+    names = [f"{number}.jpg" for number in range(66_000)]
+    source = zip_of(dict.fromkeys(names, b""))
+    path = tmp_path / "batch.zip"
+    path.write_bytes(assembled(planned(source, names), source))
+    with zipfile.ZipFile(path) as batch:
+        assert batch.namelist() == [*names, "manifest.csv"]
+    run(TEST[tool], path)
+
+
+def run(command: list[str], path: Path, *names: str) -> bytes:
+    """Run another program on a ZIP; it must not even warn."""
+    if not shutil.which(command[0]):
+        pytest.skip(f"{command[0]} is not installed")
+    done = subprocess.run([*command, str(path), *names], check=True, capture_output=True)
+    assert not done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A batch of 6 GiB from an archive of 9; both are files of holes."""
+    directory = tmp_path_factory.mktemp("wide")
+    source, path = directory / "source.zip", directory / "batch.zip"
+    infos = []
+    with source.open("wb") as file:
+        for number in range(6):
+            infos.append(info := zipfile.ZipInfo(f"{number}.jpg"))
+            info.compress_size = info.file_size = 3 * GIB // 2
+            info.CRC = 0
+            info.header_offset = file.tell()
+            file.write(zip_records.local_file_header(info))
+            file.seek(info.file_size, os.SEEK_CUR)
+        file.writelines(zip_records.central_directory(infos, file.tell()))
+
+    def read(start: int, length: int) -> bytes:
+        with source.open("rb") as file:
+            file.seek(start)
+            data: bytes = file.read(length)
+            return data
+
+    index = ZipIndex(read, source.stat().st_size)
+    images = [f"{number}.jpg" for number in (5, 4, 1, 0)]
+    plan = plan_batch(batch_of(images), index.members, MODIFIED)
+    starts = [info.header_offset for info in infos]
+    with path.open("wb") as batch:
+        for part in plan.parts:
+            begin = batch.tell()
+            if isinstance(part, Uploaded):
+                assert not part.fetches
+                batch.write(part.end)
+                continue
+            for start in starts:
+                if part.range.start <= start < part.range.end:
+                    batch.seek(begin + start - part.range.start)
+                    batch.write(read(start, 100))
+            batch.seek(begin + part.size)
+    assert path.stat().st_size == plan.size > 6 * GIB
+    return path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["unzip", "-p"], ["7z", "x", "-so"], ["bsdtar", "-xOf"]],
+    ids=lambda command: command[0],
+)
+def test_other_programs_find_a_manifest_behind_6_gib(command: list[str], wide: Path) -> None:
+    assert run(command, wide, "manifest.csv").startswith(b"imageName\n5.jpg\n")
+
+
+def test_jar_lists_a_batch_beyond_4_gib(wide: Path) -> None:
+    listed = run(["jar", "-tf"], wide).decode().split()
+    assert listed == ["0.jpg", "1.jpg", "4.jpg", "5.jpg", "manifest.csv"]
+
+
+def test_python_finds_every_member_of_a_batch_beyond_4_gib(wide: Path) -> None:
+    with zipfile.ZipFile(wide) as batch:
+        assert batch.read("manifest.csv").startswith(b"imageName\n5.jpg\n")
+        for info in batch.infolist()[:-1]:
+            with batch.open(info) as content:  # checks the header in front of the content
+                assert content.read(100) == bytes(100)
+
+
+# In S3, over HTTP. SeaweedFS copies ranges, refuses parts that are too small, and honours the
+# conditions of copies and reads, as S3 does.
+
+IMAGES = {
+    f"{number:02}.jpg": random.Random(number).randbytes(size)
+    for number, size in enumerate([2 * MIB, 700_000, 6 * MIB, 100, 3 * MIB, 900_000] * 4)
+}
+NAMES = list(IMAGES)
+ARCHIVE = zip_of(IMAGES | {"manifest.csv": b""}, zipfile.ZIP_STORED, Unseekable())
+KEY = "export/source.zip"
+BATCHES = {
+    "contiguous": (NAMES[:12], "CU"),
+    "scattered": ([*NAMES[4::6], *NAMES[::6]], "UUUUU"),
+    "mixed": ([*NAMES[12:18], *NAMES[:3:2], *NAMES[6:8]], "UUCU"),
+    "a single put": (NAMES[3:6], "U"),
+}
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as url:
+        yield boto3.client(
+            "s3",
+            endpoint_url=url,
+            region_name="us-east-2",
+            aws_access_key_id="any",
+            aws_secret_access_key="any",
+            config=CLIENT_CONFIG,
+        )
+
+
+@pytest.fixture(scope="module")
+def bucket(client: Any) -> Bucket:
+    name = f"bucket-{uuid4()}"
+    client.create_bucket(Bucket=name)
+    client.put_object(Bucket=name, Key=KEY, Body=ARCHIVE)
+    return Bucket(client, name)
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
+
+
+@pytest.fixture
+def source(bucket: Bucket) -> StoredObject:
+    return bucket.archive(KEY)
+
+
+@pytest.fixture
+def requests(client: Any) -> Iterator[Counter[str]]:
+    """The requests sent since, by the names of their operations."""
+    counter: Counter[str] = Counter()
+
+    def count(model: Any, **_: object) -> None:
+        counter[model.name] += 1
+
+    client.meta.events.register("before-call.s3", count)
+    yield counter
+    client.meta.events.unregister("before-call.s3", count)
+
+
+@pytest.fixture
+def splice_to(
+    bucket: Bucket, source: StoredObject, pool: ThreadPoolExecutor
+) -> Callable[[Plan, str], bool]:
+    def run(plan: Plan, key: str) -> bool:
+        done: list[int] = []
+        made = splice(plan, bucket, KEY, source, key, {"rows": "1-9"}, pool, done.append)
+        assert sum(done) == plan.size
+        return made
+
+    return run
+
+
+def stored(client: Any, bucket: Bucket, key: str) -> bytes:
+    content = client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+    assert isinstance(content, bytes)
+    return content
+
+
+def nothing_is_left(client: Any, bucket: Bucket, key: str) -> bool:
+    uploads = client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
+    return bucket.find(key) is None and not uploads
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_batch_is_put_together_as_planned(
+    name: str,
+    client: Any,
+    bucket: Bucket,
+    splice_to: Callable[[Plan, str], bool],
+    requests: Counter[str],
+) -> None:
+    images, expected = BATCHES[name]
+    key = f"batch/{name}.zip"
+    plan = planned(ARCHIVE, images)
+    assert kinds(plan) == expected
+    assert splice_to(plan, key)
+    assert requests_of(cost([plan])) == +requests
+    content = stored(client, bucket, key)
+    assert content == assembled(plan, ARCHIVE)
+    head = client.head_object(Bucket=bucket.name, Key=key)
+    assert (head["ContentType"], head["Metadata"]) == ("application/zip", {"rows": "1-9"})
+    verify(bucket, key, batch_of(images))
+
+    requests.clear()
+    assert not splice_to(plan, key)
+    assert requests == {"HeadObject": 1}
+    assert splice_to(plan, f"{key}.again")
+    assert stored(client, bucket, f"{key}.again") == content
+
+
+def requests_of(cost: Cost) -> Counter[str]:
+    counter = Counter(
+        UploadPartCopy=cost.copies,
+        GetObject=cost.gets,
+        HeadObject=cost.heads,
+        CreateMultipartUpload=cost.posts // 2,
+        CompleteMultipartUpload=cost.posts // 2,
+    )
+    counter["UploadPart" if cost.posts else "PutObject"] = cost.puts
+    return +counter
+
+
+@pytest.mark.parametrize("name", ["contiguous", "scattered", "a single put"])
+def test_a_source_replaced_after_the_plan_is_a_failure_that_leaves_nothing(
+    name: str, client: Any, bucket: Bucket, pool: ThreadPoolExecutor
+) -> None:
+    key, source_key = f"batch/{name}-replaced.zip", "export/replaced.zip"
+    client.put_object(Bucket=bucket.name, Key=source_key, Body=ARCHIVE)
+    source = bucket.archive(source_key)
+    client.put_object(Bucket=bucket.name, Key=source_key, Body=ARCHIVE[:-1] + b"!")
+    plan = planned(ARCHIVE, BATCHES[name][0])
+    with pytest.raises(ObjectError, match=r"export/replaced\.zip was replaced"):
+        splice(plan, bucket, source_key, source, key, {}, pool, lambda _: None)
+    assert nothing_is_left(client, bucket, key)
+
+
+def test_a_part_that_fails_takes_the_upload_with_it(
+    client: Any, bucket: Bucket, splice_to: Callable[[Plan, str], bool]
+) -> None:
+    plan = planned(ARCHIVE, NAMES)
+    beyond = Copied(replace(plan.parts[0].range, end=2 * len(ARCHIVE)))  # type: ignore[union-attr]
+    with pytest.raises(client.exceptions.ClientError):
+        splice_to(replace(plan, parts=(beyond, *plan.parts[1:])), "batch/failed.zip")
+    assert nothing_is_left(client, bucket, "batch/failed.zip")
+
+
+@pytest.mark.parametrize("name", ["contiguous", "a single put"])
+def test_a_batch_of_another_size_than_planned_is_removed(
+    name: str, client: Any, bucket: Bucket, splice_to: Callable[[Plan, str], bool]
+) -> None:
+    plan = planned(ARCHIVE, BATCHES[name][0])
+    with pytest.raises(SpliceError, match="instead of"):
+        splice_to(replace(plan, size=plan.size + 1), "batch/size.zip")
+    assert nothing_is_left(client, bucket, "batch/size.zip")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda data: data.replace(IMAGES["04.jpg"][:20], bytes(20)), ArchiveError),
+        (lambda data: data[:-1], ArchiveError),
+        (lambda _: assembled(planned(ARCHIVE, NAMES[:3]), ARCHIVE), SpliceError),
+        (lambda _: zip_of(dict.fromkeys([*NAMES[3:6], "manifest.csv"], b"")), SpliceError),
+    ],
+    ids=["image", "end", "images", "manifest"],
+)
+def test_a_batch_that_does_not_verify_is_removed(
+    change: Callable[[bytes], bytes], error: type[Exception], client: Any, bucket: Bucket
+) -> None:
+    images = NAMES[3:6]
+    content = change(assembled(planned(ARCHIVE, images), ARCHIVE))
+    client.put_object(Bucket=bucket.name, Key="batch/wrong.zip", Body=content)
+    with pytest.raises(error):
+        verify(bucket, "batch/wrong.zip", batch_of(images))
+    assert bucket.find("batch/wrong.zip") is None
+
+
+def test_the_index_is_read_from_s3(bucket: Bucket, source: StoredObject) -> None:
+    index = ZipIndex(partial(bucket.read, KEY, source.etag), source.size)
+    assert list(index.members) == [*NAMES, "manifest.csv"]
+    assert index.read("01.jpg") == IMAGES["01.jpg"]
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again() -> None:
+    class Breaking(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            raise ConnectionResetError
+
+    class Client:
+        bodies: Sequence[io.BytesIO] = ()
+
+        def get_object(self, **_: str) -> dict[str, io.BytesIO]:
+            body, *self.bodies = self.bodies
+            return {"Body": body}
+
+    client = Client()
+    bucket = Bucket(client, "any")  # type: ignore[arg-type]
+    client.bodies = [io.BytesIO(b"sh"), *[Breaking()] * 3, io.BytesIO(b"whole")]
+    assert bucket.read("key", '"etag"', 0, 5) == b"whole"
+    client.bodies = [Breaking()] * 5
+    with pytest.raises(ConnectionResetError):
+        bucket.read("key", '"etag"', 0, 5)

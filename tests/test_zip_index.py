@@ -1,0 +1,255 @@
+import io
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.splitter import zip_records
+from flows.splitter.archive import ArchiveError
+from flows.splitter.zip_index import ZipIndex
+from tests.archives import FILES, Unseekable, zip_of
+
+FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("4*.zip"))
+STREAMED = zip_of(FILES, stream=Unseekable())
+SOURCES = [
+    *(pytest.param(path.read_bytes(), id=path.name[:2]) for path in FIXTURES),
+    pytest.param(STREAMED, id="streamed"),
+    pytest.param(zip_of(FILES, zipfile.ZIP_STORED), id="stored"),
+    pytest.param(zip_of({"标本.jpg": b"1", "é/ü.jpg": b"2"}), id="UTF-8 names"),
+    pytest.param(b"MZ" + bytes(5000) + STREAMED, id="behind other data"),
+]
+
+
+def index_of(data: bytes, asked: list[int] | None = None) -> ZipIndex:
+    """The index of an archive in memory; ``asked`` gets the length of every read."""
+
+    def read(start: int, length: int) -> bytes:
+        assert 0 <= start <= start + length <= len(data)
+        if asked is not None:
+            asked.append(length)
+        return data[start : start + length]
+
+    return ZipIndex(read, len(data))
+
+
+def with_directory(data: bytes, change: Callable[[list[zipfile.ZipInfo]], object]) -> bytes:
+    """The archive with a central directory that says something else of its members."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        infos, start = archive.infolist(), archive.start_dir
+    change(infos)
+    return data[:start] + b"".join(zip_records.central_directory(infos, start))
+
+
+@pytest.mark.parametrize("data", SOURCES)
+def test_every_file_is_found_where_it_stands(data: bytes) -> None:
+    index = index_of(data)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        files = [info.filename for info in archive.infolist() if not info.is_dir()]
+        assert list(index.members) == files
+        for name in files:
+            assert index.read(name) == archive.read(name)
+            index.check(name)
+        extents = list(index.members.values())
+        for extent, end in zip(
+            extents, [*(after.start for after in extents[1:]), archive.start_dir], strict=True
+        ):
+            assert data.startswith(b"PK\3\4", extent.start)
+            assert extent.end == end
+
+
+def test_only_the_end_of_the_archive_is_read() -> None:
+    asked: list[int] = []
+    data = zip_of({"0.jpg": bytes(5_000_000), **FILES}, zipfile.ZIP_STORED)
+    index = index_of(data, asked)
+    assert index.read("manifest.csv") == FILES["manifest.csv"]
+    assert asked == [128 * 1024]
+
+
+def test_a_long_directory_takes_few_requests() -> None:
+    asked: list[int] = []
+    names = [f"{number:020}.jpg" for number in range(20_000)]
+    index = index_of(zip_of(dict.fromkeys(names, b"")), asked)
+    assert list(index.members) == names
+    assert len(asked) == 2
+
+
+def test_members_stand_in_the_order_of_their_bytes_not_of_the_directory() -> None:
+    data = with_directory(STREAMED, list.reverse)
+    assert list(index_of(data).members) == list(FILES)
+
+
+def test_noise_is_left_out_and_belongs_to_no_other_file() -> None:
+    index = index_of(zip_of({"a.jpg": b"a", "__MACOSX/._a.jpg": b"noise", "b.jpg": b"b"}))
+    assert list(index.members) == ["a.jpg", "b.jpg"]
+    assert index.members["a.jpg"].size == index.members["b.jpg"].size
+
+
+def test_more_than_65535_members() -> None:
+    names = [f"{number}.jpg" for number in range(66_000)]
+    data = zip_of(dict.fromkeys(names, b""))
+    assert b"PK\6\6" in data[-200:]
+    assert list(index_of(data).members) == names
+
+
+def test_offsets_and_sizes_beyond_4_gib() -> None:
+    infos = [zipfile.ZipInfo(f"{number}.jpg") for number in range(5)]
+    end = 0
+    for info in infos:
+        info.header_offset = end
+        info.compress_size = info.file_size = 5 * 1024**3
+        info.CRC = 0
+        end += len(zip_records.local_file_header(info)) + info.compress_size
+    directory = b"".join(zip_records.central_directory(infos, end))
+
+    def read(start: int, length: int) -> bytes:
+        before = max(0, end - start)
+        return (bytes(before) + directory[max(0, start - end) :])[:length]
+
+    index = ZipIndex(read, end + len(directory))
+    assert [extent.size for extent in index.members.values()] == [5 * 1024**3 + 30 + 5 + 20] * 5
+    assert index.members["4.jpg"].end == end
+
+
+def set_on(position: int, **values: object) -> Callable[[list[zipfile.ZipInfo]], None]:
+    def change(infos: list[zipfile.ZipInfo]) -> None:
+        for name, value in values.items():
+            setattr(infos[position], name, value)
+
+    return change
+
+
+def with_end(data: bytes, offset: int, value: int) -> bytes:
+    """The archive with another value in a field of two bytes of its last record."""
+    end = bytearray(data[-22:])
+    struct.pack_into("<H", end, offset, value)
+    return data[:-22] + end
+
+
+ZIP64 = zip_of(dict.fromkeys(map(str, range(66_000)), b""))
+
+BROKEN = {
+    "empty": (b"", "central directory is missing"),
+    "no ZIP": (b"\x1f\x8b" + bytes(100), "central directory is missing"),
+    "first half": (STREAMED[: len(STREAMED) // 2], "central directory is missing"),
+    "last byte lost": (STREAMED[:-1], "central directory is missing"),
+    "cut at its front": (STREAMED[300:], "reaches beyond it"),
+    "bytes after its end": (STREAMED + b"\0", "does not end where the file does"),
+    "overlap": (
+        with_directory(STREAMED, set_on(1, header_offset=0)),
+        "'a.jpg' overlaps the file after it",
+    ),
+    "overlap in part": (
+        with_directory(STREAMED, set_on(0, compress_size=STREAMED.index(b"PK\3\4", 1))),
+        "'a.jpg' overlaps the file after it",
+    ),
+    "size beyond its end": (
+        with_directory(STREAMED, set_on(2, compress_size=5 * 1024**3)),
+        "'manifest.csv' reaches beyond it",
+    ),
+    "offset beyond its end": (
+        with_directory(STREAMED, set_on(1, header_offset=10**6)),
+        "'b.jpg' reaches beyond it",
+    ),
+    "count": (with_end(with_end(STREAMED, 8, 4), 10, 4), "lists 3 files but counts 4"),
+    "count of Zip64": (
+        ZIP64[:-74] + struct.pack("<2Q", 65_999, 65_999) + ZIP64[-58:],
+        "lists 66,000 files but counts 65,999",
+    ),
+    "volume": (with_end(STREAMED, 4, 1), "one volume of several"),
+    "count of a volume": (with_end(STREAMED, 8, 2), "one volume of several"),
+    "encryption": (with_directory(STREAMED, set_on(0, flag_bits=9)), "is encrypted"),
+    "unsafe name": (zip_of({"../a.jpg": b""}), "an unsafe name, '../a.jpg'"),
+    "no name": (with_directory(STREAMED, set_on(0, orig_filename="")), "a file without a name"),
+    "name with a NUL": (
+        with_directory(STREAMED, set_on(0, orig_filename="a\0.jpg")),
+        "an unsafe name, 'a\\x00.jpg'",
+    ),
+    "name twice": (zip_of([("a.jpg", b"1"), ("./a.jpg", b"2")]), "two files named 'a.jpg'"),
+    "name not UTF-8": (zip_of({"é.jpg": b""}).replace("é".encode(), b"\xff\xff"), "is damaged"),
+    "directory too large": (
+        STREAMED[:-10] + struct.pack("<L", 2**30) + STREAMED[-6:],
+        "central directory is far too large",
+    ),
+    "directory damaged": (STREAMED.replace(b"PK\1\2", b"PK\1\1"), "is damaged"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_archive_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ArchiveError) as refusal:
+        index_of(data)
+    assert message in str(refusal.value)
+    assert str(refusal.value).startswith("The archive")
+    assert str(refusal.value).endswith(".")
+
+
+def test_a_member_of_another_volume_is_refused() -> None:
+    data = bytearray(STREAMED)
+    struct.pack_into("<H", data, data.rindex(b"PK\1\2") + 34, 1)  # APPNOTE 4.3.12
+    with pytest.raises(ArchiveError, match="one volume of several"):
+        index_of(bytes(data))
+
+
+@given(st.data())
+def test_a_damaged_archive_is_refused_or_read_within_its_bounds(draws: st.DataObject) -> None:
+    data = bytearray(STREAMED)
+    for _ in range(draws.draw(st.integers(1, 4))):
+        position = draws.draw(st.integers(STREAMED.index(b"PK\1\2"), len(data) - 1))
+        data[position] = draws.draw(st.integers(0, 255))
+    try:
+        index = index_of(bytes(data))
+    except ArchiveError:
+        return
+    end = 0
+    for extent in index.members.values():
+        assert end <= extent.start < extent.end <= len(data)
+        end = extent.end
+
+
+def test_a_damaged_member_is_refused() -> None:
+    stored = zip_of(FILES, zipfile.ZIP_STORED)
+    index = index_of(stored.replace(b"\xff\xd8\xff", b"\xff\xd8\xfe"))
+    for read in (index.read, index.check):
+        with pytest.raises(ArchiveError, match=r"Bad CRC-32 for file 'b\.jpg'"):
+            read("b.jpg")
+
+
+def test_a_member_that_unpacks_to_too_much_is_not_read_into_memory() -> None:
+    index = index_of(with_directory(STREAMED, set_on(2, file_size=2**31)))
+    with pytest.raises(ArchiveError, match=r"'manifest\.csv' is far too large"):
+        index.read("manifest.csv")
+
+
+@pytest.mark.parametrize("data", [*SOURCES[2:4], SOURCES[5]])
+def test_an_ordinary_archive_can_be_spliced(data: bytes) -> None:
+    assert index_of(data).obstacle("") is None
+
+
+def test_images_in_a_folder_cannot_be_spliced() -> None:
+    index = index_of(FIXTURES[1].read_bytes())
+    folder = next(iter(index.members)).partition("/")[0] + "/"
+    assert f"in a folder, '{folder}'" in str(index.obstacle(folder))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (zip_of({"./a.jpg": b"a"}), "'a.jpg' is called './a.jpg' inside it"),
+        (zip_of({"a.jpg": b"a"}, zipfile.ZIP_LZMA), "'a.jpg' is compressed by method 14"),
+        (
+            with_directory(
+                zip_of({"a.jpg": b"a", "b.jpg": bytes(66_000), "c.jpg": b"c"}, zipfile.ZIP_STORED),
+                lambda infos: infos.pop(1),
+            ),
+            "after 'a.jpg' it has bytes that belong to no file",
+        ),
+    ],
+)
+def test_what_a_copy_would_keep_against_the_contract_is_an_obstacle(
+    data: bytes, reason: str
+) -> None:
+    assert reason in str(index_of(data).obstacle(""))
