@@ -5,15 +5,16 @@ Writes:     ``batch/{stem}-part{n}.zip`` in the same bucket, then one callback m
 Triggered:  by ``flows/listen.py``, from the UI, by ``prefect deployment run`` or from Python
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, runtime, task, unmapped
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.futures import wait
+from prefect.futures import PrefectFutureList, wait
 from prefect.logging import get_run_logger
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task, exponential_backoff
@@ -21,20 +22,34 @@ from prefect.tasks import Task, exponential_backoff
 from blocks.saved import client, load_credentials, load_workspace, origin
 from flows import summary
 from flows.progress import Progress
-from flows.splitter import archive, manifest, queues, storage, workspace
+from flows.splitter import archive, manifest, queues, splicing, storage, workspace
 from flows.splitter.archive import Contents
+from flows.splitter.assembly import PARALLEL_PARTS, Part, assemble
 from flows.splitter.batch_zip import BatchZip
-from flows.splitter.errors import explain, is_transient
+from flows.splitter.errors import SetupError, explain, is_transient
 from flows.splitter.manifest import Batch, Partition
 from flows.splitter.messages import Failure, ReplyAddress, Request, Result, title
 from flows.splitter.settings import Settings
 from flows.splitter.storage import Bucket, StoredObject
+from flows.splitter.zip_index import ZipIndex, ranged_file
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-# Each batch uploads several parts at once, so a few fill the line; each takes memory.
-TASK_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
+# A batch's task waits while a pool of threads sends its parts, so some at once keep the pool busy.
+TASK_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=4)
+
+
+@dataclass(frozen=True)
+class Export:
+    """The export of one run: what is asked for, and the archive as it was found."""
+
+    request: Request
+    bucket: Bucket
+    source: StoredObject
+
+    def read(self, start: int, length: int) -> bytes:
+        return self.bucket.read(self.request.export_path, self.source.etag, start, length)
 
 
 def can_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -42,7 +57,7 @@ def can_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool
     return is_transient(state.result(raise_on_failure=False))
 
 
-# S3 and the SQS client retry each request within seconds; these retries outlast a longer outage.
+# The S3 and SQS clients repeat a request within seconds; these retries outlast a longer outage.
 STEP: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
@@ -51,14 +66,23 @@ STEP: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": can_pass,
 }
+ONE_BATCH = "part {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}"
 
 
-@task(task_run_name="download {request.file}", **STEP)
-def download(bucket: Bucket, request: Request, source: StoredObject, directory: Path) -> Path:
+@task(task_run_name="read the index of {export.request.file}", **STEP)
+def read_index(export: Export) -> ZipIndex:
+    """Read the ZIP's central directory from the archive's end: where each member stands."""
+    index = ZipIndex(ranged_file(export.read, export.source.size))
+    get_run_logger().info("The archive lists %d files", len(index.members))
+    return index
+
+
+@task(task_run_name="download {export.request.file}", **STEP)
+def download(export: Export, directory: Path) -> Path:
     """Fetch the archive from S3 to the workspace, by parallel ranged requests."""
     path = directory / "archive"
-    with Progress("Download", source.size) as progress:
-        bucket.download(request.export_path, source, path, progress)
+    with Progress("Download", export.source.size) as progress:
+        export.bucket.download(export.request.export_path, export.source, path, progress)
     return path
 
 
@@ -68,38 +92,49 @@ def extract(path: Path, directory: Path) -> Contents:
     with Progress("Extract", path.stat().st_size) as progress:  # JPEGs are as large unpacked
         contents = archive.extract(path, directory / "images", progress)
     path.unlink()
-    get_run_logger().info("%s with %d files, all intact", contents.format, len(contents.members))
+    get_run_logger().info("The archive holds %d files, all intact", len(contents.members))
     return contents
 
 
 @task(task_run_name="partition into batches of {batch_size} rows", **STEP)
-def partition(contents: Contents, image_column: str, batch_size: int) -> Partition:
+def partition(files: Contents | ZipIndex, image_column: str, batch_size: int) -> Partition:
     """Read the manifest, check that every row has its image, and cut it into batches."""
-    return manifest.partition_export(contents.members, contents.read, image_column, batch_size)
+    return manifest.partition_export(files.members, files.read, image_column, batch_size)
 
 
-@task(
-    task_run_name="part {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}",
-    **STEP,
-)
+@task(task_run_name="zip and upload " + ONE_BATCH, **STEP)
 def zip_and_upload(
     batch: Batch,
+    parts: Sequence[Part],
     of: int,
-    open_zip: Callable[[Batch], BatchZip],
-    bucket: Bucket,
-    request: Request,
-    source: StoredObject,
+    export: Export,
+    pool: Executor,
     progress: Progress,
 ) -> int:
     """Write one batch ZIP straight into S3, unless it is there; returns its size in bytes."""
-    key = request.batch_key(batch.part)
-    with open_zip(batch) as content:
-        uploaded = bucket.put_once(
-            content, content.size, key, batch.metadata(source.etag), progress
-        )
-        what = "Uploaded" if uploaded else "Found in place from an earlier run:"
-        get_run_logger().info("%s %s, %s bytes", what, key, f"{content.size:,}")
-        return content.size
+    return put_batch(batch, parts, export, pool, progress)
+
+
+@task(task_run_name="splice " + ONE_BATCH, **STEP)
+def splice(
+    batch: Batch,
+    parts: Sequence[Part],
+    of: int,
+    export: Export,
+    pool: Executor,
+    progress: Progress,
+    verify: bool,
+) -> int:
+    """Let S3 put one batch ZIP together from copied ranges of the archive, unless it is there.
+
+    With VERIFY=true it is then read back, every checksum compared. Returns its size in bytes.
+    """
+    size = put_batch(batch, parts, export, pool, progress)
+    if verify:
+        key = export.request.batch_key(batch.part)
+        splicing.verify(export.bucket, key, batch)
+        get_run_logger().info("Verified %s", key)
+    return size
 
 
 @task(task_run_name="notify: {message.status}", **STEP)
@@ -126,9 +161,13 @@ def run_name() -> str:
 def create_batches(request: Request) -> Result:
     """Split one export into batch ZIPs of BATCH_SIZE rows and tell BIOSPEX where they are.
 
-    The archive is fetched, unpacked and checked as a whole before the first batch is uploaded.
-    Batches that an earlier run has put in place are kept. The outcome goes to the request's
-    `updatesQueueUrl`: every batch's file name, or one sentence that says why there are none.
+    A large ZIP is **spliced**: S3 itself copies the images' bytes into the batches. Any other
+    archive is **extracted**: fetched, unpacked, checked as a whole, and zipped anew. Nothing is
+    uploaded before the whole manifest has been checked, and batches that an earlier run has put in
+    place are kept.
+
+    The outcome goes to the request's `updatesQueueUrl`: every batch's file name, or one sentence
+    that says why there are none.
 
     **To repeat a run**, press Retry: it uploads what is missing and sends the callback again.
     """
@@ -151,59 +190,128 @@ def create_batches(request: Request) -> Result:
 
 
 def split(request: Request, bucket: Bucket) -> Result:
-    """The steps between a sound request and its result."""
-    logger = get_run_logger()
+    """What lies between a sound request and its result."""
     settings = Settings.load()
-    block = load_workspace(settings)
-    source = bucket.archive(request.export_path)
+    export = Export(request, bucket, bucket.archive(request.export_path))
     odd = []
-    if source.size != request.total_size:
-        odd.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
-        logger.warning(odd[-1])
+    if export.source.size != request.total_size:
+        odd.append(f"The request says {request.total_size:,} bytes, S3 has {export.source.size:,}.")
 
-    root = block.paths().root_for(source.size)
-    logger.info("Workspace is %s, from the %s", root, origin(block))
-    for directory in workspace.sweep(root):
-        logger.info("Removed %s, left by a run that died", directory)
-    with workspace.run_directory(root) as directory:
-        path = download(bucket, request, source, directory)
-        contents = extract(path, directory)
-        parts = partition(contents, settings.image_column, settings.batch_size)
-        sizes = upload(parts, contents, bucket, request, source)
+    index, reason = choose_lane(export, settings)
+    lane = f"{'splice' if index else 'extract'}: {reason}"
+    get_run_logger().info("Lane is %s", lane)
+    if index:
+        parts, sizes = split_in_s3(export, index, settings)
+    else:
+        parts, sizes = split_on_disk(export, settings)
 
     if parts.unlisted:
         some = ", ".join(parts.unlisted[:3])
         odd.append(f"{len(parts.unlisted)} files of the archive are in no row, such as {some}.")
-        logger.warning(odd[-1])
-    summary.publish(request, source, f"extract ({contents.format})", parts, sizes, odd)
+    for remark in odd:
+        get_run_logger().warning(remark)
+    summary.publish(request, export.source, lane, parts, sizes, odd)
     return Result(
         download_id=request.download_id,
         batch_files=[request.batch_file(batch.part) for batch in parts.batches],
     )
 
 
-def upload(
-    parts: Partition, contents: Contents, bucket: Bucket, request: Request, source: StoredObject
+def choose_lane(export: Export, settings: Settings) -> tuple[ZipIndex | None, str]:
+    """The index of an archive that is to be spliced, or None for one to be extracted; and why.
+
+    Raises:
+        ArchiveError: if the archive is of no known format or its index is broken.
+        SetupError: if SPLIT_STRATEGY asks for a splice of what cannot be spliced.
+    """
+    size = export.source.size
+    if settings.split_strategy == "extract":
+        return None, "SPLIT_STRATEGY asks for it"
+    format = archive.identify(export.read(0, min(archive.MAGIC_LENGTH, size)))
+    if format != "zip":
+        obstacle = f"a {format} archive cannot be copied piece by piece"
+    elif settings.split_strategy == "auto" and size <= settings.splice_min_size:
+        return None, f"{size:,} bytes are not above SPLICE_MIN_SIZE, and are checked this way"
+    else:
+        index = read_index(export)
+        folder = manifest.folder_of(manifest.find(index.members))
+        obstacle = index.obstacle(folder) or ""
+        if not obstacle:
+            return index, "every member of the ZIP can be copied inside S3"
+    if settings.split_strategy == "splice":
+        raise SetupError(f"SPLIT_STRATEGY is splice, but {obstacle}; auto would extract it.")
+    return None, obstacle
+
+
+def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Partition, list[int]]:
+    """The splice lane; returns the batches and the sizes of their ZIPs in bytes."""
+    parts = partition(index, settings.image_column, settings.batch_size)
+    modified = index.members[parts.manifest].info.date_time
+    plans = [
+        splicing.parts(
+            splicing.plan_batch(batch, index.members, modified),
+            export.bucket,
+            export.request.export_path,
+            export.source,
+        )
+        for batch in parts.batches
+    ]
+    return parts, put_batches(splice, export, parts, plans, verify=settings.verify)
+
+
+def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[int]]:
+    """The extract lane; returns the batches and the sizes of their ZIPs in bytes."""
+    block = load_workspace(settings)
+    root = block.paths().root_for(export.source.size)
+    get_run_logger().info("Workspace is %s, from the %s", root, origin(block))
+    for directory in workspace.sweep(root):
+        get_run_logger().info("Removed %s, left by a run that died", directory)
+    with workspace.run_directory(root) as directory:
+        path = download(export, directory)
+        contents = extract(path, directory)
+        parts = partition(contents, settings.image_column, settings.batch_size)
+        images = {
+            name.removeprefix(parts.folder): member for name, member in contents.members.items()
+        }
+        modified = contents.members[parts.manifest].modified
+        plans = [
+            BatchZip(batch, images, contents.store, modified).parts() for batch in parts.batches
+        ]
+        return parts, put_batches(zip_and_upload, export, parts, plans)
+
+
+def put_batches(
+    put: Task[..., int],
+    export: Export,
+    parts: Partition,
+    plans: Sequence[Sequence[Part]],
+    **options: Any,
 ) -> list[int]:
-    """Map ``zip_and_upload`` over the batches; returns the sizes of the ZIPs in bytes."""
-    images = {name.removeprefix(parts.folder): member for name, member in contents.members.items()}
-    total = sum(images[name].size for batch in parts.batches for name in batch.images)
-    with Progress("Upload", total) as progress:
-        futures = zip_and_upload.map(
+    """Map a task over the batches and their parts; returns the sizes of the ZIPs in bytes."""
+    total = sum(part.size for plan in plans for part in plan)
+    with Progress("Upload", total) as progress, ThreadPoolExecutor(PARALLEL_PARTS) as pool:
+        futures: PrefectFutureList[int] = put.map(
             parts.batches,
+            plans,
             of=len(parts.batches),
-            open_zip=unmapped(
-                partial(
-                    BatchZip,
-                    images=images,
-                    store=contents.store,
-                    modified=contents.members[parts.manifest].modified,
-                )
-            ),
-            bucket=unmapped(bucket),
-            request=unmapped(request),
-            source=unmapped(source),
+            export=unmapped(export),
+            pool=unmapped(pool),
             progress=unmapped(progress),
+            **options,
         )
         wait(futures)  # the images must stay until the last of them is read, even if one failed
-        return futures.result()
+        return list(futures.result())
+
+
+def put_batch(
+    batch: Batch, parts: Sequence[Part], export: Export, pool: Executor, progress: Progress
+) -> int:
+    """What the two lanes' last steps have in common; returns the ZIP's size in bytes."""
+    key = export.request.batch_key(batch.part)
+    size = sum(part.size for part in parts)
+    metadata = batch.metadata(export.source.etag)
+    if assemble(export.bucket, key, parts, metadata, pool, progress):
+        get_run_logger().info("Put %s, %s bytes", key, f"{size:,}")
+    else:
+        get_run_logger().info("Found %s in place from an earlier run", key)
+    return size

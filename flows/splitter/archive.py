@@ -1,13 +1,9 @@
-"""The export's archive: tell its format, check its members and unpack them into one file."""
+"""The export's archive: tell its format, and unpack it, checked, into one file."""
 
-import errno
 import gzip
-import lzma
 import os
-import re
 import tarfile
 import time
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,37 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, Self, cast
 
-from flows.splitter.errors import ExportError
+from flows.splitter.members import CHUNK, ArchiveError, DosDateTime, Names, reading
+from flows.splitter.zip_index import ZipIndex
 
 Format = Literal["zip", "tar", "tar.gz"]
-DosDateTime = tuple[int, int, int, int, int, int]
-"""Year from 1980, month, day, hour, minute, second."""
 
-CHUNK = 1024 * 1024
-
-# What desktop systems add to an archive: macOS resource forks and folder views, Windows thumbnails.
-NOISE_FOLDERS = ("__MACOSX",)
-NOISE_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
-NOISE_PREFIX = "._"
-
-# Control characters, and the surrogates that stand for bytes which are not UTF-8.
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-
-# What zipfile, tarfile and the decompressors raise when they read nonsense.
-DAMAGE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    gzip.BadGzipFile,
-    EOFError,
-    RecursionError,
-    ValueError,
-)
-
-
-class ArchiveError(ExportError):
-    """An archive that cannot be read or must not be trusted; the message says what is wrong."""
+MAGIC_LENGTH = 512
+"""Bytes from the start of an archive that tell its format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +26,11 @@ class Member:
     """One file of the archive and where its bytes lie in the store that ``extract`` fills.
 
     Attributes:
-        name: the path inside the archive, with ``/``, without a leading ``./``.
         offset, size: the bytes of its content in the store.
         crc: CRC-32 of the content.
         modified: as the archive has it; UTC where the archive says which time it means.
     """
 
-    name: str
     offset: int
     size: int
     crc: int
@@ -73,32 +43,30 @@ class Contents:
     An ordinary class, so that Prefect hands it from task to task as it is.
 
     Attributes:
-        format: what the archive was.
         store: the file with every member's bytes, one after the other.
-        members: in the archive's order, without folders and the noise of desktop systems.
+        members: without folders and the noise of desktop systems.
     """
 
-    def __init__(self, format: Format, store: Path, members: list[Member]) -> None:
-        self.format = format
+    def __init__(self, store: Path, members: dict[str, Member]) -> None:
         self.store = store
-        self.members = {member.name: member for member in members}
+        self.members = members
 
     def read(self, name: str) -> bytes:
         """The bytes of one member."""
         member = self.members[name]
         with self.store.open("rb") as store:
-            store.seek(member.offset)
-            return store.read(member.size)
+            return os.pread(store.fileno(), member.size, member.offset)
 
 
-def identify(path: Path) -> Format:
-    """Tell the archive's format by its content.
+def identify(start: bytes) -> Format:
+    """Tell an archive's format by its content.
+
+    Args:
+        start: its first ``MAGIC_LENGTH`` bytes, or all there are.
 
     Raises:
         ArchiveError: if it is none of ZIP, tar and gzip-compressed tar.
     """
-    with path.open("rb") as file:
-        start = file.read(512)
     if start.startswith((b"PK\3\4", b"PK\5\6", b"PK\7\x08")):  # APPNOTE 4.3.7, 4.3.16, 8.5.4
         return "zip"
     if start.startswith(b"\x1f\x8b"):  # RFC 1952, section 2.3.1
@@ -128,109 +96,43 @@ def extract(
         ArchiveError: a damaged or truncated archive, a wrong checksum, names that lead elsewhere or
             occur twice, links and devices, encryption.
     """
-    format = identify(archive)
-    with store.open("wb") as output, _reading():
+    with archive.open("rb") as source, store.open("wb") as output:
+        format = identify(source.read(MAGIC_LENGTH))
+        source.seek(0)
         if format == "zip":
-            members = _extract_zip(archive, output, progress)
+            members = _extract_zip(source, output, progress)
         else:
-            members = _extract_tar(archive, format, output, progress)
-    return Contents(format, store, members)
-
-
-def is_noise(name: str) -> bool:
-    """Whether a desktop system put the member there, not the export."""
-    folders, _, file = name.rpartition("/")
-    return (
-        any(folder in NOISE_FOLDERS for folder in folders.split("/"))
-        or file in NOISE_FILES
-        or file.startswith(NOISE_PREFIX)
-    )
-
-
-def member_name(raw: str) -> str:
-    """The member's path without a leading ``./``.
-
-    Raises:
-        ArchiveError: for a name that would lead out of a folder it is unpacked into.
-    """
-    name = raw
-    while name.startswith("./"):
-        name = name[2:]
-    parts = name.split("/")
-    if (
-        name.startswith("/")
-        or ".." in parts
-        or "\\" in name
-        or name[1:2] == ":"
-        or UNPRINTABLE.search(name)
-    ):
-        raise ArchiveError(
-            f"The archive holds a file with an unsafe name, {raw[:80]!r}; export it again."
-        )
-    return name
-
-
-class _Index:
-    """The members met so far, each name once."""
-
-    def __init__(self) -> None:
-        self.members: list[Member] = []
-        self._names: set[str] = set()
-        self.end = 0
-
-    def add(self, name: str, size: int, crc: int, modified: DosDateTime) -> Member:
-        if not name:
-            raise ArchiveError("The archive holds a file without a name; export it again.")
-        if name in self._names:
-            raise ArchiveError(
-                f"The archive holds two files named '{name[:80]}', and nothing says which one "
-                "counts; export it again."
-            )
-        self._names.add(name)
-        member = Member(name, self.end, size, crc, modified)
-        self.members.append(member)
-        self.end += size
-        return member
+            members = _extract_tar(source, format, output, progress)
+    return Contents(store, members)
 
 
 def _extract_zip(
-    archive: Path, output: IO[bytes], progress: Callable[[int], object]
-) -> list[Member]:
-    index = _Index()
-    with zipfile.ZipFile(archive) as source:
-        work = []
-        for info in source.infolist():
-            name = member_name(info.filename)
-            if info.filename.endswith("/") or is_noise(name):
-                continue
-            if info.flag_bits & 0x1:  # APPNOTE 4.4.4, bit 0
-                raise ArchiveError(
-                    "The archive is encrypted; zip the export again without a password."
-                )
-            work.append((info, index.add(name, info.file_size, info.CRC, info.date_time)))
+    archive: IO[bytes], output: IO[bytes], progress: Callable[[int], object]
+) -> dict[str, Member]:
+    index = ZipIndex(archive)
+    members: dict[str, Member] = {}
+    end = 0
+    for name, extent in index.members.items():
+        info = extent.info
+        members[name] = Member(end, info.file_size, info.CRC, info.date_time)
+        end += info.file_size
 
-        def unpack(info: zipfile.ZipInfo, member: Member) -> None:
-            position = member.offset
-            with source.open(info) as content:  # checks the CRC when it reaches the end
-                while chunk := content.read(CHUNK):
-                    os.pwrite(output.fileno(), chunk, position)
-                    position += len(chunk)
-                    progress(len(chunk))
-            if position != member.offset + member.size:
-                raise ArchiveError(
-                    f"The archive is damaged: '{member.name}' is shorter than it says; "
-                    "export it again."
-                )
+    def unpack(name: str) -> None:
+        position = members[name].offset
+        for chunk in index.chunks(name):
+            os.pwrite(output.fileno(), chunk, position)
+            position += len(chunk)
+            progress(len(chunk))
 
-        # zlib, CRC and file calls release the GIL, so threads use every core.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            try:
-                for _ in pool.map(unpack, *zip(*work, strict=True)) if work else ():
-                    pass
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    return index.members
+    # zlib, CRC and file calls release the GIL, so threads use every core.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for _ in pool.map(unpack, members):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return members
 
 
 class _Header(tarfile.TarInfo):
@@ -247,16 +149,19 @@ class _Header(tarfile.TarInfo):
 
 
 def _extract_tar(
-    archive: Path, format: Format, output: IO[bytes], progress: Callable[[int], object]
-) -> list[Member]:
-    index = _Index()
+    archive: IO[bytes], format: Format, output: IO[bytes], progress: Callable[[int], object]
+) -> dict[str, Member]:
+    names = Names()
+    members: dict[str, Member] = {}
+    end = 0
     with (
-        _tar_stream(archive, format) as stream,
+        reading(),
+        _uncompressed(archive, format) as stream,
         tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, encoding="utf-8") as source,
     ):
         for info in source:
-            name = member_name(info.name)
-            if info.isdir() or is_noise(name):
+            name = names.claim(info.name + "/" if info.isdir() else info.name)
+            if name is None:
                 continue
             content = source.extractfile(info) if info.isreg() else None
             if content is None:
@@ -264,50 +169,26 @@ def _extract_tar(
                     f"The archive holds a link or a device, '{name[:80]}', where only files "
                     "belong; pack the export again."
                 )
-            crc = 0
-            size = 0
+            crc = size = 0
             while chunk := content.read(CHUNK):
                 output.write(chunk)
                 crc = zlib.crc32(chunk, crc)
                 size += len(chunk)
                 progress(len(chunk))
-            index.add(name, size, crc, _dos_date_time(info.mtime))
+            members[name] = Member(end, size, crc, _dos_date_time(info.mtime))
+            end += size
         while stream.read(CHUNK):  # gzip's own checksum stands at its very end
             pass
-    return index.members
+    return members
 
 
 @contextmanager
-def _tar_stream(archive: Path, format: Format) -> Iterator[IO[bytes]]:
+def _uncompressed(archive: IO[bytes], format: Format) -> Iterator[IO[bytes]]:
     if format == "tar":
-        with archive.open("rb") as plain:
-            yield plain
+        yield archive
     else:
         with gzip.open(archive, "rb") as unzipped:
             yield cast("IO[bytes]", unzipped)
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    """Turn what the libraries say about a bad archive into what a project manager can act on."""
-    try:
-        yield
-    except NotImplementedError as error:  # zipfile, for a compression method it does not have
-        raise ArchiveError(
-            f"The archive uses a feature that is not supported ({error}); "
-            "zip the export again with ordinary compression."
-        ) from error
-    except DAMAGE as error:
-        raise _damaged(error) from error
-    except OSError as error:  # from bz2, or from a jump to where no file can have a byte
-        if type(error) is not OSError or error.errno not in (None, errno.EINVAL):
-            raise
-        raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> ArchiveError:
-    what = " ".join(str(error).split()).rstrip(".")
-    return ArchiveError(f"The archive is damaged or incomplete ({what}); export it again.")
 
 
 def _dos_date_time(seconds: float) -> DosDateTime:

@@ -1,21 +1,25 @@
-"""One batch as a ZIP file: its manifest and its images, stored, written as it is read."""
+"""One batch as a ZIP file of unpacked images: any stretch of its bytes, when it is asked for."""
 
-import io
-import zlib
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Mapping
+from functools import partial
+from io import FileIO
+from itertools import accumulate, pairwise
 from pathlib import Path
-from zipfile import ZIP_STORED, ZipInfo
+from zlib import crc32
 
 from flows.splitter import zip_records
-from flows.splitter.archive import CHUNK, DosDateTime, Member
+from flows.splitter.archive import Member
+from flows.splitter.assembly import SentPart
 from flows.splitter.manifest import MANIFEST, Batch
+from flows.splitter.members import DosDateTime
+from flows.splitter.storage import MAX_PARTS, MIB
 
-REGULAR_FILE = 0o100644 << 16
-"""External attributes of a file that its owner may write and all may read."""
+PART_SIZE = 8 * MIB
 
 
-class BatchZip(io.RawIOBase):
-    """The bytes of a batch ZIP, made while they are read: no copy on disk, none in memory.
+class BatchZip:
+    """The bytes of a batch ZIP: no copy on disk, none in memory but the stretch asked for.
 
     Same batch and store, same bytes. JPEGs do not get smaller, so members are stored; their CRCs
     and sizes are known beforehand, so each local header is complete and any program can read the
@@ -34,64 +38,66 @@ class BatchZip(io.RawIOBase):
     def __init__(
         self, batch: Batch, images: Mapping[str, Member], store: Path, modified: DosDateTime
     ) -> None:
-        self._manifest = batch.manifest
-        manifest = Member(MANIFEST, 0, len(batch.manifest), zlib.crc32(batch.manifest), modified)
-        self._images = [images[name] for name in batch.images]
-        self._members = [_zip_info(MANIFEST, manifest)]
-        self._members += [_zip_info(name, images[name]) for name in batch.images]
-        end = 0
-        for member in self._members:
-            member.header_offset = end
-            end += len(zip_records.local_file_header(member)) + member.file_size
-        self._central_directory = b"".join(zip_records.central_directory(self._members, end))
-        self.size = end + len(self._central_directory)
-        self._store = store.open("rb", buffering=0)
-        self._chunks = self._content()
-        self._rest = memoryview(b"")
+        self._store = store
+        infos = [
+            zip_records.stored_member(
+                MANIFEST, len(batch.manifest), crc32(batch.manifest), modified
+            )
+        ]
+        start = zip_records.local_file_header(infos[0]) + batch.manifest
+        self._pieces: list[bytes | Member] = [start]
+        end = len(start)
+        for name in batch.images:
+            image = images[name]
+            info = zip_records.stored_member(name, image.size, image.crc, image.modified)
+            info.header_offset = end
+            header = zip_records.local_file_header(info)
+            infos.append(info)
+            self._pieces += [header, image]
+            end += len(header) + image.size
+        self._pieces.append(b"".join(zip_records.central_directory(infos, end)))
+        *self._starts, self.size = accumulate(map(_size, self._pieces), initial=0)
 
-    def readable(self) -> bool:
-        return True
+    def parts(self) -> list[SentPart]:
+        """The whole ZIP, cut for an upload."""
+        length = max(PART_SIZE, -(-self.size // MAX_PARTS))
+        cuts = [*range(0, self.size, length), self.size]
+        return [
+            SentPart(end - start, partial(self.read, start, end)) for start, end in pairwise(cuts)
+        ]
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        filled = 0
-        while filled < len(buffer):
-            if not self._rest:
-                self._rest = memoryview(next(self._chunks, b""))
-                if not self._rest:
-                    break
-            taken = min(len(buffer) - filled, len(self._rest))
-            buffer[filled : filled + taken] = self._rest[:taken]
-            self._rest = self._rest[taken:]
-            filled += taken
-        return filled
+    def read(self, start: int, end: int) -> bytearray:
+        """The bytes from ``start`` up to, not including, ``end``; for any thread.
 
-    def close(self) -> None:
-        self._store.close()
-        super().close()
-
-    def _content(self) -> Iterator[bytes]:
-        manifest, *images = self._members
-        yield zip_records.local_file_header(manifest)
-        yield self._manifest
-        for info, image in zip(images, self._images, strict=True):
-            yield zip_records.local_file_header(info)
-            self._store.seek(image.offset)
-            left = image.size
-            while left:
-                chunk = self._store.read(min(left, CHUNK))
-                if not chunk:
-                    raise OSError(f"The extracted images end before '{image.name}' does.")
-                left -= len(chunk)
-                yield chunk
-        yield self._central_directory
+        Raises:
+            OSError: if the store is not what it was.
+        """
+        content = bytearray(end - start)
+        rest = memoryview(content)
+        number = bisect_right(self._starts, start) - 1
+        skipped = start - self._starts[number]
+        with self._store.open("rb", buffering=0) as store:
+            while rest:
+                piece = self._pieces[number]
+                taken = rest[: _size(piece) - skipped]
+                if isinstance(piece, bytes):
+                    taken[:] = piece[skipped : skipped + len(taken)]
+                else:
+                    _fill(taken, store, piece.offset + skipped)
+                rest = rest[len(taken) :]
+                number += 1
+                skipped = 0
+        return content
 
 
-def _zip_info(name: str, member: Member) -> ZipInfo:
-    info = ZipInfo(name, member.modified)
-    info.compress_type = ZIP_STORED
-    info.create_system = 3  # Unix, whose attributes follow, on whichever system this runs
-    info.external_attr = REGULAR_FILE
-    info.flag_bits = 0 if name.isascii() else zip_records.UTF8_NAME
-    info.CRC = member.crc
-    info.file_size = info.compress_size = member.size
-    return info
+def _size(piece: bytes | Member) -> int:
+    return len(piece) if isinstance(piece, bytes) else piece.size
+
+
+def _fill(buffer: memoryview, store: FileIO, position: int) -> None:
+    store.seek(position)
+    while buffer:
+        count = store.readinto(buffer)
+        if not count:
+            raise OSError("The unpacked images end before a batch does.")
+        buffer = buffer[count:]

@@ -90,7 +90,7 @@ def partition_export(
         ManifestError: if the manifest is not there, cannot be read, or does not fit the files.
     """
     name = find(names)
-    folder = name[: name.rfind("/") + 1]
+    folder = folder_of(name)
     frame = read(read_member(name))
     beside = {other.removeprefix(folder) for other in names if other.startswith(folder)}
     check_images(frame, image_column, beside)
@@ -127,6 +127,11 @@ def find(names: Collection[str]) -> str:
         f"The archive has no {MANIFEST}, neither at its root nor in one folder around everything; "
         "export it again."
     )
+
+
+def folder_of(name: str) -> str:
+    """What stands before a manifest's name in the archive, and so before its images': ``name/``."""
+    return name[: name.rfind("/") + 1]
 
 
 def read(data: bytes) -> pd.DataFrame:

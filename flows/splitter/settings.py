@@ -1,7 +1,7 @@
 """Everything that can be configured, read from the environment in this one place."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings
@@ -22,6 +22,9 @@ class Settings(BaseSettings):
     image_column: str = Field(default="imageName", min_length=1)
     efs_path: Annotated[Path, AfterValidator(_absolute)] = Path("/efs/batch")
     max_tmp_size: int = Field(default=7 * 1024**3, ge=0)
+    split_strategy: Literal["auto", "splice", "extract"] = "auto"
+    splice_min_size: int = Field(default=64 * 1024**2, ge=0)
+    verify: bool = False
     trigger_queue_url: str | None = None
     max_in_flight: PositiveInt = 4
     visibility_timeout: int = Field(default=300, ge=30, le=43_200)

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from io import RawIOBase
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
@@ -16,18 +15,14 @@ from flows.splitter.errors import TRANSIENT_TYPES, ExportError, error_code
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import (
-        CompletedPartTypeDef,
-        CopyPartResultTypeDef,
-        UploadPartOutputTypeDef,
-    )
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 MIB = 1024 * 1024
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_PARTS = 10_000
 MAX_OBJECT_SIZE = 5 * 1024**4
-PART_SIZE = 8 * MIB
+DOWNLOAD_PART_SIZE = 16 * MIB
 
 READ_ATTEMPTS = 5
 
@@ -36,6 +31,10 @@ CLIENT_CONFIG = Config(
     max_pool_connections=32,
     connect_timeout=10,
     read_timeout=60,
+    # A CRC of each part would have to be declared for the whole upload, copied parts included, and
+    # a store may have to read what it copies once more for it. Bodies are guarded on their way by
+    # TLS, or by the SHA-256 that a signature over plain HTTP takes in.
+    request_checksum_calculation="when_required",
 )
 """How a client for this module is to be made: retries with exponential backoff and jitter."""
 
@@ -123,8 +122,8 @@ class Bucket:
             str(path),
             Callback=progress,
             Config=TransferConfig(
-                multipart_threshold=2 * PART_SIZE,
-                multipart_chunksize=2 * PART_SIZE,
+                multipart_threshold=DOWNLOAD_PART_SIZE,
+                multipart_chunksize=DOWNLOAD_PART_SIZE,
                 max_concurrency=8,
             ),
         )
@@ -132,46 +131,6 @@ class Bucket:
             raise ObjectError(
                 f"The export {key} was replaced while it was read; ask for its batches again."
             )
-
-    def put_once(
-        self,
-        content: RawIOBase,
-        size: int,
-        key: str,
-        metadata: Mapping[str, str],
-        progress: Callable[[int], object],
-    ) -> bool:
-        """Put a ZIP from a stream, unless an object of that size and metadata is there.
-
-        Whole or not at all: S3 shows a multipart upload only when it is complete.
-
-        Args:
-            content: read once, from start to end, a few parts ahead of what S3 has taken.
-            size: bytes that ``content`` will give.
-            progress: told the number of bytes sent since the last call, from any thread.
-
-        Returns:
-            False if there was nothing to do.
-        """
-        if self.holds(key, size, metadata):
-            progress(size)
-            return False
-        config = TransferConfig(
-            multipart_threshold=PART_SIZE,
-            multipart_chunksize=part_size(size),
-            max_concurrency=4,
-        )
-        # s3transfer keeps up to ten parts of a stream in memory; boto3 has no option for it.
-        config.max_in_memory_upload_chunks = 4
-        self._client.upload_fileobj(
-            cast(IO[bytes], content),
-            self.name,
-            key,
-            ExtraArgs={"ContentType": "application/zip", "Metadata": dict(metadata)},
-            Callback=progress,
-            Config=config,
-        )
-        return True
 
     def read(self, key: str, etag: str, start: int, length: int) -> bytes:
         """``length`` bytes of an object, from ``start`` on.
@@ -222,8 +181,6 @@ class Bucket:
             Key=key,
             ContentType="application/zip",
             Metadata=metadata,
-            # What the client sends with each part, and S3 takes only if it was told beforehand.
-            ChecksumAlgorithm="CRC32",
         )
         return MultipartUpload(self._client, self.name, key, answer["UploadId"])
 
@@ -262,7 +219,7 @@ class MultipartUpload:
                 CopySourceRange=f"bytes={start}-{end - 1}",
                 CopySourceIfMatch=source_etag,
             )
-        return _completed_part(number, answer["CopyPartResult"])
+        return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
 
     def upload_part(self, number: int, content: bytearray) -> "CompletedPartTypeDef":
         """Send a part from here."""
@@ -273,7 +230,7 @@ class MultipartUpload:
             PartNumber=number,
             Body=content,  # type: ignore[arg-type]  # the stubs leave out bytearray
         )
-        return _completed_part(number, answer)
+        return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def complete(self, parts: "Sequence[CompletedPartTypeDef]") -> None:
         """Make the object of its parts, in the order of their numbers."""
@@ -312,17 +269,3 @@ def _fill(buffer: memoryview, body: StreamingBody) -> None:
         if not received:
             raise IncompleteReadError(actual_bytes=filled, expected_bytes=len(buffer))
         filled += received
-
-
-def _completed_part(
-    number: int, answer: "CopyPartResultTypeDef | UploadPartOutputTypeDef"
-) -> "CompletedPartTypeDef":
-    part: CompletedPartTypeDef = {"PartNumber": number, "ETag": answer["ETag"]}
-    if "ChecksumCRC32" in answer:  # S3 wants back what it gave; other stores give none
-        part["ChecksumCRC32"] = answer["ChecksumCRC32"]
-    return part
-
-
-def part_size(size: int) -> int:
-    """Bytes of a part, so that an object of ``size`` bytes needs no more parts than S3 takes."""
-    return max(PART_SIZE, -(-size // MAX_PARTS))

@@ -1,14 +1,15 @@
-"""Where the members of a ZIP in S3 stand, read from the archive's end by ranged requests.
+"""Where the members of a ZIP stand, read from its end: on disk, or in S3 by ranged requests.
 
 Section numbers are those of PKWARE's APPNOTE, as in ``zip_records``.
 """
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import IO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
-from flows.splitter.archive import CHUNK, ArchiveError, _reading, is_noise, member_name
+from flows.splitter.members import CHUNK, ArchiveError, Names, reading
 from flows.splitter.zip_records import (
     END_OF_CENTRAL_DIRECTORY,
     LOCAL_FILE_HEADER,
@@ -63,22 +64,20 @@ class ZipIndex:
         members: in order of their bytes, without folders and the noise of desktop systems.
     """
 
-    def __init__(self, read: Read, size: int, read_ahead: int = READ_AHEAD) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         """Read the central directory.
 
         Args:
-            read: gives bytes of the archive; what it raises is passed on.
-            size: bytes of the archive.
-            read_ahead: bytes that a short read asks for.
+            file: the archive, seekable; what its reading raises is passed on. It must stay open.
 
         Raises:
             ArchiveError: a damaged or truncated archive, members that overlap, names that lead
                 elsewhere or occur twice, encryption, several volumes.
         """
-        file = _RangedFile(read, size)
-        with _reading():
-            count = _member_count(file.tail)
-            self._zip = ZipFile(io.BufferedReader(file, read_ahead))
+        file.seek(max(0, file.seek(0, io.SEEK_END) - TAIL))
+        with reading():
+            count = _member_count(file.read())
+            self._zip = ZipFile(file)
         infos = self._zip.infolist()
         if len(infos) != count:
             raise ArchiveError(
@@ -98,18 +97,24 @@ class ZipIndex:
             raise ArchiveError(
                 f"The archive's '{name[:80]}' is far too large ({size:,} bytes); export it again."
             )
-        with _reading():
-            return self._zip.read(self.members[name].info)
+        return b"".join(self.chunks(name))
 
-    def check(self, name: str) -> None:
-        """Read a member of any size and compare its CRC.
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The bytes of a member of any size, piece by piece. Any thread may read any member.
 
         Raises:
-            ArchiveError: if it is damaged.
+            ArchiveError: in the end, if they are not those that size and CRC speak of.
         """
-        with _reading(), self._zip.open(self.members[name].info) as content:
-            while content.read(CHUNK):
-                pass
+        info = self.members[name].info
+        left = info.file_size
+        with reading(), self._zip.open(info) as content:
+            while chunk := content.read(CHUNK):
+                left -= len(chunk)
+                yield chunk
+        if left:
+            raise ArchiveError(
+                f"The archive is damaged: '{name[:80]}' is shorter than it says; export it again."
+            )
 
     def obstacle(self, folder: str) -> str | None:
         """Why the archive's members cannot be copied into batches as they are, or None.
@@ -132,15 +137,25 @@ class ZipIndex:
         return None
 
 
+def ranged_file(read: Read, size: int, read_ahead: int = READ_AHEAD) -> IO[bytes]:
+    """An archive of ``size`` bytes that is somewhere else, as a file for ``ZipIndex``.
+
+    Args:
+        read: gives bytes of the archive; what it raises is passed on.
+        read_ahead: bytes that a short read asks for.
+    """
+    return io.BufferedReader(_RangedFile(read, size), read_ahead)
+
+
 class _RangedFile(io.RawIOBase):
-    """The seekable file that ``ZipFile`` asks for, its last bytes fetched beforehand."""
+    """Fetches what is read, and the last bytes, where most is read, beforehand and once."""
 
     def __init__(self, read: Read, size: int) -> None:
         self._fetch = read
         self._size = size
         self._position = 0
         self._tail_start = max(0, size - TAIL)
-        self.tail = read(self._tail_start, size - self._tail_start)
+        self._tail = read(self._tail_start, size - self._tail_start)
 
     def readable(self) -> bool:
         return True
@@ -162,7 +177,7 @@ class _RangedFile(io.RawIOBase):
         length = max(0, min(len(buffer), self._size - self._position))
         if self._position >= self._tail_start:
             start = self._position - self._tail_start
-            data = self.tail[start : start + length]
+            data = self._tail[start : start + length]
         else:
             data = self._fetch(self._position, length)
         buffer[:length] = data
@@ -244,20 +259,13 @@ def _shortest(info: ZipInfo) -> int:
 
 
 def _files(extents: Iterable[Extent]) -> dict[str, Extent]:
+    names = Names()
     files: dict[str, Extent] = {}
     for extent in extents:
-        info = extent.info
-        name = member_name(info.orig_filename)
-        if info.filename.endswith("/") or is_noise(name):
+        name = names.claim(extent.info.orig_filename)
+        if name is None:
             continue
-        if not name:
-            raise ArchiveError("The archive holds a file without a name; export it again.")
-        if info.flag_bits & ENCRYPTED:
+        if extent.info.flag_bits & ENCRYPTED:
             raise ArchiveError("The archive is encrypted; zip the export again without a password.")
-        if name in files:
-            raise ArchiveError(
-                f"The archive holds two files named '{name[:80]}', and nothing says which one "
-                "counts; export it again."
-            )
         files[name] = extent
     return files

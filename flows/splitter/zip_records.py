@@ -6,7 +6,7 @@ Members are described by ``zipfile.ZipInfo``; this module only turns them into b
 
 import struct
 from collections.abc import Iterable, Iterator
-from zipfile import ZipInfo
+from zipfile import ZIP_STORED, ZipInfo
 
 LOCAL_FILE_HEADER = struct.Struct("<4s5H3L2H")  # 4.3.7
 CENTRAL_DIRECTORY_HEADER = struct.Struct("<4s6H3L5H2L")  # 4.3.12
@@ -17,10 +17,27 @@ END_OF_CENTRAL_DIRECTORY = struct.Struct("<4s4H2LH")  # 4.3.16
 ZIP64_EXTRA_ID = 0x0001  # 4.5.3
 ZIP64_VERSION = 45  # 4.4.3.2
 UTF8_NAME = 0x0800  # 4.4.4, bit 11
+UNIX = 3  # 4.4.2
+REGULAR_FILE = 0o100644 << 16  # 4.4.15, as Unix has it
 
 # A field with all bits set says that the Zip64 record holds the value (4.4.1.4).
 MAX_16 = 0xFFFF
 MAX_32 = 0xFFFFFFFF
+
+
+def stored_member(
+    name: str, size: int, crc: int, modified: tuple[int, int, int, int, int, int]
+) -> ZipInfo:
+    """A regular file, not compressed, that its owner may write and all may read."""
+    member = ZipInfo(name, modified)
+    member.compress_type = ZIP_STORED
+    member.create_system = UNIX  # on whichever system this runs, so that the bytes are the same
+    member.external_attr = REGULAR_FILE
+    member.flag_bits = 0 if name.isascii() else UTF8_NAME
+    member.CRC = crc
+    member.file_size = member.compress_size = size
+    member.header_offset = 0
+    return member
 
 
 def local_file_header(member: ZipInfo) -> bytes:

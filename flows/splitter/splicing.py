@@ -6,35 +6,20 @@ this machine uploads the batch's manifest and its central directory.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, wait
-from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
-from zipfile import ZIP_STORED, ZipInfo
+from zipfile import ZipInfo
 from zlib import crc32
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from flows.splitter import zip_records
-from flows.splitter.archive import ArchiveError, DosDateTime
-from flows.splitter.batch_zip import REGULAR_FILE
+from flows.splitter.assembly import AssemblyError, CopiedPart, Part, SentPart
 from flows.splitter.manifest import MANIFEST, Batch
-from flows.splitter.storage import MAX_PARTS, MIB, Bucket, MultipartUpload, StoredObject
-from flows.splitter.zip_index import Extent, ZipIndex
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
-
-PARALLEL_PARTS = 8
-"""Threads that send parts: S3 copies some 2 GiB at a time; a stream takes less than 80 MiB here."""
+from flows.splitter.members import ArchiveError, DosDateTime
+from flows.splitter.storage import MAX_PARTS, MIB, Bucket, StoredObject
+from flows.splitter.zip_index import Extent, ZipIndex, ranged_file
 
 VERIFY_READ_AHEAD = 8 * MIB
-
-
-class SpliceError(Exception):
-    """S3 holds another object than it was asked to put together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +150,11 @@ def plan_batch(
             runs[-1] = Range(runs[-1].start, extent.end)
         else:
             runs.append(Range(extent.start, extent.end))
-    infos.append(_manifest_info(batch.manifest, modified, header_offset=end))
-    manifest = zip_records.local_file_header(infos[-1]) + batch.manifest
+    # Stored, as in the other lane: no version of zlib has a say in the batch's bytes.
+    info = zip_records.stored_member(MANIFEST, len(batch.manifest), crc32(batch.manifest), modified)
+    info.header_offset = end
+    infos.append(info)
+    manifest = zip_records.local_file_header(info) + batch.manifest
     directory = b"".join(zip_records.central_directory(infos, end + len(manifest)))
     size = end + len(manifest) + len(directory)
     return Plan(tuple(_parts(runs, manifest + directory, size, limits)), size)
@@ -188,61 +176,19 @@ def cost(plans: Iterable[Plan]) -> Cost:
     )
 
 
-def splice(
-    plan: Plan,
-    bucket: Bucket,
-    source_key: str,
-    source: StoredObject,
-    key: str,
-    metadata: Mapping[str, str],
-    pool: Executor,
-    progress: Callable[[int], object],
-) -> bool:
-    """Put a batch together in S3, unless an object of that size and metadata is there.
-
-    Whole or not at all: S3 shows a multipart upload only when it is complete.
+def parts(plan: Plan, bucket: Bucket, key: str, source: StoredObject) -> list[Part]:
+    """The plan of a batch as parts to be assembled in ``bucket``.
 
     Args:
-        source: what ``source_key`` was when it was planned.
-        pool: sends the parts, of any number of batches. Its threads, ``PARALLEL_PARTS`` of them,
-            bound the requests under way and the memory: each holds one uploaded part, of less than
-            10 MiB and what the batch ends with. It must not be the pool that runs this function.
-        progress: told the number of bytes in place since the last call, from any thread.
-
-    Returns:
-        False if there was nothing to do.
-
-    Raises:
-        ObjectError: if the archive has been replaced.
-        SpliceError: if what S3 put together has another size than planned; it is removed.
+        key, source: of the archive that the plan was made for; a part of another one fails.
     """
-    if bucket.holds(key, plan.size, metadata):
-        progress(plan.size)
-        return False
-    read_into = partial(bucket.read_into, source_key, source.etag)
-    match plan.parts:
-        case [Uploaded() as only]:
-            bucket.put(key, _content(only, read_into), metadata)
-            progress(plan.size)
-        case parts:
-            upload = bucket.begin_upload(key, metadata)
-
-            def send(number: int, part: Copied | Uploaded) -> "CompletedPartTypeDef":
-                if isinstance(part, Copied):
-                    start, end = part.range.start, part.range.end
-                    sent = upload.copy_part(number, source_key, source.etag, start, end)
-                else:
-                    sent = upload.upload_part(number, _content(part, read_into))
-                progress(part.size)
-                return sent
-
-            _complete(upload, [partial(send, *numbered) for numbered in enumerate(parts, 1)], pool)
-    found = bucket.find(key)
-    if not found or found.size != plan.size:
-        bucket.delete(key)
-        size = found.size if found else 0
-        raise SpliceError(f"{key} has {size:,} bytes instead of {plan.size:,}.")
-    return True
+    read_into = partial(bucket.read_into, key, source.etag)
+    return [
+        CopiedPart(key, source.etag, part.range.start, part.range.end)
+        if isinstance(part, Copied)
+        else SentPart(part.size, partial(_content, part, read_into))
+        for part in plan.parts
+    ]
 
 
 def verify(bucket: Bucket, key: str, batch: Batch) -> None:
@@ -252,35 +198,24 @@ def verify(bucket: Bucket, key: str, batch: Batch) -> None:
 
     Raises:
         ArchiveError: if the archive that the batch was spliced from is damaged.
-        SpliceError: if the batch is not what it should be.
+        AssemblyError: if the batch is not what it should be.
     """
     stored = bucket.find(key)
     if stored is None:
-        raise SpliceError(f"{key} is not there.")
+        raise AssemblyError(f"{key} is not there.")
     try:
         read = partial(bucket.read, key, stored.etag)
-        index = ZipIndex(read, stored.size, VERIFY_READ_AHEAD)
+        index = ZipIndex(ranged_file(read, stored.size, VERIFY_READ_AHEAD))
         if index.members.keys() != {MANIFEST, *batch.images}:
-            raise SpliceError(f"{key} does not hold the images it should.")
+            raise AssemblyError(f"{key} does not hold the images it should.")
         if index.read(MANIFEST) != batch.manifest:
-            raise SpliceError(f"{key} does not hold the rows it should.")
+            raise AssemblyError(f"{key} does not hold the rows it should.")
         for name in index.members:  # in the order of their bytes
-            index.check(name)
-    except (ArchiveError, SpliceError):
+            for _ in index.chunks(name):
+                pass
+    except (ArchiveError, AssemblyError):
         bucket.delete(key)
         raise
-
-
-def _manifest_info(manifest: bytes, modified: DosDateTime, header_offset: int) -> ZipInfo:
-    """Stored, as in the other lane: no version of zlib has a say in the batch's bytes."""
-    info = ZipInfo(MANIFEST, modified)
-    info.compress_type = ZIP_STORED
-    info.create_system = 3  # Unix, whose attributes follow, on whichever system this runs
-    info.external_attr = REGULAR_FILE
-    info.CRC = crc32(manifest)
-    info.file_size = info.compress_size = len(manifest)
-    info.header_offset = header_offset
-    return info
 
 
 def _parts(
@@ -344,24 +279,3 @@ def _content(part: Uploaded, read_into: Callable[[int, Sequence[memoryview]], No
         read_into(fetch.whole.start, buffers)
     rest[:] = part.end
     return content
-
-
-def _complete(
-    upload: MultipartUpload,
-    sends: Iterable[Callable[[], "CompletedPartTypeDef"]],
-    pool: Executor,
-) -> None:
-    """Send the parts and complete the upload, or leave nothing behind."""
-    futures = [pool.submit(send) for send in sends]
-    try:
-        wait(futures, return_when=FIRST_EXCEPTION)
-        upload.complete([future.result() for future in futures])
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        wait(futures)  # S3 may keep a part that arrives after the abort
-        # What an abort leaves, the bucket's rule for incomplete uploads removes; the first error
-        # is the one that counts.
-        with suppress(BotoCoreError, ClientError):
-            upload.abort()
-        raise
