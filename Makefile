@@ -1,16 +1,19 @@
 # make demo   split the fixture archives on embedded services; ARCHIVE=path BATCH_SIZE=n for your own
 # make test   lint, types, import rules and the tests
+# make bench  both lanes beside the floor, the limit and the shell; GIGABYTES=2.4 REPEAT=3
 # make serve  serve both deployments against the Prefect API and the AWS that the environment names
 
 PYTHON ?= python3
 BATCH_SIZE ?= 10
 ARCHIVE ?=
+GIGABYTES ?= 2.4
+REPEAT ?= 3
 
 BIN := .venv/bin
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: setup demo test lint lock serve
+.PHONY: setup demo test lint lock serve bench
 
 setup: .venv/.installed
 
@@ -35,6 +38,9 @@ lint: setup
 
 serve: setup
 	$(BIN)/python -m flows.serve
+
+bench: setup
+	$(BIN)/python -m bench.lanes --gigabytes $(GIGABYTES) --repeat $(REPEAT)
 
 # The locks name versions and hashes, never the index they came from.
 lock:

@@ -28,19 +28,21 @@ class Traffic:
 
         def counted(session: URLLib3Session, request: Any) -> Any:
             answer = send(session, request)
-            self.requests[request.method] += 1
+            copied = "x-amz-copy-source" in request.headers
+            self.requests["COPY" if copied else request.method] += 1
             self.sent += int(request.headers.get("Content-Length") or 0)
             if request.method != "HEAD":  # whose answer states a length and has no body
                 self.received += int(answer.headers.get("Content-Length") or 0)
             return answer
 
-        URLLib3Session.send = counted  # type: ignore[method-assign]
+        URLLib3Session.send = counted  # type: ignore[method-assign, assignment]
 
 
 def main() -> None:
     traffic = Traffic()
     traffic.watch()
     state = create_batches(json.loads(sys.argv[1]), return_state=True)
+    assert state.state_details.flow_run_id
     with get_client(sync_client=True) as prefect:
         run = prefect.read_flow_run(state.state_details.flow_run_id)
     usage = resource.getrusage(resource.RUSAGE_SELF)
