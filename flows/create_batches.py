@@ -32,6 +32,7 @@ from flows.splitter.messages import Failure, ReplyAddress, Request, Result, titl
 from flows.splitter.settings import Settings
 from flows.splitter.storage import Bucket, StoredObject
 from flows.splitter.zip_index import ZipIndex, ranged_file
+from flows.supervise import resume_what_can_pass, will_be_resumed
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -155,6 +156,8 @@ def run_name() -> str:
     name="create-batches",
     flow_run_name=run_name,
     task_runner=TASK_RUNNER,
+    on_failure=[resume_what_can_pass],
+    on_crashed=[resume_what_can_pass],
     # A request that cannot be carried out is answered, so the flow checks it, not Prefect.
     validate_parameters=False,
 )
@@ -164,7 +167,7 @@ def create_batches(request: Request) -> Result:
     A large ZIP is **spliced**: S3 itself copies the images' bytes into the batches. Any other
     archive is **extracted**: fetched, unpacked, checked as a whole, and zipped anew. Nothing is
     uploaded before the whole manifest has been checked, and batches that an earlier run has put in
-    place are kept.
+    place are kept. A fault that can pass leads to another attempt, MAX_ATTEMPTS in all.
 
     The outcome goes to the request's `updatesQueueUrl`: every batch's file name, or one sentence
     that says why there are none.
@@ -180,6 +183,9 @@ def create_batches(request: Request) -> Result:
         result = split(request, bucket)
     except Exception as error:
         sentence = explain(error)
+        if will_be_resumed(error):
+            get_run_logger().warning("Another attempt will follow, this one failed: %s", sentence)
+            raise
         get_run_logger().error("No batches: %s", sentence)
         address = ReplyAddress.of(request)
         if address:

@@ -17,28 +17,35 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from prefect import flow
+from httpx import HTTPStatusError, TransportError
+from prefect import flow, runtime
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterKey,
-    FlowRunFilter,
-    FlowRunFilterId,
-)
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.flows import Flow
 from prefect.logging import get_run_logger
+from prefect.states import AwaitingRetry
 
 from blocks.saved import client, load_credentials
 from flows.splitter import queues
-from flows.splitter.errors import SetupError
+from flows.splitter.errors import SetupError, is_transient
 from flows.splitter.messages import Failure, ReplyAddress, title
 from flows.splitter.queues import Delivery, TriggerQueue
 from flows.splitter.settings import Settings
-from flows.summary import CALLBACK_KEY
+from flows.supervise import (
+    SERVICE_STOPPED,
+    bury,
+    cancel,
+    has_called_back,
+    is_silent,
+    note_callback,
+    resume,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -51,6 +58,15 @@ IDLE_WAIT = 10
 BUSY_WAIT = 2
 """Seconds of a long poll between two looks at the runs in flight."""
 
+SECONDS_BETWEEN_LOOKS = 30
+"""Between two looks for the heartbeats of a run."""
+
+TIME_FOR_HOOKS = timedelta(seconds=30)
+"""A run that has just ended may be about to be resumed by its own hook."""
+
+TIME_TO_COME_BACK = timedelta(seconds=10)
+"""Before a listener that died starts again."""
+
 
 @dataclass
 class Export:
@@ -60,14 +76,34 @@ class Export:
     address: ReplyAddress
     flow_run_id: UUID
     kept: float
+    looked: float
 
 
-@flow(name="listen", flow_run_name="listen for exports")
+def come_back(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Hook of listen: the same run starts again, unless a person cancelled it."""
+    with get_client(sync_client=True) as prefect:
+        prefect.set_flow_run_state(
+            flow_run.id,
+            AwaitingRetry(
+                scheduled_time=datetime.now(UTC) + TIME_TO_COME_BACK, message="Comes back"
+            ),
+        )
+
+
+@flow(
+    name="listen",
+    flow_run_name="listen for exports",
+    on_failure=[come_back],
+    on_crashed=[come_back],
+)
 def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
     """Turn trigger messages into runs of create-batches until this run is stopped.
 
     Takes no more than MAX_IN_FLIGHT messages at a time. A message that is not JSON, or that names
-    no download and queue to answer to, is left for the queue's redrive policy.
+    no download and queue to answer to, is left for the queue's redrive policy. A run that dies is
+    resumed, MAX_ATTEMPTS in all, and if it cannot be, BIOSPEX is told so.
+
+    **To pause everything**, cancel this run: messages wait in the queue. A new run goes on.
 
     Args:
         queue_url: the trigger queue; TRIGGER_QUEUE_URL of the environment if not given.
@@ -86,12 +122,57 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
             url,
         )
     with get_client(sync_client=True) as prefect, stopped_by_sigterm() as stopping:
-        listener = Listener(queue, sqs, prefect, deployment, settings.max_in_flight)
+        listener = Listener(queue, sqs, prefect, deployment, settings)
         get_run_logger().info("Listening to %s", url)
+        outage = Outage()
         while not stopping.is_set():
-            listener.watch()
-            listener.take(stopping)
+            with outage.waited_out(stopping):
+                if is_superseded(prefect):
+                    get_run_logger().warning("Another process has taken over this run")
+                    break
+                listener.watch()
+                listener.take(stopping)
         listener.stop()
+
+
+def is_superseded(prefect: SyncPrefectClient) -> bool:
+    """Whether this run has been started again elsewhere, while this process was thought dead."""
+    started: int = runtime.flow_run.run_count
+    return prefect.read_flow_run(UUID(runtime.flow_run.id)).run_count > started
+
+
+class Outage:
+    """Time without Prefect's API, SQS or the network: waited out, said once."""
+
+    SECONDS_BETWEEN_TRIES = 5
+
+    def __init__(self) -> None:
+        self._lasts = False
+        self._logger = get_run_logger()
+
+    @contextmanager
+    def waited_out(self, stopping: threading.Event) -> Iterator[None]:
+        """Swallow what an outage raises, and wait a little; anything else is passed on."""
+        try:
+            yield
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            if not self._lasts:
+                self._logger.warning("Waiting for a service that does not answer: %r", error)
+            self._lasts = True
+            stopping.wait(self.SECONDS_BETWEEN_TRIES)
+            return
+        if self._lasts:
+            self._logger.info("All services answer again")
+        self._lasts = False
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a service, AWS or Prefect, is away; it can come back."""
+    if isinstance(error, HTTPStatusError):
+        return error.response.is_server_error or error.response.status_code == 429
+    return isinstance(error, TransportError) or is_transient(error)
 
 
 class Listener:
@@ -103,13 +184,14 @@ class Listener:
         sqs: "SQSClient",
         prefect: SyncPrefectClient,
         deployment: str,
-        max_in_flight: int,
+        settings: Settings,
     ) -> None:
         self._queue = queue
         self._sqs = sqs
         self._prefect = prefect
         self._deployment = prefect.read_deployment_by_name(deployment).id
-        self._max_in_flight = max_in_flight
+        self._max_in_flight = settings.max_in_flight
+        self._start_timeout = timedelta(seconds=settings.start_timeout)
         self._exports: dict[str, Export] = {}
         self._logger = get_run_logger()
 
@@ -120,7 +202,12 @@ class Listener:
             stopping.wait(BUSY_WAIT)
             return
         for delivery in self._queue.receive(room, BUSY_WAIT if self._exports else IDLE_WAIT):
-            self._start(delivery)
+            try:
+                self._start(delivery)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                self._logger.exception("Message %s is left for redrive", delivery.message_id)
 
     def watch(self) -> None:
         """Settle the runs that have ended; keep the messages of the others invisible."""
@@ -134,9 +221,8 @@ class Listener:
             )
         }
         for message_id, export in list(self._exports.items()):
-            run = runs.get(export.flow_run_id)
-            if run is None or (run.state and run.state.is_final()):
-                self._settle(export, run)
+            if self._is_settled(export, runs.get(export.flow_run_id)):
+                self._queue.delete(export.delivery)
                 del self._exports[message_id]
             else:
                 self._keep(export)
@@ -166,50 +252,68 @@ class Listener:
             idempotency_key=delivery.message_id,
         )
         self._exports[delivery.message_id] = Export(
-            delivery, address, run.id, kept=delivery.received
+            delivery, address, run.id, kept=delivery.received, looked=delivery.received
         )
         self._logger.info("Message %s is flow run %s", delivery.message_id, run.name)
 
     def _keep(self, export: Export) -> None:
-        now = time.monotonic()
-        if now - export.kept < self._queue.visibility_timeout / 3:
+        moment = time.monotonic()
+        if moment - export.kept < self._queue.visibility_timeout / 3:
             return
         if self._queue.keep(export.delivery):
-            export.kept = now
+            export.kept = moment
 
-    def _settle(self, export: Export, run: FlowRun | None) -> None:
-        if not self._has_called_back(run):
-            end = f"its run {run.state_name} before the end" if run else "its run was deleted"
-            self._logger.error("%s: %s; sending a failure", export.delivery.message_id, end)
-            error = (
-                f"The batches could not be made ({end}); "
-                "please ask for them again or tell the operator."
-            )
-            queues.send_callback(
-                self._sqs,
-                export.address,
-                Failure(download_id=export.address.download_id, error=error),
-            )
-        self._queue.delete(export.delivery)
+    def _is_settled(self, export: Export, run: FlowRun | None) -> bool:
+        """Whether a run has ended and its callback is out; brings it nearer to that if it can."""
+        if run is None or run.state is None:
+            return self._give_up(export, None, "its run was deleted")
+        age = datetime.now(UTC) - run.state.timestamp
+        if run.state.is_final():
+            if has_called_back(self._prefect, run):
+                return True
+            if run.state.is_cancelled() and run.state.message != SERVICE_STOPPED:
+                return self._give_up(export, run, "its run was cancelled")
+            if age < TIME_FOR_HOOKS:
+                return False
+            if resume(self._prefect, run, f"Resumed by the listener after: {run.state.message}"):
+                self._logger.warning("%s %s; it is resumed", run.name, run.state_name)
+                return False
+            return self._give_up(export, run, f"its run {run.state_name} too often")
+        if run.state.is_running():
+            if self._heartbeats_are_due(export) and is_silent(self._prefect, run):
+                self._logger.warning("%s gives no sign of life", run.name)
+                bury(self._prefect, run)
+        elif age > self._start_timeout:
+            cancel(self._prefect, run, f"{run.state_name} for too long")
+            return self._give_up(export, run, f"its run stayed {run.state_name} for too long")
+        return False
 
-    def _has_called_back(self, run: FlowRun | None) -> bool:
-        """Whether a run that has ended sent its callback; one that completed certainly did."""
-        if run is None:
+    def _heartbeats_are_due(self, export: Export) -> bool:
+        looked, export.looked = export.looked, time.monotonic()
+        if export.looked - looked < SECONDS_BETWEEN_LOOKS:
+            export.looked = looked
             return False
-        return run.state_type == StateType.COMPLETED or bool(
-            self._prefect.read_artifacts(
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
-                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[CALLBACK_KEY])),
-            )
-        )
+        return True
+
+    def _give_up(self, export: Export, run: FlowRun | None, reason: str) -> bool:
+        """Send the failure callback that no run will send any more."""
+        self._logger.error("Giving up on message %s: %s", export.delivery.message_id, reason)
+        error = f"The batches could not be made ({reason}); please ask for them again."
+        failure = Failure(download_id=export.address.download_id, error=error)
+        queues.send_callback(self._sqs, export.address, failure)
+        if run:
+            note_callback(self._prefect, run, failure)
+        return True
 
 
 def parse(body: str) -> Any:
-    """A message's JSON; None for what is none, which includes JavaScript's NaN."""
+    """A message's JSON; None for what is none: JavaScript's NaN, half a surrogate pair."""
     try:
-        return json.loads(body, parse_constant=lambda _: json.loads(""))
-    except ValueError:
+        message = json.loads(body, parse_constant=lambda _: json.loads(""))
+        json.dumps(message, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
         return None
+    return message
 
 
 @contextmanager

@@ -66,6 +66,14 @@ def publish_callback(message: Result | Failure) -> None:
     """Attach the callback that has been sent to the current run."""
     create_markdown_artifact(
         key=CALLBACK_KEY,
-        description=f"Callback to BIOSPEX: {message.status}",
-        markdown=f"```json\n{to_json(message)}\n```",
+        markdown=callback_markdown(message),
+        description=callback_title(message),
     )
+
+
+def callback_title(message: Result | Failure) -> str:
+    return f"Callback to BIOSPEX: {message.status}"
+
+
+def callback_markdown(message: Result | Failure) -> str:
+    return f"```json\n{to_json(message)}\n```"

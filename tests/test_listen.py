@@ -8,21 +8,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments.runner import RunnerDeployment
 from prefect.logging import disable_run_logger
-from prefect.states import Cancelled, Completed, Crashed
+from prefect.states import Cancelled, Completed, Crashed, Failed, Paused, Pending, Running
 
 from flows.create_batches import create_batches
 from flows.listen import Listener, parse
 from flows.local import create_queues, served
 from flows.splitter.queues import TriggerQueue
+from flows.splitter.settings import Settings
+from flows.supervise import bad_ends, has_called_back
 from tests.conftest import EXPORTS
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
@@ -56,7 +61,8 @@ def listener_of(
 
     def make(max_in_flight: int = 4) -> Listener:
         queue = TriggerQueue(sqs, triggers, visibility_timeout=30)
-        return Listener(queue, sqs, prefect, f"create-batches/{name}", max_in_flight)
+        settings = Settings(max_in_flight=max_in_flight)
+        return Listener(queue, sqs, prefect, f"create-batches/{name}", settings)
 
     make.deployment = prefect.read_deployment_by_name(f"create-batches/{name}").id  # type: ignore[attr-defined]
     with disable_run_logger():
@@ -138,26 +144,121 @@ def test_a_message_that_cannot_be_answered_is_left_for_the_redrive_policy(
     assert sum(messages(sqs, triggers)) == len(JUNK)
 
 
-@pytest.mark.parametrize("end", [Crashed(), Cancelled()], ids=lambda state: state.name)
-def test_a_run_that_died_without_a_callback_gets_one(
-    end: State[Any],
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time for hooks, which do not run here, and none between two looks for heartbeats."""
+    monkeypatch.setattr("flows.listen.TIME_FOR_HOOKS", timedelta())
+    monkeypatch.setattr("flows.listen.SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr("flows.supervise.MISSED_HEARTBEATS", 0)
+
+
+@pytest.fixture
+def in_flight(
     listener_of: Any,
     prefect: SyncPrefectClient,
     sqs: Any,
     triggers: str,
     request_for: MakeRequest,
-    received: Received,
-) -> None:
+    impatient: None,
+) -> tuple[Listener, UUID]:
+    """A listener with one message in flight, and the run that the message became."""
     sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request_for(EXPORTS[0])))
     listener = listener_of()
     take(listener)
     [run] = runs(prefect, listener_of)
-    prefect.set_flow_run_state(run.id, end, force=True)
+    return listener, run.id
+
+
+def test_a_cancelled_run_is_answered_with_a_failure(
+    in_flight: tuple[Listener, UUID],
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    received: Received,
+) -> None:
+    listener, run_id = in_flight
+    prefect.set_flow_run_state(run_id, Cancelled(), force=True)
     listener.watch()
     [callback] = received()
     assert callback["status"] == "failed"
     assert callback["downloadId"] == 512
+    assert "its run was cancelled" in callback["error"]
     assert messages(sqs, triggers) == (0, 0)
+
+
+@pytest.mark.parametrize("end", [Crashed(), Failed()], ids=lambda state: state.name)
+def test_a_run_that_ended_without_a_callback_is_resumed(
+    end: State[Any],
+    in_flight: tuple[Listener, UUID],
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    received: Received,
+) -> None:
+    listener, run_id = in_flight
+    prefect.set_flow_run_state(run_id, end, force=True)
+    listener.watch()
+    assert prefect.read_flow_run(run_id).state_name == "AwaitingRetry"
+    assert received() == []
+    assert messages(sqs, triggers) == (0, 1)
+
+
+def test_the_last_attempt_is_followed_by_one_failure_however_often_it_is_delivered(
+    in_flight: tuple[Listener, UUID],
+    listener_of: Any,
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    received: Received,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(TriggerQueue, "delete", lambda *_: None)  # as if it died just before
+    listener, run_id = in_flight
+    prefect.set_flow_run_state(run_id, Crashed(), force=True)
+    listener.watch()
+    monkeypatch.undo()
+    sqs.purge_queue(QueueUrl=triggers)
+    assert [callback["status"] for callback in received()] == ["failed"]
+    assert has_called_back(prefect, prefect.read_flow_run(run_id))
+
+
+def test_a_running_run_without_heartbeats_is_buried_and_resumed(
+    in_flight: tuple[Listener, UUID], prefect: SyncPrefectClient, received: Received
+) -> None:
+    listener, run_id = in_flight
+    prefect.set_flow_run_state(run_id, Running(), force=True)
+    listener.watch()
+    assert prefect.read_flow_run(run_id).state_name == "Crashed"
+    listener.watch()
+    assert prefect.read_flow_run(run_id).state_name == "AwaitingRetry"
+    assert received() == []
+
+
+@pytest.mark.parametrize("state", [Pending(), Paused()], ids=lambda state: state.name)
+def test_a_run_that_does_not_get_going_is_ended_and_answered(
+    state: State[Any],
+    in_flight: tuple[Listener, UUID],
+    prefect: SyncPrefectClient,
+    received: Received,
+) -> None:
+    listener, run_id = in_flight
+    listener._start_timeout = timedelta(seconds=-1)
+    prefect.set_flow_run_state(run_id, state, force=True)
+    listener.watch()
+    assert prefect.read_flow_run(run_id).state_name == "Cancelled"
+    [callback] = received()
+    assert f"stayed {state.name} for too long" in callback["error"]
+
+
+def test_a_run_deleted_in_the_ui_is_answered(
+    in_flight: tuple[Listener, UUID], prefect: SyncPrefectClient, received: Received
+) -> None:
+    listener, run_id = in_flight
+    prefect.delete_flow_run(run_id)
+    listener.watch()
+    [callback] = received()
+    assert "its run was deleted" in callback["error"]
 
 
 def test_a_run_that_completed_gets_no_second_callback(
@@ -212,6 +313,62 @@ def test_both_flows_served_answer_every_trigger(
     assert "'file'" in callbacks["bad"]["error"]
     assert "'totalSize'" in callbacks["bad"]["error"]
     assert sum(messages(sqs, triggers)) == 1  # the junk
+
+
+def child_of(flow_run_id: UUID) -> int | None:
+    """The process of a flow run."""
+    wanted = f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if wanted in environ.read_bytes().split(b"\0"):
+                return int(environ.parent.name)
+    return None
+
+
+def run_named(prefect: SyncPrefectClient, name: str, state: StateType | None = None) -> FlowRun:
+    """The run of that name and state, as soon as there is one."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for run in prefect.read_flow_runs():
+            if run.name == name and state in (None, run.state_type):
+                return run
+        time.sleep(0.2)
+    raise AssertionError(f"There is no run {name}.")
+
+
+def kill(flow_run_id: UUID) -> None:
+    """SIGKILL the process of a flow run as soon as there is one."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if process := child_of(flow_run_id):
+            os.kill(process, signal.SIGKILL)
+            return
+        time.sleep(0.1)
+    raise AssertionError("The run did not start.")
+
+
+def test_killed_processes_come_back_and_every_trigger_is_answered_once(
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    request_for: MakeRequest,
+    received: Received,
+) -> None:
+    request = request_for(EXPORTS[0], downloadId="killed")
+    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request))
+    deadline = time.monotonic() + 180
+    environment = {**os.environ, "TRIGGER_QUEUE_URL": triggers, "VISIBILITY_TIMEOUT": "30"}
+    with served(environment) as server:
+        export = run_named(prefect, f"{EXPORTS[0].name} for download killed")
+        kill(export.id)
+        listening = run_named(prefect, "listen for exports", StateType.RUNNING)
+        kill(listening.id)
+        while sum(messages(sqs, triggers)) and time.monotonic() < deadline:
+            assert server.poll() is None
+            time.sleep(0.5)
+    assert [callback["status"] for callback in received()] == ["success"]
+    assert bad_ends(prefect, export.id) == 1
+    assert prefect.read_flow_run(listening.id).run_count == 2
 
 
 def test_sigterm_ends_the_listener_cleanly_and_hands_its_messages_back(

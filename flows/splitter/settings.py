@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     verify: bool = False
     trigger_queue_url: str | None = None
     max_in_flight: PositiveInt = 4
+    max_attempts: PositiveInt = 3
+    start_timeout: PositiveInt = 3600
     visibility_timeout: int = Field(default=300, ge=30, le=43_200)
 
     @classmethod
