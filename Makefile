@@ -4,7 +4,7 @@
 # make serve  serve both deployments against the Prefect API and the AWS that the environment names
 
 PYTHON ?= python3
-BATCH_SIZE ?= 10
+BATCH_SIZE ?=
 ARCHIVE ?=
 GIGABYTES ?= 2.4
 REPEAT ?= 3
@@ -24,7 +24,7 @@ setup: .venv/.installed
 	touch $@
 
 demo: setup
-	$(BIN)/python -m flows.local --batch-size $(BATCH_SIZE) $(ARCHIVE)
+	$(BIN)/python -m flows.local $(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) $(ARCHIVE)
 
 test: lint
 	$(BIN)/pytest

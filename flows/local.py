@@ -23,6 +23,8 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import boto3
 
+from flows.splitter.settings import Settings
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demonstration; the exit status is 0 if every archive was split."""
     options = _options(arguments)
     archives = options.archives or sorted(FIXTURES.glob("4[13]-*"))
+    batch_size = options.batch_size or (Settings().batch_size if options.archives else 10)
     for path in archives:
         if not path.is_file():
             sys.exit(f"There is no archive {path}.")
@@ -64,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             **aws,
             **prefect,
             "TRIGGER_QUEUE_URL": triggers,
-            "BATCH_SIZE": str(options.batch_size),
+            "BATCH_SIZE": str(batch_size),
             "SPLICE_MIN_SIZE": "0",  # so that even a small ZIP shows the splice lane
         }
         failed = 0
@@ -231,7 +234,9 @@ def _wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) ->
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m flows.local", description=__doc__)
     parser.add_argument("archives", nargs="*", type=Path, metavar="ARCHIVE")
-    parser.add_argument("--batch-size", type=int, default=10, help="rows of a batch (10)")
+    parser.add_argument(
+        "--batch-size", type=int, help="rows of a batch (2000, or 10 for the small fixtures)"
+    )
     parser.add_argument("--out", type=Path, default=Path("out"), help="where batches go (./out)")
     return parser.parse_args(arguments)
 

@@ -14,6 +14,7 @@ from flows.splitter import manifest
 from flows.splitter.archive import Member
 from flows.splitter.batch_zip import BatchZip
 from flows.splitter.manifest import Batch
+from flows.splitter.storage import MAX_PARTS, MIB
 
 MODIFIED = (2026, 11, 24, 6, 43, 56)
 IMAGES = {"a.jpg": b"\xff\xd8" + b"a" * 3000, "b/ü.jpg": b"", "標本.jpg": bytes(range(256)) * 9000}
@@ -57,12 +58,16 @@ class Store:
         self.members: dict[str, Member] = {}
         with path.open("wb") as file:
             for name, data in images.items():
-                place = Member(name, file.tell(), len(data), zlib.crc32(data), MODIFIED)
+                place = Member(file.tell(), len(data), zlib.crc32(data), MODIFIED)
                 self.members[name] = place
                 file.write(data)
 
     def zip_of(self, batch: Batch) -> BatchZip:
         return BatchZip(batch, self.members, self.path, MODIFIED)
+
+
+def whole(content: BatchZip) -> bytes:
+    return bytes(content.read(0, content.size))
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +77,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def data(store: Store) -> bytes:
-    with store.zip_of(batch_of(ROWS)) as content:
-        return content.read()
+    return whole(store.zip_of(batch_of(ROWS)))
 
 
 def test_a_batch_holds_its_manifest_and_each_image_once_in_the_order_of_the_rows(
@@ -111,7 +115,7 @@ def test_other_programs_unpack_a_batch_to_the_same_files(
 
 
 def test_the_same_batch_gives_the_same_bytes(data: bytes, store: Store) -> None:
-    assert store.zip_of(batch_of(ROWS)).read() == data
+    assert whole(store.zip_of(batch_of(ROWS))) == data
 
 
 def test_the_size_is_known_before_a_byte_is_read(data: bytes, store: Store) -> None:
@@ -119,15 +123,27 @@ def test_the_size_is_known_before_a_byte_is_read(data: bytes, store: Store) -> N
 
 
 @settings(deadline=None)
-@given(sizes=st.lists(st.integers(1, 100_000), min_size=1))
-def test_it_does_not_matter_in_which_pieces_it_is_read(
-    sizes: list[int], data: bytes, store: Store
-) -> None:
-    content = store.zip_of(batch_of(ROWS))
-    pieces = [content.read(size) for size in sizes]
-    short = [len(piece) for piece, size in zip(pieces, sizes, strict=True) if len(piece) < size]
-    assert len([length for length in short if length]) <= 1
-    assert b"".join([*pieces, content.read()]) == data
+@given(source=st.data())
+def test_any_stretch_of_it_can_be_read(source: st.DataObject, data: bytes, store: Store) -> None:
+    start = source.draw(st.integers(0, len(data) - 1))
+    end = source.draw(st.integers(start, len(data)))
+    assert store.zip_of(batch_of(ROWS)).read(start, end) == data[start:end]
+
+
+def test_its_parts_are_the_whole_in_order(tmp_path: Path) -> None:
+    images = {f"{number}.jpg": os.urandom(3_000_000) for number in range(7)}
+    content = Store(tmp_path / "store", images).zip_of(batch_of("\n".join(["imageName", *images])))
+    parts = content.parts()
+    assert [part.size for part in parts] == [8 * MIB, 8 * MIB, content.size - 16 * MIB]
+    assert b"".join(part.content() for part in parts) == whole(content)
+
+
+def test_parts_grow_where_there_would_be_too_many(tmp_path: Path) -> None:
+    huge = {"a.jpg": Member(0, 8 * MIB * MAX_PARTS, 0, MODIFIED)}
+    parts = BatchZip(batch_of("imageName\na.jpg\n"), huge, tmp_path, MODIFIED).parts()
+    assert len(parts) == MAX_PARTS
+    assert len({part.size for part in parts[:-1]}) == 1
+    assert parts[0].size == 8 * MIB + 1
 
 
 @settings(deadline=None)
@@ -144,7 +160,7 @@ def test_any_image_of_any_name_comes_back(
     images.pop("manifest.csv", None)
     store = Store(tmp_path_factory.mktemp("any") / "store", images)
     batch = Batch(1, 1, len(images), b"imageName\n", tuple(images))
-    with store.zip_of(batch) as content, zipfile.ZipFile(io.BytesIO(content.read())) as found:
+    with zipfile.ZipFile(io.BytesIO(whole(store.zip_of(batch)))) as found:
         assert {name: found.read(name) for name in found.namelist()} == {
             "manifest.csv": b"imageName\n",
             **images,
@@ -154,18 +170,17 @@ def test_any_image_of_any_name_comes_back(
 def test_images_that_end_early_are_an_error_not_a_shorter_batch(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", {"a.jpg": b"x" * 1000})
     os.truncate(store.path, 999)
-    with pytest.raises(OSError, match=r"end before 'a\.jpg' does"):
-        store.zip_of(batch_of("imageName\na.jpg\n")).read()
+    with pytest.raises(OSError, match="images end before a batch does"):
+        whole(store.zip_of(batch_of("imageName\na.jpg\n")))
 
 
 def crowd_of(images: int, folder: Path) -> Path:
     names = tuple(f"{number}.jpg" for number in range(images))
-    members = {name: Member(name, 0, 2, zlib.crc32(b"ab"), MODIFIED) for name in names}
+    members = {name: Member(0, 2, zlib.crc32(b"ab"), MODIFIED) for name in names}
     (folder / "store").write_bytes(b"ab")
     batch = Batch(1, 1, images, b"imageName\n", names)
     path = folder / "batch.zip"
-    with BatchZip(batch, members, folder / "store", MODIFIED) as content:
-        assert path.write_bytes(content.read()) == content.size
+    path.write_bytes(whole(BatchZip(batch, members, folder / "store", MODIFIED)))
     return path
 
 

@@ -1,4 +1,3 @@
-import io
 import os
 import threading
 from collections.abc import Iterator
@@ -9,28 +8,8 @@ from typing import Any
 import boto3
 import pytest
 
-from flows.splitter import storage
 from flows.splitter.errors import explain, is_transient
-from flows.splitter.storage import CLIENT_CONFIG, MAX_PARTS, MIB, Bucket, ObjectError, StoredObject
-
-METADATA = {"rows": "1-2000", "source-etag": "abc"}
-LARGE = 20 * MIB + 5
-
-
-class Stream(io.RawIOBase):
-    """What a batch is to an upload: bytes that come once, in order."""
-
-    def __init__(self, data: bytes, fails_at: int | None = None) -> None:
-        self._data = io.BytesIO(data)
-        self._fails_at = fails_at
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if self._fails_at is not None and self._data.tell() >= self._fails_at:
-            raise OSError("the images are gone")
-        return self._data.readinto(buffer)
+from flows.splitter.storage import CLIENT_CONFIG, MIB, Bucket, ObjectError, StoredObject
 
 
 @pytest.fixture
@@ -38,71 +17,23 @@ def bucket(s3: Any, bucket_name: str) -> Bucket:
     return Bucket(s3, bucket_name)
 
 
-def put(bucket: Bucket, data: bytes, key: str = "batch/a-part1.zip", **metadata: str) -> bool:
-    return bucket.put_once(Stream(data), len(data), key, metadata or METADATA, lambda _: None)
+def put(bucket: Bucket, data: bytes, key: str, **metadata: str) -> None:
+    bucket.put(key, bytearray(data), metadata)
 
 
-def bytes_at(s3: Any, bucket: Bucket, key: str) -> bytes:
-    data: bytes = s3.get_object(Bucket=bucket.name, Key=key)["Body"].read()
-    return data
-
-
-@pytest.mark.parametrize("size", [0, 1, 8 * MIB - 1, 8 * MIB, LARGE], ids="{:,} bytes".format)
-def test_what_goes_up_comes_down_byte_for_byte(size: int, bucket: Bucket, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1, 16 * MIB, 40 * MIB + 5], ids="{:,} bytes".format)
+def test_an_archive_comes_down_byte_for_byte(size: int, bucket: Bucket, tmp_path: Path) -> None:
     data = os.urandom(size)
-    assert put(bucket, data)
-    found = bucket.find("batch/a-part1.zip")
-    assert found
-    assert found.size == size
-    if size:
-        bucket.download("batch/a-part1.zip", found, tmp_path / "archive", lambda _: None)
-        assert (tmp_path / "archive").read_bytes() == data
-
-
-@pytest.mark.parametrize("size", [5, LARGE], ids=["in one request", "in parts"])
-def test_a_batch_is_a_zip_and_says_where_it_comes_from(size: int, s3: Any, bucket: Bucket) -> None:
-    put(bucket, b"x" * size)
-    head = s3.head_object(Bucket=bucket.name, Key="batch/a-part1.zip")
-    assert head["ContentType"] == "application/zip"
-    assert head["Metadata"] == METADATA
-
-
-@pytest.mark.parametrize("size", [5, LARGE], ids=["in one request", "in parts"])
-def test_progress_adds_up_to_the_size(size: int, bucket: Bucket, tmp_path: Path) -> None:
-    up: list[int] = []
-    down: list[int] = []
-    bucket.put_once(Stream(b"x" * size), size, "a.zip", METADATA, up.append)
-    bucket.download("a.zip", bucket.archive("a.zip"), tmp_path / "a", down.append)
-    assert (sum(up), sum(down)) == (size, size)
-
-
-def test_a_batch_that_is_there_is_not_put_again(s3: Any, bucket: Bucket) -> None:
-    assert put(bucket, b"first")
+    put(bucket, data, "export/a.zip")
     steps: list[int] = []
-    unread = Stream(b"other", fails_at=0)
-    assert not bucket.put_once(unread, 5, "batch/a-part1.zip", METADATA, steps.append)
-    assert steps == [5]
-    assert bytes_at(s3, bucket, "batch/a-part1.zip") == b"first"
+    bucket.download("export/a.zip", bucket.archive("export/a.zip"), tmp_path / "a", steps.append)
+    assert (tmp_path / "a").read_bytes() == data
+    assert sum(steps) == size
 
 
-@pytest.mark.parametrize(
-    ("data", "rows"), [(b"longer", "1-2000"), (b"other", "1-10")], ids=["size", "metadata"]
-)
-def test_another_batch_in_its_place_is_replaced(
-    data: bytes, rows: str, s3: Any, bucket: Bucket
-) -> None:
-    put(bucket, b"first", rows="1-2000")
-    assert put(bucket, data, rows=rows)
-    assert bytes_at(s3, bucket, "batch/a-part1.zip") == data
-
-
-@pytest.mark.parametrize("fails_at", [0, 9 * MIB, 17 * MIB], ids="{:,}".format)
-def test_a_batch_that_cannot_be_read_leaves_nothing(fails_at: int, s3: Any, bucket: Bucket) -> None:
-    content = Stream(b"x" * LARGE, fails_at)
-    with pytest.raises(OSError, match="the images are gone"):
-        bucket.put_once(content, LARGE, "batch/a-part1.zip", METADATA, lambda _: None)
-    assert bucket.find("batch/a-part1.zip") is None
-    assert "Uploads" not in s3.list_multipart_uploads(Bucket=bucket.name)
+def test_a_stretch_of_an_archive_is_read(bucket: Bucket) -> None:
+    put(bucket, b"0123456789", "export/a.zip")
+    assert bucket.read("export/a.zip", bucket.archive("export/a.zip").etag, 3, 4) == b"3456"
 
 
 def test_an_archive_that_is_not_there_is_said(bucket: Bucket) -> None:
@@ -179,11 +110,3 @@ def test_a_download_that_breaks_off_again_and_again_is_worth_another_try(
 def test_an_archive_that_may_not_be_read_is_said(faulty: Bucket) -> None:
     with pytest.raises(ObjectError, match=r"export forbidden\.zip .* may not be read"):
         faulty.archive("forbidden.zip")
-
-
-@pytest.mark.parametrize(
-    ("size", "part"),
-    [(0, 8 * MIB), (8 * MIB * MAX_PARTS, 8 * MIB), (8 * MIB * MAX_PARTS + 1, 8 * MIB + 1)],
-)
-def test_parts_grow_where_there_would_be_too_many(size: int, part: int) -> None:
-    assert storage.part_size(size) == part

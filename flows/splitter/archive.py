@@ -160,7 +160,7 @@ def _extract_tar(
         tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, encoding="utf-8") as source,
     ):
         for info in source:
-            name = names.claim(info.name + "/" if info.isdir() else info.name)
+            name = names.claim(info.name, info.isdir())
             if name is None:
                 continue
             content = source.extractfile(info) if info.isreg() else None

@@ -74,6 +74,8 @@ def explain(error: BaseException) -> str:
     cause = type(error).__name__
     if isinstance(error, botocore.ClientError):
         cause = f"{error_code(error)} from {error.operation_name}"
+    if isinstance(error, OSError) and error.strerror:
+        cause = error.strerror
     if is_transient(error):
         return (
             f"Amazon storage did not answer properly, even after several attempts ({cause}); "

@@ -49,7 +49,7 @@ class Names:
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
-    def claim(self, raw: str) -> str | None:
+    def claim(self, raw: str, is_folder: bool) -> str | None:
         """The path of the member that is called ``raw``, without a leading ``./``.
 
         Returns:
@@ -62,7 +62,7 @@ class Names:
         name = raw
         while name.startswith("./"):
             name = name[2:]
-        if raw.endswith("/") or is_noise(name):
+        if is_folder or is_noise(name):
             return None
         if (
             name.startswith("/")

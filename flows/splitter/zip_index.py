@@ -231,7 +231,7 @@ def _extents(infos: Iterable[ZipInfo], directory_start: int) -> list[Extent]:
             archives do neither; a small one that unpacks to terabytes does.
     """
     by_offset = sorted(infos, key=lambda info: info.header_offset)
-    ends = [info.header_offset for info in by_offset[1:]] + [directory_start]
+    ends = [*(info.header_offset for info in by_offset), directory_start][1:]
     extents = []
     for info, end in zip(by_offset, ends, strict=True):
         if info.volume:
@@ -262,7 +262,8 @@ def _files(extents: Iterable[Extent]) -> dict[str, Extent]:
     names = Names()
     files: dict[str, Extent] = {}
     for extent in extents:
-        name = names.claim(extent.info.orig_filename)
+        raw = extent.info.orig_filename
+        name = names.claim(raw, raw.endswith("/"))
         if name is None:
             continue
         if extent.info.flag_bits & ENCRYPTED:

@@ -1,0 +1,115 @@
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pytest
+
+from flows.splitter.assembly import AssemblyError, SentPart, assemble
+from flows.splitter.storage import MIB, Bucket
+
+KEY = "batch/a-part1.zip"
+METADATA = {"rows": "1-2000", "source-etag": "abc"}
+SIZES = {"in one request": [5], "in parts": [8 * MIB, 8 * MIB, 5]}
+
+
+@pytest.fixture
+def bucket(s3: Any, bucket_name: str) -> Bucket:
+    return Bucket(s3, bucket_name)
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
+
+
+@pytest.fixture(params=list(SIZES.values()), ids=list(SIZES))
+def pieces(request: pytest.FixtureRequest) -> list[bytes]:
+    return [os.urandom(size) for size in request.param]
+
+
+def parts_of(pieces: Sequence[bytes]) -> list[SentPart]:
+    return [SentPart(len(piece), partial(bytearray, piece)) for piece in pieces]
+
+
+def fail() -> bytearray:
+    raise OSError("the images are gone")
+
+
+def nothing_is_left(s3: Any, bucket: Bucket) -> bool:
+    uploads = s3.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
+    return bucket.find(KEY) is None and not uploads
+
+
+def test_parts_become_one_zip_object_that_says_where_it_comes_from(
+    pieces: list[bytes], s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+) -> None:
+    steps: list[int] = []
+    assert assemble(bucket, KEY, parts_of(pieces), METADATA, pool, steps.append)
+    found = s3.get_object(Bucket=bucket.name, Key=KEY)
+    assert found["Body"].read() == b"".join(pieces)
+    assert (found["ContentType"], found["Metadata"]) == ("application/zip", METADATA)
+    assert sum(steps) == sum(map(len, pieces))
+
+
+def test_what_is_there_is_neither_made_nor_sent_again(
+    pieces: list[bytes], bucket: Bucket, pool: ThreadPoolExecutor
+) -> None:
+    assemble(bucket, KEY, parts_of(pieces), METADATA, pool, lambda _: None)
+    unmade = [SentPart(len(piece), fail) for piece in pieces]
+    steps: list[int] = []
+    assert not assemble(bucket, KEY, unmade, METADATA, pool, steps.append)
+    assert sum(steps) == sum(map(len, pieces))
+
+
+@pytest.mark.parametrize(
+    ("data", "rows"), [(b"longer", "1-2000"), (b"other", "1-10")], ids=["size", "metadata"]
+)
+def test_another_batch_in_its_place_is_replaced(
+    data: bytes, rows: str, s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+) -> None:
+    assemble(bucket, KEY, parts_of([b"first"]), {"rows": "1-2000"}, pool, lambda _: None)
+    assert assemble(bucket, KEY, parts_of([data]), {"rows": rows}, pool, lambda _: None)
+    assert s3.get_object(Bucket=bucket.name, Key=KEY)["Body"].read() == data
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_part_that_cannot_be_made_leaves_nothing(
+    failing: int, s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+) -> None:
+    parts = parts_of([bytes(8 * MIB)] * 3)
+    parts[failing] = SentPart(8 * MIB, fail)
+    with pytest.raises(OSError, match="the images are gone"):
+        assemble(bucket, KEY, parts, METADATA, pool, lambda _: None)
+    assert nothing_is_left(s3, bucket)
+
+
+def test_an_object_of_another_size_than_its_parts_is_removed(
+    pieces: list[bytes], s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+) -> None:
+    *parts, last = parts_of(pieces)
+    wrong = SentPart(last.size + 1, last.content)
+    with pytest.raises(AssemblyError, match="instead of"):
+        assemble(bucket, KEY, [*parts, wrong], METADATA, pool, lambda _: None)
+    assert nothing_is_left(s3, bucket)
+
+
+def test_a_part_is_made_when_it_is_its_turn(bucket: Bucket, pool: ThreadPoolExecutor) -> None:
+    alive: Counter[str] = Counter()
+    most = 0
+
+    class Content(bytearray):
+        def __del__(self) -> None:
+            alive["now"] -= 1
+
+    def make() -> Content:
+        nonlocal most
+        alive["now"] += 1
+        most = max(most, alive["now"])
+        return Content(8 * MIB)
+
+    assemble(bucket, KEY, [SentPart(8 * MIB, make)] * 16, METADATA, pool, lambda _: None)
+    assert 1 <= most <= 5  # one for each thread, and one that is just being let go
