@@ -1,9 +1,13 @@
 """Small archives, built in memory."""
 
 import io
+import struct
 import tarfile
 import zipfile
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+
+from flows.splitter import zip_records
 
 FILES = {
     "a.jpg": bytes(range(256)) * 4,
@@ -58,3 +62,106 @@ def tar_of(
         for info in others:
             archive.addfile(info)
     return stream.getvalue()
+
+
+def with_directory(data: bytes, change: Callable[[list[zipfile.ZipInfo]], object]) -> bytes:
+    """The archive with a central directory that says something else of its members."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        infos, start = archive.infolist(), archive.start_dir
+    change(infos)
+    return data[:start] + b"".join(zip_records.central_directory(infos, start))
+
+
+def set_on(position: int, **values: object) -> Callable[[list[zipfile.ZipInfo]], None]:
+    def change(infos: list[zipfile.ZipInfo]) -> None:
+        for name, value in values.items():
+            setattr(infos[position], name, value)
+
+    return change
+
+
+def with_end(data: bytes, offset: int, value: int) -> bytes:
+    """The archive with another value in a field of two bytes of its last record."""
+    end = bytearray(data[-22:])
+    struct.pack_into("<H", end, offset, value)
+    return data[:-22] + end
+
+
+def overlap_bomb(count: int, kernel: bytes) -> bytes:
+    """A ZIP of ``count`` intact files that share the bytes of one compressed ``kernel``.
+
+    Each file's data quotes the next one's header, uncompressed, and goes on with the next one's
+    data, so that header, size and CRC of every file are right.
+    """
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    content, data = kernel, compressor.compress(kernel) + compressor.flush()
+    member = b""
+    infos: list[zipfile.ZipInfo] = []
+    ends: list[int] = []  # counted from the end of the last member
+    for number in reversed(range(count)):
+        if member:
+            size = len(member) - len(data)  # of the next one's header
+            content = member[:size] + content
+            data = struct.pack("<B2H", 0, size, size ^ 0xFFFF) + member  # RFC 1951, section 3.2.4
+        info = zipfile.ZipInfo(f"{number:02}.jpg")
+        info.compress_type = zipfile.ZIP_DEFLATED
+        info.compress_size, info.file_size = len(data), len(content)
+        info.CRC = zlib.crc32(content)
+        member = zip_records.local_file_header(info) + data
+        infos.insert(0, info)
+        ends.insert(0, len(member))
+    for info, end in zip(infos, ends, strict=True):
+        info.header_offset = len(member) - end
+    return member + b"".join(zip_records.central_directory(infos, len(member)))
+
+
+STREAMED = zip_of(FILES, stream=Unseekable())
+ZIP64 = zip_of(dict.fromkeys(map(str, range(66_000)), b""))
+
+BROKEN_ZIPS = {
+    "empty": (b"", "central directory is missing"),
+    "no ZIP": (b"\x1f\x8b" + bytes(100), "central directory is missing"),
+    "first half": (STREAMED[: len(STREAMED) // 2], "central directory is missing"),
+    "last byte lost": (STREAMED[:-1], "central directory is missing"),
+    "cut at its front": (STREAMED[300:], "reaches beyond it"),
+    "bytes after its end": (STREAMED + b"\0", "does not end where the file does"),
+    "overlap": (
+        with_directory(STREAMED, set_on(1, header_offset=0)),
+        "'a.jpg' overlaps the file after it",
+    ),
+    "overlap bomb": (overlap_bomb(20, bytes(10**6)), "'00.jpg' overlaps the file after it"),
+    "overlap in part": (
+        with_directory(STREAMED, set_on(0, compress_size=STREAMED.index(b"PK\3\4", 1))),
+        "'a.jpg' overlaps the file after it",
+    ),
+    "size beyond its end": (
+        with_directory(STREAMED, set_on(2, compress_size=5 * 1024**3)),
+        "'manifest.csv' reaches beyond it",
+    ),
+    "offset beyond its end": (
+        with_directory(STREAMED, set_on(1, header_offset=10**6)),
+        "'b.jpg' reaches beyond it",
+    ),
+    "count": (with_end(with_end(STREAMED, 8, 4), 10, 4), "lists 3 files but counts 4"),
+    "count of Zip64": (
+        ZIP64[:-74] + struct.pack("<2Q", 65_999, 65_999) + ZIP64[-58:],
+        "lists 66,000 files but counts 65,999",
+    ),
+    "volume": (with_end(STREAMED, 4, 1), "one volume of several"),
+    "count of a volume": (with_end(STREAMED, 8, 2), "one volume of several"),
+    "encryption": (with_directory(STREAMED, set_on(0, flag_bits=9)), "is encrypted"),
+    "unsafe name": (zip_of({"../a.jpg": b""}), "an unsafe name, '../a.jpg'"),
+    "no name": (with_directory(STREAMED, set_on(0, orig_filename="")), "a file without a name"),
+    "name with a NUL": (
+        with_directory(STREAMED, set_on(0, orig_filename="a\0.jpg")),
+        "an unsafe name, 'a\\x00.jpg'",
+    ),
+    "name twice": (zip_of([("a.jpg", b"1"), ("./a.jpg", b"2")]), "two files named 'a.jpg'"),
+    "name not UTF-8": (zip_of({"é.jpg": b""}).replace("é".encode(), b"\xff\xff"), "is damaged"),
+    "directory too large": (
+        STREAMED[:-10] + struct.pack("<L", 2**30) + STREAMED[-6:],
+        "central directory is far too large",
+    ),
+    "directory damaged": (STREAMED.replace(b"PK\1\2", b"PK\1\1"), "is damaged"),
+}
+"""With what is said of each."""

@@ -1,4 +1,5 @@
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -6,13 +7,21 @@ from functools import partial
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from flows.splitter.assembly import AssemblyError, SentPart, assemble
-from flows.splitter.storage import MIB, Bucket
+from flows.splitter.storage import MIB, Bucket, MultipartUpload
 
 KEY = "batch/a-part1.zip"
 METADATA = {"rows": "1-2000", "source-etag": "abc"}
-SIZES = {"in one request": [5], "in parts": [8 * MIB, 8 * MIB, 5]}
+SIZES = {
+    "nothing": [0],
+    "one byte": [1],
+    "in one request": [8 * MIB],
+    "in two parts": [8 * MIB, 1],
+    "in parts": [8 * MIB, 8 * MIB, 5],
+    "in parts of 5 MiB": [5 * MIB, 5 * MIB],
+}
 
 
 @pytest.fixture
@@ -62,7 +71,7 @@ def test_what_is_there_is_neither_made_nor_sent_again(
     unmade = [SentPart(len(piece), fail) for piece in pieces]
     steps: list[int] = []
     assert not assemble(bucket, KEY, unmade, METADATA, pool, steps.append)
-    assert sum(steps) == sum(map(len, pieces))
+    assert steps == [sum(map(len, pieces))]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +94,71 @@ def test_a_part_that_cannot_be_made_leaves_nothing(
     with pytest.raises(OSError, match="the images are gone"):
         assemble(bucket, KEY, parts, METADATA, pool, lambda _: None)
     assert nothing_is_left(s3, bucket)
+
+
+def test_a_single_part_that_cannot_be_made_leaves_nothing(
+    s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+) -> None:
+    with pytest.raises(OSError, match="the images are gone"):
+        assemble(bucket, KEY, [SentPart(5, fail)], METADATA, pool, lambda _: None)
+    assert nothing_is_left(s3, bucket)
+
+
+def test_parts_that_s3_does_not_take_together_leave_nothing(
+    s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+) -> None:
+    parts = parts_of([bytes(5 * MIB - 1), b"end"])
+    with pytest.raises(s3.exceptions.ClientError, match="EntityTooSmall"):
+        assemble(bucket, KEY, parts, METADATA, pool, lambda _: None)
+    assert nothing_is_left(s3, bucket)
+
+
+def test_the_parts_not_yet_begun_when_one_fails_are_not_made(s3: Any, bucket: Bucket) -> None:
+    made: list[int] = []
+
+    def make() -> bytearray:
+        made.append(1)
+        return bytearray(5 * MIB)
+
+    parts = [SentPart(5 * MIB, fail), *[SentPart(5 * MIB, make)] * 40]
+    with ThreadPoolExecutor(1) as one, pytest.raises(OSError, match="the images are gone"):
+        assemble(bucket, KEY, parts, METADATA, one, lambda _: None)
+    assert len(made) < 40
+    assert nothing_is_left(s3, bucket)
+
+
+def test_an_upload_that_cannot_be_dropped_does_not_hide_why_it_failed(
+    bucket: Bucket, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def abort(_: MultipartUpload) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied"}}, "AbortMultipartUpload")
+
+    monkeypatch.setattr(MultipartUpload, "abort", abort)
+    with pytest.raises(OSError, match="the images are gone"):
+        assemble(bucket, KEY, [SentPart(5, fail)] * 2, METADATA, pool, lambda _: None)
+    assert bucket.find(KEY) is None
+
+
+def test_parts_stand_in_their_order_whichever_is_there_first(
+    s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+) -> None:
+    pieces = [bytes([number]) * 5 * MIB for number in range(3)]
+    others_are_there = threading.Event()
+    steps: list[int] = []
+
+    def first() -> bytearray:
+        assert others_are_there.wait(30)
+        return bytearray(pieces[0])
+
+    def progress(size: int) -> None:
+        steps.append(size)
+        if len(steps) == 2:
+            others_are_there.set()
+
+    parts = [SentPart(5 * MIB, first), *parts_of(pieces[1:])]
+    assert assemble(bucket, KEY, parts, METADATA, pool, progress)
+    assert s3.get_object(Bucket=bucket.name, Key=KEY)["Body"].read() == b"".join(pieces)
+    assert steps == [5 * MIB] * 3
 
 
 def test_an_object_of_another_size_than_its_parts_is_removed(

@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from flows.splitter import manifest
 from flows.splitter.archive import Member
 from flows.splitter.batch_zip import BatchZip
 from flows.splitter.manifest import Batch
-from flows.splitter.storage import MAX_PARTS, MIB
+from flows.splitter.storage import MAX_OBJECT_SIZE, MAX_PARTS, MIB
 
 MODIFIED = (2026, 11, 24, 6, 43, 56)
 IMAGES = {"a.jpg": b"\xff\xd8" + b"a" * 3000, "b/ü.jpg": b"", "標本.jpg": bytes(range(256)) * 9000}
@@ -120,6 +122,7 @@ def test_the_same_batch_gives_the_same_bytes(data: bytes, store: Store) -> None:
 
 def test_the_size_is_known_before_a_byte_is_read(data: bytes, store: Store) -> None:
     assert store.zip_of(batch_of(ROWS)).size == len(data)
+    assert data[-22:].startswith(b"PK\5\6")  # the last record, complete
 
 
 @settings(deadline=None)
@@ -128,6 +131,25 @@ def test_any_stretch_of_it_can_be_read(source: st.DataObject, data: bytes, store
     start = source.draw(st.integers(0, len(data) - 1))
     end = source.draw(st.integers(start, len(data)))
     assert store.zip_of(batch_of(ROWS)).read(start, end) == data[start:end]
+
+
+@settings(deadline=None)
+@given(source=st.data())
+def test_it_does_not_matter_into_which_stretches_it_is_cut(
+    source: st.DataObject, data: bytes, store: Store
+) -> None:
+    cuts = source.draw(st.lists(st.integers(0, len(data))).map(sorted))
+    content = store.zip_of(batch_of(ROWS))
+    stretches = pairwise([0, *cuts, len(data)])
+    assert b"".join(content.read(start, end) for start, end in stretches) == data
+
+
+def test_several_threads_may_read_at_once(data: bytes, store: Store) -> None:
+    content = store.zip_of(batch_of(ROWS))
+    starts = [*range(0, len(data), 50_021)] * 5
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda start: content.read(start, min(start + 99_991, len(data))), starts)
+        assert list(found) == [data[start : start + 99_991] for start in starts]
 
 
 def test_its_parts_are_the_whole_in_order(tmp_path: Path) -> None:
@@ -144,6 +166,52 @@ def test_parts_grow_where_there_would_be_too_many(tmp_path: Path) -> None:
     assert len(parts) == MAX_PARTS
     assert len({part.size for part in parts[:-1]}) == 1
     assert parts[0].size == 8 * MIB + 1
+
+
+def batch_of_size(size: int, store: Path) -> BatchZip:
+    """A batch ZIP of that many bytes, nearly all of them holes in ``store``."""
+    batch = batch_of("imageName\na.jpg\n")
+    guess = BatchZip(batch, {"a.jpg": Member(0, size, 0, MODIFIED)}, store, MODIFIED)
+    image = Member(0, size - (guess.size - size), 0, MODIFIED)
+    with store.open("wb") as file:
+        file.truncate(image.size)
+    return BatchZip(batch, {"a.jpg": image}, store, MODIFIED)
+
+
+@pytest.mark.parametrize(
+    ("size", "length", "count"),
+    [
+        (8 * MIB, 8 * MIB, 1),
+        (8 * MIB + 1, 8 * MIB, 2),
+        (8 * MIB * MAX_PARTS, 8 * MIB, MAX_PARTS),
+        (8 * MIB * MAX_PARTS + 1, 8 * MIB + 1, MAX_PARTS),
+        (MAX_OBJECT_SIZE, 549_755_814, MAX_PARTS),
+    ],
+    ids="{:,}".format,
+)
+def test_parts_are_what_s3_takes(size: int, length: int, count: int, tmp_path: Path) -> None:
+    content = batch_of_size(size, tmp_path / "store")
+    assert content.size == size
+    *parts, last = content.parts()
+    assert {part.size for part in parts} <= {length}
+    assert length >= 5 * MIB
+    assert len(parts) + 1 == count
+    assert 0 < last.size <= length
+    assert sum(part.size for part in parts) + last.size == size
+    assert content.read(size - 22, size).startswith(b"PK\5\6")
+
+
+def test_bytes_far_into_a_batch_beyond_4_gib_are_where_they_belong(tmp_path: Path) -> None:
+    size = 8 * MIB * MAX_PARTS
+    content = batch_of_size(size, tmp_path / "store")
+    with (tmp_path / "store").open("r+b") as store:
+        store.seek(-5, os.SEEK_END)
+        store.write(b"image")
+    tail = content.parts()[-1].content()
+    assert len(tail) == 8 * MIB
+    directory = tail.index(b"PK\1\2")
+    assert tail[directory - 5 : directory] == b"image"
+    assert tail[: directory - 5] == bytes(directory - 5)
 
 
 @settings(deadline=None)
@@ -180,7 +248,8 @@ def crowd_of(images: int, folder: Path) -> Path:
     (folder / "store").write_bytes(b"ab")
     batch = Batch(1, 1, images, b"imageName\n", names)
     path = folder / "batch.zip"
-    path.write_bytes(whole(BatchZip(batch, members, folder / "store", MODIFIED)))
+    content = BatchZip(batch, members, folder / "store", MODIFIED)
+    assert path.write_bytes(whole(content)) == content.size
     return path
 
 

@@ -265,6 +265,13 @@ def test_no_manifest_or_two_are_refused(names: list[str], complaint: str) -> Non
         manifest.find(names)
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"), [("manifest.csv", ""), ("x/manifest.csv", "x/"), ("a/b/1.csv", "a/b/")]
+)
+def test_the_folder_is_what_stands_before_the_manifests_name(name: str, folder: str) -> None:
+    assert manifest.folder_of(name) == folder
+
+
 def test_images_stand_beside_the_manifest_and_what_no_row_names_is_reported() -> None:
     names = ["x/a.jpg", "x/sub/b.jpg", "x/manifest.csv", "x/readme.txt", "stray.jpg"]
     export = partition_export("imageName\nsub/b.jpg\na.jpg\n", names)

@@ -19,6 +19,9 @@ def test_nothing_needs_to_be_set() -> None:
     assert settings.batch_size == 2000
     assert settings.efs_path == Path("/efs/batch")
     assert settings.max_tmp_size == 7516192768
+    assert settings.split_strategy == "auto"
+    assert settings.splice_min_size == 67108864
+    assert settings.verify is False
     assert settings.trigger_queue_url is None
     assert settings.image_column == "imageName"
     assert settings.max_in_flight == 4
@@ -30,6 +33,12 @@ def test_nothing_needs_to_be_set() -> None:
         ("BATCH_SIZE", "500", 500),
         ("EFS_PATH", "/mnt/efs", Path("/mnt/efs")),
         ("MAX_TMP_SIZE", "0", 0),
+        ("SPLIT_STRATEGY", "auto", "auto"),
+        ("SPLIT_STRATEGY", "splice", "splice"),
+        ("SPLIT_STRATEGY", "extract", "extract"),
+        ("SPLICE_MIN_SIZE", "0", 0),
+        ("VERIFY", "true", True),
+        ("VERIFY", "false", False),
         ("TRIGGER_QUEUE_URL", "https://sqs.example.org/1/q", "https://sqs.example.org/1/q"),
         ("IMAGE_COLUMN", "file name", "file name"),
         ("MAX_IN_FLIGHT", "1", 1),
@@ -55,6 +64,13 @@ def test_each_variable_can_be_set(
         ("EFS_PATH", "efs/batch"),
         ("MAX_TMP_SIZE", "-1"),
         ("MAX_TMP_SIZE", "7 GB"),
+        ("SPLIT_STRATEGY", "copy"),
+        ("SPLIT_STRATEGY", "Splice"),
+        ("SPLIT_STRATEGY", ""),
+        ("SPLICE_MIN_SIZE", "-1"),
+        ("SPLICE_MIN_SIZE", "64 MiB"),
+        ("VERIFY", "maybe"),
+        ("VERIFY", ""),
         ("IMAGE_COLUMN", ""),
         ("MAX_IN_FLIGHT", "0"),
         ("VISIBILITY_TIMEOUT", "29"),

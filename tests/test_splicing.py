@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from bench.object_store import seaweedfs
 from flows.splitter import zip_records
-from flows.splitter.assembly import AssemblyError, assemble
+from flows.splitter.assembly import AssemblyError, SentPart, assemble
 from flows.splitter.manifest import Batch
 from flows.splitter.members import ArchiveError
 from flows.splitter.splicing import (
@@ -436,6 +436,18 @@ def test_a_part_that_fails_takes_the_upload_with_it(
     with pytest.raises(client.exceptions.ClientError):
         splice_to(replace(plan, parts=(beyond, *plan.parts[1:])), "batch/failed.zip")
     assert nothing_is_left(client, bucket, "batch/failed.zip")
+
+
+@pytest.mark.parametrize("name", ["contiguous", "a single put"])
+def test_a_batch_of_another_size_than_planned_is_removed(
+    name: str, client: Any, bucket: Bucket, source: StoredObject, pool: ThreadPoolExecutor
+) -> None:
+    *first, last = parts(planned(ARCHIVE, BATCHES[name][0]), bucket, KEY, source)
+    assert isinstance(last, SentPart)
+    wrong = [*first, replace(last, size=last.size + 1)]
+    with pytest.raises(AssemblyError, match="instead of"):
+        assemble(bucket, "batch/size.zip", wrong, {}, pool, lambda _: None)
+    assert nothing_is_left(client, bucket, "batch/size.zip")
 
 
 @pytest.mark.parametrize(

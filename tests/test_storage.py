@@ -36,6 +36,34 @@ def test_a_stretch_of_an_archive_is_read(bucket: Bucket) -> None:
     assert bucket.read("export/a.zip", bucket.archive("export/a.zip").etag, 3, 4) == b"3456"
 
 
+@pytest.mark.parametrize("size", [0, 1, 9 * MIB], ids="{:,} bytes".format)
+def test_what_is_put_is_found_with_its_size_and_metadata(size: int, bucket: Bucket) -> None:
+    put(bucket, os.urandom(size), "batch/a.zip", rows="1-9")
+    found = bucket.find("batch/a.zip")
+    assert found
+    assert (found.size, found.metadata) == (size, {"rows": "1-9"})
+    assert bucket.holds("batch/a.zip", size, {"rows": "1-9"})
+    assert not bucket.holds("batch/a.zip", size + 1, {"rows": "1-9"})
+    assert not bucket.holds("batch/a.zip", size, {"rows": "1-8"})
+    bucket.delete("batch/a.zip")
+    bucket.delete("batch/a.zip")
+    assert bucket.find("batch/a.zip") is None
+    assert not bucket.holds("batch/a.zip", size, {"rows": "1-9"})
+
+
+@pytest.mark.parametrize("after", ["replaced", "deleted"])
+def test_a_stretch_of_an_archive_that_is_no_longer_the_same_is_not_read(
+    after: str, bucket: Bucket
+) -> None:
+    put(bucket, b"0123456789", "export/a.zip")
+    old = bucket.archive("export/a.zip")
+    bucket.delete("export/a.zip")
+    if after == "replaced":
+        put(bucket, b"9876543210", "export/a.zip")
+    with pytest.raises(ObjectError, match="was replaced or deleted while it was read"):
+        bucket.read("export/a.zip", old.etag, 3, 4)
+
+
 def test_an_archive_that_is_not_there_is_said(bucket: Bucket) -> None:
     assert bucket.find("export/a.zip") is None
     with pytest.raises(ObjectError, match=rf"no export export/a\.zip in the bucket {bucket.name}"):

@@ -1,7 +1,8 @@
 import io
+import random
 import struct
 import zipfile
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.splitter import zip_records
-from flows.splitter.members import ArchiveError
+from flows.splitter.members import CHUNK, ArchiveError
 from flows.splitter.zip_index import ZipIndex, ranged_file
-from tests.archives import FILES, Unseekable, zip_of
+from tests.archives import BROKEN_ZIPS, FILES, STREAMED, set_on, with_directory, zip_of
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("4*.zip"))
-STREAMED = zip_of(FILES, stream=Unseekable())
 SOURCES = [
     *(pytest.param(path.read_bytes(), id=path.name[:2]) for path in FIXTURES),
     pytest.param(STREAMED, id="streamed"),
@@ -36,14 +36,6 @@ def index_of(data: bytes, asked: list[int] | None = None) -> ZipIndex:
     return ZipIndex(ranged_file(read, len(data)))
 
 
-def with_directory(data: bytes, change: Callable[[list[zipfile.ZipInfo]], object]) -> bytes:
-    """The archive with a central directory that says something else of its members."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        infos, start = archive.infolist(), archive.start_dir
-    change(infos)
-    return data[:start] + b"".join(zip_records.central_directory(infos, start))
-
-
 @pytest.mark.parametrize("data", SOURCES)
 def test_every_file_is_found_where_it_stands(data: bytes) -> None:
     index = index_of(data)
@@ -52,13 +44,46 @@ def test_every_file_is_found_where_it_stands(data: bytes) -> None:
         assert list(index.members) == files
         for name in files:
             assert index.read(name) == archive.read(name)
-            assert b"".join(index.chunks(name)) == archive.read(name)
+            chunks = list(index.chunks(name))
+            assert b"".join(chunks) == archive.read(name)
+            assert all(len(chunk) <= CHUNK for chunk in chunks)
         extents = list(index.members.values())
         for extent, end in zip(
             extents, [*(after.start for after in extents[1:]), archive.start_dir], strict=True
         ):
             assert data.startswith(b"PK\3\4", extent.start)
             assert extent.end == end
+
+
+@pytest.mark.parametrize("data", SOURCES)
+def test_a_file_on_disk_has_the_same_index(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "export"
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        index, elsewhere = ZipIndex(file), index_of(data)
+        assert places(index) == places(elsewhere)
+        for name in index.members:
+            assert index.read(name) == elsewhere.read(name)
+
+
+def places(index: ZipIndex) -> list[tuple[str, int, int]]:
+    return [(name, extent.start, extent.end) for name, extent in index.members.items()]
+
+
+@pytest.mark.parametrize("on_disk", [True, False], ids=["on disk", "elsewhere"])
+def test_any_thread_may_read_any_member(on_disk: bool, tmp_path: Path) -> None:
+    files = {f"{number}.jpg": random.Random(number).randbytes(300_000) for number in range(40)}
+    path = tmp_path / "export"
+    path.write_bytes(zip_of(files))
+    with path.open("rb") as file, ThreadPoolExecutor(8) as pool:
+        index = ZipIndex(file) if on_disk else index_of(path.read_bytes())
+        names = list(files) * 3
+        assert list(pool.map(index.read, names)) == [files[name] for name in names]
+
+
+def test_an_archive_without_files_has_an_empty_index() -> None:
+    assert index_of(zip_of({})).members == {}
+    assert index_of(zip_of({"folder/": b""})).members == {}
 
 
 def test_only_the_end_of_the_archive_is_read() -> None:
@@ -114,77 +139,14 @@ def test_offsets_and_sizes_beyond_4_gib() -> None:
     assert index.members["4.jpg"].end == end
 
 
-def set_on(position: int, **values: object) -> Callable[[list[zipfile.ZipInfo]], None]:
-    def change(infos: list[zipfile.ZipInfo]) -> None:
-        for name, value in values.items():
-            setattr(infos[position], name, value)
-
-    return change
-
-
-def with_end(data: bytes, offset: int, value: int) -> bytes:
-    """The archive with another value in a field of two bytes of its last record."""
-    end = bytearray(data[-22:])
-    struct.pack_into("<H", end, offset, value)
-    return data[:-22] + end
-
-
-ZIP64 = zip_of(dict.fromkeys(map(str, range(66_000)), b""))
-
-BROKEN = {
-    "empty": (b"", "central directory is missing"),
-    "no ZIP": (b"\x1f\x8b" + bytes(100), "central directory is missing"),
-    "first half": (STREAMED[: len(STREAMED) // 2], "central directory is missing"),
-    "last byte lost": (STREAMED[:-1], "central directory is missing"),
-    "cut at its front": (STREAMED[300:], "reaches beyond it"),
-    "bytes after its end": (STREAMED + b"\0", "does not end where the file does"),
-    "overlap": (
-        with_directory(STREAMED, set_on(1, header_offset=0)),
-        "'a.jpg' overlaps the file after it",
-    ),
-    "overlap in part": (
-        with_directory(STREAMED, set_on(0, compress_size=STREAMED.index(b"PK\3\4", 1))),
-        "'a.jpg' overlaps the file after it",
-    ),
-    "size beyond its end": (
-        with_directory(STREAMED, set_on(2, compress_size=5 * 1024**3)),
-        "'manifest.csv' reaches beyond it",
-    ),
-    "offset beyond its end": (
-        with_directory(STREAMED, set_on(1, header_offset=10**6)),
-        "'b.jpg' reaches beyond it",
-    ),
-    "count": (with_end(with_end(STREAMED, 8, 4), 10, 4), "lists 3 files but counts 4"),
-    "count of Zip64": (
-        ZIP64[:-74] + struct.pack("<2Q", 65_999, 65_999) + ZIP64[-58:],
-        "lists 66,000 files but counts 65,999",
-    ),
-    "volume": (with_end(STREAMED, 4, 1), "one volume of several"),
-    "count of a volume": (with_end(STREAMED, 8, 2), "one volume of several"),
-    "encryption": (with_directory(STREAMED, set_on(0, flag_bits=9)), "is encrypted"),
-    "unsafe name": (zip_of({"../a.jpg": b""}), "an unsafe name, '../a.jpg'"),
-    "no name": (with_directory(STREAMED, set_on(0, orig_filename="")), "a file without a name"),
-    "name with a NUL": (
-        with_directory(STREAMED, set_on(0, orig_filename="a\0.jpg")),
-        "an unsafe name, 'a\\x00.jpg'",
-    ),
-    "name twice": (zip_of([("a.jpg", b"1"), ("./a.jpg", b"2")]), "two files named 'a.jpg'"),
-    "name not UTF-8": (zip_of({"é.jpg": b""}).replace("é".encode(), b"\xff\xff"), "is damaged"),
-    "directory too large": (
-        STREAMED[:-10] + struct.pack("<L", 2**30) + STREAMED[-6:],
-        "central directory is far too large",
-    ),
-    "directory damaged": (STREAMED.replace(b"PK\1\2", b"PK\1\1"), "is damaged"),
-}
-
-
-@pytest.mark.parametrize(("data", "message"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(("data", "message"), BROKEN_ZIPS.values(), ids=BROKEN_ZIPS)
 def test_a_broken_archive_is_refused(data: bytes, message: str) -> None:
-    with pytest.raises(ArchiveError) as refusal:
-        index_of(data)
-    assert message in str(refusal.value)
-    assert str(refusal.value).startswith("The archive")
-    assert str(refusal.value).endswith(".")
+    for read in (index_of, lambda data: ZipIndex(io.BytesIO(data))):
+        with pytest.raises(ArchiveError) as refusal:
+            read(data)
+        assert message in str(refusal.value)
+        assert str(refusal.value).startswith("The archive")
+        assert str(refusal.value).endswith(".")
 
 
 def test_a_member_of_another_volume_is_refused() -> None:
@@ -213,8 +175,17 @@ def test_a_damaged_archive_is_refused_or_read_within_its_bounds(draws: st.DataOb
 def test_a_damaged_member_is_refused() -> None:
     stored = zip_of(FILES, zipfile.ZIP_STORED)
     index = index_of(stored.replace(b"\xff\xd8\xff", b"\xff\xd8\xfe"))
-    with pytest.raises(ArchiveError, match=r"Bad CRC-32 for file 'b\.jpg'"):
-        index.read("b.jpg")
+    for read in (index.read, lambda name: list(index.chunks(name))):
+        with pytest.raises(ArchiveError, match=r"Bad CRC-32 for file 'b\.jpg'"):
+            read("b.jpg")
+
+
+@pytest.mark.parametrize("size", [len(FILES["b.jpg"]) + 1, 2**31])
+def test_a_member_shorter_than_it_says_is_refused_in_the_end(size: int) -> None:
+    index = index_of(with_directory(STREAMED, set_on(1, file_size=size)))
+    with pytest.raises(ArchiveError, match=r"'b\.jpg' is shorter than it says"):
+        for _ in index.chunks("b.jpg"):
+            pass
 
 
 def test_a_member_that_unpacks_to_too_much_is_not_read_into_memory() -> None:

@@ -114,6 +114,21 @@ def test_a_name_in_the_old_encoding_is_written_as_it_was() -> None:
     assert zip_records.encoded_name(info) == "Åland.jpg".encode()
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "標本/ü.jpg"])
+def test_a_stored_member_is_a_plain_file_that_zipfile_reads(name: str, tmp_path: Path) -> None:
+    modified = (2026, 11, 24, 6, 43, 56)
+    info = zip_records.stored_member(name, 5, zlib.crc32(b"image"), modified)
+    data = zip_records.local_file_header(info) + b"image"
+    path = tmp_path / "one.zip"
+    path.write_bytes(data + b"".join(zip_records.central_directory([info], len(data))))
+    with zipfile.ZipFile(path) as archive:
+        (found,) = archive.infolist()
+        assert archive.read(found) == b"image"
+    assert (found.filename, found.date_time) == (name, modified)
+    assert (found.create_system, found.external_attr >> 16) == (3, 0o100644)
+    assert found.compress_type == zipfile.ZIP_STORED
+
+
 def test_a_foreign_zip64_field_is_replaced_and_other_fields_are_kept() -> None:
     other = struct.pack("<2H4s", 0x7875, 4, b"kept")
     zip64 = struct.pack("<2HQ", 0x0001, 8, 5)

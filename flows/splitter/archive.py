@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, Self, cast
 
-from flows.splitter.members import CHUNK, ArchiveError, DosDateTime, Names, reading
+from flows.splitter.members import (
+    CHUNK,
+    ArchiveError,
+    DosDateTime,
+    Names,
+    check_in_memory,
+    reading,
+)
 from flows.splitter.zip_index import ZipIndex
 
 Format = Literal["zip", "tar", "tar.gz"]
@@ -52,8 +59,13 @@ class Contents:
         self.members = members
 
     def read(self, name: str) -> bytes:
-        """The bytes of one member."""
+        """The bytes of one member.
+
+        Raises:
+            ArchiveError: if they are more than 64 MiB.
+        """
         member = self.members[name]
+        check_in_memory(name, member.size)
         with self.store.open("rb") as store:
             return os.pread(store.fileno(), member.size, member.offset)
 

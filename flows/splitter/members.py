@@ -18,6 +18,9 @@ DosDateTime = tuple[int, int, int, int, int, int]
 CHUNK = 1024 * 1024
 """Bytes of content that are held at a time."""
 
+MAX_IN_MEMORY = 64 * 1024 * 1024
+"""The largest manifest or central directory that is read as a whole: some 600,000 members."""
+
 # What desktop systems add to an archive: macOS resource forks and folder views, Windows thumbnails.
 NOISE_FOLDERS = ("__MACOSX",)
 NOISE_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
@@ -83,6 +86,18 @@ class Names:
             )
         self._taken.add(name)
         return name
+
+
+def check_in_memory(name: str, size: int) -> None:
+    """Refuse to read a member of ``size`` bytes as a whole if that is too much.
+
+    Raises:
+        ArchiveError: above 64 MiB.
+    """
+    if size > MAX_IN_MEMORY:
+        raise ArchiveError(
+            f"The archive's '{name[:80]}' is far too large ({size:,} bytes); export it again."
+        )
 
 
 def is_noise(name: str) -> bool:

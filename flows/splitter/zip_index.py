@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import IO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
-from flows.splitter.members import CHUNK, ArchiveError, Names, reading
+from flows.splitter.members import (
+    CHUNK,
+    MAX_IN_MEMORY,
+    ArchiveError,
+    Names,
+    check_in_memory,
+    reading,
+)
 from flows.splitter.zip_records import (
     END_OF_CENTRAL_DIRECTORY,
     LOCAL_FILE_HEADER,
@@ -26,9 +33,6 @@ TAIL = 128 * 1024
 """Bytes read from the end at once; the end records and the longest comment take 65,633."""
 
 READ_AHEAD = 256 * 1024
-
-MAX_IN_MEMORY = 64 * 1024 * 1024
-"""The largest central directory or member that is read as a whole: some 600,000 members."""
 
 ENCRYPTED = 0x1  # 4.4.4, bit 0
 LONGEST_EXTRA_FIELD = MAX_16  # 4.4.11
@@ -92,11 +96,7 @@ class ZipIndex:
         Raises:
             ArchiveError: if they are damaged, or more than 64 MiB.
         """
-        size = self.members[name].info.file_size
-        if size > MAX_IN_MEMORY:
-            raise ArchiveError(
-                f"The archive's '{name[:80]}' is far too large ({size:,} bytes); export it again."
-            )
+        check_in_memory(name, self.members[name].info.file_size)
         return b"".join(self.chunks(name))
 
     def chunks(self, name: str) -> Iterator[bytes]:
