@@ -147,7 +147,12 @@ class Bench:
         request = {**trigger(1, archive, self.updates), "s3Bucket": bucket}
         done = subprocess.run(
             [sys.executable, "-m", "bench.measured_export", json.dumps(request)],
-            env={**self.environment, "SPLIT_STRATEGY": strategy, "TMPDIR": str(scratch)},
+            env={
+                **self.environment,
+                "SPLIT_STRATEGY": strategy,
+                "TMPDIR": str(scratch),
+                "EFS_PATH": str(scratch),
+            },
             stdout=subprocess.PIPE,
             text=True,
             check=True,

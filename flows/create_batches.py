@@ -88,10 +88,10 @@ def download(export: Export, directory: Path) -> Path:
 
 
 @task(task_run_name="extract", **STEP)
-def extract(path: Path, directory: Path) -> Contents:
+def extract(path: Path, directory: Path, max_expansion: int) -> Contents:
     """Unpack the archive, whatever its format, and verify the checksum of every member."""
     with Progress("Extract", path.stat().st_size) as progress:  # JPEGs are as large unpacked
-        contents = archive.extract(path, directory / "images", progress)
+        contents = archive.extract(path, directory / "images", progress, max_expansion)
     path.unlink()
     get_run_logger().info("The archive holds %d files, all intact", len(contents.members))
     return contents
@@ -274,7 +274,7 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         get_run_logger().info("Removed %s, left by a run that died", directory)
     with workspace.run_directory(root) as directory:
         path = download(export, directory)
-        contents = extract(path, directory)
+        contents = extract(path, directory, settings.max_expansion)
         parts = partition(contents, settings.image_column, settings.batch_size)
         images = {
             name.removeprefix(parts.folder): member for name, member in contents.members.items()

@@ -407,3 +407,20 @@ def test_a_member_that_is_too_large_is_not_read_into_memory(tmp_path: Path) -> N
     member = archive.Member(0, 2**31, 0, (2026, 1, 1, 0, 0, 0))
     with pytest.raises(ArchiveError, match=r"'manifest\.csv' is far too large"):
         Contents(tmp_path, {"manifest.csv": member}).read("manifest.csv")
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        zip_of({"a.jpg": bytes(70_000_000)}),
+        gzip.compress(tar_of({"a.jpg": bytes(70_000_000)})),
+        gzip.compress(tar_of({"a.jpg": b""}) + bytes(70_000_000)),
+    ],
+    ids=["zip", "tar.gz", "behind the end of a tar.gz"],
+)
+def test_what_unpacks_to_too_much_is_refused_before_it_fills_the_disk(
+    bomb: bytes, tmp_path: Path
+) -> None:
+    with pytest.raises(ArchiveError, match=r"more than 67,108,864 bytes.*\(MAX_EXPANSION\)"):
+        extract(bomb, tmp_path)
+    assert (tmp_path / "store").stat().st_size <= 67_108_864

@@ -24,6 +24,9 @@ from flows.splitter.zip_index import ZipIndex
 
 Format = Literal["zip", "tar", "tar.gz"]
 
+MAX_EXPANSION = 20
+ALWAYS_ALLOWED = 64 * 1024 * 1024
+
 MAGIC_LENGTH = 512
 """Bytes from the start of an archive that tell its format."""
 
@@ -92,7 +95,10 @@ def identify(start: bytes) -> Format:
 
 
 def extract(
-    archive: Path, store: Path, progress: Callable[[int], object] = lambda _: None
+    archive: Path,
+    store: Path,
+    progress: Callable[[int], object] = lambda _: None,
+    max_expansion: int = MAX_EXPANSION,
 ) -> Contents:
     """Unpack every file of the archive into ``store``, one after the other, and check it.
 
@@ -103,25 +109,29 @@ def extract(
         archive: a ZIP, tar or gzip-compressed tar.
         store: the file to write.
         progress: told the number of bytes unpacked since the last call, from any thread.
+        max_expansion: how many times its own size the archive may unpack to, 64 MiB in any case.
 
     Raises:
         ArchiveError: a damaged or truncated archive, a wrong checksum, names that lead elsewhere or
-            occur twice, links and devices, encryption.
+            occur twice, links and devices, encryption, more content than allowed.
     """
+    max_size = max(ALWAYS_ALLOWED, max_expansion * archive.stat().st_size)
     with archive.open("rb") as source, store.open("wb") as output:
         format = identify(source.read(MAGIC_LENGTH))
         source.seek(0)
         if format == "zip":
-            members = _extract_zip(source, output, progress)
+            members = _extract_zip(source, output, progress, max_size)
         else:
-            members = _extract_tar(source, format, output, progress)
+            members = _extract_tar(source, format, output, progress, max_size)
     return Contents(store, members)
 
 
 def _extract_zip(
-    archive: IO[bytes], output: IO[bytes], progress: Callable[[int], object]
+    archive: IO[bytes], output: IO[bytes], progress: Callable[[int], object], max_size: int
 ) -> dict[str, Member]:
     index = ZipIndex(archive)
+    if sum(extent.info.file_size for extent in index.members.values()) > max_size:
+        raise _too_much(max_size)
     members: dict[str, Member] = {}
     end = 0
     for name, extent in index.members.items():
@@ -161,14 +171,18 @@ class _Header(tarfile.TarInfo):
 
 
 def _extract_tar(
-    archive: IO[bytes], format: Format, output: IO[bytes], progress: Callable[[int], object]
+    archive: IO[bytes],
+    format: Format,
+    output: IO[bytes],
+    progress: Callable[[int], object],
+    max_size: int,
 ) -> dict[str, Member]:
     names = Names()
     members: dict[str, Member] = {}
     end = 0
     with (
         reading(),
-        _uncompressed(archive, format) as stream,
+        _uncompressed(archive, format, max_size) as stream,
         tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, encoding="utf-8") as source,
     ):
         for info in source:
@@ -195,12 +209,33 @@ def _extract_tar(
 
 
 @contextmanager
-def _uncompressed(archive: IO[bytes], format: Format) -> Iterator[IO[bytes]]:
+def _uncompressed(archive: IO[bytes], format: Format, max_size: int) -> Iterator[IO[bytes]]:
     if format == "tar":
         yield archive
     else:
-        with gzip.open(archive, "rb") as unzipped:
+        with _BoundedGzip(archive, max_size) as unzipped:
             yield cast("IO[bytes]", unzipped)
+
+
+class _BoundedGzip(gzip.GzipFile):
+    """A gzip stream that ends in an error where it unpacks to too much, wherever that stands."""
+
+    def __init__(self, archive: IO[bytes], max_size: int) -> None:
+        super().__init__(fileobj=archive, mode="rb")
+        self._max_size = max_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        if self.tell() > self._max_size:
+            raise _too_much(self._max_size)
+        return data
+
+
+def _too_much(max_size: int) -> ArchiveError:
+    return ArchiveError(
+        f"The archive unpacks to more than {max_size:,} bytes, which no export of images does "
+        "(MAX_EXPANSION); export it again."
+    )
 
 
 def _dos_date_time(seconds: float) -> DosDateTime:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings
 
+from flows.splitter.archive import MAX_EXPANSION
 from flows.splitter.errors import SetupError
 
 
@@ -22,6 +23,7 @@ class Settings(BaseSettings):
     image_column: str = Field(default="imageName", min_length=1)
     efs_path: Annotated[Path, AfterValidator(_absolute)] = Path("/efs/batch")
     max_tmp_size: int = Field(default=7 * 1024**3, ge=0)
+    max_expansion: PositiveInt = MAX_EXPANSION
     split_strategy: Literal["auto", "splice", "extract"] = "auto"
     splice_min_size: int = Field(default=64 * 1024**2, ge=0)
     verify: bool = False
