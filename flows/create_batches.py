@@ -21,7 +21,7 @@ from prefect.tasks import Task, exponential_backoff
 
 from blocks.saved import client, load_credentials, load_workspace, origin
 from flows import summary
-from flows.progress import Progress
+from flows.progress import Progress, best_effort
 from flows.splitter import archive, manifest, queues, splicing, storage, workspace
 from flows.splitter.archive import Contents
 from flows.splitter.assembly import PARALLEL_PARTS, Part, assemble
@@ -142,10 +142,8 @@ def splice(
 def notify(sqs: "SQSClient", address: ReplyAddress, message: Result | Failure) -> None:
     """Send the callback to BIOSPEX and show on the run page that it is out."""
     queues.send_callback(sqs, address, message)
-    try:
+    with best_effort("The callback, which is sent,", get_run_logger()):
         summary.publish_callback(message)
-    except Exception:  # the callback is out; a failure here would send a second one
-        get_run_logger().warning("The callback is sent but could not be noted", exc_info=True)
 
 
 def run_name() -> str:
@@ -216,7 +214,8 @@ def split(request: Request, bucket: Bucket) -> Result:
         odd.append(f"{len(parts.unlisted)} files of the archive are in no row, such as {some}.")
     for remark in odd:
         get_run_logger().warning(remark)
-    summary.publish(request, export.source, lane, parts, sizes, odd)
+    with best_effort("The summary", get_run_logger()):
+        summary.publish(request, export.source, lane, parts, sizes, odd)
     return Result(
         download_id=request.download_id,
         batch_files=[request.batch_file(batch.part) for batch in parts.batches],

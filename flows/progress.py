@@ -1,7 +1,11 @@
 """Progress of a transfer, for a person who watches the run page or the log."""
 
+import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import LoggerAdapter
 from types import TracebackType
 from typing import Self, cast
 from uuid import UUID
@@ -11,6 +15,18 @@ from prefect.logging import get_run_logger
 
 SECONDS_BETWEEN_UPDATES = 2.0
 SECONDS_BETWEEN_LINES = 15.0
+
+
+Logger = LoggerAdapter[logging.Logger] | logging.Logger
+
+
+@contextmanager
+def best_effort(what: str, logger: Logger) -> Iterator[None]:
+    """Let nothing that is only there to be looked at make an export fail."""
+    try:
+        yield
+    except Exception:
+        logger.warning("%s could not be shown", what, exc_info=True)
 
 
 class Progress:
@@ -43,7 +59,7 @@ class Progress:
             if now - self._logged >= SECONDS_BETWEEN_LINES:
                 self._logged = now
                 self._logger.info("%s: %.0f %% of %s bytes", self._what, percent, self._total)
-        update_progress_artifact(self._artifact, percent)
+        self._show(percent)
 
     @property
     def percent(self) -> float:
@@ -58,4 +74,8 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        update_progress_artifact(self._artifact, 100.0 if error is None else self.percent)
+        self._show(100.0 if error is None else self.percent)
+
+    def _show(self, percent: float) -> None:
+        with best_effort("Progress", self._logger):
+            update_progress_artifact(self._artifact, percent)

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State
 
 from blocks.workspace import Workspace
 from flows.create_batches import create_batches
-from flows.splitter.errors import ExportError
+from flows.splitter.errors import ExportError, SetupError
 from flows.splitter.messages import Request
 from tests.conftest import EXPORTS
 
@@ -267,6 +267,52 @@ def test_an_operator_changes_the_workspace_in_the_ui_and_the_next_run_uses_it(
         assert "tell the operator" in received()[0]["error"]
     finally:
         Workspace.delete("biospex")
+
+
+def test_what_is_only_looked_at_makes_no_export_fail(
+    request_for: MakeRequest, received: Received, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("Prefect's API is away for a moment")
+
+    monkeypatch.setattr("flows.progress.update_progress_artifact", refuse)
+    monkeypatch.setattr("flows.summary.create_table_artifact", refuse)
+    monkeypatch.setattr("flows.summary.create_markdown_artifact", refuse)
+    create_batches(request_for(EXPORTS[0]))
+    assert [callback["status"] for callback in received()] == ["success"]
+
+
+@pytest.mark.parametrize("archive", EXPORTS[:1], ids=lambda path: path.name)
+def test_both_lanes_make_batches_of_the_same_members_and_manifests(
+    archive: Path,
+    s3: Any,
+    bucket_name: str,
+    request_for: MakeRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "10")
+    monkeypatch.setenv("VERIFY", "true")
+    found = []
+    for strategy in ("extract", "splice"):
+        monkeypatch.setenv("SPLIT_STRATEGY", strategy)
+        names = create_batches(request_for(archive)).batch_files
+        found.append([batch(s3, bucket_name, name) for name in names])
+        for name in names:
+            s3.delete_object(Bucket=bucket_name, Key=f"batch/{name}")
+    assert found[0] == found[1]
+    assert len(found[0]) == 3
+
+
+@pytest.mark.parametrize("archive", EXPORTS[1:], ids=lambda path: path.name)
+def test_a_splice_of_what_cannot_be_spliced_is_refused_and_auto_extracts_it(
+    archive: Path, request_for: MakeRequest, received: Received, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPLICE_MIN_SIZE", "0")
+    create_batches(request_for(archive))
+    monkeypatch.setenv("SPLIT_STRATEGY", "splice")
+    with pytest.raises(SetupError, match="SPLIT_STRATEGY is splice, but"):
+        create_batches(request_for(archive))
+    assert [callback["status"] for callback in received()] == ["success", "failed"]
 
 
 def test_the_run_page_shows_the_batches_the_summary_and_the_progress(
