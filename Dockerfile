@@ -2,7 +2,8 @@ FROM python:3.12-slim
 
 ENV PYTHONUNBUFFERED=1 \
     PYTHONPATH=/opt/biospex \
-    DO_NOT_TRACK=1
+    DO_NOT_TRACK=1 \
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30
 
 RUN useradd --create-home --uid 1000 biospex
 

@@ -81,6 +81,8 @@ class Export:
 
 def come_back(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of listen: the same run starts again, unless a person cancelled it."""
+    if not flow_run.deployment_id:
+        return
     with get_client(sync_client=True) as prefect:
         prefect.set_flow_run_state(
             flow_run.id,

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
 MAX_RECEIVE = 10
 MAX_WAIT = 20
-MAX_INVISIBLE = 12 * 60 * 60
 
 CLIENT_CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": 5},

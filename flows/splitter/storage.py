@@ -21,7 +21,6 @@ MIB = 1024 * 1024
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_PARTS = 10_000
-MAX_OBJECT_SIZE = 5 * 1024**4
 DOWNLOAD_PART_SIZE = 16 * MIB
 
 READ_ATTEMPTS = 5
