@@ -16,7 +16,7 @@ from flows.splitter import manifest
 from flows.splitter.archive import Member
 from flows.splitter.batch_zip import BatchZip
 from flows.splitter.manifest import Batch
-from flows.splitter.storage import MAX_OBJECT_SIZE, MAX_PARTS, MIB
+from flows.splitter.storage import MAX_PARTS, MIB
 
 MODIFIED = (2026, 11, 24, 6, 43, 56)
 IMAGES = {"a.jpg": b"\xff\xd8" + b"a" * 3000, "b/ü.jpg": b"", "標本.jpg": bytes(range(256)) * 9000}
@@ -185,7 +185,7 @@ def batch_of_size(size: int, store: Path) -> BatchZip:
         (8 * MIB + 1, 8 * MIB, 2),
         (8 * MIB * MAX_PARTS, 8 * MIB, MAX_PARTS),
         (8 * MIB * MAX_PARTS + 1, 8 * MIB + 1, MAX_PARTS),
-        (MAX_OBJECT_SIZE, 549_755_814, MAX_PARTS),
+        (5 * 1024**4, 549_755_814, MAX_PARTS),
     ],
     ids="{:,}".format,
 )
