@@ -10,7 +10,8 @@ RUN useradd --create-home --uid 1000 biospex
 WORKDIR /opt/biospex
 
 COPY requirements.lock .
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes \
+    -r requirements.lock
 
 COPY prefect.yaml ./
 COPY blocks blocks

@@ -20,7 +20,10 @@ setup: .venv/.installed
 .venv/.installed: requirements-dev.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	# The lock is complete; without --no-deps an older pip looks for newer versions of its extras.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		-r requirements-dev.lock
+	$(BIN)/pip check --disable-pip-version-check
 	touch $@
 
 demo: setup
