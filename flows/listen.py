@@ -32,6 +32,7 @@ from prefect.logging import get_run_logger
 from prefect.states import AwaitingRetry
 
 from blocks.saved import client, load_credentials
+from flows.progress import best_effort
 from flows.splitter import queues
 from flows.splitter.errors import SetupError, is_transient
 from flows.splitter.messages import Failure, ReplyAddress, title
@@ -291,10 +292,10 @@ class Listener:
         return False
 
     def _heartbeats_are_due(self, export: Export) -> bool:
-        looked, export.looked = export.looked, time.monotonic()
-        if export.looked - looked < SECONDS_BETWEEN_LOOKS:
-            export.looked = looked
+        moment = time.monotonic()
+        if moment - export.looked < SECONDS_BETWEEN_LOOKS:
             return False
+        export.looked = moment
         return True
 
     def _give_up(self, export: Export, run: FlowRun | None, reason: str) -> bool:
@@ -304,7 +305,9 @@ class Listener:
         failure = Failure(download_id=export.address.download_id, error=error)
         queues.send_callback(self._sqs, export.address, failure)
         if run:
-            note_callback(self._prefect, run, failure)
+            # The message is deleted next; raising here would send the callback once more.
+            with best_effort("The callback, which is sent,", self._logger):
+                note_callback(self._prefect, run, failure)
         return True
 
 

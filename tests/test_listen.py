@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -31,6 +31,8 @@ from flows.supervise import bad_ends, has_called_back
 from tests.conftest import EXPORTS
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
+
+Found = TypeVar("Found")
 
 MakeRequest = Callable[..., Any]
 Received = Callable[[], list[Any]]
@@ -71,6 +73,16 @@ def listener_of(
 
 def take(listener: Listener) -> None:
     listener.take(threading.Event())
+
+
+def eventually(look: Callable[[], Found | None]) -> Found:
+    """What ``look`` finds, as soon as it finds something; processes take their time."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.2)
+    raise AssertionError("It did not happen within three minutes.")
 
 
 def runs(prefect: SyncPrefectClient, listener_of: Any) -> list[FlowRun]:
@@ -251,6 +263,26 @@ def test_a_run_that_does_not_get_going_is_ended_and_answered(
     assert f"stayed {state.name} for too long" in callback["error"]
 
 
+def test_a_failure_that_cannot_be_noted_is_still_sent_only_once(
+    in_flight: tuple[Listener, UUID],
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    received: Received,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ConnectionError("Prefect's API is away for a moment")
+
+    monkeypatch.setattr("flows.listen.note_callback", refuse)
+    listener, run_id = in_flight
+    prefect.set_flow_run_state(run_id, Cancelled(), force=True)
+    for _ in range(2):
+        listener.watch()
+    assert [callback["status"] for callback in received()] == ["failed"]
+    assert messages(sqs, triggers) == (0, 0)
+
+
 def test_a_run_deleted_in_the_ui_is_answered(
     in_flight: tuple[Listener, UUID], prefect: SyncPrefectClient, received: Received
 ) -> None:
@@ -296,14 +328,12 @@ def test_both_flows_served_answer_every_trigger(
     bad = {**good, "downloadId": "bad", "file": "../x.zip", "totalSize": "?"}
     for body in (json.dumps(good), json.dumps(lost), json.dumps(bad), "junk"):
         sqs.send_message(QueueUrl=triggers, MessageBody=body)
-    callbacks: dict[str, Any] = {}
     with served({**os.environ, "TRIGGER_QUEUE_URL": triggers, "BATCH_SIZE": "10"}) as server:
-        deadline = time.monotonic() + 180
-        while sum(messages(sqs, triggers)) > 1 and time.monotonic() < deadline:
-            assert server.poll() is None
-            callbacks |= {callback["downloadId"]: callback for callback in received()}
-            time.sleep(0.5)
-    callbacks |= {callback["downloadId"]: callback for callback in received()}
+        eventually(lambda: server.poll() is not None or sum(messages(sqs, triggers)) == 1)
+        assert server.poll() is None
+    answered = received()
+    callbacks = {callback["downloadId"]: callback for callback in answered}
+    assert len(answered) == len(callbacks)
     assert {name: callback["status"] for name, callback in callbacks.items()} == {
         "good": "success",
         "lost": "failed",
@@ -327,24 +357,19 @@ def child_of(flow_run_id: UUID) -> int | None:
 
 def run_named(prefect: SyncPrefectClient, name: str, state: StateType | None = None) -> FlowRun:
     """The run of that name and state, as soon as there is one."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+
+    def find() -> FlowRun | None:
         for run in prefect.read_flow_runs():
             if run.name == name and state in (None, run.state_type):
                 return run
-        time.sleep(0.2)
-    raise AssertionError(f"There is no run {name}.")
+        return None
+
+    return eventually(find)
 
 
 def kill(flow_run_id: UUID) -> None:
     """SIGKILL the process of a flow run as soon as there is one."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if process := child_of(flow_run_id):
-            os.kill(process, signal.SIGKILL)
-            return
-        time.sleep(0.1)
-    raise AssertionError("The run did not start.")
+    os.kill(eventually(lambda: child_of(flow_run_id)), signal.SIGKILL)
 
 
 def test_killed_processes_come_back_and_every_trigger_is_answered_once(
@@ -356,16 +381,14 @@ def test_killed_processes_come_back_and_every_trigger_is_answered_once(
 ) -> None:
     request = request_for(EXPORTS[0], downloadId="killed")
     sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request))
-    deadline = time.monotonic() + 180
     environment = {**os.environ, "TRIGGER_QUEUE_URL": triggers, "VISIBILITY_TIMEOUT": "30"}
     with served(environment) as server:
         export = run_named(prefect, f"{EXPORTS[0].name} for download killed")
         kill(export.id)
         listening = run_named(prefect, "listen for exports", StateType.RUNNING)
         kill(listening.id)
-        while sum(messages(sqs, triggers)) and time.monotonic() < deadline:
-            assert server.poll() is None
-            time.sleep(0.5)
+        eventually(lambda: server.poll() is not None or not sum(messages(sqs, triggers)))
+        assert server.poll() is None
     assert [callback["status"] for callback in received()] == ["success"]
     assert bad_ends(prefect, export.id) == 1
     assert prefect.read_flow_run(listening.id).run_count == 2
@@ -379,9 +402,7 @@ def test_sigterm_ends_the_listener_cleanly_and_hands_its_messages_back(
     code = f"from flows.listen import listen; listen({triggers!r}, 'create-batches/{deployment}')"
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
-        deadline = time.monotonic() + 90
-        while messages(sqs, triggers) != (0, 1) and time.monotonic() < deadline:
-            time.sleep(0.2)
+        eventually(lambda: messages(sqs, triggers) == (0, 1))
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
     finally:

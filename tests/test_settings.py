@@ -79,6 +79,7 @@ def test_each_variable_can_be_set(
         ("MAX_ATTEMPTS", "0"),
         ("START_TIMEOUT", "soon"),
         ("MAX_IN_FLIGHT", "0"),
+        ("MAX_IN_FLIGHT", "201"),
         ("VISIBILITY_TIMEOUT", "29"),
         ("VISIBILITY_TIMEOUT", "43201"),
     ],

@@ -28,7 +28,8 @@ class Settings(BaseSettings):
     splice_min_size: int = Field(default=64 * 1024**2, ge=0)
     verify: bool = False
     trigger_queue_url: str | None = None
-    max_in_flight: PositiveInt = 4
+    # Prefect's API gives 200 runs at once; one that it did not give would pass for deleted.
+    max_in_flight: int = Field(default=4, ge=1, le=200)
     max_attempts: PositiveInt = 3
     start_timeout: PositiveInt = 3600
     visibility_timeout: int = Field(default=300, ge=30, le=43_200)
