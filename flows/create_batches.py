@@ -28,8 +28,9 @@ from flows.splitter.assembly import PARALLEL_PARTS, Part, assemble
 from flows.splitter.batch_zip import BatchZip
 from flows.splitter.errors import SetupError, explain, is_transient
 from flows.splitter.manifest import Batch, Partition
+from flows.splitter.members import Limits
 from flows.splitter.messages import Failure, ReplyAddress, Request, Result, title
-from flows.splitter.settings import Settings
+from flows.splitter.settings import Allowed, Settings
 from flows.splitter.storage import Bucket, StoredObject
 from flows.splitter.zip_index import ZipIndex, ranged_file
 from flows.supervise import resume_what_can_pass, will_be_resumed
@@ -43,11 +44,12 @@ TASK_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=4)
 
 @dataclass(frozen=True)
 class Export:
-    """The export of one run: what is asked for, and the archive as it was found."""
+    """The export of one run: what is asked for, the archive as it was found, what it may be."""
 
     request: Request
     bucket: Bucket
     source: StoredObject
+    limits: Limits
 
     def read(self, start: int, length: int) -> bytes:
         return self.bucket.read(self.request.export_path, self.source.etag, start, length)
@@ -73,7 +75,7 @@ ONE_BATCH = "part {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}"
 @task(task_run_name="read the index of {export.request.file}", **STEP)
 def read_index(export: Export) -> ZipIndex:
     """Read the ZIP's central directory from the archive's end: where each member stands."""
-    index = ZipIndex(ranged_file(export.read, export.source.size))
+    index = ZipIndex(ranged_file(export.read, export.source.size), export.limits)
     get_run_logger().info("The archive lists %d files", len(index.members))
     return index
 
@@ -88,19 +90,23 @@ def download(export: Export, directory: Path) -> Path:
 
 
 @task(task_run_name="extract", **STEP)
-def extract(path: Path, directory: Path, max_expansion: int) -> Contents:
+def extract(path: Path, directory: Path, limits: Limits) -> Contents:
     """Unpack the archive, whatever its format, and verify the checksum of every member."""
     with Progress("Extract", path.stat().st_size) as progress:  # JPEGs are as large unpacked
-        contents = archive.extract(path, directory / "images", progress, max_expansion)
+        contents = archive.extract(path, directory / "images", progress, limits)
     path.unlink()
     get_run_logger().info("The archive holds %d files, all intact", len(contents.members))
     return contents
 
 
-@task(task_run_name="partition into batches of {batch_size} rows", **STEP)
-def partition(files: Contents | ZipIndex, image_column: str, batch_size: int) -> Partition:
+@task(task_run_name="partition into batches of {settings.batch_size} rows", **STEP)
+def partition(export: Export, files: Contents | ZipIndex, settings: Settings) -> Partition:
     """Read the manifest, check that every row has its image, and cut it into batches."""
-    return manifest.partition_export(files.members, files.read, image_column, batch_size)
+    parts = manifest.partition_export(
+        files.members, files.read, settings.image_column, settings.batch_size, settings.max_cells
+    )
+    Result.of(export.request, len(parts.batches))  # which one message must be able to name
+    return parts
 
 
 @task(task_run_name="zip and upload " + ONE_BATCH, **STEP)
@@ -133,7 +139,7 @@ def splice(
     size = put_batch(batch, parts, export, pool, progress)
     if verify:
         key = export.request.batch_key(batch.part)
-        splicing.verify(export.bucket, key, batch)
+        splicing.verify(export.bucket, key, batch, export.limits)
         get_run_logger().info("Verified %s", key)
     return size
 
@@ -174,8 +180,10 @@ def create_batches(request: Request) -> Result:
     """
     credentials = load_credentials()
     sqs = client(credentials, "sqs", queues.CLIENT_CONFIG)
+    allowed = Allowed()
     try:
         request = Request.parse(request)
+        allowed.check(request)
         bucket = Bucket(client(credentials, "s3", storage.CLIENT_CONFIG), request.s3_bucket)
         get_run_logger().info("AWS credentials come from the %s", origin(credentials))
         result = split(request, bucket)
@@ -185,7 +193,7 @@ def create_batches(request: Request) -> Result:
             get_run_logger().warning("Another attempt will follow, this one failed: %s", sentence)
             raise
         get_run_logger().error("No batches: %s", sentence)
-        address = ReplyAddress.of(request)
+        address = allowed.reply_address(request)
         if address:
             notify(sqs, address, Failure(download_id=address.download_id, error=sentence))
         raise
@@ -196,10 +204,11 @@ def create_batches(request: Request) -> Result:
 def split(request: Request, bucket: Bucket) -> Result:
     """What lies between a sound request and its result."""
     settings = Settings.load()
-    export = Export(request, bucket, bucket.archive(request.export_path))
+    source = bucket.archive(request.export_path)
+    export = Export(request, bucket, source, settings.limits)
     odd = []
-    if export.source.size != request.total_size:
-        odd.append(f"The request says {request.total_size:,} bytes, S3 has {export.source.size:,}.")
+    if source.size != request.total_size:
+        odd.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
 
     index, reason = choose_lane(export, settings)
     lane = f"{'splice' if index else 'extract'}: {reason}"
@@ -215,11 +224,8 @@ def split(request: Request, bucket: Bucket) -> Result:
     for remark in odd:
         get_run_logger().warning(remark)
     with best_effort("The summary", get_run_logger()):
-        summary.publish(request, export.source, lane, parts, sizes, odd)
-    return Result(
-        download_id=request.download_id,
-        batch_files=[request.batch_file(batch.part) for batch in parts.batches],
-    )
+        summary.publish(request, source, lane, parts, sizes, odd)
+    return Result.of(request, len(parts.batches))
 
 
 def choose_lane(export: Export, settings: Settings) -> tuple[ZipIndex | None, str]:
@@ -250,7 +256,7 @@ def choose_lane(export: Export, settings: Settings) -> tuple[ZipIndex | None, st
 
 def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Partition, list[int]]:
     """The splice lane; returns the batches and the sizes of their ZIPs in bytes."""
-    parts = partition(index, settings.image_column, settings.batch_size)
+    parts = partition(export, index, settings)
     modified = index.members[parts.manifest].info.date_time
     plans = [
         splicing.parts(
@@ -273,8 +279,8 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         get_run_logger().info("Removed %s, left by a run that died", directory)
     with workspace.run_directory(root) as directory:
         path = download(export, directory)
-        contents = extract(path, directory, settings.max_expansion)
-        parts = partition(contents, settings.image_column, settings.batch_size)
+        contents = extract(path, directory, export.limits)
+        parts = partition(export, contents, settings)
         images = {
             name.removeprefix(parts.folder): member for name, member in contents.members.items()
         }

@@ -25,8 +25,16 @@ from uuid import UUID
 from httpx import HTTPStatusError, TransportError
 from prefect import flow, runtime
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.flows import Flow
 from prefect.logging import get_run_logger
 from prefect.states import AwaitingRetry
@@ -37,7 +45,7 @@ from flows.splitter import queues
 from flows.splitter.errors import SetupError, is_transient
 from flows.splitter.messages import Failure, ReplyAddress, title
 from flows.splitter.queues import Delivery, TriggerQueue
-from flows.splitter.settings import Settings
+from flows.splitter.settings import Allowed, Settings
 from flows.supervise import (
     SERVICE_STOPPED,
     bury,
@@ -103,8 +111,8 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
     """Turn trigger messages into runs of create-batches until this run is stopped.
 
     Takes no more than MAX_IN_FLIGHT messages at a time. A message that is not JSON, or that names
-    no download and queue to answer to, is left for the queue's redrive policy. A run that dies is
-    resumed, MAX_ATTEMPTS in all, and if it cannot be, BIOSPEX is told so.
+    no download and allowed queue to answer to, is left for the queue's redrive policy. A run that
+    dies is resumed, MAX_ATTEMPTS in all, and if it cannot be, BIOSPEX is told so.
 
     **To pause everything**, cancel this run: messages wait in the queue. A new run goes on.
 
@@ -124,14 +132,20 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
             "for ever. Give it a dead-letter queue.",
             url,
         )
+    allowed = Allowed()
+    for variable, patterns in allowed:
+        if patterns is None:
+            get_run_logger().warning(
+                "%s is not set: triggers may name any that the credentials reach", variable.upper()
+            )
     with get_client(sync_client=True) as prefect, stopped_by_sigterm() as stopping:
-        listener = Listener(queue, sqs, prefect, deployment, settings)
+        listener = Listener(queue, sqs, prefect, deployment, settings, allowed)
         get_run_logger().info("Listening to %s", url)
         outage = Outage()
         while not stopping.is_set():
             with outage.waited_out(stopping):
                 if is_superseded(prefect):
-                    get_run_logger().warning("Another process has taken over this run")
+                    get_run_logger().warning("A listener that started later has taken over")
                     break
                 listener.watch()
                 listener.take(stopping)
@@ -139,9 +153,24 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
 
 
 def is_superseded(prefect: SyncPrefectClient) -> bool:
-    """Whether this run has been started again elsewhere, while this process was thought dead."""
-    started: int = runtime.flow_run.run_count
-    return prefect.read_flow_run(UUID(runtime.flow_run.id)).run_count > started
+    """Whether a listener that started later is running, so that of any two only one stays.
+
+    It is another run of the same deployment, or this run, started again elsewhere while this
+    process was thought dead.
+    """
+    here = prefect.read_flow_run(UUID(runtime.flow_run.id))
+    if here.run_count > runtime.flow_run.run_count:
+        return True
+    if not here.deployment_id or not here.start_time:
+        return False
+    running = prefect.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[here.deployment_id])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
+            start_time=FlowRunFilterStartTime(after_=here.start_time),
+        ),
+    )
+    return any(run.start_time > here.start_time for run in running if run.start_time)
 
 
 class Outage:
@@ -188,6 +217,7 @@ class Listener:
         prefect: SyncPrefectClient,
         deployment: str,
         settings: Settings,
+        allowed: Allowed,
     ) -> None:
         self._queue = queue
         self._sqs = sqs
@@ -195,6 +225,7 @@ class Listener:
         self._deployment = prefect.read_deployment_by_name(deployment).id
         self._max_in_flight = settings.max_in_flight
         self._start_timeout = timedelta(seconds=settings.start_timeout)
+        self._allowed = allowed
         self._exports: dict[str, Export] = {}
         self._logger = get_run_logger()
 
@@ -239,11 +270,12 @@ class Listener:
 
     def _start(self, delivery: Delivery) -> None:
         message = parse(delivery.body)
-        address = ReplyAddress.of(message)
+        address = self._allowed.reply_address(message)
         if address is None:
             self._logger.error(
-                "Message %s is not JSON, or has no usable downloadId and updatesQueueUrl, so it "
-                "cannot be answered; it is left for the queue's redrive policy",
+                "Message %s is not JSON, or has no usable downloadId and updatesQueueUrl that "
+                "ALLOWED_QUEUES allows, so it cannot be answered; it is left for the queue's "
+                "redrive policy",
                 delivery.message_id,
             )
             return

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flows.splitter import archive, zip_records
 from flows.splitter.archive import Contents
-from flows.splitter.members import ArchiveError
+from flows.splitter.members import DEFAULT_LIMITS, ArchiveError, Limits
 from tests.archives import BROKEN_ZIPS, FILES, Unseekable, overlap_bomb, tar_of, zip_of
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("4*"))
@@ -39,9 +39,9 @@ CHECKED = [name for name in SMALL if not name.startswith("tar-")]
 """A plain tar has checksums for its headers only."""
 
 
-def extract(data: bytes, folder: Path) -> Contents:
+def extract(data: bytes, folder: Path, limits: Limits = DEFAULT_LIMITS) -> Contents:
     (folder / "export").write_bytes(data)
-    return archive.extract(folder / "export", folder / "store")
+    return archive.extract(folder / "export", folder / "store", limits=limits)
 
 
 def files_of(data: bytes) -> dict[str, bytes]:
@@ -61,6 +61,23 @@ def link(name: str, type: bytes) -> tarfile.TarInfo:
     info.type = type
     info.linkname = "a.jpg"
     return info
+
+
+def sparse_tar(name: str, size: int) -> bytes:
+    """A tar with a file of ``size`` bytes of which only the last takes room."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        content = f"1\n{size - 1}\n1\n".encode().ljust(512, b"\0") + b"x"
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        info.pax_headers = {
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": name,
+            "GNU.sparse.realsize": str(size),
+        }
+        archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.name[:2] + path.suffix)
@@ -415,8 +432,9 @@ def test_a_member_that_is_too_large_is_not_read_into_memory(tmp_path: Path) -> N
         zip_of({"a.jpg": bytes(70_000_000)}),
         gzip.compress(tar_of({"a.jpg": bytes(70_000_000)})),
         gzip.compress(tar_of({"a.jpg": b""}) + bytes(70_000_000)),
+        sparse_tar("a.jpg", 2**40),
     ],
-    ids=["zip", "tar.gz", "behind the end of a tar.gz"],
+    ids=["zip", "tar.gz", "behind the end of a tar.gz", "a sparse file's hole"],
 )
 def test_what_unpacks_to_too_much_is_refused_before_it_fills_the_disk(
     bomb: bytes, tmp_path: Path
@@ -424,3 +442,63 @@ def test_what_unpacks_to_too_much_is_refused_before_it_fills_the_disk(
     with pytest.raises(ArchiveError, match=r"more than 67,108,864 bytes.*\(MAX_EXPANSION\)"):
         extract(bomb, tmp_path)
     assert (tmp_path / "store").stat().st_size <= 67_108_864
+
+
+MAKERS = pytest.mark.parametrize("make", [zip_of, tar_of])
+
+
+@MAKERS
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["a.jpg", "A.JPG"], "'a.jpg' and 'A.JPG'"),
+        (["\u00fc.jpg", "u\u0308.jpg"], "'\u00fc.jpg' and 'u\u0308.jpg'"),
+    ],
+    ids=["case", "composition of an umlaut"],
+)
+def test_two_names_that_a_folder_cannot_hold_side_by_side_are_refused(
+    make: type, names: list[str], problem: str
+) -> None:
+    assert problem in refusal_of(make([(name, b"") for name in names]))
+
+
+@MAKERS
+@pytest.mark.parametrize("name", ["a" * 255, "ü" * 127 + "a"])
+def test_a_name_may_be_as_long_as_file_systems_take_it(make: type, name: str) -> None:
+    assert list(files_of(make({name: b"1"}))) == [name]
+    assert f"of {len(name.encode()) + 1} bytes" in refusal_of(make({name + "a": b"1"}))
+
+
+@MAKERS
+def test_a_name_of_four_kibibytes_is_refused_with_the_limits_name(make: type) -> None:
+    complaint = refusal_of(make({"n" * 4096: b"1"}))
+    assert "a name of 4,096 bytes" in complaint
+    assert "255 are allowed (MAX_NAME_BYTES)" in complaint
+    assert len(complaint) < 300
+
+
+@MAKERS
+def test_more_members_than_allowed_are_refused_folders_included(make: type, tmp_path: Path) -> None:
+    files = {"a.jpg": b"1", "folder/": b"", "b.jpg": b"2"}
+    if make is tar_of:
+        del files["folder/"]
+        files["._noise"] = b""
+    extract(make(files), tmp_path, Limits(max_members=3))
+    with pytest.raises(ArchiveError, match=r"more than 2 files.*\(MAX_MEMBERS\)"):
+        extract(make(files), tmp_path, Limits(max_members=2))
+
+
+def test_attributes_of_a_tar_are_not_read_whatever_their_size() -> None:
+    tar = tarfile.TarInfo("a.jpg")
+    tar.pax_headers = {"comment": "x" * 70_000}
+    data = tar.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+    assert "70,0" in refusal_of(gzip.compress(data))
+    tar.pax_headers = {"comment": "x" * 60_000}
+    assert files_of(tar.tobuf(tarfile.PAX_FORMAT) + bytes(1024)) == {"a.jpg": b""}
+
+
+def test_the_manifest_of_an_archive_is_not_read_above_the_limit(tmp_path: Path) -> None:
+    contents = extract(zip_of(FILES), tmp_path, Limits(max_in_memory=500))
+    assert contents.read("manifest.csv")
+    with pytest.raises(ArchiveError, match=r"1,024 bytes where 500 are allowed \(MAX_IN_MEMORY\)"):
+        contents.read("a.jpg")

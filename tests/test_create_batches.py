@@ -335,3 +335,24 @@ def test_the_run_page_shows_the_batches_the_summary_and_the_progress(
         for name, artifact in shown.items()
         if name and artifact.type == "progress"
     ) == ["Download", "Extract", "Upload"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "patterns", "answers"),
+    [("ALLOWED_BUCKETS", "biospex-*", 1), ("ALLOWED_QUEUES", "https://sqs.us-east-2.*", 0)],
+)
+def test_what_the_operator_does_not_allow_is_neither_read_nor_sent_to(
+    variable: str,
+    patterns: str,
+    answers: int,
+    s3: Any,
+    bucket_name: str,
+    request_for: MakeRequest,
+    received: Received,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, patterns)
+    with pytest.raises(ExportError, match="not allowed to use"):
+        create_batches(request_for(EXPORTS[0]))
+    assert [callback["status"] for callback in received()] == ["failed"] * answers
+    assert keys(s3, bucket_name) == []

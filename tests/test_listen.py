@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from flows.create_batches import create_batches
 from flows.listen import Listener, parse
 from flows.local import create_queues, served
 from flows.splitter.queues import TriggerQueue
-from flows.splitter.settings import Settings
+from flows.splitter.settings import Allowed, Settings
 from flows.supervise import bad_ends, has_called_back
 from tests.conftest import EXPORTS
 
@@ -64,7 +65,7 @@ def listener_of(
     def make(max_in_flight: int = 4) -> Listener:
         queue = TriggerQueue(sqs, triggers, visibility_timeout=30)
         settings = Settings(max_in_flight=max_in_flight)
-        return Listener(queue, sqs, prefect, f"create-batches/{name}", settings)
+        return Listener(queue, sqs, prefect, f"create-batches/{name}", settings, Allowed())
 
     make.deployment = prefect.read_deployment_by_name(f"create-batches/{name}").id  # type: ignore[attr-defined]
     with disable_run_logger():
@@ -154,6 +155,51 @@ def test_a_message_that_cannot_be_answered_is_left_for_the_redrive_policy(
     listener.watch()
     assert runs(prefect, listener_of) == []
     assert sum(messages(sqs, triggers)) == len(JUNK)
+
+
+def test_nothing_is_sent_to_a_queue_that_is_not_allowed(
+    listener_of: Any,
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    request_for: MakeRequest,
+    received: Received,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ALLOWED_QUEUES", "https://sqs.us-east-2.amazonaws.com/*")
+    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request_for(EXPORTS[0])))
+    listener = listener_of()
+    take(listener)
+    listener.watch()
+    assert runs(prefect, listener_of) == []
+    assert received() == []
+    assert messages(sqs, triggers) == (0, 1)  # as any other that cannot be answered
+
+
+def test_a_run_that_outlasts_the_receipt_handle_is_settled_by_the_next_delivery(
+    in_flight: tuple[Listener, UUID],
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    received: Received,
+    listener_of: Any,
+) -> None:
+    listener, run_id = in_flight
+    [export] = listener._exports.values()
+    current = export.delivery.receipt_handle
+    export.delivery.receipt_handle = "expired after twelve hours"
+    export.kept = 0.0  # long ago: time to keep it, which fails
+    listener.watch()
+    prefect.set_flow_run_state(run_id, Cancelled(), force=True)
+    listener.watch()
+    assert len(received()) == 1
+    assert messages(sqs, triggers) == (0, 1)
+    sqs.change_message_visibility(QueueUrl=triggers, ReceiptHandle=current, VisibilityTimeout=0)
+    take(listener)
+    listener.watch()
+    assert received() == []
+    assert messages(sqs, triggers) == (0, 0)
+    assert len(runs(prefect, listener_of)) == 1
 
 
 @pytest.fixture
@@ -316,19 +362,27 @@ def test_what_is_not_json_is_none(body: str) -> None:
     assert parse(body) is None
 
 
-def test_both_flows_served_answer_every_trigger(
+def test_both_flows_served_answer_every_trigger_and_log_no_secret(
     prefect_api: dict[str, str],
     sqs: Any,
     triggers: str,
     request_for: MakeRequest,
     received: Received,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     good = request_for(EXPORTS[0], downloadId="good")
     lost = request_for(EXPORTS[0], downloadId="lost", exportPath="export/gone.zip")
     bad = {**good, "downloadId": "bad", "file": "../x.zip", "totalSize": "?"}
     for body in (json.dumps(good), json.dumps(lost), json.dumps(bad), "junk"):
         sqs.send_message(QueueUrl=triggers, MessageBody=body)
-    with served({**os.environ, "TRIGGER_QUEUE_URL": triggers, "BATCH_SIZE": "10"}) as server:
+    environment = {
+        **os.environ,
+        "TRIGGER_QUEUE_URL": triggers,
+        "BATCH_SIZE": "10",
+        "AWS_SECRET_ACCESS_KEY": "not-for-any-log",
+        "PREFECT_LOGGING_LEVEL": "DEBUG",
+    }
+    with served(environment) as server:
         eventually(lambda: server.poll() is not None or sum(messages(sqs, triggers)) == 1)
         assert server.poll() is None
     answered = received()
@@ -343,6 +397,11 @@ def test_both_flows_served_answer_every_trigger(
     assert "'file'" in callbacks["bad"]["error"]
     assert "'totalSize'" in callbacks["bad"]["error"]
     assert sum(messages(sqs, triggers)) == 1  # the junk
+    log = "".join(capfd.readouterr())
+    assert "ALLOWED_QUEUES is not set" in log
+    assert "not-for-any-log" not in log
+    assert "Signature" not in log
+    assert not re.search("[A-Za-z0-9+/=]{100}", log)  # what a receipt handle looks like
 
 
 def child_of(flow_run_id: UUID) -> int | None:
@@ -392,6 +451,16 @@ def test_killed_processes_come_back_and_every_trigger_is_answered_once(
     assert [callback["status"] for callback in received()] == ["success"]
     assert bad_ends(prefect, export.id) == 1
     assert prefect.read_flow_run(listening.id).run_count == 2
+
+
+def test_of_two_listeners_the_one_that_started_later_stays(
+    prefect_api: dict[str, str], prefect: SyncPrefectClient, triggers: str
+) -> None:
+    with served({**os.environ, "TRIGGER_QUEUE_URL": triggers}):
+        first = run_named(prefect, "listen for exports", StateType.RUNNING)
+        second = prefect.create_flow_run_from_deployment(cast(UUID, first.deployment_id))
+        eventually(lambda: prefect.read_flow_run(first.id).state_type == StateType.COMPLETED)
+        assert prefect.read_flow_run(second.id).state_type == StateType.RUNNING
 
 
 def test_sigterm_ends_the_listener_cleanly_and_hands_its_messages_back(

@@ -291,3 +291,15 @@ def test_the_same_rows_of_another_archive_are_another_batch() -> None:
     assert batch.metadata('"tag"') != batch.metadata('"other"')
     assert batch.metadata('"tag"') != other.metadata('"tag"')
     assert all(value.isascii() and '"' not in value for value in batch.metadata('"tag"').values())
+
+
+def test_more_cells_than_allowed_are_refused_with_the_limits_name() -> None:
+    text = "imageName,b\n" + "a.jpg,1\n" * 49
+    assert len(manifest.read(text.encode(), max_cells=100)) == 49
+    with pytest.raises(ManifestError, match=r"more than 99 cells.*\(MAX_CELLS\)"):
+        manifest.read(text.encode(), max_cells=99)
+
+
+def test_an_archive_inside_the_archive_is_pointed_out() -> None:
+    with pytest.raises(ManifestError, match=r"another archive inside, '41-2-3f2a8d1c\.zip'"):
+        manifest.find(["a.jpg", "41-2-3f2a8d1c.zip"])

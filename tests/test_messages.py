@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows.splitter.errors import SetupError
 from flows.splitter.messages import (
     Failure,
     ReplyAddress,
@@ -88,7 +89,7 @@ def test_a_missing_field_is_named(field: str) -> None:
         ("file", "a..zip"),
         ("file", "a\n.zip"),
         ("file", "a\0.zip"),
-        ("file", "a" * 1024 + ".zip"),
+        ("file", "a" * 1001 + ".zip"),
         ("file", "\ud800.zip"),
         ("exportPath", ""),
         ("exportPath", None),
@@ -108,6 +109,10 @@ def test_a_missing_field_is_named(field: str) -> None:
         ("updatesQueueUrl", "file:///etc/passwd"),
         ("updatesQueueUrl", "https://"),
         ("updatesQueueUrl", "https://[::1"),
+        ("updatesQueueUrl", "https://sqs.example.org@elsewhere.example/1/q"),
+        ("updatesQueueUrl", "https://sqs.example.org/1/../2/q"),
+        ("updatesQueueUrl", "https://sqs.example.org/1/q?Action=Purge"),
+        ("updatesQueueUrl", "https://sqs.example.org/1/q\n"),
         ("updatesQueueUrl", None),
     ],
     ids=repr,
@@ -216,3 +221,16 @@ def test_a_message_that_names_its_queue_and_download_can_be_answered(message: ob
 )
 def test_a_message_that_does_not_cannot_be_answered(message: object) -> None:
     assert ReplyAddress.of(message) is None
+
+
+def test_the_longest_file_name_still_leads_to_a_key_that_s3_takes() -> None:
+    request = Request.parse(trigger(file="a" * (1024 - 20)))
+    assert len(request.batch_key(10_000).encode()) == 1024
+
+
+def test_more_batches_than_one_message_can_name_are_refused_with_the_setting() -> None:
+    request = Request.parse(TRIGGER)
+    assert len(Result.of(request, 3).batch_files) == 3
+    assert len(to_json(Result.of(request, 4000))) < 256 * 1024
+    with pytest.raises(SetupError, match=r"5,000 batches are more than one message.*BATCH_SIZE"):
+        Result.of(request, 5000)

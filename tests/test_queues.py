@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -76,9 +77,18 @@ def test_a_message_that_is_gone_can_neither_be_kept_nor_released(
 ) -> None:
     send(sqs, queue, "1")
     delivery = only(queue)
-    queue.delete(delivery)
+    assert queue.delete(delivery)
     assert not queue.keep(delivery)
     assert not queue.release(delivery)
+
+
+def test_a_receipt_handle_that_no_longer_counts_deletes_nothing_and_raises_nothing(
+    sqs: Any, queue: TriggerQueue
+) -> None:
+    send(sqs, queue, "1")
+    delivery = only(queue)
+    assert not queue.delete(replace(delivery, receipt_handle="expired"))
+    assert invisible(sqs, queue) == 1
 
 
 def test_a_queue_that_is_not_there_is_an_error(sqs: Any, queue: TriggerQueue) -> None:

@@ -3,9 +3,12 @@ from pathlib import Path
 import pytest
 
 from flows.splitter.errors import SetupError
-from flows.splitter.settings import Settings
+from flows.splitter.members import DEFAULT_LIMITS, Limits
+from flows.splitter.messages import Request, RequestError
+from flows.splitter.settings import Allowed, Settings
+from tests.test_messages import TRIGGER
 
-VARIABLES = [name.upper() for name in Settings.model_fields]
+VARIABLES = [name.upper() for name in (*Settings.model_fields, *Allowed.model_fields)]
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +28,7 @@ def test_nothing_needs_to_be_set() -> None:
     assert settings.trigger_queue_url is None
     assert settings.image_column == "imageName"
     assert settings.max_in_flight == 4
+    assert settings.limits == DEFAULT_LIMITS
 
 
 @pytest.mark.parametrize(
@@ -99,3 +103,53 @@ def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("MAX_IN_FLIGHT", "x")
     with pytest.raises(SetupError, match=r"BATCH_SIZE='0'.*MAX_IN_FLIGHT='x'"):
         Settings.load()
+
+
+def test_each_limit_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_EXPANSION", "1")
+    monkeypatch.setenv("MAX_MEMBERS", "2")
+    monkeypatch.setenv("MAX_NAME_BYTES", "3")
+    monkeypatch.setenv("MAX_IN_MEMORY", "4")
+    monkeypatch.setenv("MAX_CELLS", "5")
+    assert Settings.load().limits == Limits(1, 2, 3, 4, 5)
+
+
+OURS = "https://sqs.us-east-2.amazonaws.com/000000000000/"
+
+
+def test_all_buckets_and_queues_are_allowed_unless_some_are() -> None:
+    Allowed().check(Request.parse(TRIGGER))
+    assert Allowed().reply_address(TRIGGER)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "queue", "expected"),
+    [
+        (f"{OURS}*", f"{OURS}prod-batch-update", True),
+        (f"{OURS}*-batch-update", f"{OURS}prod-batch-update", True),
+        (f"{OURS}dev-*, {OURS}prod-*", f"{OURS}prod-batch-update", True),
+        (f"{OURS}dev-*", f"{OURS}prod-batch-update", False),
+        (f"{OURS}*", "https://sqs.us-east-2.amazonaws.com/111111111111/x", False),
+        (f"{OURS}*", f"{OURS}../111111111111/x", False),
+        (f"{OURS}*", "https://elsewhere.example/?" + OURS, False),
+        (f"{OURS}*", OURS.replace("//", "//user@"), False),
+        ("", f"{OURS}prod-batch-update", False),
+    ],
+)
+def test_an_answer_goes_only_where_the_operator_allows_it(
+    patterns: str, queue: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALLOWED_QUEUES", patterns)
+    address = Allowed().reply_address({**TRIGGER, "updatesQueueUrl": queue})
+    assert (address is not None) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "field"), [("ALLOWED_BUCKETS", "s3Bucket"), ("ALLOWED_QUEUES", "updatesQueueUrl")]
+)
+def test_what_a_request_may_not_name_is_said(
+    variable: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "biospex-dev,other")
+    with pytest.raises(RequestError, match=rf"names '{TRIGGER[field]}' as its '{field}'"):
+        Allowed().check(Request.parse(TRIGGER))

@@ -27,7 +27,7 @@ from flows.splitter.splicing import (
     S3_LIMITS,
     Copied,
     Cost,
-    Limits,
+    PartLimits,
     Plan,
     Uploaded,
     cost,
@@ -59,7 +59,7 @@ def batch_of(images: Sequence[str]) -> Batch:
     return Batch(1, 1, len(images), manifest.encode(), tuple(images))
 
 
-def planned(data: bytes, images: Sequence[str], limits: Limits = S3_LIMITS) -> Plan:
+def planned(data: bytes, images: Sequence[str], limits: PartLimits = S3_LIMITS) -> Plan:
     return plan_batch(batch_of(images), index_of(data).members, MODIFIED, limits)
 
 
@@ -99,7 +99,7 @@ def sources(draw: st.DrawFn) -> bytes:
 
 
 small_limits = st.builds(
-    Limits,
+    PartLimits,
     least=st.integers(1, 2000),
     copied=st.integers(1, 2000),
     parts=st.integers(2, 40),
@@ -109,7 +109,7 @@ small_limits = st.builds(
 
 @given(st.data(), sources(), small_limits)
 def test_a_plan_keeps_the_limits_and_gives_a_whole_zip(
-    draws: st.DataObject, source: bytes, limits: Limits
+    draws: st.DataObject, source: bytes, limits: PartLimits
 ) -> None:
     members = index_of(source).members
     names = [name for name in members if name.endswith(".jpg")]
@@ -157,16 +157,16 @@ def kinds(plan: Plan) -> str:
 def test_a_run_is_one_copied_part_and_a_long_one_several_of_the_same_size() -> None:
     files = {f"{number}.jpg": bytes(100) for number in range(10)}
     source = zip_of(files, zipfile.ZIP_STORED)
-    plan = planned(source, list(files), Limits(least=50, copied=1350))
+    plan = planned(source, list(files), PartLimits(least=50, copied=1350))
     assert kinds(plan) == "CU"
-    plan = planned(source, list(files), Limits(least=50, copied=1349))
+    plan = planned(source, list(files), PartLimits(least=50, copied=1349))
     assert kinds(plan) == "CCU"
     assert [part.size for part in plan.parts[:2]] == [675, 675]
 
 
 def test_a_short_run_is_filled_up_from_the_front_of_a_long_one() -> None:
     files = {name: bytes(size) for name, size in [("a", 10), ("x", 999), ("b", 900), ("c", 900)]}
-    plan = planned(zip_of(files, zipfile.ZIP_STORED), ["a", "b", "c"], Limits(least=300, gap=0))
+    plan = planned(zip_of(files, zipfile.ZIP_STORED), ["a", "b", "c"], PartLimits(least=300, gap=0))
     assert kinds(plan) == "UCU"
     first, second, _ = plan.parts
     assert isinstance(first, Uploaded)
@@ -182,8 +182,8 @@ def test_small_gaps_are_read_over() -> None:
         files |= {f"{number}.jpg": bytes(1000), f"__MACOSX/._{number}.jpg": bytes(200)}
     source = zip_of(files, zipfile.ZIP_STORED)
     images = [name for name in files if not name.startswith("__")]
-    assert cost([planned(source, images, Limits(least=10_000, gap=0))]).gets == 50
-    assert cost([planned(source, images, Limits(least=10_000))]).gets == 10
+    assert cost([planned(source, images, PartLimits(least=10_000, gap=0))]).gets == 50
+    assert cost([planned(source, images, PartLimits(least=10_000))]).gets == 10
 
 
 def test_a_batch_of_less_than_5_mib_is_one_put() -> None:
@@ -196,7 +196,7 @@ def test_a_batch_of_less_than_5_mib_is_one_put() -> None:
 def test_other_programs_open_the_batch_of_a_real_export(tool: str, tmp_path: Path) -> None:
     source = EXPORT.read_bytes()
     images = [name for name in index_of(source).members if name != "manifest.csv"]
-    plan = planned(source, images[::2], Limits(least=10_000))
+    plan = planned(source, images[::2], PartLimits(least=10_000))
     path = tmp_path / "batch.zip"
     path.write_bytes(assembled(plan, source))
     run(TEST[tool], path)

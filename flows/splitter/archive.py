@@ -14,8 +14,10 @@ from typing import IO, Literal, Self, cast
 
 from flows.splitter.members import (
     CHUNK,
+    DEFAULT_LIMITS,
     ArchiveError,
     DosDateTime,
+    Limits,
     Names,
     check_in_memory,
     reading,
@@ -24,8 +26,17 @@ from flows.splitter.zip_index import ZipIndex
 
 Format = Literal["zip", "tar", "tar.gz"]
 
-MAX_EXPANSION = 20
 ALWAYS_ALLOWED = 64 * 1024 * 1024
+LONGEST_NOTE = 64 * 1024
+"""Bytes of a tar's member that only speaks of the next one: its long name, its PAX attributes."""
+
+NOTES = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 MAGIC_LENGTH = 512
 """Bytes from the start of an archive that tell its format."""
@@ -57,18 +68,21 @@ class Contents:
         members: without folders and the noise of desktop systems.
     """
 
-    def __init__(self, store: Path, members: dict[str, Member]) -> None:
+    def __init__(
+        self, store: Path, members: dict[str, Member], limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self.store = store
         self.members = members
+        self._limits = limits
 
     def read(self, name: str) -> bytes:
         """The bytes of one member.
 
         Raises:
-            ArchiveError: if they are more than 64 MiB.
+            ArchiveError: if they are too many.
         """
         member = self.members[name]
-        check_in_memory(name, member.size)
+        check_in_memory(f"'{name[:80]}'", member.size, self._limits)
         with self.store.open("rb") as store:
             return os.pread(store.fileno(), member.size, member.offset)
 
@@ -98,7 +112,7 @@ def extract(
     archive: Path,
     store: Path,
     progress: Callable[[int], object] = lambda _: None,
-    max_expansion: int = MAX_EXPANSION,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Contents:
     """Unpack every file of the archive into ``store``, one after the other, and check it.
 
@@ -109,27 +123,31 @@ def extract(
         archive: a ZIP, tar or gzip-compressed tar.
         store: the file to write.
         progress: told the number of bytes unpacked since the last call, from any thread.
-        max_expansion: how many times its own size the archive may unpack to, 64 MiB in any case.
+        limits: that the archive has to keep to.
 
     Raises:
         ArchiveError: a damaged or truncated archive, a wrong checksum, names that lead elsewhere or
-            occur twice, links and devices, encryption, more content than allowed.
+            occur twice, links and devices, encryption, more than the limits allow.
     """
-    max_size = max(ALWAYS_ALLOWED, max_expansion * archive.stat().st_size)
+    max_size = max(ALWAYS_ALLOWED, limits.max_expansion * archive.stat().st_size)
     with archive.open("rb") as source, store.open("wb") as output:
         format = identify(source.read(MAGIC_LENGTH))
         source.seek(0)
         if format == "zip":
-            members = _extract_zip(source, output, progress, max_size)
+            members = _extract_zip(source, output, progress, limits, max_size)
         else:
-            members = _extract_tar(source, format, output, progress, max_size)
-    return Contents(store, members)
+            members = _extract_tar(source, format, output, progress, limits, max_size)
+    return Contents(store, members, limits)
 
 
 def _extract_zip(
-    archive: IO[bytes], output: IO[bytes], progress: Callable[[int], object], max_size: int
+    archive: IO[bytes],
+    output: IO[bytes],
+    progress: Callable[[int], object],
+    limits: Limits,
+    max_size: int,
 ) -> dict[str, Member]:
-    index = ZipIndex(archive)
+    index = ZipIndex(archive, limits)
     if sum(extent.info.file_size for extent in index.members.values()) > max_size:
         raise _too_much(max_size)
     members: dict[str, Member] = {}
@@ -161,6 +179,14 @@ class _Header(tarfile.TarInfo):
     """A member's header; ``tarfile`` itself takes a damaged or missing one for the tar's end."""
 
     @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        # tarfile would hold such a member in memory, whatever its size.
+        if header.type in NOTES and header.size > LONGEST_NOTE:
+            raise tarfile.ReadError(f"{header.size:,} bytes of attributes for one file")
+        return header
+
+    @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(archive)
@@ -175,9 +201,10 @@ def _extract_tar(
     format: Format,
     output: IO[bytes],
     progress: Callable[[int], object],
+    limits: Limits,
     max_size: int,
 ) -> dict[str, Member]:
-    names = Names()
+    names = Names(limits)
     members: dict[str, Member] = {}
     end = 0
     with (
@@ -195,6 +222,8 @@ def _extract_tar(
                     f"The archive holds a link or a device, '{name[:80]}', where only files "
                     "belong; pack the export again."
                 )
+            if end + info.size > max_size:  # a sparse file takes no room in the archive
+                raise _too_much(max_size)
             crc = size = 0
             while chunk := content.read(CHUNK):
                 output.write(chunk)

@@ -13,6 +13,8 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from flows.splitter.errors import ExportError
+from flows.splitter.members import DEFAULT_LIMITS
+from flows.splitter.messages import ARCHIVE_SUFFIXES
 
 MANIFEST = "manifest.csv"
 
@@ -79,7 +81,11 @@ class Partition:
 
 
 def partition_export(
-    names: Collection[str], read_member: Callable[[str], bytes], image_column: str, batch_size: int
+    names: Collection[str],
+    read_member: Callable[[str], bytes],
+    image_column: str,
+    batch_size: int,
+    max_cells: int = DEFAULT_LIMITS.max_cells,
 ) -> Partition:
     """Check an archive's manifest against its files and cut it into batches.
 
@@ -88,13 +94,14 @@ def partition_export(
         read_member: gives the bytes of one of them.
         image_column: the manifest's column that names the image, relative to the manifest.
         batch_size: rows of a batch.
+        max_cells: of the manifest.
 
     Raises:
         ManifestError: if the manifest is not there, cannot be read, or does not fit the files.
     """
     name = find(names)
     folder = folder_of(name)
-    frame = read(read_member(name))
+    frame = read(read_member(name), max_cells)
     beside = {other.removeprefix(folder) for other in names if other.startswith(folder)}
     check_images(frame, image_column, beside)
     listed = {name} | {folder + image for image in frame[image_column].unique()}
@@ -126,6 +133,12 @@ def find(names: Collection[str]) -> str:
                     f"The archive has more than one manifest ({_some(found)}); "
                     "keep the right one and export or zip it again."
                 )
+    inner = next((name for name in names if name.lower().endswith(ARCHIVE_SUFFIXES)), None)
+    if inner:
+        raise ManifestError(
+            f"The archive has no {MANIFEST}, but another archive inside, '{_short(inner)}'; "
+            "send that one."
+        )
     raise ManifestError(
         f"The archive has no {MANIFEST}, neither at its root nor in one folder around everything; "
         "export it again."
@@ -137,7 +150,7 @@ def folder_of(name: str) -> str:
     return name[: name.rfind("/") + 1]
 
 
-def read(data: bytes) -> pd.DataFrame:
+def read(data: bytes, max_cells: int = DEFAULT_LIMITS.max_cells) -> pd.DataFrame:
     """The manifest as a table of text: every cell as it was written, the header as it was.
 
     Reads RFC 4180 with ``\\n`` or ``\\r\\n``, and what PHP's ``fputcsv`` writes with its default
@@ -150,10 +163,11 @@ def read(data: bytes) -> pd.DataFrame:
         duplicates included; its index is the line of the manifest each row begins on.
 
     Raises:
-        ManifestError: text that is not UTF-8, broken quoting, rows of the wrong width, no rows.
+        ManifestError: text that is not UTF-8, broken quoting, rows of the wrong width, no rows,
+            more than ``max_cells`` cells.
     """
     text = _decode(data)
-    records = _records(text)
+    records = _records(text, max_cells)
     _, header = next(records, (1, []))
     if not header:
         raise ManifestError("The manifest is empty; export it again.")
@@ -236,13 +250,20 @@ def _decode(data: bytes) -> str:
         ) from error
 
 
-def _records(text: str) -> Iterator[Row]:
+def _records(text: str, max_cells: int) -> Iterator[Row]:
     # Line by line: a StringIO would take four bytes for each character.
     lines = (line.group() for line in LINE.finditer(_rfc4180(text)))
     reader = csv.reader(lines, strict=True)
     line = 1
+    count = 0
     try:
         for cells in reader:
+            count += len(cells)
+            if count > max_cells:
+                raise ManifestError(
+                    f"The manifest has more than {max_cells:,} cells, which no export does "
+                    "(MAX_CELLS); export it again."
+                )
             if cells:
                 yield line, cells
             line = reader.line_num + 1

@@ -5,10 +5,12 @@ import gzip
 import lzma
 import re
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from flows.splitter.errors import ExportError
 
@@ -17,9 +19,6 @@ DosDateTime = tuple[int, int, int, int, int, int]
 
 CHUNK = 1024 * 1024
 """Bytes of content that are held at a time."""
-
-MAX_IN_MEMORY = 64 * 1024 * 1024
-"""The largest manifest or central directory that is read as a whole: some 600,000 members."""
 
 # What desktop systems add to an archive: macOS resource forks and folder views, Windows thumbnails.
 NOISE_FOLDERS = ("__MACOSX",)
@@ -46,11 +45,35 @@ class ArchiveError(ExportError):
     """An archive that cannot be read or must not be trusted; the message says what is wrong."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What an export may be. More is taken for damage or harm; each limit is a setting.
+
+    Attributes:
+        max_expansion: how many times its own size an archive may unpack to; 64 MiB in any case.
+        max_members: entries of an archive, folders and noise included.
+        max_name_bytes: of a member's name in UTF-8. No common file system takes a longer one.
+        max_in_memory: bytes of the manifest, and of a ZIP's central directory.
+        max_cells: of the manifest.
+    """
+
+    max_expansion: int = 20
+    max_members: int = 1_000_000
+    max_name_bytes: int = 255
+    max_in_memory: int = 64 * 1024 * 1024
+    max_cells: int = 10_000_000
+
+
+DEFAULT_LIMITS = Limits()
+
+
 class Names:
     """The names of an archive's files: each safe, each once."""
 
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._count = 0
+        self._taken: dict[str, str] = {}
 
     def claim(self, raw: str, is_folder: bool) -> str | None:
         """The path of the member that is called ``raw``, without a leading ``./``.
@@ -60,8 +83,10 @@ class Names:
 
         Raises:
             ArchiveError: for a name that would lead out of a folder it is unpacked into, for none,
-                and for one that another file has.
+                for one that another file has, letters' case aside, and for too many or too long.
         """
+        self._count += 1
+        check_count(self._count, self._limits)
         name = raw
         while name.startswith("./"):
             name = name[2:]
@@ -79,24 +104,52 @@ class Names:
             )
         if not name:
             raise ArchiveError("The archive holds a file without a name; export it again.")
-        if name in self._taken:
+        length = len(name.encode())
+        if length > self._limits.max_name_bytes:
+            raise ArchiveError(
+                f"The archive holds a file with a name of {length:,} bytes, '{name[:80]}…', where "
+                f"{self._limits.max_name_bytes:,} are allowed (MAX_NAME_BYTES); export it again."
+            )
+        # As Windows and macOS compare names: one of the two files would replace the other there.
+        folded = unicodedata.normalize("NFC", name).casefold()
+        other = self._taken.get(folded)
+        if other == name:
             raise ArchiveError(
                 f"The archive holds two files named '{name[:80]}', and nothing says which one "
                 "counts; export it again."
             )
-        self._taken.add(name)
+        if other is not None:
+            raise ArchiveError(
+                f"The archive holds two files that many systems take for one, '{other[:80]}' and "
+                f"'{name[:80]}'; rename one of them in the archive and in its manifest."
+            )
+        self._taken[folded] = name
         return name
 
 
-def check_in_memory(name: str, size: int) -> None:
-    """Refuse to read a member of ``size`` bytes as a whole if that is too much.
+def check_count(count: int, limits: Limits) -> None:
+    """Refuse an archive of ``count`` members if that is too many.
 
     Raises:
-        ArchiveError: above 64 MiB.
+        ArchiveError: above MAX_MEMBERS.
     """
-    if size > MAX_IN_MEMORY:
+    if count > limits.max_members:
         raise ArchiveError(
-            f"The archive's '{name[:80]}' is far too large ({size:,} bytes); export it again."
+            f"The archive holds more than {limits.max_members:,} files, which no export of images "
+            "does (MAX_MEMBERS); export it again."
+        )
+
+
+def check_in_memory(what: str, size: int, limits: Limits) -> None:
+    """Refuse to read ``size`` bytes of an archive as a whole if that is too much.
+
+    Raises:
+        ArchiveError: above MAX_IN_MEMORY.
+    """
+    if size > limits.max_in_memory:
+        raise ArchiveError(
+            f"The archive's {what} is far too large, {size:,} bytes where "
+            f"{limits.max_in_memory:,} are allowed (MAX_IN_MEMORY); export it again."
         )
 
 

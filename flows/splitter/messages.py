@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from flows.splitter.errors import ExportError
+from flows.splitter.errors import ExportError, SetupError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
 
@@ -29,6 +29,10 @@ ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
 BUCKET_NAME = r"^[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$"
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 MAX_KEY_BYTES = 1024
+MAX_FILE_BYTES = MAX_KEY_BYTES - len("batch/-part10000.zip")
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
+# SQS takes 1 MiB today; a queue made earlier takes 256 KiB unless it has been changed.
+MAX_CALLBACK_BYTES = 256 * 1024
 
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -50,12 +54,22 @@ def _file_name(value: str) -> str:
         raise ValueError("must be a plain file name, without a slash or '..'")
     if not archive_stem(value):
         raise ValueError("must have a name in front of its extension")
+    if len(value.encode()) > MAX_FILE_BYTES:
+        raise ValueError(f"must not be longer than {MAX_FILE_BYTES} bytes")
     return value
 
 
 def _queue_url(value: str) -> str:
     address = urlsplit(value)
-    if address.scheme not in ("http", "https") or not address.hostname:
+    if (
+        address.scheme not in ("http", "https")
+        or not address.hostname
+        or address.username is not None
+        or address.query
+        or address.fragment
+        or ".." in address.path
+        or CONTROL_CHARACTER.search(value)
+    ):
         raise ValueError("must be the http(s) URL of an SQS queue")
     return value
 
@@ -160,6 +174,22 @@ class Result(WireModel):
     status: Literal["success"] = "success"
     download_id: DownloadId
     batch_files: list[str]
+
+    @classmethod
+    def of(cls, request: Request, batches: int) -> Self:
+        """The callback that names so many batches of an export.
+
+        Raises:
+            SetupError: if they are too many to be named in one message.
+        """
+        files = [request.batch_file(part) for part in range(1, batches + 1)]
+        result = cls(download_id=request.download_id, batch_files=files)
+        if len(to_json(result)) > MAX_CALLBACK_BYTES:
+            raise SetupError(
+                f"{batches:,} batches are more than one message to BIOSPEX can name "
+                f"({MAX_CALLBACK_BYTES:,} bytes); BATCH_SIZE is too small."
+            )
+        return result
 
 
 class Failure(WireModel):

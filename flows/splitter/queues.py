@@ -1,7 +1,7 @@
 """SQS: send a callback, receive triggers, keep them invisible, delete them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,15 +75,17 @@ class TriggerQueue:
         """Let another listener have the message at once; False if this delivery has lost it."""
         return self._change(delivery, 0)
 
-    def delete(self, delivery: Delivery) -> None:
-        """Remove a message that has been dealt with."""
-        self._client.delete_message(QueueUrl=self.url, ReceiptHandle=delivery.receipt_handle)
+    def delete(self, delivery: Delivery) -> bool:
+        """Remove a message that has been dealt with; False if this delivery has lost it."""
+        return self._ask(self._client.delete_message, delivery)
 
     def _change(self, delivery: Delivery, seconds: int) -> bool:
+        request = self._client.change_message_visibility
+        return self._ask(request, delivery, VisibilityTimeout=seconds)
+
+    def _ask(self, request: Callable[..., object], delivery: Delivery, **arguments: int) -> bool:
         try:
-            self._client.change_message_visibility(
-                QueueUrl=self.url, ReceiptHandle=delivery.receipt_handle, VisibilityTimeout=seconds
-            )
+            request(QueueUrl=self.url, ReceiptHandle=delivery.receipt_handle, **arguments)
         except ClientError as error:
             # The message is visible again, with another listener, or deleted; or 12 hours are over.
             if error_code(error).rpartition(".")[2] in (

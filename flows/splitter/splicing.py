@@ -15,7 +15,7 @@ from zlib import crc32
 from flows.splitter import zip_records
 from flows.splitter.assembly import AssemblyError, CopiedPart, Part, SentPart
 from flows.splitter.manifest import MANIFEST, Batch
-from flows.splitter.members import ArchiveError, DosDateTime
+from flows.splitter.members import DEFAULT_LIMITS, ArchiveError, DosDateTime, Limits
 from flows.splitter.storage import MAX_PARTS, MIB, Bucket, StoredObject
 from flows.splitter.zip_index import Extent, ZipIndex, ranged_file
 
@@ -23,7 +23,7 @@ VERIFY_READ_AHEAD = 8 * MIB
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PartLimits:
     """What bounds the parts of a batch; sizes in bytes.
 
     Attributes:
@@ -41,7 +41,7 @@ class Limits:
     gap: int = 64 * 1024
 
 
-S3_LIMITS = Limits()
+S3_LIMITS = PartLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def plan_batch(
     batch: Batch,
     members: Mapping[str, Extent],
     modified: DosDateTime,
-    limits: Limits = S3_LIMITS,
+    limits: PartLimits = S3_LIMITS,
 ) -> Plan:
     """Lay out a batch: its images in the archive's order, its manifest, its central directory.
 
@@ -191,7 +191,7 @@ def parts(plan: Plan, bucket: Bucket, key: str, source: StoredObject) -> list[Pa
     ]
 
 
-def verify(bucket: Bucket, key: str, batch: Batch) -> None:
+def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMITS) -> None:
     """Read a batch back from S3 and check its names, its manifest and every member's CRC.
 
     Takes a few MiB of memory and no disk. An object that fails is removed.
@@ -205,7 +205,7 @@ def verify(bucket: Bucket, key: str, batch: Batch) -> None:
         raise AssemblyError(f"{key} is not there.")
     try:
         read = partial(bucket.read, key, stored.etag)
-        index = ZipIndex(ranged_file(read, stored.size, VERIFY_READ_AHEAD))
+        index = ZipIndex(ranged_file(read, stored.size, VERIFY_READ_AHEAD), limits)
         if index.members.keys() != {MANIFEST, *batch.images}:
             raise AssemblyError(f"{key} does not hold the images it should.")
         if index.read(MANIFEST) != batch.manifest:
@@ -219,7 +219,7 @@ def verify(bucket: Bucket, key: str, batch: Batch) -> None:
 
 
 def _parts(
-    runs: Iterable[Range], end: bytes, size: int, limits: Limits
+    runs: Iterable[Range], end: bytes, size: int, limits: PartLimits
 ) -> Iterator[Copied | Uploaded]:
     """Cut ``runs``, in their order, into copied and uploaded parts; the last ends with ``end``.
 

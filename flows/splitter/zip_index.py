@@ -11,9 +11,11 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 from flows.splitter.members import (
     CHUNK,
-    MAX_IN_MEMORY,
+    DEFAULT_LIMITS,
     ArchiveError,
+    Limits,
     Names,
+    check_count,
     check_in_memory,
     reading,
 )
@@ -68,19 +70,21 @@ class ZipIndex:
         members: in order of their bytes, without folders and the noise of desktop systems.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], limits: Limits = DEFAULT_LIMITS) -> None:
         """Read the central directory.
 
         Args:
             file: the archive, seekable; what its reading raises is passed on. It must stay open.
+            limits: that it has to keep to.
 
         Raises:
             ArchiveError: a damaged or truncated archive, members that overlap, names that lead
-                elsewhere or occur twice, encryption, several volumes.
+                elsewhere or occur twice, encryption, several volumes, more than the limits allow.
         """
+        self._limits = limits
         file.seek(max(0, file.seek(0, io.SEEK_END) - TAIL))
         with reading():
-            count = _member_count(file.read())
+            count = _member_count(file.read(), limits)
             self._zip = ZipFile(file)
         infos = self._zip.infolist()
         if len(infos) != count:
@@ -88,15 +92,15 @@ class ZipIndex:
                 f"The archive is damaged: it lists {len(infos):,} files but counts {count:,}; "
                 "export it again."
             )
-        self.members = _files(_extents(infos, self._zip.start_dir))
+        self.members = _files(_extents(infos, self._zip.start_dir), Names(limits))
 
     def read(self, name: str) -> bytes:
         """The bytes of one member.
 
         Raises:
-            ArchiveError: if they are damaged, or more than 64 MiB.
+            ArchiveError: if they are damaged, or too many.
         """
-        check_in_memory(name, self.members[name].info.file_size)
+        check_in_memory(f"'{name[:80]}'", self.members[name].info.file_size, self._limits)
         return b"".join(self.chunks(name))
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -185,7 +189,7 @@ class _RangedFile(io.RawIOBase):
         return length
 
 
-def _member_count(tail: bytes) -> int:
+def _member_count(tail: bytes, limits: Limits) -> int:
     """The number of members that the end records state.
 
     ``ZipFile`` finds the same records in the same places, but does not compare the count, nor look
@@ -216,10 +220,8 @@ def _member_count(tail: bytes) -> int:
         raise ArchiveError(
             "The archive is one volume of several; zip the export again as a single file."
         )
-    if size > MAX_IN_MEMORY:
-        raise ArchiveError(
-            f"The archive's central directory is far too large ({size:,} bytes); export it again."
-        )
+    check_count(count, limits)
+    check_in_memory("central directory", size, limits)
     return int(count)
 
 
@@ -258,8 +260,7 @@ def _shortest(info: ZipInfo) -> int:
     return LOCAL_FILE_HEADER.size + len(encoded_name(info)) + info.compress_size
 
 
-def _files(extents: Iterable[Extent]) -> dict[str, Extent]:
-    names = Names()
+def _files(extents: Iterable[Extent], names: Names) -> dict[str, Extent]:
     files: dict[str, Extent] = {}
     for extent in extents:
         raw = extent.info.orig_filename
