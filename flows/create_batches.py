@@ -21,6 +21,7 @@ from prefect.tasks import Task, exponential_backoff
 
 from blocks.saved import client, load_credentials, load_workspace, origin
 from flows import summary
+from flows.labels import label_lines
 from flows.progress import Progress, best_effort
 from flows.splitter import archive, manifest, queues, splicing, storage, workspace
 from flows.splitter.archive import Contents
@@ -37,6 +38,8 @@ from flows.supervise import resume_what_can_pass, will_be_resumed
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+
+label_lines()
 
 # A batch's task waits while a pool of threads sends its parts, so some at once keep the pool busy.
 TASK_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=4)

@@ -356,3 +356,17 @@ def test_what_the_operator_does_not_allow_is_neither_read_nor_sent_to(
         create_batches(request_for(EXPORTS[0]))
     assert [callback["status"] for callback in received()] == ["failed"] * answers
     assert keys(s3, bucket_name) == []
+
+
+def test_every_line_of_a_run_says_which_download_file_and_part_it_is_about(
+    request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "10")
+    with caplog.at_level("INFO"):
+        create_batches(request_for(EXPORTS[0]))
+    lines = [vars(line) for line in caplog.records if line.name.startswith("prefect.")]
+    assert {(line["download_id"], line["file"]) for line in lines} == {(512, EXPORTS[0].name)}
+    of_batches = [line for line in lines if "zip and upload" in line.get("task_run_name", "")]
+    assert len(of_batches) == 2 * 3  # that it was put, that it is finished
+    assert {line["part"] for line in of_batches} == {1, 2, 3}
+    assert all(f"part {line['part']} of 3" in line["task_run_name"] for line in of_batches)

@@ -1,0 +1,45 @@
+"""What each log line of an export says besides its message: download, file and batch.
+
+With ``PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER=json`` they are fields of the line, for CloudWatch
+Logs Insights: ``filter download_id = 512 and part = 3``.
+"""
+
+import logging
+from typing import Any
+
+from prefect.context import FlowRunContext, TaskRunContext
+
+from flows.splitter.messages import Request
+
+
+class Labels(logging.Filter):
+    """Adds ``download_id``, ``file`` and ``part`` to the log records of a run, None if unknown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Kept for lines from threads outside the run's context, and for a task's last line.
+        self._request: Any = None
+        self._parts: dict[str, int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        run, task = FlowRunContext.get(), TaskRunContext.get()
+        if run and run.parameters:
+            self._request = run.parameters.get("request")
+        if task and "batch" in task.parameters:
+            self._parts[str(task.task_run.id)] = task.parameters["batch"].part
+        request = self._request
+        if isinstance(request, Request):
+            request = request.model_dump(by_alias=True)
+        wanted = request if isinstance(request, dict) else {}
+        record.download_id = wanted.get("downloadId")
+        record.file = wanted.get("file")
+        record.part = self._parts.get(getattr(record, "task_run_id", ""))
+        record.message = record.getMessage()
+        return True
+
+
+def label_lines() -> None:
+    """Label the lines of runs and their tasks, Prefect's own included, from now on."""
+    labels = Labels()
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(labels)
