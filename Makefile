@@ -1,6 +1,7 @@
 # make demo   split the fixture archives on embedded services; ARCHIVE=path BATCH_SIZE=n for your own
 # make test   lint, types, import rules and the tests
 # make bench  both lanes beside the floor, the limit and the shell; GIGABYTES=2.4 REPEAT=3
+# make submit split an archive that is in S3: ARCHIVE=s3://bucket/key, PLAN=1 to see what it takes
 # make serve  serve both deployments against the Prefect API and the AWS that the environment names
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := .venv/bin
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: setup demo test lint lock serve bench
+.PHONY: setup demo test lint lock serve submit bench
 
 setup: .venv/.installed
 
@@ -41,6 +42,9 @@ lint: setup
 
 serve: setup
 	$(BIN)/python -m flows.serve
+
+submit: setup
+	$(BIN)/python -m flows.submit $(if $(PLAN),--plan) $(ARCHIVE)
 
 bench: setup
 	$(BIN)/python -m bench.lanes --gigabytes $(GIGABYTES) --repeat $(REPEAT)

@@ -5,7 +5,7 @@ Writes:     ``batch/{stem}-part{n}.zip`` in the same bucket, then one callback m
 Triggered:  by ``flows/listen.py``, from the UI, by ``prefect deployment run`` or from Python
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,9 @@ class Export:
     def read(self, start: int, length: int) -> bytes:
         return self.bucket.read(self.request.export_path, self.source.etag, start, length)
 
+    def index(self) -> ZipIndex:
+        return ZipIndex(ranged_file(self.read, self.source.size), self.limits)
+
 
 def can_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Whether another attempt of a failed task makes sense; a bad archive stays bad."""
@@ -78,7 +81,7 @@ ONE_BATCH = "part {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}"
 @task(task_run_name="read the index of {export.request.file}", **STEP)
 def read_index(export: Export) -> ZipIndex:
     """Read the ZIP's central directory from the archive's end: where each member stands."""
-    index = ZipIndex(ranged_file(export.read, export.source.size), export.limits)
+    index = export.index()
     get_run_logger().info("The archive lists %d files", len(index.members))
     return index
 
@@ -231,7 +234,9 @@ def split(request: Request, bucket: Bucket) -> Result:
     return Result.of(request, len(parts.batches))
 
 
-def choose_lane(export: Export, settings: Settings) -> tuple[ZipIndex | None, str]:
+def choose_lane(
+    export: Export, settings: Settings, read_index: Callable[[Export], ZipIndex] = read_index
+) -> tuple[ZipIndex | None, str]:
     """The index of an archive that is to be spliced, or None for one to be extracted; and why.
 
     Raises:

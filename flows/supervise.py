@@ -19,6 +19,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.events.filters import EventFilter
 from prefect.flows import Flow
 from prefect.settings import get_current_settings
@@ -84,12 +85,17 @@ def resume_what_can_pass(flow: Flow[Any, Any], flow_run: FlowRun, state: State[A
 
 def has_called_back(prefect: SyncPrefectClient, run: FlowRun) -> bool:
     """Whether a run that has ended sent its callback; one that completed certainly did."""
-    return run.state_type == StateType.COMPLETED or bool(
-        prefect.read_artifacts(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[CALLBACK_KEY])),
-        )
+    return run.state_type == StateType.COMPLETED or callback_of(prefect, run) is not None
+
+
+def callback_of(prefect: SyncPrefectClient, run: FlowRun) -> str | None:
+    """The last callback that is noted on a run, as Markdown."""
+    noted = prefect.read_artifacts(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
+        artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[CALLBACK_KEY])),
+        sort=ArtifactSort.CREATED_DESC,
     )
+    return str(noted[0].data) if noted else None
 
 
 def note_callback(prefect: SyncPrefectClient, run: FlowRun, message: Result | Failure) -> None:

@@ -217,8 +217,8 @@ def title(message: Any) -> str:
     return f"{file or 'unnamed export'} for download {address.download_id if address else '?'}"
 
 
-def to_json(message: Result | Failure) -> str:
-    """The callback's body, with the wire's names; ASCII, as SQS refuses some characters."""
+def to_json(message: Request | Result | Failure) -> str:
+    """The body of a message, with the wire's names; ASCII, as SQS refuses some characters."""
     return json.dumps(message.model_dump(by_alias=True))
 
 

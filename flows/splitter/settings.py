@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     splice_min_size: int = Field(default=64 * 1024**2, ge=0)
     verify: bool = False
     trigger_queue_url: str | None = None
+    updates_queue_url: str | None = None
     # Prefect's API gives 200 runs at once; one that it did not give would pass for deleted.
     max_in_flight: int = Field(default=4, ge=1, le=200)
     max_attempts: PositiveInt = 3

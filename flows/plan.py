@@ -1,0 +1,92 @@
+"""What a run would make of an archive, and what it would take; nothing is written.
+
+Only a ZIP can be planned to the byte, from its index and manifest. What a tar holds is known when
+it has been unpacked.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from flows.create_batches import Export, choose_lane
+from flows.splitter import archive, manifest, splicing
+from flows.splitter.archive import Member
+from flows.splitter.assembly import CopiedPart, Part
+from flows.splitter.batch_zip import BatchZip
+from flows.splitter.manifest import Partition
+from flows.splitter.settings import Settings
+from flows.splitter.storage import DOWNLOAD_PART_SIZE
+from flows.splitter.zip_index import ZipIndex
+
+# Bytes a second, from the README's table: a store on the same two cores, not AWS.
+COPIED_IN_S3 = 500_000_000
+THROUGH_THE_WORKER = 100_000_000
+
+
+def plan(export: Export, settings: Settings) -> Iterator[str]:
+    """Lines for a person: the lane, each batch, requests, bytes and seconds.
+
+    Raises:
+        ExportError: what a run would refuse as well; the images themselves are not read.
+    """
+    request, size = export.request, export.source.size
+    index, reason = choose_lane(export, settings, Export.index)
+    yield (
+        f"s3://{request.s3_bucket}/{request.export_path}, {size:,} bytes\n"
+        f"Lane: {'splice' if index else 'extract'}, {reason}"
+    )
+    if index:
+        cut = _partition(index, settings)
+        modified = index.members[cut.manifest].info.date_time
+        plans = [splicing.plan_batch(batch, index.members, modified) for batch in cut.batches]
+        parts: list[Sequence[Part]] = [
+            splicing.parts(plan, export.bucket, request.export_path, export.source)
+            for plan in plans
+        ]
+        cost = splicing.cost(plans)
+        gets, received = cost.gets, cost.bytes_read
+    elif archive.identify(export.read(0, min(archive.MAGIC_LENGTH, size))) == "zip":
+        index = export.index()
+        cut = _partition(index, settings)
+        parts = list(_zipped(cut, index))
+        gets, received = -(-size // DOWNLOAD_PART_SIZE), size
+    else:
+        yield "Its batches are known when it has been unpacked."
+        return
+    yield f"\n{'part':>5} {'rows':>15} {'images':>7} {'bytes':>15} {'copied':>7} {'sent':>5}"
+    for batch, pieces in zip(cut.batches, parts, strict=True):
+        total = sum(piece.size for piece in pieces)
+        copies = sum(isinstance(piece, CopiedPart) for piece in pieces)
+        yield (
+            f"{batch.part:>5} {f'{batch.first_row:,}-{batch.last_row:,}':>15} "
+            f"{len(batch.images):>7,} {total:>15,} {copies:>7} {len(pieces) - copies:>5}"
+        )
+    pieces = [piece for batch in parts for piece in batch]
+    copied = sum(piece.size for piece in pieces if isinstance(piece, CopiedPart))
+    sent = sum(piece.size for piece in pieces) - copied
+    uploads = sum(2 for batch in parts if len(batch) > 1 or isinstance(batch[0], CopiedPart))
+    yield (
+        f"\n{len(cut.batches):,} batches, {len(cut.unlisted):,} files in no row\n"
+        f"Requests: {gets + 2 * len(parts) + uploads + len(pieces):,}, and a few for the archive\n"
+        f"Bytes: {copied:,} copied inside S3, {received:,} received, {sent:,} sent\n"
+        f"Expect {copied / COPIED_IN_S3 + (received + sent) / 2 / THROUGH_THE_WORKER:,.0f} s of "
+        "work, by what was measured on two cores and not on AWS"
+    )
+
+
+def _partition(index: ZipIndex, settings: Settings) -> Partition:
+    return manifest.partition_export(
+        index.members, index.read, settings.image_column, settings.batch_size, settings.max_cells
+    )
+
+
+def _zipped(cut: Partition, index: ZipIndex) -> Iterator[Sequence[Part]]:
+    """The parts of the extract lane, which needs only sizes to be laid out."""
+    images = {
+        name.removeprefix(cut.folder): Member(
+            0, extent.info.file_size, extent.info.CRC, extent.info.date_time
+        )
+        for name, extent in index.members.items()
+    }
+    modified = index.members[cut.manifest].info.date_time
+    for batch in cut.batches:
+        yield BatchZip(batch, images, Path(), modified).parts()

@@ -1,0 +1,125 @@
+"""Split an archive that is in S3, without BIOSPEX: ``python -m flows.submit s3://BUCKET/KEY``.
+
+Reads:      with ``--plan``, the archive's index and manifest, and nothing is written
+Writes:     the trigger message that BIOSPEX would send, to ``TRIGGER_QUEUE_URL``
+Triggered:  by a person, who then sees the run go by until its callback is out
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from botocore.exceptions import BotoCoreError, ClientError
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import get_current_settings
+
+from blocks.saved import client, load_credentials
+from flows.create_batches import Export
+from flows.plan import plan
+from flows.splitter import queues, storage
+from flows.splitter.errors import ExportError, SetupError, explain
+from flows.splitter.messages import Request, to_json
+from flows.splitter.settings import Allowed, Settings
+from flows.splitter.storage import Bucket
+from flows.supervise import callback_of
+
+SECONDS_BETWEEN_LOOKS = 2
+PATIENCE = 60
+"""Seconds after which it is worth a line that no listener has taken the message."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Submit an archive, or print what would become of it; 0 if it was split or can be."""
+    options = _options(arguments)
+    settings = Settings.load()
+    address = urlsplit(options.archive)
+    key = address.path.removeprefix("/")
+    credentials = load_credentials()
+    bucket = Bucket(client(credentials, "s3", storage.CLIENT_CONFIG), address.netloc)
+    source = bucket.archive(key)
+    request = Request.parse(
+        {
+            "downloadId": options.download_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
+            "file": PurePosixPath(key).name,
+            "exportPath": key,
+            "totalSize": source.size,
+            "s3Bucket": bucket.name,
+            "updatesQueueUrl": settings.updates_queue_url or "https://unset.invalid/",
+        }
+    )
+    if options.plan:
+        for line in plan(Export(request, bucket, source, settings.limits), settings):
+            print(line)
+        return 0
+    if not settings.trigger_queue_url or not settings.updates_queue_url:
+        raise SetupError(
+            "TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set: where the trigger goes, and "
+            "where the answer to it goes."
+        )
+    Allowed().check(request)
+    sqs = client(credentials, "sqs", queues.CLIENT_CONFIG)
+    sent = sqs.send_message(QueueUrl=settings.trigger_queue_url, MessageBody=to_json(request))
+    print(f"Sent the trigger for {request.file} as download {request.download_id}", flush=True)
+    with get_client(sync_client=True) as prefect:
+        return follow(prefect, sent["MessageId"])
+
+
+def follow(prefect: SyncPrefectClient, message_id: str) -> int:
+    """Print what becomes of a trigger message, up to its callback; 0 if that names batches."""
+    shown = None
+    waited = 0
+    while True:
+        run = _run_of(prefect, message_id)
+        if run and run.state_name != shown:
+            if not shown:
+                print(f"{get_current_settings().ui_url or ''}/runs/flow-run/{run.id}")
+            shown = run.state_name
+            print(f"{datetime.now():%H:%M:%S}  {shown}", flush=True)
+        if run and run.state and run.state.is_final():
+            callback = callback_of(prefect, run)
+            if callback or run.state.is_completed():
+                print(callback or "Its callback is out.")
+                return 0 if run.state.is_completed() else 1
+        if not run and waited == PATIENCE:
+            print(f"No listener has taken it for {PATIENCE} s; does listen/biospex run?")
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        waited += SECONDS_BETWEEN_LOOKS
+
+
+def _run_of(prefect: SyncPrefectClient, message_id: str) -> FlowRun | None:
+    """The run of a message, which the listener makes with the message's id as its key."""
+    key = FlowRunFilterIdempotencyKey(any_=[message_id])
+    found = prefect.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=key))
+    return found[0] if found else None
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.submit", description=str(__doc__).partition("\n")[0]
+    )
+    parser.add_argument("archive", type=_s3_url, metavar="s3://BUCKET/KEY")
+    parser.add_argument("--plan", action="store_true", help="print the batches, write nothing")
+    parser.add_argument("--download-id", help="what the callback is to name (the time)")
+    return parser.parse_args(arguments)
+
+
+def _s3_url(text: str) -> str:
+    address = urlsplit(text)
+    if address.scheme != "s3" or not address.netloc or len(address.path) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like s3://biospex-app/export/41.zip")
+    return text
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ExportError, SetupError) as error:
+        sys.exit(str(error))
+    except (ClientError, BotoCoreError) as error:
+        sys.exit(explain(error))

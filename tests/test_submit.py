@@ -1,0 +1,120 @@
+"""Splitting an archive without BIOSPEX, and planning it: what a person types and reads."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flows.create_batches import create_batches
+from flows.local import create_queues, served
+from flows.submit import main
+from tests.conftest import EXPORTS
+
+pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
+
+MakeRequest = Callable[..., Any]
+Printed = pytest.CaptureFixture[str]
+
+
+def submit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.submit", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_an_archive_is_submitted_and_followed_to_its_callback(
+    sqs: Any, queue_url: str, request_for: MakeRequest, s3: Any, bucket_name: str
+) -> None:
+    triggers, _ = create_queues(sqs, "submit")
+    request = request_for(EXPORTS[0])
+    s3.put_object(Bucket=bucket_name, Key="export/broken.zip", Body=b"PK\3\4 and no more")
+    queues = {"TRIGGER_QUEUE_URL": triggers, "UPDATES_QUEUE_URL": queue_url}
+    with served({**os.environ, **queues}):
+        done = submit(f"s3://{bucket_name}/{request['exportPath']}", "--download-id=7", **queues)
+        refused = submit(f"s3://{bucket_name}/export/broken.zip", **queues)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"Sent the trigger for {EXPORTS[0].name} as download 7"
+    assert "/runs/flow-run/" in lines[1]
+    assert lines[-4].endswith("Completed")
+    assert json.loads(lines[-2]) == {
+        "function": "BiospexBatchCreator",
+        "status": "success",
+        "downloadId": "7",
+        "batchFiles": [f"{EXPORTS[0].stem}-part1.zip"],
+    }
+    assert refused.returncode == 1
+    assert "The archive is damaged or incomplete" in refused.stdout
+
+
+@pytest.mark.parametrize("splice_min_size", ["0", "999999999"], ids=["splice", "extract"])
+def test_the_plan_of_a_zip_is_what_a_run_then_makes(
+    splice_min_size: str,
+    s3: Any,
+    bucket_name: str,
+    request_for: MakeRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Printed,
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "10")
+    monkeypatch.setenv("SPLICE_MIN_SIZE", splice_min_size)
+    request = request_for(EXPORTS[0])
+    assert main([f"s3://{bucket_name}/{request['exportPath']}", "--plan"]) == 0
+    printed = capsys.readouterr().out
+    assert s3.list_objects_v2(Bucket=bucket_name, Prefix="batch/")["KeyCount"] == 0
+
+    create_batches(request)
+
+    made = s3.list_objects_v2(Bucket=bucket_name, Prefix="batch/")["Contents"]
+    planned = re.findall(r"^ +(\d+) +(\d+-\d+) +(\d+) +([\d,]+) +\d+ +\d+$", printed, re.MULTILINE)
+    assert [(part, rows, images) for part, rows, images, _ in planned] == [
+        ("1", "1-10", "10"),
+        ("2", "11-20", "10"),
+        ("3", "21-25", "5"),
+    ]
+    assert [int(size.replace(",", "")) for *_, size in planned] == [entry["Size"] for entry in made]
+    assert f"{sum(entry['Size'] for entry in made):,}" in printed
+
+
+def test_the_plan_of_a_tar_says_what_cannot_be_known(
+    bucket_name: str, request_for: MakeRequest, capsys: Printed
+) -> None:
+    [tar] = [path for path in EXPORTS if path.suffix == ".gz"]
+    request = request_for(tar)
+    assert main([f"s3://{bucket_name}/{request['exportPath']}", "--plan"]) == 0
+    printed = capsys.readouterr().out
+    assert "Lane: extract, a tar.gz archive cannot be copied piece by piece" in printed
+    assert "known when it has been unpacked" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["s3://{bucket}/export/gone.zip"], "There is no export export/gone.zip"),
+        (["s3://{bucket}/export/gone.zip", "--plan"], "There is no export export/gone.zip"),
+        (["export/41.zip"], "is not like s3://"),
+    ],
+)
+def test_what_cannot_be_submitted_is_said_in_one_line(
+    arguments: list[str], complaint: str, bucket_name: str
+) -> None:
+    done = submit(*(argument.format(bucket=bucket_name) for argument in arguments))
+    assert done.returncode in (1, 2)
+    assert complaint in done.stderr.splitlines()[-1]
+
+
+def test_a_queue_that_is_not_set_is_named(
+    bucket_name: str, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for(EXPORTS[0])
+    done = submit(f"s3://{bucket_name}/{request['exportPath']}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set")
