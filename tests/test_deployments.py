@@ -36,7 +36,7 @@ def prefect(*arguments: str) -> None:
 
 
 def test_prefect_deploy_takes_both_deployments_on_an_ecs_work_pool() -> None:
-    prefect("work-pool", "create", "--type", "ecs", "biospex-ecs")
+    prefect("work-pool", "create", "--type", "ecs", "biospex-ecs", "--overwrite")
     prefect("deploy", "--all")
     with get_client(sync_client=True) as api:
         for name in ("create-batches/biospex", "listen/biospex"):

@@ -1,0 +1,420 @@
+"""From the stack to an export: a real ECS worker whose AWS is moto, and what its tasks would do.
+
+The worker's RunTask calls are read back from moto, and the container that AWS would start is a
+process here: its command, in its environment and no other.
+"""
+
+import importlib.resources
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelled
+from prefect_aws.templates import ecs as ecs_templates
+from prefect_aws.workers.ecs_worker import ECSWorker
+
+from deploy import job_template
+from flows.local import REGION, child
+from tests.conftest import EXPORTS
+from tests.test_listen import eventually, messages
+from tests.test_stack import Stack, client, stack
+
+pytestmark = [
+    pytest.mark.usefixtures("aws", "prefect_api"),
+    pytest.mark.filterwarnings("ignore:Tried to parse AWS"),
+]
+
+ROOT = Path(__file__).parent.parent
+POOL = "biospex-ecs"
+IMAGE = f"123456789012.dkr.ecr.{REGION}.amazonaws.com/loc-biospex-batch-creator:1"
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def prefect(*arguments: str | Path) -> None:
+    run(sys.executable, "-m", "prefect", "--no-prompt", *arguments)
+
+
+@pytest.fixture(scope="module")
+def bucket(aws: str) -> str:
+    name = f"bucket-{uuid4()}"
+    client("s3").create_bucket(
+        Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
+    return name
+
+
+@pytest.fixture(scope="module")
+def loc(bucket: str) -> Iterator[Stack]:
+    with stack("loc", BucketName=bucket) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def api(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def deployed(loc: Stack, api: SyncPrefectClient, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The work pool and both deployments, as an operator makes them.
+
+    The image has the code in /opt/biospex; here it is where it is.
+    """
+    directory = tmp_path_factory.mktemp("deploy")
+    outputs, template = directory / "outputs.json", directory / "template.json"
+    outputs.write_text(json.dumps(loc.outputs()))
+    command = [sys.executable, "-m", "deploy.job_template", "--image", IMAGE, "--cpu", "1024"]
+    command += ["--memory", "3072", "--ephemeral-storage", "50", "--env", "BATCH_SIZE=10"]
+    template.write_text(run(*command, outputs))
+    prefect(
+        "work-pool", "create", POOL, "--type", "ecs", "--base-job-template", template, "--overwrite"
+    )
+    deployments = (ROOT / "prefect.yaml").read_text()
+    assert deployments.count("/opt/biospex") == 1
+    (directory / "prefect.yaml").write_text(deployments.replace("/opt/biospex", str(ROOT)))
+    prefect("deploy", "--all", "--prefect-file", directory / "prefect.yaml")
+
+
+@pytest.fixture(scope="module")
+def events(loc: Stack) -> Iterator[str]:
+    """The queue of ECS events that `prefect-aws ecs-worker deploy-events` makes; its URL."""
+    template = importlib.resources.files(ecs_templates).joinpath("events-only.json")
+    parameters = {"WorkPoolName": POOL, "ExistingClusterArn": loc["ClusterArn"]}
+    name = f"{POOL}-events"
+    client("cloudformation").create_stack(
+        StackName=name,
+        TemplateBody=template.read_text(),
+        Parameters=[
+            {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+        ],
+    )
+    yield client("sqs").get_queue_url(QueueName=f"{POOL}-ecs-events")["QueueUrl"]
+    client("cloudformation").delete_stack(StackName=name)
+
+
+@pytest.fixture(scope="module")
+def worker(
+    deployed: None,
+    events: str,
+    api: SyncPrefectClient,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    """A worker of the pool; the runs that it leaves behind are cancelled."""
+    log = tmp_path_factory.mktemp("worker") / "worker.log"
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "ecs"]
+    environment = {
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_INTEGRATIONS_AWS_ECS_OBSERVER_SQS_QUEUE_NAME": events.rpartition("/")[2],
+    }
+    with log.open("wb") as output, child(command, environment, output):
+        yield
+    unfinished = ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED"]
+    state = FlowRunFilterState.model_validate({"type": {"any_": unfinished}})
+    for left in api.read_flow_runs(flow_run_filter=FlowRunFilter(state=state)):
+        if left.work_pool_name == POOL:
+            api.set_flow_run_state(left.id, Cancelled(), force=True)
+
+
+def started(
+    api: SyncPrefectClient, deployment: str, parameters: Any = None, variables: Any = None
+) -> FlowRun:
+    """A new run of a deployment, as the UI starts one."""
+    found = api.read_deployment_by_name(deployment)
+    return api.create_flow_run_from_deployment(
+        found.id, parameters=parameters, job_variables=variables
+    )
+
+
+def task_of(flow_run_id: UUID, cluster: str) -> Any:
+    """The ECS task that the worker runs for a flow run, as soon as there is one."""
+    ecs = client("ecs")
+
+    def find() -> Any:
+        for arn in ecs.list_tasks(cluster=cluster)["taskArns"]:
+            [task] = ecs.describe_tasks(cluster=cluster, tasks=[arn], include=["TAGS"])["tasks"]
+            if {"key": "prefect.io/flow-run-id", "value": str(flow_run_id)} in task["tags"]:
+                return task
+        return None
+
+    return eventually(find)
+
+
+def definition_of(task: Any) -> Any:
+    found = client("ecs").describe_task_definition(taskDefinition=task["taskDefinitionArn"])
+    return found["taskDefinition"]
+
+
+def container_of(task: Any) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of a task's only container."""
+    [defined] = definition_of(task)["containerDefinitions"]
+    [changed] = task["overrides"]["containerOverrides"]
+    assert changed["name"] == defined["name"]
+    environment = [*defined.get("environment", []), *changed["environment"]]
+    return changed["command"], {one["name"]: one["value"] for one in environment}
+
+
+@contextmanager
+def container(task: Any, home: Path, aws: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A task's container as a process, with what the image has, and keys that lead to moto."""
+    command, environment = container_of(task)
+    home.mkdir()
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "AWS_ENDPOINT_URL": aws,
+        "AWS_ACCESS_KEY_ID": "task",
+        "AWS_SECRET_ACCESS_KEY": "task",
+    }
+    with (home / "container.log").open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=home, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def trigger(bucket: str, updates: str) -> dict[str, Any]:
+    """The message for an export that is now in the bucket."""
+    archive = EXPORTS[0]
+    key = f"export/{archive.name}"
+    client("s3").upload_file(str(archive), bucket, key)
+    return {
+        "downloadId": 512,
+        "file": archive.name,
+        "exportPath": key,
+        "totalSize": archive.stat().st_size,
+        "s3Bucket": bucket,
+        "updatesQueueUrl": updates,
+    }
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_trigger_becomes_tasks_and_the_tasks_split_the_export(
+    loc: Stack, bucket: str, api: SyncPrefectClient, aws: str, tmp_path: Path
+) -> None:
+    sqs, updates, cluster = client("sqs"), loc["UpdatesQueueUrl"], loc["ClusterArn"]
+    request = trigger(bucket, updates)
+    sqs.send_message(QueueUrl=loc["TriggerQueueUrl"], MessageBody=json.dumps(request))
+    listening = started(api, "listen/biospex")
+
+    def export() -> FlowRun | None:
+        found = api.read_flow_runs()
+        return next((one for one in found if one.parameters == {"request": request}), None)
+
+    with container(task_of(listening.id, cluster), tmp_path / "listen", aws):
+        task = task_of(eventually(export).id, cluster)
+        with container(task, tmp_path / "export", aws) as process:
+            assert process.wait(timeout=120) == 0, (tmp_path / "export/container.log").read_text()
+        [message] = sqs.receive_message(QueueUrl=updates)["Messages"]
+    answer = json.loads(message["Body"])
+    assert (answer["status"], answer["downloadId"]) == ("success", 512)
+    stored = client("s3").list_objects_v2(Bucket=bucket, Prefix="batch/")["Contents"]
+    assert [one["Key"] for one in stored] == [f"batch/{name}" for name in answer["batchFiles"]]
+    assert len(stored) == 3
+    check_task(task, loc, bucket)
+
+    # The listener, stopped as ECS stops a task, has settled its message and leaves a run behind
+    # that the worker starts again.
+    assert messages(sqs, loc["TriggerQueueUrl"]) == (0, 0)
+    states = [state.name for state in api.read_flow_run_states(listening.id)]
+    assert states[states.index("Running") + 1] == "AwaitingRetry"
+
+
+def check_task(task: Any, loc: Stack, bucket: str) -> None:
+    """What AWS was asked for."""
+    assert task["clusterArn"] == loc["ClusterArn"]
+    assert task["launchType"] == "FARGATE"
+    assert task["overrides"]["taskRoleArn"] == loc["TaskRoleArn"]
+    assert (task["overrides"]["cpu"], task["overrides"]["memory"]) == ("1024", "3072")
+
+    definition = definition_of(task)
+    assert definition["family"] == "loc-biospex-batch-creator"
+    assert definition["executionRoleArn"] == loc["ExecutionRoleArn"]
+    assert definition["networkMode"] == "awsvpc"
+    assert definition["requiresCompatibilities"] == ["FARGATE"]
+    assert (definition["cpu"], definition["memory"]) == ("1024", "3072")
+    assert definition["ephemeralStorage"] == {"sizeInGiB": 50}
+    [volume] = definition["volumes"]
+    assert volume["efsVolumeConfiguration"] == {
+        "fileSystemId": loc["FileSystemId"],
+        "rootDirectory": "/",
+        "transitEncryption": "ENABLED",
+        "authorizationConfig": {"accessPointId": loc["AccessPointId"], "iam": "ENABLED"},
+    }
+    [defined] = definition["containerDefinitions"]
+    assert defined["image"] == IMAGE
+    assert defined["mountPoints"] == [
+        {"sourceVolume": volume["name"], "containerPath": "/efs/batch", "readOnly": False}
+    ]
+    assert (defined["cpu"], defined["memory"]) == (1024, 3072)
+    assert defined["stopTimeout"] == 120
+    assert defined["logConfiguration"] == {
+        "logDriver": "awslogs",
+        "options": {
+            "awslogs-create-group": "false",
+            "awslogs-group": "/ecs/loc-biospex-batch-creator",
+            "awslogs-region": REGION,
+            "awslogs-stream-prefix": "biospex",
+        },
+    }
+
+    command, environment = container_of(task)
+    assert command == ["prefect", "flow-run", "execute"]
+    expected = {
+        "AWS_REGION": REGION,
+        "TRIGGER_QUEUE_URL": loc["TriggerQueueUrl"],
+        "ALLOWED_BUCKETS": bucket,
+        "ALLOWED_QUEUES": loc["UpdatesQueueUrl"],
+        "EFS_PATH": "/efs/batch",
+        "LOG_FORMAT": "json",
+        "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
+        "PREFECT_API_URL": os.environ["PREFECT_API_URL"],
+        "BATCH_SIZE": "10",
+    }
+    assert expected.items() <= environment.items()
+    assert not [name for name in environment if "SECRET" in name or "ACCESS_KEY" in name]
+    assert "PREFECT_HOME" not in environment
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_task_on_spot_that_is_killed_makes_its_run_crashed(
+    loc: Stack, bucket: str, events: str, api: SyncPrefectClient
+) -> None:
+    request = trigger(bucket, loc["UpdatesQueueUrl"])
+    export = started(
+        api, "create-batches/biospex", {"request": request}, {"launch_type": "FARGATE_SPOT"}
+    )
+    task = task_of(export.id, loc["ClusterArn"])
+    assert task["capacityProviderName"] == "FARGATE_SPOT"
+    event = {
+        "id": str(uuid4()),
+        "detail-type": "ECS Task State Change",
+        "source": "aws.ecs",
+        "time": "2026-01-01T00:00:00Z",
+        "detail": {
+            "clusterArn": loc["ClusterArn"],
+            "taskArn": task["taskArn"],
+            "taskDefinitionArn": task["taskDefinitionArn"],
+            "lastStatus": "STOPPED",
+            "stoppedReason": "OutOfMemoryError: Container killed due to memory usage",
+            "containers": [{"name": "prefect", "exitCode": 137, "lastStatus": "STOPPED"}],
+        },
+    }
+    client("sqs").send_message(QueueUrl=events, MessageBody=json.dumps(event))
+
+    def crashed() -> bool:
+        return api.read_flow_run(export.id).state_name == "Crashed"
+
+    assert eventually(crashed)
+    family = client("ecs").list_task_definitions(familyPrefix="loc-biospex-batch-creator")
+    assert len(family["taskDefinitionArns"]) == 2  # one a deployment, however many runs
+
+
+# -- the template by itself
+
+
+@pytest.fixture(scope="module")
+def outputs(loc: Stack) -> dict[str, str]:
+    return {one["OutputKey"]: one["OutputValue"] for one in loc.outputs()}
+
+
+def test_both_forms_of_the_outputs_give_the_same(loc: Stack, outputs: dict[str, str]) -> None:
+    assert job_template.outputs_of(json.dumps(loc.outputs())) == outputs
+    assert job_template.outputs_of(json.dumps(outputs)) == outputs
+
+
+@pytest.mark.parametrize("text", ["", "{", "5", '[{"a": "b"}]', '["a"]'])
+def test_what_are_no_outputs_is_said_to_be_none(text: str) -> None:
+    with pytest.raises(job_template.TemplateError, match="not JSON of the kind"):
+        job_template.outputs_of(text)
+
+
+def test_defaults_and_spot(outputs: dict[str, str]) -> None:
+    template = job_template.job_template(outputs, IMAGE, capacity="FARGATE_SPOT")
+    variables = template["variables"]["properties"]
+    chosen = {name: variable.get("default") for name, variable in variables.items()}
+    assert chosen["launch_type"] == "FARGATE_SPOT"
+    assert (chosen["cpu"], chosen["memory"], chosen["ephemeral_storage"]) == (2048, 4096, 100)
+    assert chosen["assign_public_ip"] == "ENABLED"
+    network = template["job_configuration"]["network_configuration"]
+    assert network["subnets"] == outputs["SubnetIds"].split(",")
+    assert network["securityGroups"] == [outputs["TaskSecurityGroupId"]]
+
+
+@pytest.mark.parametrize(
+    "missing", ["ClusterArn", "VpcId", "FileSystemId", "SubnetIds", "UpdatesQueueUrl"]
+)
+def test_a_missing_output_is_named(missing: str, outputs: dict[str, str]) -> None:
+    left = {name: value for name, value in outputs.items() if name != missing}
+    with pytest.raises(job_template.TemplateError, match=f"no output {missing}"):
+        job_template.job_template(left, IMAGE)
+
+
+def test_the_command_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "outputs.json"
+    path.write_text("[]")
+    assert job_template.main(["--image", IMAGE, str(path)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("No job template: the stack has no output ")
+
+
+def without_variable(template: Any) -> None:
+    del template["variables"]["properties"]["task_role_arn"]
+
+
+def without_container(template: Any) -> None:
+    template["job_configuration"]["task_definition"]["containerDefinitions"] = []
+
+
+def without_fargate(template: Any) -> None:
+    template["variables"]["properties"]["launch_type"]["enum"] = ["EC2"]
+
+
+def with_a_disk_of_its_own(template: Any) -> None:
+    template["variables"]["properties"]["ephemeral_storage"] = {}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (without_variable, "has no variables / properties / task_role_arn any more"),
+        (without_container, "has no containerDefinitions / 0 any more"),
+        (without_fargate, "FARGATE is none of launch_type's values"),
+        (with_a_disk_of_its_own, "has a variable 'ephemeral_storage' of its own"),
+    ],
+)
+def test_a_template_that_prefect_aws_has_changed_is_refused(
+    change: Callable[[Any], None],
+    says: str,
+    outputs: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changed = ECSWorker.get_default_base_job_template()
+    change(changed)
+    monkeypatch.setattr(ECSWorker, "get_default_base_job_template", classmethod(lambda _: changed))
+    with pytest.raises(job_template.TemplateError, match=says):
+        job_template.job_template(outputs, IMAGE)
