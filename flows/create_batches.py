@@ -6,8 +6,6 @@ Triggered:  by ``flows/listen.py``, from the UI, by ``prefect deployment run`` o
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +14,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFutureList, wait
 from prefect.logging import get_run_logger
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task, exponential_backoff
+from prefect_aws import AwsCredentials
 
 from blocks.saved import client, load_credentials, load_workspace, origin
 from flows import summary
@@ -25,7 +23,7 @@ from flows.labels import label_lines
 from flows.progress import Progress, best_effort
 from flows.splitter import archive, manifest, queues, splicing, storage, workspace
 from flows.splitter.archive import Contents
-from flows.splitter.assembly import PARALLEL_PARTS, Part, assemble
+from flows.splitter.assembly import Part, assemble
 from flows.splitter.batch_zip import BatchZip
 from flows.splitter.errors import SetupError, explain, is_transient
 from flows.splitter.manifest import Batch, Partition
@@ -34,6 +32,7 @@ from flows.splitter.messages import Failure, ReplyAddress, Request, Result, titl
 from flows.splitter.settings import Allowed, Settings
 from flows.splitter.storage import Bucket, StoredObject
 from flows.splitter.zip_index import ZipIndex, ranged_file
+from flows.spread import Sending, task_runner
 from flows.supervise import resume_what_can_pass, will_be_resumed
 
 if TYPE_CHECKING:
@@ -41,24 +40,38 @@ if TYPE_CHECKING:
 
 label_lines()
 
-# A batch's task waits while a pool of threads sends its parts, so some at once keep the pool busy.
-TASK_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=4)
 
-
-@dataclass(frozen=True)
 class Export:
-    """The export of one run: what is asked for, the archive as it was found, what it may be."""
+    """The export of one run: what is asked for, the archive as it was found, what it may be.
 
-    request: Request
-    bucket: Bucket
-    source: StoredObject
-    limits: Limits
+    Pickled, for another process, it connects there by itself, when it is used.
+    """
+
+    def __init__(
+        self, request: Request, bucket: Bucket, source: StoredObject, limits: Limits
+    ) -> None:
+        self.request = request
+        self.source = source
+        self.limits = limits
+        self._bucket: Bucket | None = bucket
+
+    @property
+    def bucket(self) -> Bucket:
+        self._bucket = self._bucket or bucket_of(self.request, load_credentials())
+        return self._bucket
 
     def read(self, start: int, length: int) -> bytes:
         return self.bucket.read(self.request.export_path, self.source.etag, start, length)
 
     def index(self) -> ZipIndex:
         return ZipIndex(ranged_file(self.read, self.source.size), self.limits)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_bucket": None}
+
+
+def bucket_of(request: Request, credentials: AwsCredentials) -> Bucket:
+    return Bucket(client(credentials, "s3", storage.CLIENT_CONFIG), request.s3_bucket)
 
 
 def can_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -117,15 +130,10 @@ def partition(export: Export, files: Contents | ZipIndex, settings: Settings) ->
 
 @task(task_run_name="zip and upload " + ONE_BATCH, **STEP)
 def zip_and_upload(
-    batch: Batch,
-    parts: Sequence[Part],
-    of: int,
-    export: Export,
-    pool: Executor,
-    progress: Progress,
+    batch: Batch, parts: Sequence[Part], of: int, export: Export, sending: Sending
 ) -> int:
     """Write one batch ZIP straight into S3, unless it is there; returns its size in bytes."""
-    return put_batch(batch, parts, export, pool, progress)
+    return put_batch(batch, parts, export, sending)
 
 
 @task(task_run_name="splice " + ONE_BATCH, **STEP)
@@ -134,15 +142,14 @@ def splice(
     parts: Sequence[Part],
     of: int,
     export: Export,
-    pool: Executor,
-    progress: Progress,
+    sending: Sending,
     verify: bool,
 ) -> int:
     """Let S3 put one batch ZIP together from copied ranges of the archive, unless it is there.
 
     With VERIFY=true it is then read back, every checksum compared. Returns its size in bytes.
     """
-    size = put_batch(batch, parts, export, pool, progress)
+    size = put_batch(batch, parts, export, sending)
     if verify:
         key = export.request.batch_key(batch.part)
         splicing.verify(export.bucket, key, batch, export.limits)
@@ -165,7 +172,6 @@ def run_name() -> str:
 @flow(
     name="create-batches",
     flow_run_name=run_name,
-    task_runner=TASK_RUNNER,
     on_failure=[resume_what_can_pass],
     on_crashed=[resume_what_can_pass],
     # A request that cannot be carried out is answered, so the flow checks it, not Prefect.
@@ -190,7 +196,7 @@ def create_batches(request: Request) -> Result:
     try:
         request = Request.parse(request)
         allowed.check(request)
-        bucket = Bucket(client(credentials, "s3", storage.CLIENT_CONFIG), request.s3_bucket)
+        bucket = bucket_of(request, credentials)
         get_run_logger().info("AWS credentials come from the %s", origin(credentials))
         result = split(request, bucket)
     except Exception as error:
@@ -296,40 +302,47 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         plans = [
             BatchZip(batch, images, contents.store, modified).parts() for batch in parts.batches
         ]
-        return parts, put_batches(zip_and_upload, export, parts, plans)
+        # Only what is unpacked on EFS can be read by other machines.
+        scheduler = settings.dask_scheduler if root == block.efs_path else None
+        return parts, put_batches(zip_and_upload, export, parts, plans, scheduler)
 
 
 def put_batches(
-    put: Task[..., int],
+    put: Task[..., Any],
     export: Export,
     parts: Partition,
     plans: Sequence[Sequence[Part]],
+    scheduler: str | None = None,
     **options: Any,
 ) -> list[int]:
     """Map a task over the batches and their parts; returns the sizes of the ZIPs in bytes."""
     total = sum(part.size for plan in plans for part in plan)
-    with Progress("Upload", total) as progress, ThreadPoolExecutor(PARALLEL_PARTS) as pool:
-        futures: PrefectFutureList[int] = put.map(
-            parts.batches,
-            plans,
-            of=len(parts.batches),
-            export=unmapped(export),
-            pool=unmapped(pool),
-            progress=unmapped(progress),
-            **options,
+    with (
+        Progress("Upload", total) as progress,
+        Sending(progress) as sending,
+        task_runner(scheduler) as runner,
+    ):
+        futures: PrefectFutureList[Any] = runner.map(
+            put,
+            {
+                "batch": parts.batches,
+                "parts": plans,
+                "of": len(parts.batches),
+                "export": unmapped(export),
+                "sending": unmapped(sending),
+                **options,
+            },
         )
         wait(futures)  # the images must stay until the last of them is read, even if one failed
         return list(futures.result())
 
 
-def put_batch(
-    batch: Batch, parts: Sequence[Part], export: Export, pool: Executor, progress: Progress
-) -> int:
+def put_batch(batch: Batch, parts: Sequence[Part], export: Export, sending: Sending) -> int:
     """What the two lanes' last steps have in common; returns the ZIP's size in bytes."""
     key = export.request.batch_key(batch.part)
     size = sum(part.size for part in parts)
     metadata = batch.metadata(export.source.etag)
-    if assemble(export.bucket, key, parts, metadata, pool, progress):
+    if assemble(export.bucket, key, parts, metadata, sending.pool, sending.progress):
         get_run_logger().info("Put %s, %s bytes", key, f"{size:,}")
     else:
         get_run_logger().info("Found %s in place from an earlier run", key)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client, LocalCluster, get_task_stream
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import State
@@ -17,6 +18,7 @@ from blocks.workspace import Workspace
 from flows.create_batches import create_batches
 from flows.splitter.errors import ExportError, SetupError
 from flows.splitter.messages import Request
+from flows.splitter.workspace import PREFIX
 from tests.conftest import EXPORTS
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
@@ -370,3 +372,38 @@ def test_every_line_of_a_run_says_which_download_file_and_part_it_is_about(
     assert len(of_batches) == 2 * 3  # that it was put, that it is finished
     assert {line["part"] for line in of_batches} == {1, 2, 3}
     assert all(f"part {line['part']} of 3" in line["task_run_name"] for line in of_batches)
+
+
+def test_batches_can_be_made_by_the_workers_of_a_dask_cluster(
+    s3: Any,
+    bucket_name: str,
+    request_for: MakeRequest,
+    received: Received,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "10")
+    monkeypatch.setenv("MAX_TMP_SIZE", "0")  # so that it is unpacked on EFS, which all share
+    request = request_for(EXPORTS[0])
+    create_batches(request)
+    here = [batch(s3, bucket_name, Path(key).name) for key in keys(s3, bucket_name)]
+    for key in keys(s3, bucket_name):
+        s3.delete_object(Bucket=bucket_name, Key=key)
+
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address=None,
+        ) as cluster,
+        Client(cluster) as client,
+        get_task_stream(client) as stream,
+    ):
+        monkeypatch.setenv("DASK_SCHEDULER", cluster.scheduler_address)
+        create_batches(request)
+
+    assert len(stream.data) == 3
+    assert len({task["worker"] for task in stream.data}) == 2
+    assert [batch(s3, bucket_name, Path(key).name) for key in keys(s3, bucket_name)] == here
+    assert [callback["status"] for callback in received()] == ["success"] * 2
+    assert list(workspace.glob(f"{PREFIX}*")) == []  # Dask leaves a directory of its own

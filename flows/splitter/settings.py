@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     max_in_memory: PositiveInt = Limits.max_in_memory
     max_cells: PositiveInt = Limits.max_cells
     split_strategy: Literal["auto", "splice", "extract"] = "auto"
+    dask_scheduler: str | None = None
     splice_min_size: int = Field(default=64 * 1024**2, ge=0)
     verify: bool = False
     trigger_queue_url: str | None = None

@@ -1,0 +1,56 @@
+"""Where the batches of an export are made: in this process, or on the workers of a Dask cluster."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from types import TracebackType
+from typing import Any, Self
+
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from flows.splitter.assembly import PARALLEL_PARTS
+
+
+def task_runner(scheduler: str | None) -> TaskRunner[Any]:
+    """What runs the tasks of the batches.
+
+    Args:
+        scheduler: address of a Dask scheduler, ``tcp://host:8786``; None for this process. The
+            cluster's workers need this code, its environment, and the file that holds the images.
+    """
+    if scheduler is None:
+        # A task waits while threads send its parts, so some at once keep those busy.
+        return ThreadPoolTaskRunner(max_workers=4)
+    from prefect_dask.task_runners import DaskTaskRunner  # takes a second to import
+
+    return DaskTaskRunner(address=scheduler)
+
+
+class Sending:
+    """The threads that send the parts of batches, and who is told of every part in place.
+
+    Pickled, for another process, it becomes that process's own, which tells nobody.
+    """
+
+    def __init__(self, progress: Callable[[int], object]) -> None:
+        self.progress = progress
+        self.pool = ThreadPoolExecutor(PARALLEL_PARTS)
+
+    def __reduce__(self) -> Any:
+        return _elsewhere, ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.pool.shutdown()
+
+
+@cache
+def _elsewhere() -> Sending:
+    return Sending(lambda _: None)
