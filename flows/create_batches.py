@@ -25,7 +25,7 @@ from flows.splitter import archive, manifest, queues, splicing, storage, workspa
 from flows.splitter.archive import Contents
 from flows.splitter.assembly import Part, assemble
 from flows.splitter.batch_zip import BatchZip
-from flows.splitter.errors import SetupError, explain, is_transient
+from flows.splitter.errors import SetupError, advise, explain, is_transient
 from flows.splitter.manifest import Batch, Partition
 from flows.splitter.members import Limits
 from flows.splitter.messages import Failure, ReplyAddress, Request, Result, title
@@ -33,7 +33,7 @@ from flows.splitter.settings import Allowed, Settings
 from flows.splitter.storage import Bucket, StoredObject
 from flows.splitter.zip_index import ZipIndex, ranged_file
 from flows.spread import Sending, task_runner
-from flows.supervise import resume_what_can_pass, will_be_resumed
+from flows.supervise import earlier_attempts, resume_what_can_pass, will_be_resumed
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -190,6 +190,10 @@ def create_batches(request: Request) -> Result:
 
     **To repeat a run**, press Retry: it uploads what is missing and sends the callback again.
     """
+    log = get_run_logger()
+    with best_effort("What earlier attempts ended in", log):
+        for number, end in enumerate(earlier_attempts(), 1):
+            log.warning("Attempt %d ended %s: %s", number, end.name, end.message)
     credentials = load_credentials()
     sqs = client(credentials, "sqs", queues.CLIENT_CONFIG)
     allowed = Allowed()
@@ -197,15 +201,18 @@ def create_batches(request: Request) -> Result:
         request = Request.parse(request)
         allowed.check(request)
         bucket = bucket_of(request, credentials)
-        get_run_logger().info("AWS credentials come from the %s", origin(credentials))
+        log.info("AWS credentials come from the %s", origin(credentials))
         result = split(request, bucket)
     except Exception as error:
         sentence = explain(error)
         if will_be_resumed(error):
-            get_run_logger().warning("Another attempt will follow, this one failed: %s", sentence)
+            log.warning("Another attempt will follow, this one failed: %s", sentence)
             raise
-        get_run_logger().error("No batches: %s", sentence)
+        log.error("No batches: %s", sentence)
+        log.error("What to do: %s", advise(error))
         address = allowed.reply_address(request)
+        with best_effort("The summary", log):
+            summary.publish_failure(sentence, advise(error))
         if address:
             notify(sqs, address, Failure(download_id=address.download_id, error=sentence))
         raise

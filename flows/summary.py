@@ -62,6 +62,15 @@ def publish(
     )
 
 
+def publish_failure(sentence: str, advice: str) -> None:
+    """Attach to the current flow run why there are no batches, and what an operator can do."""
+    create_markdown_artifact(
+        key="summary",
+        description="Why there are no batches",
+        markdown=f"**No batches.** {sentence}\n\n**What to do:** {advice}",
+    )
+
+
 def publish_callback(message: Result | Failure) -> None:
     """Attach the callback that has been sent to the current run."""
     create_markdown_artifact(
@@ -76,4 +85,5 @@ def callback_title(message: Result | Failure) -> str:
 
 
 def callback_markdown(message: Result | Failure) -> str:
-    return f"```json\n{to_json(message)}\n```"
+    told = "where the batches are" if message.status == "success" else "why there are no batches"
+    return f"BIOSPEX was told {told}:\n\n```json\n{to_json(message)}\n```"

@@ -41,14 +41,22 @@ SERVICE_STOPPED = "Runner is shutting down."
 """How Prefect's runner marks the runs that it cancels when it is stopped itself."""
 
 
-def bad_ends(prefect: SyncPrefectClient, run_id: UUID) -> int:
-    """How often a run has failed, crashed or been cancelled."""
-    return sum(state.type in BAD_ENDS for state in prefect.read_flow_run_states(run_id))
+def bad_ends(prefect: SyncPrefectClient, run_id: UUID) -> list[State[Any]]:
+    """The states in which a run has failed, crashed or been cancelled, in order."""
+    return [state for state in prefect.read_flow_run_states(run_id) if state.type in BAD_ENDS]
+
+
+def earlier_attempts() -> list[State[Any]]:
+    """How the current run has ended so far, if it has been resumed or retried."""
+    if not runtime.deployment.id:
+        return []
+    with get_client(sync_client=True) as prefect:
+        return bad_ends(prefect, UUID(runtime.flow_run.id))
 
 
 def resume(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> bool:
     """Schedule another attempt of a run that has ended; False if it has had MAX_ATTEMPTS."""
-    ends = bad_ends(prefect, run.id)
+    ends = len(bad_ends(prefect, run.id))
     if ends >= Settings.load().max_attempts:
         return False
     delay = FIRST_DELAY * 4 ** (ends - 1)
@@ -64,7 +72,7 @@ def will_be_resumed(error: Exception) -> bool:
         return False
     with get_client(sync_client=True) as prefect:
         run = prefect.read_flow_run(UUID(runtime.flow_run.id))
-        ends = bad_ends(prefect, run.id) + 1
+        ends = len(bad_ends(prefect, run.id)) + 1
         return ends < Settings.load().max_attempts and not has_called_back(prefect, run)
 
 

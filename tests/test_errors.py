@@ -12,7 +12,7 @@ from botocore.exceptions import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.splitter.errors import ExportError, SetupError, explain, is_transient
+from flows.splitter.errors import ExportError, SetupError, advise, explain, is_transient
 
 
 def answer(code: str, status: int) -> ClientError:
@@ -109,3 +109,17 @@ def test_a_fault_of_the_program_is_named_by_its_kind_only() -> None:
 
 def test_a_refusal_by_aws_is_named_by_its_code() -> None:
     assert "AccessDenied from PutObject" in explain(answer("AccessDenied", 403))
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (ExportError("The archive is damaged."), "nothing here"),
+        (SetupError("EFS_PATH /efs does not exist."), "mend the installation"),
+        (answer("SlowDown", 503), "whether AWS and the network are well"),
+        (KeyError("x"), "read the traceback"),
+    ],
+    ids=["export", "setup", "transient", "fault"],
+)
+def test_an_operator_is_told_what_to_do(error: Exception, advice: str) -> None:
+    assert advice in advise(error)

@@ -17,7 +17,12 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments.runner import RunnerDeployment
 from prefect.logging import disable_run_logger
@@ -449,7 +454,10 @@ def test_killed_processes_come_back_and_every_trigger_is_answered_once(
         eventually(lambda: server.poll() is not None or not sum(messages(sqs, triggers)))
         assert server.poll() is None
     assert [callback["status"] for callback in received()] == ["success"]
-    assert bad_ends(prefect, export.id) == 1
+    assert [state.name for state in bad_ends(prefect, export.id)] == ["Crashed"]
+    of_the_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[export.id]))
+    messages_logged = [line.message for line in prefect.read_logs(of_the_run)]
+    assert any(line.startswith("Attempt 1 ended Crashed: ") for line in messages_logged)
     assert prefect.read_flow_run(listening.id).run_count == 2
 
 

@@ -44,7 +44,7 @@ def test_an_archive_is_submitted_and_followed_to_its_callback(
     lines = done.stdout.splitlines()
     assert lines[0] == f"Sent the trigger for {EXPORTS[0].name} as download 7"
     assert "/runs/flow-run/" in lines[1]
-    assert lines[-4].endswith("Completed")
+    assert lines[-6].endswith("Completed")
     assert json.loads(lines[-2]) == {
         "function": "BiospexBatchCreator",
         "status": "success",

@@ -82,3 +82,16 @@ def explain(error: BaseException) -> str:
             "please ask for the batches again later."
         )
     return f"The batches could not be made because of a fault ({cause}); please tell the operator."
+
+
+def advise(error: BaseException) -> str:
+    """What an operator can do about a failed export."""
+    if isinstance(error, ExportError):
+        return (
+            "nothing here; the export or its request is at fault, and whoever asked for it is told."
+        )
+    if isinstance(error, SetupError):
+        return "mend the installation as the message says, then press Retry."
+    if is_transient(error):
+        return "look whether AWS and the network are well, then press Retry."
+    return "read the traceback in the log; once the cause is gone, press Retry."
