@@ -1,0 +1,164 @@
+"""How far one task goes: ``python -m bench.scale``.
+
+Synthetic exports of 20 thousand, 1 million and 10 million rows go through the steps that work on
+the whole of an export in memory, each in a process of its own:
+
+index      read the central directory of a ZIP
+partition  read the manifest, check it against the members, cut it into batches
+plan       lay out every splice, with its manifest and its central directory
+
+A last line has the requests a second that one task makes of a store on the same machine. Limits are
+out of force here; a run refuses what is above MAX_MEMBERS, MAX_CELLS and MAX_IN_MEMORY.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from zipfile import ZIP_DEFLATED, ZipInfo
+
+import boto3
+
+from bench.export import COLUMNS
+from bench.object_store import seaweedfs
+from flows.local import REGION
+from flows.splitter import manifest, splicing, zip_records
+from flows.splitter.assembly import PARALLEL_PARTS
+from flows.splitter.manifest import Batch
+from flows.splitter.members import Limits
+from flows.splitter.storage import CLIENT_CONFIG, Bucket
+from flows.splitter.zip_index import Extent, ZipIndex, ranged_file
+
+ROWS = (20_000, 1_000_000, 10_000_000)
+BATCH_SIZE = 2000
+IMAGE = 600_000  # bytes
+MODIFIED = (2026, 11, 24, 0, 0, 0)
+NO_LIMITS = Limits(*[sys.maxsize] * 5)
+
+READS = 5_000
+READ_SIZE = 64 * 1024
+
+
+def names(count: int) -> Iterator[str]:
+    for number in range(count):
+        yield f"{number:024x}.jpg"
+
+
+def members(count: int) -> Iterator[ZipInfo]:
+    """The entries of an export's central directory, the manifest last."""
+    position = 0
+    for name in (*names(count), manifest.MANIFEST):
+        info = ZipInfo(name, MODIFIED)
+        info.compress_type = ZIP_DEFLATED
+        info.file_size = info.compress_size = IMAGE
+        info.CRC = 0
+        info.header_offset = position
+        position += IMAGE + 100
+        yield info
+
+
+def index(count: int) -> Callable[[], object]:
+    start = (count + 1) * (IMAGE + 100)
+    directory = b"".join(zip_records.central_directory(list(members(count)), start))
+
+    def read(position: int, length: int) -> bytes:
+        return directory[position - start : position - start + length]
+
+    return lambda: ZipIndex(ranged_file(read, start + len(directory)), NO_LIMITS)
+
+
+def partition(count: int) -> Callable[[], object]:
+    cells = ",".join('"free text, of a label"' for _ in COLUMNS[2:])
+    rows = [f"{name[:-4]},{name},{cells}" for name in names(count)]
+    text = "\n".join([",".join(COLUMNS), *rows, ""]).encode()
+    files = {*names(count), manifest.MANIFEST}
+    del rows
+    return lambda: manifest.partition_export(
+        files, lambda _: text, "imageName", BATCH_SIZE, sys.maxsize
+    )
+
+
+def plan(count: int) -> Callable[[], object]:
+    *images, _ = members(count)
+    extents = {
+        info.filename: Extent(info, info.header_offset, info.header_offset + IMAGE + 100)
+        for info in images
+    }
+    listed = [info.filename for info in images]
+    batches = [
+        Batch(part, first + 1, min(first + BATCH_SIZE, count), b"x" * 300 * BATCH_SIZE, some)
+        for part, first in enumerate(range(0, count, BATCH_SIZE), 1)
+        if (some := tuple(listed[first : first + BATCH_SIZE]))
+    ]
+    return lambda: [splicing.plan_batch(batch, extents, MODIFIED) for batch in batches]
+
+
+STEPS = {"index": index, "partition": partition, "plan": plan}
+
+
+def measure(step: str, count: int) -> None:
+    """Run one step in this process and print its seconds and the process's peak, in bytes."""
+    run = STEPS[step](count)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak: proc_pid_clear_refs(5)
+    started = time.perf_counter()
+    result = run()
+    seconds = time.perf_counter() - started
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    print(json.dumps({"seconds": seconds, "peak": int(status["VmHWM"].split()[0]) * 1024}))
+    del result
+
+
+def requests_a_second() -> float:
+    """Ranged reads by the threads of one task, from a store on this machine."""
+    with TemporaryDirectory(prefix="bench-") as directory, seaweedfs(Path(directory)) as endpoint:
+        session = boto3.Session("any", "any", region_name=REGION)
+        s3 = session.client("s3", endpoint_url=endpoint, config=CLIENT_CONFIG)
+        s3.create_bucket(Bucket="scale")
+        s3.put_object(Bucket="scale", Key="object", Body=bytes(READ_SIZE * 100))
+        bucket = Bucket(s3, "scale")
+        etag = bucket.archive("object").etag
+
+        def read(number: int) -> None:
+            bucket.read("object", etag, number % 100 * READ_SIZE, READ_SIZE)
+
+        with ThreadPoolExecutor(PARALLEL_PARTS) as pool:
+            started = time.perf_counter()
+            for _ in pool.map(read, range(READS)):
+                pass
+            return READS / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="*", default=ROWS)
+    parser.add_argument("--step", choices=STEPS, help="measure it in this process")
+    options = parser.parse_args()
+    if options.step:
+        measure(options.step, options.rows[0])
+        return
+    print(
+        "| rows | step | s | rows a second | MiB at its peak |\n| ---: | --- | ---: | ---: | ---: |"
+    )
+    for count in options.rows:
+        for step in STEPS:
+            command = [sys.executable, "-m", "bench.scale", "--step", step, "--rows", str(count)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+            if done.returncode:
+                print(f"| {count:,} | {step} | ended with {done.returncode} | | |", flush=True)
+                continue
+            found = json.loads(done.stdout)
+            print(
+                f"| {count:,} | {step} | {found['seconds']:.2f} "
+                f"| {count / found['seconds']:,.0f} | {found['peak'] / 2**20:,.0f} |",
+                flush=True,
+            )
+    print(f"\n{requests_a_second():,.0f} requests a second")
+
+
+if __name__ == "__main__":
+    main()
