@@ -1,26 +1,42 @@
-"""What a splice asks of S3, from its plan: requests, bytes through the worker, and dollars.
+"""What a split costs, from its plan and the measured rates: ``python -m bench.cost``.
 
-python -m bench.cost
-
-No store is needed: the plan is data. Prices are S3 Standard's list prices in us-east-2
-(https://aws.amazon.com/s3/pricing/), dollars per request; storage and transfer within the region
-are not in them.
+No store is needed: a plan is data. Prices are list prices in us-east-2 and constants below; storage
+of the objects and transfer within the region are not in them.
 """
 
 import random
+from collections.abc import Iterator
 from zipfile import ZIP_DEFLATED, ZipInfo
 
 from bench.export import Order
 from flows.splitter import splicing
+from flows.splitter.batch_zip import PART_SIZE
 from flows.splitter.manifest import Batch
 from flows.splitter.splicing import Cost
+from flows.splitter.storage import DOWNLOAD_PART_SIZE
 from flows.splitter.zip_index import Extent
 
 MEAN_IMAGE = 600_000  # bytes
 BATCH_SIZE = 2000
 SIZES = (2, 20, 200)  # GB
+
+# https://aws.amazon.com/s3/pricing/, S3 Standard, dollars a request
 DOLLARS_TO_WRITE = 0.005 / 1000  # PUT, COPY, POST
 DOLLARS_TO_READ = 0.0004 / 1000  # GET, HEAD
+# https://aws.amazon.com/fargate/pricing/, Linux on x86, dollars an hour
+FARGATE_CPU, FARGATE_GB, FARGATE_DISK_GB = 0.04048, 0.004445, 0.000111
+FREE_DISK_GB = 20
+LARGEST_DISK_GB = 200
+# https://aws.amazon.com/efs/pricing/, elastic throughput, dollars a GB
+EFS_READ, EFS_WRITTEN = 0.03, 0.06
+# https://aws.amazon.com/lambda/pricing/, x86, dollars a GB and second
+LAMBDA_GB = 0.0000166667
+LAMBDA_SECONDS, LAMBDA_DISK_GB = 900, 10
+
+TASK_CPUS, TASK_GB = 2, 4
+START_SECONDS = 60  # of a Fargate task, an estimate: image pull, Python and Prefect
+SPLICED, EXTRACTED = 0.5, 0.15  # GB a second, the README's table
+SPACE = 2.1  # bytes of disk for each of the archive, as in flows/splitter/workspace.py
 MODIFIED = (2026, 11, 24, 0, 0, 0)
 
 
@@ -53,8 +69,56 @@ def cost_of(gigabytes: int, order: Order) -> tuple[int, Cost]:
     return count, splicing.cost(plans)
 
 
+def compute(seconds: float, disk_gb: float = 0) -> float:
+    """Dollars of a Fargate task, its start included."""
+    hourly = TASK_CPUS * FARGATE_CPU + TASK_GB * FARGATE_GB
+    hourly += max(0, disk_gb - FREE_DISK_GB) * FARGATE_DISK_GB
+    return (START_SECONDS + seconds) / 3600 * hourly
+
+
+def ways_to_split(gigabytes: int) -> Iterator[str]:
+    """A line of a Markdown table for each way to split an export of that size."""
+
+    def line(way: str, seconds: float, machine: float, efs: float, requests: float) -> str:
+        return (
+            f"| {gigabytes} GB, {way} | {seconds:,.0f} | {machine:.4f} | {efs:.2f} "
+            f"| {requests:.4f} | {machine + efs + requests:.4f} |"
+        )
+
+    _, cost = cost_of(gigabytes, "sorted")
+    seconds = gigabytes / SPLICED
+    yield line("splice", seconds, compute(seconds), 0, dollars(cost))
+
+    parts, ranges = gigabytes * 1e9 / PART_SIZE, gigabytes * 1e9 / DOWNLOAD_PART_SIZE
+    requests = parts * DOLLARS_TO_WRITE + ranges * DOLLARS_TO_READ
+    seconds = gigabytes / EXTRACTED
+    disk = gigabytes * SPACE
+    if disk <= LARGEST_DISK_GB:
+        yield line("extract, task's disk", seconds, compute(seconds, disk), 0, requests)
+    # The archive and its images are each written once and read once.
+    efs = 2 * gigabytes * (EFS_READ + EFS_WRITTEN)
+    yield line("extract, EFS", seconds, compute(seconds), efs, requests)
+    if disk <= LAMBDA_DISK_GB and seconds <= LAMBDA_SECONDS:
+        yield line("the Lambda, at that pace", seconds, seconds * 5 * LAMBDA_GB, 0, requests)
+    else:
+        yield f"| {gigabytes} GB, the Lambda | cannot: {LAMBDA_DISK_GB} GB of disk | | | | |"
+
+
+def dollars(cost: Cost) -> float:
+    written = cost.copies + cost.puts + cost.posts
+    return written * DOLLARS_TO_WRITE + (cost.gets + cost.heads) * DOLLARS_TO_READ
+
+
 def main() -> None:
     print(
+        "| export | s of work | compute, $ | EFS, $ | S3 requests, $ | together, $ |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: |"
+    )
+    for gigabytes in SIZES:
+        for line in ways_to_split(gigabytes):
+            print(line, flush=True)
+    print(
+        "\n"
         "| export | images | COPY | PUT | POST | GET | HEAD | GB read | $ | $ per 1,000 images |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     )
@@ -62,14 +126,13 @@ def main() -> None:
     for order in orders:
         for gigabytes in SIZES:
             count, cost = cost_of(gigabytes, order)
-            dollars = (cost.copies + cost.puts + cost.posts) * DOLLARS_TO_WRITE
-            dollars += (cost.gets + cost.heads) * DOLLARS_TO_READ
+            price = dollars(cost)
             counts = (count, cost.copies, cost.puts, cost.posts, cost.gets, cost.heads)
             print(
                 f"| {gigabytes} GB, {order} | "
                 + " | ".join(f"{number:,}" for number in counts)
-                + f" | {cost.bytes_read / 1e9:,.1f} | {dollars:.4f} "
-                f"| {dollars / count * 1000:.6f} |",
+                + f" | {cost.bytes_read / 1e9:,.1f} | {price:.4f} "
+                f"| {price / count * 1000:.6f} |",
                 flush=True,
             )
 
