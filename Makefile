@@ -2,6 +2,7 @@
 # make test   lint, types, import rules and the tests
 # make bench  both lanes beside the floor, the limit and the shell; GIGABYTES=2.4 REPEAT=3
 # make submit split an archive that is in S3: ARCHIVE=s3://bucket/key, PLAN=1 to see what it takes
+# make deploy  ask what is needed, then set everything up on AWS; see deploy/deploy.sh --help
 # make serve  serve both deployments against the Prefect API and the AWS that the environment names
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ BIN := .venv/bin
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: setup demo test lint lock serve submit bench
+.PHONY: setup demo test lint lock serve submit deploy bench
 
 setup: .venv/.installed
 
@@ -39,9 +40,14 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck deploy/deploy.sh
+	$(BIN)/cfn-lint deploy/stack.yaml
 
 serve: setup
 	$(BIN)/python -m flows.serve
+
+deploy: setup
+	deploy/deploy.sh
 
 submit: setup
 	$(BIN)/python -m flows.submit $(if $(PLAN),--plan) $(ARCHIVE)

@@ -370,7 +370,8 @@ sys.exit(json.load(sys.stdin) != json.load(open(sys.argv[1])))
 ' "$work/template.json" <<<"$pool_template"
 }
 
-# On ECS the task's role gives the credentials: none of this shell may get into the block.
+# On ECS the task's role gives the credentials: none of this shell may get into the block. Of the
+# task's disk an archive may take a third, its images the other; EFS, for larger ones, costs more.
 save_blocks() {
     if [[ $blocks_are_saved ]]; then
         echo "The blocks are there already and stay as they are."

@@ -21,8 +21,6 @@ from typing import Any
 
 from prefect_aws.workers.ecs_worker import ECSWorker
 
-from flows.splitter.workspace import SPACE_PER_ARCHIVE_BYTE
-
 EFS_PATH = "/efs/batch"
 VOLUME = "efs"
 
@@ -32,8 +30,6 @@ STOP_TIMEOUT = 120
 # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/fargate-task-storage.html
 EPHEMERAL_STORAGE = range(21, 201)
 """GiB that can be asked for; without asking there are 20."""
-RESERVED = 10
-"""GiB of it for the image and the system."""
 
 
 class TemplateError(Exception):
@@ -114,7 +110,7 @@ def job_template(
                 "awslogs-group": _output(outputs, "LogGroupName"),
                 "awslogs-create-group": "false",  # the stack has, with a retention
             },
-            "env": _environment(outputs, ephemeral_storage) | dict(env or {}),
+            "env": _environment(outputs) | dict(env or {}),
         },
     )
     _widen_task_definition(template, outputs, ephemeral_storage)
@@ -122,16 +118,13 @@ def job_template(
     return template
 
 
-def _environment(outputs: Mapping[str, str], ephemeral_storage: int) -> dict[str, str | None]:
-    own_disk = (ephemeral_storage - RESERVED) * 1024**3
+def _environment(outputs: Mapping[str, str]) -> dict[str, str | None]:
     return {
         "AWS_REGION": _output(outputs, "ClusterArn").split(":")[3],
         "TRIGGER_QUEUE_URL": _output(outputs, "TriggerQueueUrl"),
         "ALLOWED_BUCKETS": _output(outputs, "BucketName"),
         "ALLOWED_QUEUES": _output(outputs, "UpdatesQueueUrl"),
         "EFS_PATH": EFS_PATH,
-        # EFS takes what does not fit on the task's own disk, which costs far less.
-        "MAX_TMP_SIZE": str(max(0, int(own_disk / SPACE_PER_ARCHIVE_BYTE))),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
         # A task that is told to stop, by Spot or a person, hands its run to the next one.
         "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",

@@ -30,7 +30,6 @@ from prefect.client.schemas.filters import (
     DeploymentFilterId,
     FlowRunFilter,
     FlowRunFilterId,
-    FlowRunFilterStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
@@ -142,9 +141,10 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
         listener = Listener(queue, sqs, prefect, deployment, settings, allowed)
         get_run_logger().info("Listening to %s", url)
         outage = Outage()
+        succession = Succession(prefect)
         while not stopping.is_set():
             with outage.waited_out(stopping):
-                if is_superseded(prefect):
+                if succession.has_taken_place():
                     get_run_logger().warning("A listener that started later has taken over")
                     break
                 listener.watch()
@@ -152,25 +152,42 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
         listener.stop()
 
 
-def is_superseded(prefect: SyncPrefectClient) -> bool:
-    """Whether a listener that started later is running, so that of any two only one stays.
+class Succession:
+    """Of the listeners of one deployment, the one that started last stays.
 
-    It is another run of the same deployment, or this run, started again elsewhere while this
-    process was thought dead.
+    Another one may be a run of its own, started while this one was thought dead, or this very run,
+    started again elsewhere.
     """
-    here = prefect.read_flow_run(UUID(runtime.flow_run.id))
-    if here.run_count > runtime.flow_run.run_count:
-        return True
-    if not here.deployment_id or not here.start_time:
+
+    def __init__(self, prefect: SyncPrefectClient) -> None:
+        self._prefect = prefect
+        self._looked = time.monotonic()
+        self._logger = get_run_logger()
+
+    def has_taken_place(self) -> bool:
+        """Whether a later listener is running. Ends the runs of earlier ones that are dead."""
+        here = self._prefect.read_flow_run(UUID(runtime.flow_run.id))
+        if here.run_count > runtime.flow_run.run_count:
+            return True
+        if not here.deployment_id or not here.start_time:
+            return False
+        running = self._prefect.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[here.deployment_id])),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+            ),
+        )
+        started = {run.start_time: run for run in running if run.start_time}
+        if max(started, default=here.start_time) > here.start_time:
+            return True
+        moment = time.monotonic()
+        if moment - self._looked >= SECONDS_BETWEEN_LOOKS:
+            self._looked = moment
+            for start, run in started.items():
+                if start < here.start_time and is_silent(self._prefect, run):
+                    self._logger.warning("%s gave no sign of life; this run is its heir", run.name)
+                    cancel(self._prefect, run, "Died; another listener has taken over")
         return False
-    running = prefect.read_flow_runs(
-        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[here.deployment_id])),
-        flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
-            start_time=FlowRunFilterStartTime(after_=here.start_time),
-        ),
-    )
-    return any(run.start_time > here.start_time for run in running if run.start_time)
 
 
 class Outage:

@@ -35,9 +35,19 @@ def prefect(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_prefect_deploy_takes_both_deployments_on_an_ecs_work_pool() -> None:
+@pytest.fixture
+def deployed() -> Iterator[None]:
+    """Both deployments; what brings the listener back must not do so for other tests."""
     prefect("work-pool", "create", "--type", "ecs", "biospex-ecs", "--overwrite")
     prefect("deploy", "--all")
+    yield
+    with get_client(sync_client=True) as api:
+        listen = api.read_deployment_by_name("listen/biospex").id
+        api.delete_resource_owned_automations(f"prefect.deployment.{listen}")
+
+
+@pytest.mark.usefixtures("deployed")
+def test_prefect_deploy_takes_both_deployments_on_an_ecs_work_pool() -> None:
     with get_client(sync_client=True) as api:
         for name in ("create-batches/biospex", "listen/biospex"):
             deployment = api.read_deployment_by_name(name)

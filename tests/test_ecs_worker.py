@@ -287,7 +287,6 @@ def check_task(task: Any, loc: Stack, bucket: str) -> None:
         "ALLOWED_BUCKETS": bucket,
         "ALLOWED_QUEUES": loc["UpdatesQueueUrl"],
         "EFS_PATH": "/efs/batch",
-        "MAX_TMP_SIZE": str(int(40 * 1024**3 / 2.1)),  # what fits on 50 GiB beside the image
         "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
         "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
         "PREFECT_API_URL": os.environ["PREFECT_API_URL"],

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 from uuid import UUID, uuid4
 
 import pytest
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
@@ -25,11 +26,12 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments.runner import RunnerDeployment
+from prefect.flow_engine import run_flow
 from prefect.logging import disable_run_logger
 from prefect.states import Cancelled, Completed, Crashed, Failed, Paused, Pending, Running
 
 from flows.create_batches import create_batches
-from flows.listen import Listener, parse
+from flows.listen import Listener, Succession, parse
 from flows.local import create_queues, served
 from flows.splitter.queues import TriggerQueue
 from flows.splitter.settings import Allowed, Settings
@@ -469,6 +471,26 @@ def test_of_two_listeners_the_one_that_started_later_stays(
         second = prefect.create_flow_run_from_deployment(cast(UUID, first.deployment_id))
         eventually(lambda: prefect.read_flow_run(first.id).state_type == StateType.COMPLETED)
         assert prefect.read_flow_run(second.id).state_type == StateType.RUNNING
+
+
+@flow
+def heir() -> bool:
+    with get_client(sync_client=True) as client:
+        return Succession(client).has_taken_place()
+
+
+def test_the_run_of_a_listener_that_died_is_ended_by_the_next(
+    prefect: SyncPrefectClient, impatient: None
+) -> None:
+    deployment = cast(UUID, cast(RunnerDeployment, heir.to_deployment(f"heir-{uuid4()}")).apply())
+    dead, alive = (prefect.create_flow_run_from_deployment(deployment) for _ in range(2))
+    prefect.set_flow_run_state(dead.id, Running(), force=True)
+    assert run_flow(heir, flow_run=alive) is False
+    ended = prefect.read_flow_run(dead.id)
+    assert (ended.state_name, ended.state and ended.state.message) == (
+        "Cancelled",
+        "Died; another listener has taken over",
+    )
 
 
 def test_sigterm_ends_the_listener_cleanly_and_hands_its_messages_back(
