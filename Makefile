@@ -1,9 +1,9 @@
 # make demo   split the fixture archives on embedded services; ARCHIVE=path BATCH_SIZE=n for your own
 # make test   lint, types, import rules and the tests
 # make bench  both lanes beside the floor, the limit and the shell; GIGABYTES=2.4 REPEAT=3
-# make submit split an archive that is in S3: ARCHIVE=s3://bucket/key, PLAN=1 to see what it takes
-# make deploy  ask what is needed, then set everything up on AWS; see deploy/deploy.sh --help
 # make serve  serve both deployments against the Prefect API and the AWS that the environment names
+# make submit split an archive that is in S3: ARCHIVE=s3://bucket/key, PLAN=1 to see what it takes
+# make deploy set everything up on AWS, after a few questions; see deploy/deploy.sh --help
 
 PYTHON ?= python3
 BATCH_SIZE ?=

@@ -246,12 +246,3 @@ def test_another_environment_does_not_take_the_pool(deploy: Deploy) -> None:
     done = deploy("--environment", "loc", **network)
     assert done.returncode == 1
     assert "Each environment needs a Prefect API of its own." in done.stderr
-
-
-def test_shellcheck_finds_nothing() -> None:
-    done = subprocess.run(
-        [Path(sys.prefix) / "bin" / "shellcheck", ROOT / "deploy" / "deploy.sh"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
