@@ -50,6 +50,7 @@ from flows.supervise import (
     bury,
     cancel,
     has_called_back,
+    interrupt,
     is_silent,
     note_callback,
     resume,
@@ -242,6 +243,7 @@ class Listener:
         self._deployment = prefect.read_deployment_by_name(deployment).id
         self._max_in_flight = settings.max_in_flight
         self._start_timeout = timedelta(seconds=settings.start_timeout)
+        self._run_timeout = timedelta(seconds=settings.run_timeout)
         self._allowed = allowed
         self._exports: dict[str, Export] = {}
         self._logger = get_run_logger()
@@ -332,7 +334,10 @@ class Listener:
                 return False
             return self._give_up(export, run, f"its run {run.state_name} too often")
         if run.state.is_running():
-            if self._heartbeats_are_due(export) and is_silent(self._prefect, run):
+            if age > self._run_timeout:
+                self._logger.warning("%s takes too long; it is interrupted", run.name)
+                interrupt(self._prefect, run)
+            elif self._heartbeats_are_due(export) and is_silent(self._prefect, run):
                 self._logger.warning("%s gives no sign of life", run.name)
                 bury(self._prefect, run)
         elif age > self._start_timeout:

@@ -23,7 +23,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.events.filters import EventFilter
 from prefect.flows import Flow
 from prefect.settings import get_current_settings
-from prefect.states import AwaitingRetry, Cancelled, Crashed
+from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 
 from flows.splitter.errors import is_transient
 from flows.splitter.messages import Failure, Result
@@ -145,6 +145,11 @@ def bury(prefect: SyncPrefectClient, run: FlowRun) -> None:
     prefect.set_flow_run_state(
         run.id, Crashed(message="Its process gave no sign of life for too long"), force=True
     )
+
+
+def interrupt(prefect: SyncPrefectClient, run: FlowRun) -> None:
+    """Have a run's process stopped by what started it: Prefect's runner or worker."""
+    prefect.set_flow_run_state(run.id, Cancelling(message="It took longer than RUN_TIMEOUT"))
 
 
 def cancel(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:

@@ -120,6 +120,7 @@ ZIP64 = zip_of(dict.fromkeys(map(str, range(66_000)), b""))
 
 BROKEN_ZIPS = {
     "empty": (b"", "central directory is missing"),
+    "only its last record's name": (b"PK\5\6" + bytes(7), "central directory is missing"),
     "no ZIP": (b"\x1f\x8b" + bytes(100), "central directory is missing"),
     "first half": (STREAMED[: len(STREAMED) // 2], "central directory is missing"),
     "last byte lost": (STREAMED[:-1], "central directory is missing"),

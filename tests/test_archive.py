@@ -502,3 +502,10 @@ def test_the_manifest_of_an_archive_is_not_read_above_the_limit(tmp_path: Path) 
     assert contents.read("manifest.csv")
     with pytest.raises(ArchiveError, match=r"1,024 bytes where 500 are allowed \(MAX_IN_MEMORY\)"):
         contents.read("a.jpg")
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "a.jpg"])
+def test_a_size_far_behind_the_end_of_a_tar_ends_the_reading(name: str) -> None:
+    far = tarfile.TarInfo(name)
+    far.size = 2**62
+    assert "(MAX_EXPANSION)" in refusal_of(far.tobuf(tarfile.GNU_FORMAT) + tar_of(FILES))

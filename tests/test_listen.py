@@ -316,6 +316,16 @@ def test_a_run_that_does_not_get_going_is_ended_and_answered(
     assert f"stayed {state.name} for too long" in callback["error"]
 
 
+def test_a_run_that_does_not_end_is_interrupted(
+    in_flight: tuple[Listener, UUID], prefect: SyncPrefectClient
+) -> None:
+    listener, run_id = in_flight
+    listener._run_timeout = timedelta(seconds=-1)
+    prefect.set_flow_run_state(run_id, Running(), force=True)
+    listener.watch()
+    assert prefect.read_flow_run(run_id).state_name == "Cancelling"
+
+
 def test_a_failure_that_cannot_be_noted_is_still_sent_only_once(
     in_flight: tuple[Listener, UUID],
     prefect: SyncPrefectClient,

@@ -298,6 +298,8 @@ def test_more_cells_than_allowed_are_refused_with_the_limits_name() -> None:
     assert len(manifest.read(text.encode(), max_cells=100)) == 49
     with pytest.raises(ManifestError, match=r"more than 99 cells.*\(MAX_CELLS\)"):
         manifest.read(text.encode(), max_cells=99)
+    with pytest.raises(ManifestError, match=r"\(MAX_CELLS\)"):
+        manifest.read(b"," * 100, max_cells=99)
 
 
 def test_an_archive_inside_the_archive_is_pointed_out() -> None:

@@ -150,3 +150,27 @@ def test_a_lock_that_cannot_be_opened_does_not_stop_the_sweep(tmp_path: Path) ->
         process.kill()
     os.utime(directory.with_suffix(workspace.LOCK_SUFFIX), (0, 0))
     assert sweep(tmp_path) == [directory]
+
+
+def test_a_disk_that_becomes_full_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SetupError, match=rf"{tmp_path} became full while it was worked in"),
+        run_directory(tmp_path),
+        Path("/dev/full").open("wb") as full,
+    ):
+        full.write(b"image" * 10_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_directory_that_cannot_be_removed_stays_for_a_later_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
+        with run_directory(tmp_path):
+            pass
+        age(tmp_path)
+        assert sweep(tmp_path) == []
+    assert len(list(tmp_path.iterdir())) == 2
+    assert len(sweep(tmp_path)) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -213,6 +213,10 @@ def _extract_tar(
         tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, encoding="utf-8") as source,
     ):
         for info in source:
+            # A sparse file takes no room in the archive. And tarfile goes on to the next header in
+            # small steps, however far behind the archive's end it is said to be.
+            if max(end + info.size, source.offset) > max_size:
+                raise _too_much(max_size)
             name = names.claim(info.name, info.isdir())
             if name is None:
                 continue
@@ -222,8 +226,6 @@ def _extract_tar(
                     f"The archive holds a link or a device, '{name[:80]}', where only files "
                     "belong; pack the export again."
                 )
-            if end + info.size > max_size:  # a sparse file takes no room in the archive
-                raise _too_much(max_size)
             crc = size = 0
             while chunk := content.read(CHUNK):
                 output.write(chunk)

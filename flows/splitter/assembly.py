@@ -96,10 +96,12 @@ def assemble(
         case _:
             _upload(bucket.begin_upload(key, metadata), parts, pool, progress)
     found = bucket.find(key)
-    if not found or found.size != size:
+    if not found or (found.size, found.metadata) != (size, metadata):
         bucket.delete(key)
         having = found.size if found else 0
-        raise AssemblyError(f"{key} has {having:,} bytes instead of {size:,}.")
+        raise AssemblyError(
+            f"{key} is not what was put there; it has {having:,} bytes instead of {size:,}."
+        )
     return True
 
 

@@ -1,6 +1,10 @@
 """What goes wrong with an export, whether waiting helps, and how to say it to a project manager."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from botocore import exceptions as botocore
+from botocore.parsers import ResponseParserError
 from urllib3 import exceptions as urllib3
 
 
@@ -41,6 +45,7 @@ TRANSIENT_TYPES = (
     botocore.IncompleteReadError,
     botocore.FlexibleChecksumError,
     botocore.ResponseStreamingError,
+    ResponseParserError,
     urllib3.HTTPError,
     ConnectionError,
     TimeoutError,
@@ -59,6 +64,20 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(wrapped, BaseException) and is_transient(wrapped)
 
 
+def said(answer: Mapping[str, Any], name: str) -> Any:
+    """What a service's answer says of ``name``, as every whole one does.
+
+    botocore takes an answer that was cut off behind its headers for a short one.
+
+    Raises:
+        ConnectionError: if it does not say so.
+    """
+    try:
+        return answer[name]
+    except KeyError:
+        raise ConnectionError(f"an answer ended before its {name}") from None
+
+
 def error_code(error: botocore.ClientError) -> str:
     """The service's code for an error, such as ``NoSuchKey``; ``404`` where a HEAD has no body."""
     return str(error.response.get("Error", {}).get("Code", ""))
@@ -71,6 +90,8 @@ def explain(error: BaseException) -> str:
         return message
     if isinstance(error, SetupError):
         return f"The batch service is not set up correctly, please tell the operator: {message}"
+    if isinstance(error, MemoryError):
+        return "The batch service ran out of memory; please tell the operator to give it more."
     cause = type(error).__name__
     if isinstance(error, botocore.ClientError):
         cause = f"{error_code(error)} from {error.operation_name}"

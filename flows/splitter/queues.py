@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from flows.splitter.errors import error_code
+from flows.splitter.errors import error_code, said
 from flows.splitter.messages import Failure, ReplyAddress, Result, to_json
 
 if TYPE_CHECKING:
@@ -101,4 +101,4 @@ class TriggerQueue:
 def send_callback(client: "SQSClient", address: ReplyAddress, message: Result | Failure) -> str:
     """Tell BIOSPEX of the outcome; returns the SQS message id."""
     answer = client.send_message(QueueUrl=address.updates_queue_url, MessageBody=to_json(message))
-    return answer["MessageId"]
+    return str(said(answer, "MessageId"))

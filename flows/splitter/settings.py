@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(default=4, ge=1, le=200)
     max_attempts: PositiveInt = 3
     start_timeout: PositiveInt = 3600
+    run_timeout: PositiveInt = 6 * 3600
     visibility_timeout: int = Field(default=300, ge=30, le=43_200)
 
     @property

@@ -11,7 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, IncompleteReadError
 from botocore.response import StreamingBody
 
-from flows.splitter.errors import TRANSIENT_TYPES, ExportError, error_code
+from flows.splitter.errors import TRANSIENT_TYPES, ExportError, error_code, said
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -181,7 +181,7 @@ class Bucket:
             ContentType="application/zip",
             Metadata=metadata,
         )
-        return MultipartUpload(self._client, self.name, key, answer["UploadId"])
+        return MultipartUpload(self._client, self.name, key, said(answer, "UploadId"))
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
@@ -218,7 +218,7 @@ class MultipartUpload:
                 CopySourceRange=f"bytes={start}-{end - 1}",
                 CopySourceIfMatch=source_etag,
             )
-        return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
+        return {"PartNumber": number, "ETag": said(said(answer, "CopyPartResult"), "ETag")}
 
     def upload_part(self, number: int, content: bytearray) -> "CompletedPartTypeDef":
         """Send a part from here."""
@@ -232,13 +232,21 @@ class MultipartUpload:
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def complete(self, parts: "Sequence[CompletedPartTypeDef]") -> None:
-        """Make the object of its parts, in the order of their numbers."""
-        self._client.complete_multipart_upload(
-            Bucket=self._bucket,
-            Key=self._key,
-            UploadId=self._upload_id,
-            MultipartUpload={"Parts": parts},
-        )
+        """Make the object of its parts, in the order of their numbers.
+
+        Whether it is there must be looked up: an upload that is gone may be complete, where the
+        answer to an earlier attempt was lost.
+        """
+        try:
+            self._client.complete_multipart_upload(
+                Bucket=self._bucket,
+                Key=self._key,
+                UploadId=self._upload_id,
+                MultipartUpload={"Parts": parts},
+            )
+        except ClientError as error:
+            if error_code(error) != "NoSuchUpload":
+                raise
 
     def abort(self) -> None:
         """Drop the parts sent so far."""

@@ -1,5 +1,6 @@
 """The directory that one run works in: where it lies, that it is enough, that nothing stays."""
 
+import errno
 import fcntl
 import shutil
 import tempfile
@@ -15,6 +16,9 @@ from flows.splitter.errors import SetupError
 PREFIX = "biospex-batch-"
 LOCK_SUFFIX = ".lock"
 NEWBORN_SECONDS = 60
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The file system is full, the user's share of it is, or the file is as large as may be."""
 
 SPACE_PER_ARCHIVE_BYTE = 2.1
 """The archive and its images side by side; JPEGs fill as much unpacked, the rest is margin."""
@@ -73,9 +77,15 @@ def run_directory(root: Path) -> Iterator[Path]:
         try:
             directory.mkdir(mode=0o700)
             yield directory
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise SetupError(
+                f"{root} became full while it was worked in ({error.strerror}); make room, "
+                "let fewer exports run at a time (MAX_IN_FLIGHT), or let large ones use EFS."
+            ) from error
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+            _remove(directory, lock)
 
 
 def sweep(root: Path) -> list[Path]:
@@ -89,9 +99,17 @@ def sweep(root: Path) -> list[Path]:
             with lock.open("r+b") as held:  # on NFS an exclusive lock needs a file open for writing
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 directory = lock.with_suffix("")
-                shutil.rmtree(directory, ignore_errors=True)
-                lock.unlink(missing_ok=True)
-                removed.append(directory)
+                if _remove(directory, lock):
+                    removed.append(directory)
         except OSError:  # a live run holds it, another user owns it, or another sweep took it
             continue
     return removed
+
+
+def _remove(directory: Path, lock: Path) -> bool:
+    """Remove a directory and then its lock; what cannot be removed now is left to a later sweep."""
+    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        return False
+    lock.unlink(missing_ok=True)
+    return True

@@ -196,7 +196,8 @@ def _member_count(tail: bytes, limits: Limits) -> int:
     at the directory's size before it reads it.
     """
     # From the back: the record without a comment is the last that fits.
-    position = tail.rfind(b"PK\5\6", 0, len(tail) - END_OF_CENTRAL_DIRECTORY.size + 4)
+    last = max(0, len(tail) - END_OF_CENTRAL_DIRECTORY.size + 4)
+    position = tail.rfind(b"PK\5\6", 0, last)
     if position < 0:
         raise ArchiveError(
             "The archive is damaged or incomplete (its central directory is missing); "

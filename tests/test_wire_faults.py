@@ -1,0 +1,372 @@
+"""Faults on the wire between boto3 and AWS, made by a proxy: what becomes of an export."""
+
+import gzip
+import random
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from prefect.client.schemas.objects import State
+from prefect_aws import AwsCredentials
+from prefect_aws.client_parameters import AwsClientParameters
+from werkzeug.serving import make_server
+
+from blocks.saved import BLOCK_NAME
+from flows import create_batches as flow
+from flows.local import REGION
+from tests.archives import tar_of
+from tests.faulty_proxy import Fault, FaultyProxy, Operation, Rule, faulty_proxy
+from tests.test_create_batches import batch, keys
+
+pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "credentials", "no_delay")
+
+MIB = 1024 * 1024
+ROWS = 10
+IMAGES = {f"{n:02}.jpg": random.Random(n).randbytes(MIB) for n in range(2 * ROWS)}
+"""More than one request on the way down, and more than one part up for each of two batches."""
+
+EXTRACT, SPLICE, SHUFFLED = LANES = ("extract.tar.gz", "splice.zip", "shuffled.zip")
+"""An archive for each way through the flow; of the last, runs are too short for S3 to copy."""
+
+EVERYWHERE: tuple[Operation, ...] = (
+    "HeadObject",
+    "GetObject",
+    "CreateMultipartUpload",
+    "UploadPart",
+    "CompleteMultipartUpload",
+    "SendMessage",
+)
+MANY = 1000
+
+Split = Callable[..., dict[str, State[Any]]]
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[FaultyProxy]:
+    with faulty_proxy() as running:
+        yield running
+
+
+@pytest.fixture
+def credentials(proxy: FaultyProxy, prefect_api: object) -> Iterator[None]:
+    """The saved block by which an operator leads all of AWS's traffic through a proxy."""
+    parameters = AwsClientParameters(
+        verify=False,
+        config={
+            "proxies": {"http": proxy.url, "https": proxy.url},
+            "retries": {"mode": "standard", "total_max_attempts": 3},
+            "read_timeout": 3,
+        },
+    )
+    AwsCredentials(region_name=REGION, aws_client_parameters=parameters).save(BLOCK_NAME)
+    try:
+        yield
+    finally:
+        AwsCredentials.delete(BLOCK_NAME)
+
+
+@pytest.fixture
+def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is tried twice, at once."""
+    for step in (flow.read_index, flow.download, flow.zip_and_upload, flow.splice, flow.notify):
+        monkeypatch.setattr(step, "retries", 1)
+        monkeypatch.setattr(step, "retry_delay_seconds", 0)
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    names = sorted(IMAGES)
+    manifest = "\n".join(["imageName", *names, ""])
+    mixed = [name for pair in zip(names[:ROWS], names[ROWS:], strict=True) for name in pair]
+    paths = {lane: tmp_path_factory.mktemp("archives") / lane for lane in LANES}
+    tar = tar_of({**IMAGES, "manifest.csv": manifest.encode()})
+    paths[EXTRACT].write_bytes(gzip.compress(tar, compresslevel=0))
+    for lane, order in ((SPLICE, names), (SHUFFLED, mixed)):
+        with zipfile.ZipFile(paths[lane], "w") as archive:
+            for name in order:
+                archive.writestr(name, IMAGES[name])
+            archive.writestr("manifest.csv", manifest)
+    return paths
+
+
+@pytest.fixture
+def split(
+    archives: dict[str, Path],
+    request_for: Callable[..., Any],
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Split:
+    """Splits the archives, side by side; returns the state that each run ended in."""
+    monkeypatch.setenv("BATCH_SIZE", str(ROWS))
+    monkeypatch.setenv("SPLICE_MIN_SIZE", "0")
+
+    def one(request: Any) -> State[Any]:
+        state: State[Any] = flow.create_batches(request, return_state=True)
+        return state
+
+    def run(*lanes: str) -> dict[str, State[Any]]:
+        requests = [request_for(archives[lane], downloadId=lane) for lane in lanes]
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            runs = [pool.submit(copy_context().run, one, request) for request in requests]
+            return {lane: run.result() for lane, run in zip(lanes, runs, strict=True)}
+
+    return run
+
+
+@pytest.fixture
+def callbacks(received: Callable[[], list[Any]]) -> Callable[[], dict[str, list[Any]]]:
+    """Takes the callbacks of each export: what is in them beside the constant fields."""
+
+    def take() -> dict[str, list[Any]]:
+        taken: dict[str, list[Any]] = {}
+        for message in received():
+            said = message["batchFiles"] if message["status"] == "success" else message["error"]
+            taken.setdefault(message["downloadId"], []).append(said)
+        return taken
+
+    return take
+
+
+@pytest.fixture
+def left_over(s3: Any, bucket_name: str, workspace: Path) -> Callable[[], list[str]]:
+    """Lists files and open uploads, of which none should be there."""
+
+    def find() -> list[str]:
+        uploads = s3.list_multipart_uploads(Bucket=bucket_name).get("Uploads", [])
+        return [path.name for path in workspace.iterdir()] + [found["Key"] for found in uploads]
+
+    return find
+
+
+def batch_files(lane: str) -> list[str]:
+    stem = lane.partition(".")[0]
+    return [f"{stem}-part1.zip", f"{stem}-part2.zip"]
+
+
+def assert_whole(s3: Any, bucket: str, *lanes: str) -> None:
+    """Every batch is in place, with its rows and images, and nothing else is."""
+    files = [file for lane in lanes for file in batch_files(lane)]
+    assert keys(s3, bucket) == sorted(f"batch/{file}" for file in files)
+    names = sorted(IMAGES)
+    for file in files:
+        content = batch(s3, bucket, file)
+        rows = names[:ROWS] if "part1" in file else names[ROWS:]
+        assert content.pop("manifest.csv").decode() == "\n".join(["imageName", *rows, ""])
+        assert content == {name: IMAGES[name] for name in rows}
+
+
+def once(fault: Fault, *operations: Operation, lanes: tuple[str, ...] = LANES) -> list[Rule]:
+    """The first request of each operation goes wrong, for each of the exports."""
+    return [
+        Rule(operation, fault, about=lane.partition(".")[0])
+        for operation in operations
+        for lane in lanes
+    ]
+
+
+def everywhere(fault: Fault) -> list[Rule]:
+    """The first request of every kind goes wrong."""
+    return [*once(fault, *EVERYWHERE), *once(fault, "UploadPartCopy", lanes=(SPLICE,))]
+
+
+PASSING = {
+    "throttled": everywhere("throttled"),
+    "an error of the service": everywhere("broken"),
+    "connection reset": everywhere("reset"),
+    "lost answer": [
+        *once("lost", "HeadObject", "GetObject", "UploadPart"),
+        *once("lost", "UploadPartCopy", lanes=(SPLICE,)),
+        # Carried out; S3 then says of the upload that there is none.
+        Rule("CompleteMultipartUpload", "lost", about="extract-part1"),
+        Rule("CompleteMultipartUpload", "gone", about="extract-part1"),
+        Rule("CompleteMultipartUpload", "lost", about="splice-part2"),
+        Rule("CompleteMultipartUpload", "gone", about="splice-part2"),
+    ],
+    "one after the other": [
+        *once("silent", "HeadObject"),
+        *once("trickle", "GetObject", lanes=(SPLICE,)),
+        Rule("GetObject", "answer cut", about="extract", skip=1, at=100_000),
+        Rule("GetObject", "answer cut", about="shuffled", skip=3, at=100_000),
+        *once("request cut", "UploadPart", lanes=(EXTRACT, SHUFFLED)),
+        *once("answer cut", "UploadPartCopy", lanes=(SPLICE,)),
+        *once("broken late", "CompleteMultipartUpload"),
+        *once("silent", "SendMessage"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_a_fault_that_passes_is_not_seen_in_the_outcome(
+    name: str,
+    proxy: FaultyProxy,
+    split: Split,
+    s3: Any,
+    bucket_name: str,
+    callbacks: Callable[[], dict[str, list[Any]]],
+    left_over: Callable[[], list[str]],
+) -> None:
+    rules = PASSING[name]
+    proxy.inject(*rules)
+    states = split(*LANES)
+    assert sorted(proxy.happened()) == sorted((rule.operation, rule.fault) for rule in rules)
+    assert all(state.is_completed() for state in states.values())
+    assert callbacks() == {lane: [batch_files(lane)] for lane in LANES}
+    assert_whole(s3, bucket_name, *LANES)
+    assert left_over() == []
+
+
+LASTING = {
+    "throttled": (
+        [
+            Rule("GetObject", "throttled", about="extract", skip=1, times=MANY),
+            Rule("UploadPartCopy", "throttled", about="splice", times=MANY),
+            Rule("CreateMultipartUpload", "throttled", about="shuffled", times=MANY),
+        ],
+        "Amazon storage did not answer properly, even after several attempts (SlowDown from",
+    ),
+    "connections cut": (
+        [
+            Rule("UploadPart", "request cut", about="extract", times=MANY),
+            Rule("HeadObject", "reset", about="splice", times=MANY),
+            Rule("GetObject", "answer cut", about="shuffled", skip=3, times=MANY, at=100_000),
+        ],
+        "Amazon storage did not answer properly, even after several attempts (",
+    ),
+    "refused": (
+        [
+            Rule("CompleteMultipartUpload", "refused", about="extract", times=MANY),
+            Rule("UploadPartCopy", "refused", about="splice", times=MANY),
+            Rule("CreateMultipartUpload", "refused", about="shuffled", times=MANY),
+        ],
+        "The batches could not be made because of a fault (AccessDenied from",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_a_fault_that_lasts_is_answered_with_a_sentence_and_nothing_is_left(
+    name: str,
+    proxy: FaultyProxy,
+    split: Split,
+    s3: Any,
+    bucket_name: str,
+    callbacks: Callable[[], dict[str, list[Any]]],
+    left_over: Callable[[], list[str]],
+) -> None:
+    rules, beginning = LASTING[name]
+    proxy.inject(*rules)
+    states = split(*LANES)
+    assert {rule.operation for rule in rules} == {operation for operation, _ in proxy.happened()}
+    assert all(state.is_failed() for state in states.values())
+    for sentences in callbacks().values():
+        [sentence] = sentences
+        assert sentence.startswith(beginning)
+    assert keys(s3, bucket_name) == []
+    assert left_over() == []
+
+
+def test_a_callback_that_cannot_be_sent_leaves_the_batches_for_the_next_attempt(
+    proxy: FaultyProxy,
+    split: Split,
+    s3: Any,
+    bucket_name: str,
+    callbacks: Callable[[], dict[str, list[Any]]],
+    left_over: Callable[[], list[str]],
+) -> None:
+    proxy.inject(Rule("SendMessage", "throttled", times=MANY))
+    assert split(SPLICE)[SPLICE].is_failed()
+    assert callbacks() == {}
+    assert_whole(s3, bucket_name, SPLICE)
+
+    proxy.inject(Rule("PutObject", "refused"), Rule("CreateMultipartUpload", "refused"))
+    assert split(SPLICE)[SPLICE].is_completed()
+    assert callbacks() == {SPLICE: [batch_files(SPLICE)]}
+    assert proxy.happened() == []
+    assert left_over() == []
+
+
+@pytest.mark.parametrize("fault", ["lost", "answer cut"])
+def test_a_callback_or_a_beginning_that_nobody_heard_of_happens_twice(
+    fault: Fault,
+    proxy: FaultyProxy,
+    split: Split,
+    s3: Any,
+    bucket_name: str,
+    callbacks: Callable[[], dict[str, list[Any]]],
+    left_over: Callable[[], list[str]],
+) -> None:
+    proxy.inject(Rule("CreateMultipartUpload", fault), Rule("SendMessage", fault))
+    assert split(SPLICE)[SPLICE].is_completed()
+    assert callbacks() == {SPLICE: [batch_files(SPLICE)] * 2}
+    assert_whole(s3, bucket_name, SPLICE)
+    # An upload whose id was lost can only be removed by the bucket's rule.
+    assert len(left_over()) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")  # the certificate is a new one
+@pytest.mark.parametrize("lane", LANES)
+def test_a_wrong_bit_on_the_wire_is_noticed_by_tls_and_the_request_repeated(
+    lane: str,
+    proxy: FaultyProxy,
+    split: Split,
+    s3: Any,
+    bucket_name: str,
+    callbacks: Callable[[], dict[str, list[Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with aws_over_tls() as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        proxy.inject(Rule("CONNECT", "flipped", at=60_000))  # no handshake is so long
+        assert split(lane)[lane].is_completed()
+    assert proxy.happened() == [("CONNECT", "flipped")]
+    assert callbacks() == {lane: [batch_files(lane)]}
+    assert_whole(s3, bucket_name, lane)
+
+
+@contextmanager
+def aws_over_tls() -> Iterator[str]:
+    """Another door to the emulated AWS of this process, with a certificate of its own making."""
+    application = DomainDispatcherApplication(create_backend_app)
+    server = make_server("127.0.0.1", 0, application, threaded=True, ssl_context="adhoc")
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("lane", "skip", "sentence"),
+    [
+        (EXTRACT, 1, "The archive is damaged"),
+        (SHUFFLED, 3, "The archive is damaged or incomplete (Bad CRC-32"),
+    ],
+)
+def test_without_tls_a_wrong_bit_of_an_image_is_noticed_by_its_checksum(
+    lane: str,
+    skip: int,
+    sentence: str,
+    proxy: FaultyProxy,
+    split: Split,
+    s3: Any,
+    bucket_name: str,
+    callbacks: Callable[[], dict[str, list[Any]]],
+    left_over: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VERIFY", "true")  # the splice lane reads no image otherwise
+    proxy.inject(Rule("GetObject", "flipped", skip=skip, at=500_000))
+    assert split(lane)[lane].is_failed()
+    [[said]] = callbacks().values()
+    assert said.startswith(sentence)
+    assert len(keys(s3, bucket_name)) <= 1  # the other batch, which is whole
+    assert left_over() == []
