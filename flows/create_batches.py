@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import BotoCoreError, ClientError
 from prefect import flow, runtime, task, unmapped
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -225,6 +226,7 @@ def split(request: Request, bucket: Bucket) -> Result:
     settings = Settings.load()
     source = bucket.archive(request.export_path)
     export = Export(request, bucket, source, settings.limits)
+    drop_abandoned_uploads(export)
     odd = []
     if source.size != request.total_size:
         odd.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
@@ -245,6 +247,20 @@ def split(request: Request, bucket: Bucket) -> Result:
     with best_effort("The summary", get_run_logger()):
         summary.publish(request, source, lane, parts, sizes, odd)
     return Result.of(request, len(parts.batches))
+
+
+def drop_abandoned_uploads(export: Export) -> None:
+    """Drop what earlier attempts at the batches had in S3 when their processes were killed.
+
+    Only uploads that were begun before this run are dropped. So of two runs that live, the later
+    one takes from the earlier at most once what that has under way, and that begins it again.
+    """
+    prefix = export.request.batch_key(1).removesuffix("1.zip")
+    try:
+        for key in export.bucket.abort_uploads(prefix):
+            get_run_logger().info("Dropped an upload of %s, left by a run that died", key)
+    except (BotoCoreError, ClientError) as error:  # the bucket's rule removes them some day
+        get_run_logger().warning("Uploads of runs that died could not be dropped: %s", error)
 
 
 def choose_lane(

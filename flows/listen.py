@@ -11,15 +11,16 @@ the run's idempotency key being the message's id, finds the same run.
 """
 
 import json
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from httpx import HTTPStatusError, TransportError
@@ -72,6 +73,10 @@ SECONDS_BETWEEN_LOOKS = 30
 
 TIME_FOR_HOOKS = timedelta(seconds=30)
 """A run that has just ended may be about to be resumed by its own hook."""
+
+TIME_TO_START_HERE = timedelta(seconds=120)
+"""Between the moment at which a service takes a run, without a work pool, and its start. One that
+takes longer was taken by a service that has died since; START_TIMEOUT is for what a pool needs."""
 
 TIME_TO_COME_BACK = timedelta(seconds=10)
 """Before a listener that died starts again."""
@@ -145,33 +150,37 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
         succession = Succession(prefect)
         while not stopping.is_set():
             with outage.waited_out(stopping):
-                if succession.has_taken_place():
-                    get_run_logger().warning("A listener that started later has taken over")
-                    break
+                match succession.heir():
+                    case "this run, started again":
+                        with suppress(SystemExit):  # of rich, where the reader of our log is dead
+                            listener.stop()
+                        os._exit(0)  # what becomes of the run is not for this process to say
+                    case "another run":
+                        get_run_logger().warning("A listener that started later has taken over")
+                        break
                 listener.watch()
                 listener.take(stopping)
         listener.stop()
 
 
 class Succession:
-    """Of the listeners of one deployment, the one that started last stays.
-
-    Another one may be a run of its own, started while this one was thought dead, or this very run,
-    started again elsewhere.
-    """
+    """Of the listeners of one deployment, the one that started last stays."""
 
     def __init__(self, prefect: SyncPrefectClient) -> None:
         self._prefect = prefect
         self._looked = time.monotonic()
         self._logger = get_run_logger()
 
-    def has_taken_place(self) -> bool:
-        """Whether a later listener is running. Ends the runs of earlier ones that are dead."""
+    def heir(self) -> Literal["this run, started again", "another run"] | None:
+        """The later listener that is running, if there is one, where this one was thought dead.
+
+        Ends the runs of earlier ones that are dead.
+        """
         here = self._prefect.read_flow_run(UUID(runtime.flow_run.id))
         if here.run_count > runtime.flow_run.run_count:
-            return True
+            return "this run, started again"
         if not here.deployment_id or not here.start_time:
-            return False
+            return None
         running = self._prefect.read_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[here.deployment_id])),
             flow_run_filter=FlowRunFilter(
@@ -180,7 +189,7 @@ class Succession:
         )
         started = {run.start_time: run for run in running if run.start_time}
         if max(started, default=here.start_time) > here.start_time:
-            return True
+            return "another run"
         moment = time.monotonic()
         if moment - self._looked >= SECONDS_BETWEEN_LOOKS:
             self._looked = moment
@@ -188,7 +197,7 @@ class Succession:
                 if start < here.start_time and is_silent(self._prefect, run):
                     self._logger.warning("%s gave no sign of life; this run is its heir", run.name)
                     cancel(self._prefect, run, "Died; another listener has taken over")
-        return False
+        return None
 
 
 class Outage:
@@ -339,7 +348,10 @@ class Listener:
                 interrupt(self._prefect, run)
             elif self._heartbeats_are_due(export) and is_silent(self._prefect, run):
                 self._logger.warning("%s gives no sign of life", run.name)
-                bury(self._prefect, run)
+                bury(self._prefect, run, "Its process gave no sign of life for too long")
+        elif run.state.is_pending() and not run.work_pool_name and age > TIME_TO_START_HERE:
+            self._logger.warning("%s was taken, but not started", run.name)
+            bury(self._prefect, run, "The service that took it did not start it")
         elif age > self._start_timeout:
             cancel(self._prefect, run, f"{run.state_name} for too long")
             return self._give_up(export, run, f"its run stayed {run.state_name} for too long")

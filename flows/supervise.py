@@ -140,11 +140,9 @@ def is_silent(prefect: SyncPrefectClient, run: FlowRun) -> bool:
     return not prefect.read_events(heartbeats, limit=1).events
 
 
-def bury(prefect: SyncPrefectClient, run: FlowRun) -> None:
-    """Mark a silent run as what it is."""
-    prefect.set_flow_run_state(
-        run.id, Crashed(message="Its process gave no sign of life for too long"), force=True
-    )
+def bury(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:
+    """Mark a run whose process is dead, or never was, as what it is."""
+    prefect.set_flow_run_state(run.id, Crashed(message=reason), force=True)
 
 
 def interrupt(prefect: SyncPrefectClient, run: FlowRun) -> None:

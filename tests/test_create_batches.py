@@ -407,3 +407,16 @@ def test_batches_can_be_made_by_the_workers_of_a_dask_cluster(
     assert [batch(s3, bucket_name, Path(key).name) for key in keys(s3, bucket_name)] == here
     assert [callback["status"] for callback in received()] == ["success"] * 2
     assert list(workspace.glob(f"{PREFIX}*")) == []  # Dask leaves a directory of its own
+
+
+def test_uploads_that_a_killed_run_left_open_are_dropped_and_no_others(
+    s3: Any, bucket_name: str, request_for: MakeRequest
+) -> None:
+    stem = EXPORTS[0].stem
+    left = [f"batch/{stem}-part1.zip", f"batch/{stem}-part77.zip"]
+    others = [f"batch/{stem}-parts-part1.zip", f"batch/{stem}-part1.zip.zip", "batch/x-part1.zip"]
+    for key in (*left, *others):
+        s3.create_multipart_upload(Bucket=bucket_name, Key=key)
+    create_batches(request_for(EXPORTS[0]))
+    uploads = s3.list_multipart_uploads(Bucket=bucket_name)["Uploads"]
+    assert sorted(upload["Key"] for upload in uploads) == sorted(others)

@@ -300,6 +300,21 @@ def test_a_running_run_without_heartbeats_is_buried_and_resumed(
     assert received() == []
 
 
+def test_a_run_that_was_taken_but_never_started_is_resumed(
+    in_flight: tuple[Listener, UUID],
+    prefect: SyncPrefectClient,
+    received: Received,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flows.listen.TIME_TO_START_HERE", timedelta(seconds=-1))
+    listener, run_id = in_flight
+    prefect.set_flow_run_state(run_id, Pending(name="Submitting"), force=True)
+    for _ in range(2):
+        listener.watch()
+    assert prefect.read_flow_run(run_id).state_name == "AwaitingRetry"
+    assert received() == []
+
+
 @pytest.mark.parametrize("state", [Pending(), Paused()], ids=lambda state: state.name)
 def test_a_run_that_does_not_get_going_is_ended_and_answered(
     state: State[Any],
@@ -484,9 +499,9 @@ def test_of_two_listeners_the_one_that_started_later_stays(
 
 
 @flow
-def heir() -> bool:
+def heir() -> str | None:
     with get_client(sync_client=True) as client:
-        return Succession(client).has_taken_place()
+        return Succession(client).heir()
 
 
 def test_the_run_of_a_listener_that_died_is_ended_by_the_next(
@@ -495,7 +510,7 @@ def test_the_run_of_a_listener_that_died_is_ended_by_the_next(
     deployment = cast(UUID, cast(RunnerDeployment, heir.to_deployment(f"heir-{uuid4()}")).apply())
     dead, alive = (prefect.create_flow_run_from_deployment(deployment) for _ in range(2))
     prefect.set_flow_run_state(dead.id, Running(), force=True)
-    assert run_flow(heir, flow_run=alive) is False
+    assert run_flow(heir, flow_run=alive) is None
     ended = prefect.read_flow_run(dead.id)
     assert (ended.state_name, ended.state and ended.state.message) == (
         "Cancelled",

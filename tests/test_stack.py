@@ -306,6 +306,7 @@ NEEDS = {
     "upload_part_copy": {("s3:GetObject", ARCHIVE), ("s3:PutObject", BATCH)},
     "complete_multipart_upload": {("s3:PutObject", BATCH)},
     "abort_multipart_upload": {("s3:AbortMultipartUpload", BATCH)},
+    "get_paginator": {("s3:ListBucketMultipartUploads", BUCKET)},  # of that alone
     "delete_object": {("s3:DeleteObject", BATCH)},
     "get_queue_attributes": {("sqs:GetQueueAttributes", TRIGGERS)},
     "receive_message": {("sqs:ReceiveMessage", TRIGGERS)},

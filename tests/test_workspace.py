@@ -130,10 +130,21 @@ def test_a_live_runs_directory_is_not_swept_however_old_it_is(tmp_path: Path) ->
 
 
 def test_a_run_that_is_just_beginning_is_not_swept(tmp_path: Path) -> None:
-    lock = tmp_path / f"{workspace.PREFIX}new{workspace.LOCK_SUFFIX}"
-    lock.touch()
+    newborn = tmp_path / f"{workspace.PREFIX}1{workspace.NEWBORN_SUFFIX}"
+    newborn.touch()
     assert sweep(tmp_path) == []
-    assert lock.exists()
+    assert newborn.exists()
+    age(tmp_path)
+    sweep(tmp_path)
+    assert not newborn.exists()
+
+
+def test_a_run_that_died_a_moment_ago_is_swept(tmp_path: Path) -> None:
+    with another_run(tmp_path) as (process, directory):
+        process.kill()
+        process.wait()
+    assert sweep(tmp_path) == [directory]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_of_other_programs_are_not_swept(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from flows.splitter.errors import error_code
 from flows.splitter.storage import Bucket, MultipartUpload
 
 if TYPE_CHECKING:
@@ -94,14 +95,17 @@ def assemble(
             bucket.put(key, pool.submit(only.content).result(), metadata)
             progress(size)
         case _:
-            _upload(bucket.begin_upload(key, metadata), parts, pool, progress)
+            try:
+                _upload(bucket.begin_upload(key, metadata), parts, pool, progress)
+            except ClientError as error:
+                # An upload that is gone may be complete: the answer to that can have been lost.
+                if error_code(error) != "NoSuchUpload" or not bucket.holds(key, size, metadata):
+                    raise
     found = bucket.find(key)
-    if not found or (found.size, found.metadata) != (size, metadata):
+    if not found or found.size != size:
         bucket.delete(key)
         having = found.size if found else 0
-        raise AssemblyError(
-            f"{key} is not what was put there; it has {having:,} bytes instead of {size:,}."
-        )
+        raise AssemblyError(f"{key} has {having:,} bytes instead of {size:,}.")
     return True
 
 

@@ -24,6 +24,7 @@ TRANSIENT_CODES = frozenset(
         # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html#ErrorCodeList
         "InternalError",
         "OperationAborted",
+        "NoSuchUpload",  # another run of the same export took the upload for one of a dead run
         "RequestTimeout",
         "ServiceUnavailable",
         "SlowDown",

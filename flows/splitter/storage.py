@@ -183,6 +183,20 @@ class Bucket:
         )
         return MultipartUpload(self._client, self.name, key, said(answer, "UploadId"))
 
+    def abort_uploads(self, prefix: str) -> Iterator[str]:
+        """Drop the uploads begun by now under keys that begin so and go on with a number of a part.
+
+        Yields the keys. An upload of a run that lives fails with NoSuchUpload, which can pass.
+        """
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self.name, Prefix=prefix
+        )
+        for upload in (upload for page in pages for upload in page.get("Uploads", ())):
+            key = upload["Key"]
+            if key.removeprefix(prefix).removesuffix(".zip").isdecimal():
+                MultipartUpload(self._client, self.name, key, upload["UploadId"]).abort()
+                yield key
+
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
         self._client.delete_object(Bucket=self.name, Key=key)
@@ -232,27 +246,23 @@ class MultipartUpload:
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def complete(self, parts: "Sequence[CompletedPartTypeDef]") -> None:
-        """Make the object of its parts, in the order of their numbers.
+        """Make the object of its parts, in the order of their numbers."""
+        self._client.complete_multipart_upload(
+            Bucket=self._bucket,
+            Key=self._key,
+            UploadId=self._upload_id,
+            MultipartUpload={"Parts": parts},
+        )
 
-        Whether it is there must be looked up: an upload that is gone may be complete, where the
-        answer to an earlier attempt was lost.
-        """
+    def abort(self) -> None:
+        """Drop the parts sent so far; nothing, if it is complete or dropped already."""
         try:
-            self._client.complete_multipart_upload(
-                Bucket=self._bucket,
-                Key=self._key,
-                UploadId=self._upload_id,
-                MultipartUpload={"Parts": parts},
+            self._client.abort_multipart_upload(
+                Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
             )
         except ClientError as error:
             if error_code(error) != "NoSuchUpload":
                 raise
-
-    def abort(self) -> None:
-        """Drop the parts sent so far."""
-        self._client.abort_multipart_upload(
-            Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
-        )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +15,7 @@ from flows.splitter.errors import SetupError
 
 PREFIX = "biospex-batch-"
 LOCK_SUFFIX = ".lock"
+NEWBORN_SUFFIX = ".new"
 NEWBORN_SECONDS = 60
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -72,8 +73,10 @@ def run_directory(root: Path) -> Iterator[Path]:
     """
     directory = root / f"{PREFIX}{uuid4().hex}"
     lock = directory.with_suffix(LOCK_SUFFIX)
-    with lock.open("wb") as held:
+    newborn = directory.with_suffix(NEWBORN_SUFFIX)
+    with newborn.open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
+        newborn.rename(lock)  # so a lock that nobody holds is that of a dead run, however young
         try:
             directory.mkdir(mode=0o700)
             yield directory
@@ -91,11 +94,12 @@ def run_directory(root: Path) -> Iterator[Path]:
 def sweep(root: Path) -> list[Path]:
     """Remove what runs that died left under ``root``; returns the directories removed."""
     removed = []
+    for newborn in root.glob(f"{PREFIX}*{NEWBORN_SUFFIX}"):
+        with suppress(OSError):
+            if time.time() - newborn.stat().st_mtime > NEWBORN_SECONDS:
+                newborn.unlink()
     for lock in root.glob(f"{PREFIX}*{LOCK_SUFFIX}"):
         try:
-            # A lock younger than this may be between its creation and its flock.
-            if time.time() - lock.stat().st_mtime < NEWBORN_SECONDS:
-                continue
             with lock.open("r+b") as held:  # on NFS an exclusive lock needs a file open for writing
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 directory = lock.with_suffix("")
