@@ -6,6 +6,7 @@ Triggered:  by ``flows/listen.py``, from the UI, by ``prefect deployment run`` o
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -342,7 +343,7 @@ def put_batches(
     total = sum(part.size for plan in plans for part in plan)
     with (
         Progress("Upload", total) as progress,
-        Sending(progress) as sending,
+        closing(Sending(progress)) as sending,
         task_runner(scheduler) as runner,
     ):
         futures: PrefectFutureList[Any] = runner.map(

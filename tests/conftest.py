@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from flows.local import REGION, embedded_aws, embedded_prefect
+from flows.local import REGION, embedded_aws, embedded_prefect, trigger
 
 # A busy machine is slow, not wrong.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -93,17 +93,8 @@ def request_for(s3: Any, bucket_name: str, queue_url: str) -> Callable[..., dict
     """Puts an archive into the bucket and makes the trigger message for it."""
 
     def make(archive: Path, **changes: Any) -> dict[str, Any]:
-        key = f"export/{archive.name}"
-        s3.upload_file(str(archive), bucket_name, key)
-        return {
-            "downloadId": 512,
-            "file": archive.name,
-            "exportPath": key,
-            "totalSize": archive.stat().st_size,
-            "s3Bucket": bucket_name,
-            "updatesQueueUrl": queue_url,
-            **changes,
-        }
+        s3.upload_file(str(archive), bucket_name, f"export/{archive.name}")
+        return {**trigger(512, archive, queue_url), "s3Bucket": bucket_name, **changes}
 
     return make
 

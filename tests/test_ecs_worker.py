@@ -24,6 +24,7 @@ from prefect_aws.templates import ecs as ecs_templates
 from prefect_aws.workers.ecs_worker import ECSWorker
 
 from deploy import job_template
+from flows import local
 from flows.local import REGION, child
 from tests.conftest import EXPORTS
 from tests.test_listen import eventually, messages
@@ -197,16 +198,8 @@ def container(task: Any, home: Path, aws: str) -> Iterator[subprocess.Popen[byte
 def trigger(bucket: str, updates: str) -> dict[str, Any]:
     """The message for an export that is now in the bucket."""
     archive = EXPORTS[0]
-    key = f"export/{archive.name}"
-    client("s3").upload_file(str(archive), bucket, key)
-    return {
-        "downloadId": 512,
-        "file": archive.name,
-        "exportPath": key,
-        "totalSize": archive.stat().st_size,
-        "s3Bucket": bucket,
-        "updatesQueueUrl": updates,
-    }
+    client("s3").upload_file(str(archive), bucket, f"export/{archive.name}")
+    return {**local.trigger(512, archive, updates), "s3Bucket": bucket}
 
 
 @pytest.mark.usefixtures("worker")
