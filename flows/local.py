@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             **aws,
             **prefect,
             "TRIGGER_QUEUE_URL": triggers,
+            "ALLOWED_BUCKETS": BUCKET,
+            "ALLOWED_QUEUES": updates,
             "BATCH_SIZE": str(batch_size),
             "SPLICE_MIN_SIZE": "0",  # so that even a small ZIP shows the splice lane
         }
