@@ -131,25 +131,18 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
         raise SetupError("TRIGGER_QUEUE_URL is not set; the listener needs the queue's URL.")
     sqs = client(load_credentials(), "sqs", queues.CLIENT_CONFIG)
     queue = TriggerQueue(sqs, url, settings.visibility_timeout)
-    if not queue.has_redrive_policy():
-        get_run_logger().warning(
-            "The queue %s has NO REDRIVE POLICY: messages that cannot be answered will come back "
-            "for ever. Give it a dead-letter queue.",
-            url,
-        )
     allowed = Allowed()
-    for variable, patterns in allowed:
-        if patterns is None:
-            get_run_logger().warning(
-                "%s is not set: triggers may name any that the credentials reach", variable.upper()
-            )
     with get_client(sync_client=True) as prefect, stopped_by_sigterm() as stopping:
         listener = Listener(queue, sqs, prefect, deployment, settings, allowed)
         get_run_logger().info("Listening to %s", url)
         outage = Outage()
         succession = Succession(prefect)
+        is_looked_at = False
         while not stopping.is_set():
             with outage.waited_out(stopping):
+                if not is_looked_at:
+                    warn_of_what_is_missing(queue, allowed)
+                    is_looked_at = True
                 match succession.heir():
                     case "this run, started again":
                         with suppress(SystemExit):  # of rich, where the reader of our log is dead
@@ -160,7 +153,23 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
                         break
                 listener.watch()
                 listener.take(stopping)
-        listener.stop()
+        with outage.waited_out(stopping):
+            listener.stop()
+
+
+def warn_of_what_is_missing(queue: TriggerQueue, allowed: Allowed) -> None:
+    """Say what an operator may not have thought of."""
+    if not queue.has_redrive_policy():
+        get_run_logger().warning(
+            "The queue %s has NO REDRIVE POLICY: messages that cannot be answered will come back "
+            "for ever. Give it a dead-letter queue.",
+            queue.url,
+        )
+    for variable, patterns in allowed:
+        if patterns is None:
+            get_run_logger().warning(
+                "%s is not set: triggers may name any that the credentials reach", variable.upper()
+            )
 
 
 class Succession:

@@ -9,13 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID, uuid4
 
 import pytest
+from moto.server import ThreadedMotoServer
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
@@ -32,7 +33,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Paused, Pendin
 
 from flows.create_batches import create_batches
 from flows.listen import Listener, Succession, parse
-from flows.local import create_queues, served
+from flows.local import create_queues, free_port, served
 from flows.splitter.queues import TriggerQueue
 from flows.splitter.settings import Allowed, Settings
 from flows.supervise import bad_ends, has_called_back
@@ -518,20 +519,58 @@ def test_the_run_of_a_listener_that_died_is_ended_by_the_next(
     )
 
 
+@pytest.fixture
+def listening(
+    listener_of: Any, prefect: SyncPrefectClient, triggers: str
+) -> Callable[..., AbstractContextManager[subprocess.Popen[str]]]:
+    """Runs the flow `listen` as a process, its log a file to read."""
+
+    @contextmanager
+    def start(log: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+        name = f"create-batches/{prefect.read_deployment(listener_of.deployment).name}"
+        code = f"from flows.listen import listen; listen({triggers!r}, {name!r})"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                env={**os.environ, **environment},
+                stderr=output,
+                text=True,
+            )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    return start
+
+
 def test_sigterm_ends_the_listener_cleanly_and_hands_its_messages_back(
-    listener_of: Any, sqs: Any, triggers: str, request_for: MakeRequest, prefect: SyncPrefectClient
+    listening: Any, sqs: Any, triggers: str, request_for: MakeRequest, tmp_path: Path
 ) -> None:
     sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request_for(EXPORTS[0])))
-    deployment = prefect.read_deployment(listener_of.deployment).name
-    code = f"from flows.listen import listen; listen({triggers!r}, 'create-batches/{deployment}')"
-    process = subprocess.Popen([sys.executable, "-c", code])
-    try:
+    with listening(tmp_path / "log") as process:
         eventually(lambda: messages(sqs, triggers) == (0, 1))
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
-    finally:
-        process.kill()
     assert messages(sqs, triggers) == (1, 0)
+
+
+def test_a_listener_waits_for_a_service_that_is_away_and_says_so_once(
+    listening: Any, sqs: Any, triggers: str, request_for: MakeRequest, tmp_path: Path
+) -> None:
+    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request_for(EXPORTS[0])))
+    port, log = free_port(), tmp_path / "log"
+    with listening(log, AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}"):
+        eventually(lambda: "Waiting for a service" in log.read_text())
+        late = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+        late.start()  # with the queues of the other one, being in the same process
+        try:
+            eventually(lambda: messages(sqs, triggers) == (0, 1))
+            eventually(lambda: "All services answer again" in log.read_text())
+        finally:
+            late.stop()
+    assert log.read_text().count("Waiting for a service") == 1
 
 
 def test_serving_without_a_queue_says_which_variable_is_missing() -> None:
