@@ -10,10 +10,11 @@ from uuid import uuid4
 import boto3
 import pytest
 from hypothesis import HealthCheck, settings
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from flows.local import REGION, embedded_aws, embedded_prefect, trigger
+from flows.local import REGION, create_queues, embedded_aws, embedded_prefect, trigger
 
 # A busy machine is slow, not wrong.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -71,6 +72,17 @@ def bucket_name(s3: Any) -> str:
 @pytest.fixture
 def queue_url(sqs: Any) -> str:
     return str(sqs.create_queue(QueueName=f"queue-{uuid4()}")["QueueUrl"])
+
+
+@pytest.fixture
+def triggers(sqs: Any) -> str:
+    return create_queues(sqs, f"test-{uuid4()}")[0]
+
+
+@pytest.fixture
+def prefect(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as client:
+        yield client
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from deploy import job_template
 from flows import local
 from flows.local import REGION, child
 from tests.conftest import EXPORTS
-from tests.test_listen import eventually, messages
+from tests.processes import eventually, messages
 from tests.test_stack import Stack, client, stack
 
 pytestmark = [

@@ -1,18 +1,16 @@
-"""The listener, against SQS over HTTP, a real Prefect server and real processes."""
+"""The listener, against SQS over HTTP and a real Prefect server."""
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -22,10 +20,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
-    LogFilter,
-    LogFilterFlowRunId,
 )
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flow_engine import run_flow
 from prefect.logging import disable_run_logger
@@ -33,31 +29,19 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Paused, Pendin
 
 from flows.create_batches import create_batches
 from flows.listen import Listener, Succession, parse
-from flows.local import create_queues, free_port, served
+from flows.local import free_port
 from flows.splitter.queues import TriggerQueue
 from flows.splitter.settings import Allowed, Settings
-from flows.supervise import bad_ends, has_called_back
+from flows.supervise import has_called_back
 from tests.conftest import EXPORTS
+from tests.processes import eventually, messages
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
-
-Found = TypeVar("Found")
 
 MakeRequest = Callable[..., Any]
 Received = Callable[[], list[Any]]
 
 JUNK = ["not JSON", "[]", '{"downloadId": 1}', '{"downloadId": NaN, "updatesQueueUrl": "x"}']
-
-
-@pytest.fixture
-def triggers(sqs: Any) -> str:
-    return create_queues(sqs, f"test-{uuid4()}")[0]
-
-
-@pytest.fixture
-def prefect(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as client:
-        yield client
 
 
 @pytest.fixture
@@ -84,27 +68,10 @@ def take(listener: Listener) -> None:
     listener.take(threading.Event())
 
 
-def eventually(look: Callable[[], Found | None]) -> Found:
-    """What ``look`` finds, as soon as it finds something; processes take their time."""
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.2)
-    raise AssertionError("It did not happen within three minutes.")
-
-
 def runs(prefect: SyncPrefectClient, listener_of: Any) -> list[FlowRun]:
     return prefect.read_flow_runs(
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[listener_of.deployment]))
     )
-
-
-def messages(sqs: Any, queue_url: str) -> tuple[int, int]:
-    """How many messages the queue holds: visible, and in flight."""
-    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    found = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
-    return int(found[names[0]]), int(found[names[1]])
 
 
 def test_a_message_becomes_one_run_that_says_what_it_is_about(
@@ -395,110 +362,6 @@ def test_what_is_not_json_is_none(body: str) -> None:
     assert parse(body) is None
 
 
-def test_both_flows_served_answer_every_trigger_and_log_no_secret(
-    prefect_api: dict[str, str],
-    sqs: Any,
-    triggers: str,
-    request_for: MakeRequest,
-    received: Received,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    good = request_for(EXPORTS[0], downloadId="good")
-    lost = request_for(EXPORTS[0], downloadId="lost", exportPath="export/gone.zip")
-    bad = {**good, "downloadId": "bad", "file": "../x.zip", "totalSize": "?"}
-    for body in (json.dumps(good), json.dumps(lost), json.dumps(bad), "junk"):
-        sqs.send_message(QueueUrl=triggers, MessageBody=body)
-    environment = {
-        **os.environ,
-        "TRIGGER_QUEUE_URL": triggers,
-        "BATCH_SIZE": "10",
-        "AWS_SECRET_ACCESS_KEY": "not-for-any-log",
-        "PREFECT_LOGGING_LEVEL": "DEBUG",
-    }
-    with served(environment) as server:
-        eventually(lambda: server.poll() is not None or sum(messages(sqs, triggers)) == 1)
-        assert server.poll() is None
-    answered = received()
-    callbacks = {callback["downloadId"]: callback for callback in answered}
-    assert len(answered) == len(callbacks)
-    assert {name: callback["status"] for name, callback in callbacks.items()} == {
-        "good": "success",
-        "lost": "failed",
-        "bad": "failed",
-    }
-    assert len(callbacks["good"]["batchFiles"]) == 3
-    assert "'file'" in callbacks["bad"]["error"]
-    assert "'totalSize'" in callbacks["bad"]["error"]
-    assert sum(messages(sqs, triggers)) == 1  # the junk
-    log = "".join(capfd.readouterr())
-    assert "ALLOWED_QUEUES is not set" in log
-    assert "not-for-any-log" not in log
-    assert "Signature" not in log
-    assert not re.search("[A-Za-z0-9+/=]{100}", log)  # what a receipt handle looks like
-
-
-def child_of(flow_run_id: UUID) -> int | None:
-    """The process of a flow run."""
-    wanted = f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if wanted in environ.read_bytes().split(b"\0"):
-                return int(environ.parent.name)
-    return None
-
-
-def run_named(prefect: SyncPrefectClient, name: str, state: StateType | None = None) -> FlowRun:
-    """The run of that name and state, as soon as there is one."""
-
-    def find() -> FlowRun | None:
-        for run in prefect.read_flow_runs():
-            if run.name == name and state in (None, run.state_type):
-                return run
-        return None
-
-    return eventually(find)
-
-
-def kill(flow_run_id: UUID) -> None:
-    """SIGKILL the process of a flow run as soon as there is one."""
-    os.kill(eventually(lambda: child_of(flow_run_id)), signal.SIGKILL)
-
-
-def test_killed_processes_come_back_and_every_trigger_is_answered_once(
-    prefect: SyncPrefectClient,
-    sqs: Any,
-    triggers: str,
-    request_for: MakeRequest,
-    received: Received,
-) -> None:
-    request = request_for(EXPORTS[0], downloadId="killed")
-    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request))
-    environment = {**os.environ, "TRIGGER_QUEUE_URL": triggers, "VISIBILITY_TIMEOUT": "30"}
-    with served(environment) as server:
-        export = run_named(prefect, f"{EXPORTS[0].name} for download killed")
-        kill(export.id)
-        listening = run_named(prefect, "listen for exports", StateType.RUNNING)
-        kill(listening.id)
-        eventually(lambda: server.poll() is not None or not sum(messages(sqs, triggers)))
-        assert server.poll() is None
-    assert [callback["status"] for callback in received()] == ["success"]
-    assert [state.name for state in bad_ends(prefect, export.id)] == ["Crashed"]
-    of_the_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[export.id]))
-    messages_logged = [line.message for line in prefect.read_logs(of_the_run)]
-    assert any(line.startswith("Attempt 1 ended Crashed: ") for line in messages_logged)
-    assert prefect.read_flow_run(listening.id).run_count == 2
-
-
-def test_of_two_listeners_the_one_that_started_later_stays(
-    prefect_api: dict[str, str], prefect: SyncPrefectClient, triggers: str
-) -> None:
-    with served({**os.environ, "TRIGGER_QUEUE_URL": triggers}):
-        first = run_named(prefect, "listen for exports", StateType.RUNNING)
-        second = prefect.create_flow_run_from_deployment(cast(UUID, first.deployment_id))
-        eventually(lambda: prefect.read_flow_run(first.id).state_type == StateType.COMPLETED)
-        assert prefect.read_flow_run(second.id).state_type == StateType.RUNNING
-
-
 @flow
 def heir() -> str | None:
     with get_client(sync_client=True) as client:
@@ -571,12 +434,3 @@ def test_a_listener_waits_for_a_service_that_is_away_and_says_so_once(
         finally:
             late.stop()
     assert log.read_text().count("Waiting for a service") == 1
-
-
-def test_serving_without_a_queue_says_which_variable_is_missing() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRIGGER_QUEUE_URL"}
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.serve"], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("Cannot serve: TRIGGER_QUEUE_URL is not set")

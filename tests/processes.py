@@ -1,0 +1,59 @@
+"""Waiting for what real processes do, and killing them."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun, StateType
+
+Found = TypeVar("Found")
+
+
+def eventually(look: Callable[[], Found | None]) -> Found:
+    """What ``look`` finds, as soon as it finds something; processes take their time."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.2)
+    raise AssertionError("It did not happen within three minutes.")
+
+
+def messages(sqs: Any, queue_url: str) -> tuple[int, int]:
+    """How many messages the queue holds: visible, and in flight."""
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
+    return int(found[names[0]]), int(found[names[1]])
+
+
+def child_of(flow_run_id: UUID) -> int | None:
+    """The process of a flow run."""
+    wanted = f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if wanted in environ.read_bytes().split(b"\0"):
+                return int(environ.parent.name)
+    return None
+
+
+def run_named(prefect: SyncPrefectClient, name: str, state: StateType | None = None) -> FlowRun:
+    """The run of that name and state, as soon as there is one."""
+
+    def find() -> FlowRun | None:
+        for run in prefect.read_flow_runs():
+            if run.name == name and state in (None, run.state_type):
+                return run
+        return None
+
+    return eventually(find)
+
+
+def kill(flow_run_id: UUID) -> None:
+    """SIGKILL the process of a flow run as soon as there is one."""
+    os.kill(eventually(lambda: child_of(flow_run_id)), signal.SIGKILL)
