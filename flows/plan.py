@@ -5,6 +5,7 @@ it has been unpacked.
 """
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 from pathlib import Path
 
 from flows.create_batches import Export, choose_lane
@@ -63,13 +64,13 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
     pieces = [piece for batch in parts for piece in batch]
     copied = sum(piece.size for piece in pieces if isinstance(piece, CopiedPart))
     sent = sum(piece.size for piece in pieces) - copied
+    seconds = ceil(copied / COPIED_IN_S3 + (received + sent) / 2 / THROUGH_THE_WORKER)
     uploads = sum(2 for batch in parts if len(batch) > 1 or isinstance(batch[0], CopiedPart))
     yield (
         f"\n{len(cut.batches):,} batches, {len(cut.unlisted):,} files in no row\n"
         f"Requests: {gets + 2 * len(parts) + uploads + len(pieces):,}, and a few for the archive\n"
         f"Bytes: {copied:,} copied inside S3, {received:,} received, {sent:,} sent\n"
-        f"Expect {copied / COPIED_IN_S3 + (received + sent) / 2 / THROUGH_THE_WORKER:,.0f} s of "
-        "work, by what was measured on two cores and not on AWS"
+        f"Expect some {seconds:,} s of work, by what was measured on two cores and not on AWS"
     )
 
 
