@@ -402,8 +402,8 @@ def listening(
         try:
             yield process
         finally:
-            process.kill()
-            process.wait()
+            process.terminate()  # killed, it would leave a run that is Running for ever
+            process.wait(timeout=60)
 
     return start
 
@@ -424,13 +424,15 @@ def test_a_listener_waits_for_a_service_that_is_away_and_says_so_once(
 ) -> None:
     sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request_for(EXPORTS[0])))
     port, log = free_port(), tmp_path / "log"
-    with listening(log, AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}"):
+    with listening(log, AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}") as process:
         eventually(lambda: "Waiting for a service" in log.read_text())
         late = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
         late.start()  # with the queues of the other one, being in the same process
         try:
             eventually(lambda: messages(sqs, triggers) == (0, 1))
             eventually(lambda: "All services answer again" in log.read_text())
+            process.terminate()
+            assert process.wait(timeout=60) == 0
         finally:
             late.stop()
     assert log.read_text().count("Waiting for a service") == 1
