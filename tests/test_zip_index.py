@@ -223,3 +223,19 @@ def test_what_a_copy_would_keep_against_the_contract_is_an_obstacle(
     data: bytes, reason: str
 ) -> None:
     assert reason in str(index_of(data).obstacle(""))
+
+
+def test_threads_do_not_disturb_each_other_whatever_extra_fields_stand_before_the_data(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "export.zip"
+    files = {f"{number}.jpg": bytes([number]) * 5_000 for number in range(100)}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            info = zipfile.ZipInfo(name)
+            info.extra = b"\xfe\xca\x20\x00" + bytes(32)
+            archive.writestr(info, data, zipfile.ZIP_DEFLATED)
+    with path.open("rb") as file, ThreadPoolExecutor(8) as pool:
+        index = ZipIndex(file)
+        for _ in range(20):
+            assert list(pool.map(index.read, files)) == list(files.values())

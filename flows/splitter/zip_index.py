@@ -111,7 +111,7 @@ class ZipIndex:
         """
         info = self.members[name].info
         left = info.file_size
-        with reading(), self._zip.open(info) as content:
+        with reading(), self._open(info) as content:
             while chunk := content.read(CHUNK):
                 left -= len(chunk)
                 yield chunk
@@ -119,6 +119,12 @@ class ZipIndex:
             raise ArchiveError(
                 f"The archive is damaged: '{name[:80]}' is shorter than it says; export it again."
             )
+
+    def _open(self, info: ZipInfo) -> IO[bytes]:
+        # Python 3.12 skips the local header's extra field from where the file happens to stand, and
+        # other threads, which read under the same lock, move it.
+        with self._zip._lock:  # type: ignore[attr-defined]
+            return self._zip.open(info)
 
     def obstacle(self, folder: str) -> str | None:
         """Why the archive's members cannot be copied into batches as they are, or None.
