@@ -19,13 +19,16 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 setup: .venv/.installed
 
-.venv/.installed: requirements-dev.lock
+.venv/.installed: requirements-dev.lock requirements-zooniverse.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv --clear .venv
 	# The lock is complete; without --no-deps an older pip looks for newer versions of its extras.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 		-r requirements-dev.lock
 	$(BIN)/pip check --disable-pip-version-check
+	$(PYTHON) -m venv .venv/zooniverse
+	.venv/zooniverse/bin/pip install --quiet --disable-pip-version-check --no-deps \
+		--require-hashes -r requirements-zooniverse.lock
 	touch $@
 
 demo: setup
@@ -57,7 +60,9 @@ bench: setup
 
 # The locks name versions and hashes, never the index they came from.
 lock:
-	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
 		pyproject.toml -o requirements.lock
-	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
 		pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
+		--group zooniverse -o requirements-zooniverse.lock
