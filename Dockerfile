@@ -16,6 +16,8 @@ RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --require-h
 COPY prefect.yaml ./
 COPY blocks blocks
 COPY flows flows
+COPY splitter splitter
+COPY cli cli
 
 USER 1000
 

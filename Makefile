@@ -32,7 +32,7 @@ setup: .venv/.installed
 	touch $@
 
 demo: setup
-	$(BIN)/python -m flows.local $(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) $(ARCHIVE)
+	$(BIN)/python -m cli.demo $(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) $(ARCHIVE)
 
 test: lint
 	$(BIN)/pytest
@@ -53,7 +53,7 @@ deploy: setup
 	deploy/deploy.sh
 
 submit: setup
-	$(BIN)/python -m flows.submit $(if $(PLAN),--plan) $(ARCHIVE)
+	$(BIN)/python -m cli.submit $(if $(PLAN),--plan) $(ARCHIVE)
 
 bench: setup
 	$(BIN)/python -m bench.lanes --gigabytes $(GIGABYTES) --repeat $(REPEAT)

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from zipfile import ZIP_DEFLATED, ZipInfo
 
 from bench.export import Order
-from flows.splitter import splicing
-from flows.splitter.batch_zip import PART_SIZE
-from flows.splitter.manifest import Batch
-from flows.splitter.splicing import Cost
-from flows.splitter.storage import DOWNLOAD_PART_SIZE
-from flows.splitter.zip_index import Extent
+from splitter import splicing
+from splitter.batch_zip import PART_SIZE
+from splitter.manifest import Batch
+from splitter.splicing import Cost
+from splitter.storage import DOWNLOAD_PART_SIZE
+from splitter.zip_index import MemberSpan
 
 MEAN_IMAGE = 600_000  # bytes
 BATCH_SIZE = 2000
@@ -36,7 +36,7 @@ LAMBDA_SECONDS, LAMBDA_DISK_GB = 900, 10
 TASK_CPUS, TASK_GB = 2, 4
 START_SECONDS = 60  # of a Fargate task, an estimate: image pull, Python and Prefect
 SPLICED, EXTRACTED = 0.5, 0.15  # GB a second, the README's table
-SPACE = 2.1  # bytes of disk for each of the archive, as in flows/splitter/workspace.py
+SPACE = 2.1  # bytes of disk for each of the archive, as in splitter/workspace.py
 MODIFIED = (2026, 11, 24, 0, 0, 0)
 
 
@@ -59,7 +59,7 @@ def cost_of(gigabytes: int, order: Order) -> tuple[int, Cost]:
         info.CRC = 0
         info.header_offset = end
         start, end = end, end + info.compress_size + 100
-        members[name] = Extent(info, start, end)
+        members[name] = MemberSpan(info, start, end)
     plans = []
     for part, first in enumerate(range(0, count, BATCH_SIZE), 1):
         images = tuple(names[first : first + BATCH_SIZE])

@@ -43,11 +43,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, Final
 
-from flows.splitter import archive, manifest, splicing, zip_records
-from flows.splitter.archive import Contents
-from flows.splitter.errors import ExportError
-from flows.splitter.members import is_noise
-from flows.splitter.zip_index import ZipIndex, ranged_file
+from splitter import archive, manifest, splicing, zip_records
+from splitter.archive import Contents
+from splitter.errors import ExportError
+from splitter.members import is_noise
+from splitter.zip_index import ZipIndex, ranged_file
 from tests.archives import BROKEN_ZIPS, FILES, Unseekable, set_on, tar_of, with_directory, zip_of
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
@@ -357,7 +357,7 @@ def check_archive(data: bytes, directory: Path) -> bool:
         with suppress(ExportError):
             name = manifest.find(files.members)
             parts = manifest.partition_export(files.members, files.read, "imageName", 2)
-            if files is index and index.obstacle(manifest.folder_of(name)) is None:
+            if files is index and index.why_not_spliceable(manifest.folder_of(name)) is None:
                 for batch in parts.batches:
                     _splice(batch, index, data, contents)
     return bool(contents or index)

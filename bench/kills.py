@@ -53,9 +53,9 @@ from prefect.client.schemas.objects import FlowRun
 
 from bench.export import make_export
 from bench.object_store import seaweedfs
-from flows.local import REGION, create_queues, embedded_aws, embedded_prefect, trigger
-from flows.splitter.storage import CLIENT_CONFIG
-from flows.summary import CALLBACK_KEY
+from cli.demo import REGION, create_queues, embedded_aws, embedded_prefect, trigger
+from flows.support.artifacts import CALLBACK_KEY
+from splitter.storage import CLIENT_CONFIG
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

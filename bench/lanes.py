@@ -37,11 +37,11 @@ import boto3
 
 from bench.export import Order, make_export
 from bench.object_store import seaweedfs
-from flows.local import REGION, embedded_aws, embedded_prefect, trigger
-from flows.splitter import manifest, splicing
-from flows.splitter.assembly import PARALLEL_PARTS, CopiedPart
-from flows.splitter.storage import CLIENT_CONFIG, Bucket
-from flows.splitter.zip_index import ZipIndex, ranged_file
+from cli.demo import REGION, embedded_aws, embedded_prefect, trigger
+from splitter import manifest, splicing
+from splitter.assembly import PARALLEL_PARTS, CopiedPart
+from splitter.storage import CLIENT_CONFIG, Bucket
+from splitter.zip_index import ZipIndex, ranged_file
 
 MEAN_IMAGE = 300_000  # bytes; 8,000 images are 2.4 GB
 BATCH_SIZE = 2000

@@ -27,13 +27,13 @@ import boto3
 
 from bench.export import COLUMNS
 from bench.object_store import seaweedfs
-from flows.local import REGION
-from flows.splitter import manifest, splicing, zip_records
-from flows.splitter.assembly import PARALLEL_PARTS
-from flows.splitter.manifest import Batch
-from flows.splitter.members import Limits
-from flows.splitter.storage import CLIENT_CONFIG, Bucket
-from flows.splitter.zip_index import Extent, ZipIndex, ranged_file
+from cli.demo import REGION
+from splitter import manifest, splicing, zip_records
+from splitter.assembly import PARALLEL_PARTS
+from splitter.manifest import Batch
+from splitter.members import Limits
+from splitter.storage import CLIENT_CONFIG, Bucket
+from splitter.zip_index import MemberSpan, ZipIndex, ranged_file
 
 ROWS = (20_000, 1_000_000, 10_000_000)
 BATCH_SIZE = 2000
@@ -86,8 +86,8 @@ def partition(count: int) -> Callable[[], object]:
 
 def plan(count: int) -> Callable[[], object]:
     *images, _ = members(count)
-    extents = {
-        info.filename: Extent(info, info.header_offset, info.header_offset + IMAGE + 100)
+    spans = {
+        info.filename: MemberSpan(info, info.header_offset, info.header_offset + IMAGE + 100)
         for info in images
     }
     listed = [info.filename for info in images]
@@ -96,7 +96,7 @@ def plan(count: int) -> Callable[[], object]:
         for part, first in enumerate(range(0, count, BATCH_SIZE), 1)
         if (some := tuple(listed[first : first + BATCH_SIZE]))
     ]
-    return lambda: [splicing.plan_batch(batch, extents, MODIFIED) for batch in batches]
+    return lambda: [splicing.plan_batch(batch, spans, MODIFIED) for batch in batches]
 
 
 STEPS = {"index": index, "partition": partition, "plan": plan}

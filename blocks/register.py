@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from blocks.saved import BLOCK_NAME, REGION
 from blocks.workspace import Workspace
-from flows.splitter.errors import SetupError
-from flows.splitter.settings import Settings
+from splitter.errors import SetupError
+from splitter.settings import Settings
 
 
 def register() -> None:

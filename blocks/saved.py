@@ -9,7 +9,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect_aws import AwsCredentials
 
 from blocks.workspace import Workspace
-from flows.splitter.settings import Settings
+from splitter.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -6,8 +6,8 @@ from pathlib import Path
 from prefect.blocks.core import Block
 from pydantic import Field
 
-from flows.splitter import workspace
-from flows.splitter.settings import Settings
+from splitter import workspace
+from splitter.settings import Settings
 
 
 class Workspace(Block):

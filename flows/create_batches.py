@@ -5,7 +5,7 @@ Writes:     ``batch/{stem}-part{n}.zip`` in the same bucket, then one callback m
 Triggered:  by ``flows/listen.py``, from the UI, by ``prefect deployment run`` or from Python
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,25 +17,25 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFutureList, wait
 from prefect.logging import get_run_logger
 from prefect.tasks import Task, exponential_backoff
-from prefect_aws import AwsCredentials
 
 from blocks.saved import client, load_credentials, load_workspace, origin
-from flows import summary
-from flows.labels import label_lines
-from flows.progress import Progress, best_effort
-from flows.splitter import archive, manifest, queues, splicing, storage, workspace
-from flows.splitter.archive import Contents
-from flows.splitter.assembly import Part, assemble
-from flows.splitter.batch_zip import BatchZip
-from flows.splitter.errors import SetupError, advise, explain, is_transient
-from flows.splitter.manifest import Batch, Partition
-from flows.splitter.members import Limits
-from flows.splitter.messages import Failure, ReplyAddress, Request, Result, title
-from flows.splitter.settings import Allowed, Settings
-from flows.splitter.storage import Bucket, StoredObject
-from flows.splitter.zip_index import ZipIndex, ranged_file
-from flows.spread import Sending, task_runner
-from flows.supervise import earlier_attempts, resume_what_can_pass, will_be_resumed
+from flows.support import artifacts
+from flows.support.log_context import label_lines
+from flows.support.progress import Progress, best_effort
+from flows.support.recovery import earlier_attempts, retry_transient, will_be_resumed
+from flows.support.task_runner import UploadPool, task_runner
+from splitter import archive, manifest, queues, splicing, storage, workspace
+from splitter.archive import Contents
+from splitter.assembly import Part, assemble
+from splitter.batch_zip import BatchZip
+from splitter.errors import advise, explain, is_transient
+from splitter.lanes import Export, choose_lane
+from splitter.manifest import Batch, Partition
+from splitter.members import Limits
+from splitter.messages import Failure, ReplyAddress, Request, Result, title
+from splitter.settings import Allowed, Settings
+from splitter.storage import Bucket
+from splitter.zip_index import ZipIndex
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -43,40 +43,12 @@ if TYPE_CHECKING:
 label_lines()
 
 
-class Export:
-    """The export of one run: what is asked for, the archive as it was found, what it may be.
-
-    Pickled, for another process, it connects there by itself, when it is used.
-    """
-
-    def __init__(
-        self, request: Request, bucket: Bucket, source: StoredObject, limits: Limits
-    ) -> None:
-        self.request = request
-        self.source = source
-        self.limits = limits
-        self._bucket: Bucket | None = bucket
-
-    @property
-    def bucket(self) -> Bucket:
-        self._bucket = self._bucket or bucket_of(self.request, load_credentials())
-        return self._bucket
-
-    def read(self, start: int, length: int) -> bytes:
-        return self.bucket.read(self.request.export_path, self.source.etag, start, length)
-
-    def index(self) -> ZipIndex:
-        return ZipIndex(ranged_file(self.read, self.source.size), self.limits)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_bucket": None}
+def bucket_named(name: str) -> Bucket:
+    """The bucket, with the credentials that this process finds."""
+    return Bucket(client(load_credentials(), "s3", storage.CLIENT_CONFIG), name)
 
 
-def bucket_of(request: Request, credentials: AwsCredentials) -> Bucket:
-    return Bucket(client(credentials, "s3", storage.CLIENT_CONFIG), request.s3_bucket)
-
-
-def can_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+def is_retryable(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Whether another attempt of a failed task makes sense; a bad archive stays bad."""
     return is_transient(state.result(raise_on_failure=False))
 
@@ -88,7 +60,7 @@ STEP: dict[str, Any] = {
     "retries": 4,
     "retry_delay_seconds": exponential_backoff(backoff_factor=5),
     "retry_jitter_factor": 0.5,
-    "retry_condition_fn": can_pass,
+    "retry_condition_fn": is_retryable,
 }
 ONE_BATCH = "part {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}"
 
@@ -132,10 +104,10 @@ def partition(export: Export, files: Contents | ZipIndex, settings: Settings) ->
 
 @task(task_run_name="zip and upload " + ONE_BATCH, **STEP)
 def zip_and_upload(
-    batch: Batch, parts: Sequence[Part], of: int, export: Export, sending: Sending
+    batch: Batch, parts: Sequence[Part], of: int, export: Export, uploads: UploadPool
 ) -> int:
     """Write one batch ZIP straight into S3, unless it is there; returns its size in bytes."""
-    return put_batch(batch, parts, export, sending)
+    return put_batch(batch, parts, export, uploads)
 
 
 @task(task_run_name="splice " + ONE_BATCH, **STEP)
@@ -144,14 +116,14 @@ def splice(
     parts: Sequence[Part],
     of: int,
     export: Export,
-    sending: Sending,
+    uploads: UploadPool,
     verify: bool,
 ) -> int:
     """Let S3 put one batch ZIP together from copied ranges of the archive, unless it is there.
 
     With VERIFY=true it is then read back, every checksum compared. Returns its size in bytes.
     """
-    size = put_batch(batch, parts, export, sending)
+    size = put_batch(batch, parts, export, uploads)
     if verify:
         key = export.request.batch_key(batch.part)
         splicing.verify(export.bucket, key, batch, export.limits)
@@ -164,7 +136,7 @@ def notify(sqs: "SQSClient", address: ReplyAddress, message: Result | Failure) -
     """Send the callback to BIOSPEX and show on the run page that it is out."""
     queues.send_callback(sqs, address, message)
     with best_effort("The callback, which is sent,", get_run_logger()):
-        summary.publish_callback(message)
+        artifacts.publish_callback(message)
 
 
 def run_name() -> str:
@@ -174,8 +146,8 @@ def run_name() -> str:
 @flow(
     name="create-batches",
     flow_run_name=run_name,
-    on_failure=[resume_what_can_pass],
-    on_crashed=[resume_what_can_pass],
+    on_failure=[retry_transient],
+    on_crashed=[retry_transient],
     # A request that cannot be carried out is answered, so the flow checks it, not Prefect.
     validate_parameters=False,
 )
@@ -202,7 +174,7 @@ def create_batches(request: Request) -> Result:
     try:
         request = Request.parse(request)
         allowed.check(request)
-        bucket = bucket_of(request, credentials)
+        bucket = bucket_named(request.s3_bucket)
         log.info("AWS credentials come from the %s", origin(credentials))
         result = split(request, bucket)
     except Exception as error:
@@ -214,7 +186,7 @@ def create_batches(request: Request) -> Result:
         log.error("What to do: %s", advise(error))
         address = allowed.reply_address(request)
         with best_effort("The summary", log):
-            summary.publish_failure(sentence, advise(error))
+            artifacts.publish_failure(sentence, advise(error))
         if address:
             notify(sqs, address, Failure(download_id=address.download_id, error=sentence))
         raise
@@ -226,13 +198,13 @@ def split(request: Request, bucket: Bucket) -> Result:
     """What lies between a sound request and its result."""
     settings = Settings.load()
     source = bucket.archive(request.export_path)
-    export = Export(request, bucket, source, settings.limits)
+    export = Export(request, source, settings.limits, bucket_named, bucket)
     drop_abandoned_uploads(export)
     odd = []
     if source.size != request.total_size:
         odd.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
 
-    index, reason = choose_lane(export, settings)
+    index, reason = choose_lane(export, settings, read_index)
     lane = f"{'splice' if index else 'extract'}: {reason}"
     get_run_logger().info("Lane is %s", lane)
     if index:
@@ -246,7 +218,7 @@ def split(request: Request, bucket: Bucket) -> Result:
     for remark in odd:
         get_run_logger().warning(remark)
     with best_effort("The summary", get_run_logger()):
-        summary.publish(request, source, lane, parts, sizes, odd)
+        artifacts.publish(request, source, lane, parts, sizes, odd)
     return Result.of(request, len(parts.batches))
 
 
@@ -262,34 +234,6 @@ def drop_abandoned_uploads(export: Export) -> None:
             get_run_logger().info("Dropped an upload of %s, left by a run that died", key)
     except (BotoCoreError, ClientError) as error:  # the bucket's rule removes them some day
         get_run_logger().warning("Uploads of runs that died could not be dropped: %s", error)
-
-
-def choose_lane(
-    export: Export, settings: Settings, read_index: Callable[[Export], ZipIndex] = read_index
-) -> tuple[ZipIndex | None, str]:
-    """The index of an archive that is to be spliced, or None for one to be extracted; and why.
-
-    Raises:
-        ArchiveError: if the archive is of no known format or its index is broken.
-        SetupError: if SPLIT_STRATEGY asks for a splice of what cannot be spliced.
-    """
-    size = export.source.size
-    if settings.split_strategy == "extract":
-        return None, "SPLIT_STRATEGY asks for it"
-    format = archive.identify(export.read(0, min(archive.MAGIC_LENGTH, size)))
-    if format != "zip":
-        obstacle = f"a {format} archive cannot be copied piece by piece"
-    elif settings.split_strategy == "auto" and size <= settings.splice_min_size:
-        return None, f"{size:,} bytes are not above SPLICE_MIN_SIZE, and are checked this way"
-    else:
-        index = read_index(export)
-        folder = manifest.folder_of(manifest.find(index.members))
-        obstacle = index.obstacle(folder) or ""
-        if not obstacle:
-            return index, "every member of the ZIP can be copied inside S3"
-    if settings.split_strategy == "splice":
-        raise SetupError(f"SPLIT_STRATEGY is splice, but {obstacle}; auto would extract it.")
-    return None, obstacle
 
 
 def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Partition, list[int]]:
@@ -343,7 +287,7 @@ def put_batches(
     total = sum(part.size for plan in plans for part in plan)
     with (
         Progress("Upload", total) as progress,
-        closing(Sending(progress)) as sending,
+        closing(UploadPool(progress)) as uploads,
         task_runner(scheduler) as runner,
     ):
         futures: PrefectFutureList[Any] = runner.map(
@@ -353,7 +297,7 @@ def put_batches(
                 "parts": plans,
                 "of": len(parts.batches),
                 "export": unmapped(export),
-                "sending": unmapped(sending),
+                "uploads": unmapped(uploads),
                 **options,
             },
         )
@@ -361,12 +305,12 @@ def put_batches(
         return list(futures.result())
 
 
-def put_batch(batch: Batch, parts: Sequence[Part], export: Export, sending: Sending) -> int:
+def put_batch(batch: Batch, parts: Sequence[Part], export: Export, uploads: UploadPool) -> int:
     """What the two lanes' last steps have in common; returns the ZIP's size in bytes."""
     key = export.request.batch_key(batch.part)
     size = sum(part.size for part in parts)
     metadata = batch.metadata(export.source.etag)
-    if assemble(export.bucket, key, parts, metadata, sending.pool, sending.progress):
+    if assemble(export.bucket, key, parts, metadata, uploads.pool, uploads.progress):
         get_run_logger().info("Put %s, %s bytes", key, f"{size:,}")
     else:
         get_run_logger().info("Found %s in place from an earlier run", key)

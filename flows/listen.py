@@ -40,22 +40,22 @@ from prefect.logging import get_run_logger
 from prefect.states import AwaitingRetry
 
 from blocks.saved import client, load_credentials
-from flows.progress import best_effort
-from flows.splitter import queues
-from flows.splitter.errors import SetupError, is_transient
-from flows.splitter.messages import Failure, ReplyAddress, title
-from flows.splitter.queues import Delivery, TriggerQueue
-from flows.splitter.settings import Allowed, Settings
-from flows.supervise import (
+from flows.support.progress import best_effort
+from flows.support.recovery import (
     SERVICE_STOPPED,
-    bury,
     cancel,
     has_called_back,
+    heartbeat_timed_out,
     interrupt,
-    is_silent,
+    mark_crashed,
     note_callback,
     resume,
 )
+from splitter import queues
+from splitter.errors import SetupError, is_transient
+from splitter.messages import Failure, ReplyAddress, title
+from splitter.queues import Delivery, TriggerQueue
+from splitter.settings import Allowed, Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -93,7 +93,7 @@ class Export:
     looked: float
 
 
-def come_back(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+def restart_listener(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of listen: the same run starts again, unless a person cancelled it."""
     if not flow_run.deployment_id:
         return
@@ -109,8 +109,8 @@ def come_back(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> Non
 @flow(
     name="listen",
     flow_run_name="listen for exports",
-    on_failure=[come_back],
-    on_crashed=[come_back],
+    on_failure=[restart_listener],
+    on_crashed=[restart_listener],
 )
 def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
     """Turn trigger messages into runs of create-batches until this run is stopped.
@@ -203,7 +203,7 @@ class Succession:
         if moment - self._looked >= SECONDS_BETWEEN_LOOKS:
             self._looked = moment
             for start, run in started.items():
-                if start < here.start_time and is_silent(self._prefect, run):
+                if start < here.start_time and heartbeat_timed_out(self._prefect, run):
                     self._logger.warning("%s gave no sign of life; this run is its heir", run.name)
                     cancel(self._prefect, run, "Died; another listener has taken over")
         return None
@@ -355,12 +355,12 @@ class Listener:
             if age > self._run_timeout:
                 self._logger.warning("%s takes too long; it is interrupted", run.name)
                 interrupt(self._prefect, run)
-            elif self._heartbeats_are_due(export) and is_silent(self._prefect, run):
+            elif self._heartbeats_are_due(export) and heartbeat_timed_out(self._prefect, run):
                 self._logger.warning("%s gives no sign of life", run.name)
-                bury(self._prefect, run, "Its process gave no sign of life for too long")
+                mark_crashed(self._prefect, run, "Its process gave no sign of life for too long")
         elif run.state.is_pending() and not run.work_pool_name and age > TIME_TO_START_HERE:
             self._logger.warning("%s was taken, but not started", run.name)
-            bury(self._prefect, run, "The service that took it did not start it")
+            mark_crashed(self._prefect, run, "The service that took it did not start it")
         elif age > self._start_timeout:
             cancel(self._prefect, run, f"{run.state_name} for too long")
             return self._give_up(export, run, f"its run stayed {run.state_name} for too long")

@@ -24,8 +24,8 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.create_batches import create_batches
 from flows.listen import listen
-from flows.splitter.errors import SetupError
-from flows.splitter.settings import Settings
+from splitter.errors import SetupError
+from splitter.settings import Settings
 
 UNFINISHED = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.PAUSED]
 

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 
-from flows.splitter import zip_records
+from splitter import zip_records
 
 FILES = {
     "a.jpg": bytes(range(256)) * 4,

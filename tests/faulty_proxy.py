@@ -22,7 +22,7 @@ from proxy.http import HttpProtocolHandler
 from proxy.http.parser import HttpParser
 from proxy.http.proxy import HttpProxyBasePlugin
 
-from flows.local import child
+from cli.demo import child
 
 Operation = Literal[
     "HeadObject",

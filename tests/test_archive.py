@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.splitter import archive, zip_records
-from flows.splitter.archive import Contents
-from flows.splitter.members import DEFAULT_LIMITS, ArchiveError, Limits
+from splitter import archive, zip_records
+from splitter.archive import Contents
+from splitter.members import DEFAULT_LIMITS, ArchiveError, Limits
 from tests.archives import BROKEN_ZIPS, FILES, Unseekable, overlap_bomb, tar_of, zip_of
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("4*"))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from flows.splitter.assembly import AssemblyError, SentPart, assemble
-from flows.splitter.storage import MIB, Bucket, MultipartUpload
+from splitter.assembly import AssemblyError, SentPart, assemble
+from splitter.storage import MIB, Bucket, MultipartUpload
 
 KEY = "batch/a-part1.zip"
 METADATA = {"rows": "1-2000", "source-etag": "abc"}

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.splitter import manifest
-from flows.splitter.archive import Member
-from flows.splitter.batch_zip import BatchZip
-from flows.splitter.manifest import Batch
-from flows.splitter.storage import MAX_PARTS, MIB
+from splitter import manifest
+from splitter.archive import Member
+from splitter.batch_zip import BatchZip
+from splitter.manifest import Batch
+from splitter.storage import MAX_PARTS, MIB
 
 MODIFIED = (2026, 11, 24, 6, 43, 56)
 IMAGES = {"a.jpg": b"\xff\xd8" + b"a" * 3000, "b/ü.jpg": b"", "標本.jpg": bytes(range(256)) * 9000}

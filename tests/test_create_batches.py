@@ -16,9 +16,9 @@ from prefect.client.schemas.objects import State
 
 from blocks.workspace import Workspace
 from flows.create_batches import create_batches
-from flows.splitter.errors import ExportError, SetupError
-from flows.splitter.messages import Request
-from flows.splitter.workspace import PREFIX
+from splitter.errors import ExportError, SetupError
+from splitter.messages import Request
+from splitter.workspace import PREFIX
 from tests.conftest import EXPORTS
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
@@ -277,9 +277,9 @@ def test_what_is_only_looked_at_makes_no_export_fail(
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionError("Prefect's API is away for a moment")
 
-    monkeypatch.setattr("flows.progress.update_progress_artifact", refuse)
-    monkeypatch.setattr("flows.summary.create_table_artifact", refuse)
-    monkeypatch.setattr("flows.summary.create_markdown_artifact", refuse)
+    monkeypatch.setattr("flows.support.progress.update_progress_artifact", refuse)
+    monkeypatch.setattr("flows.support.artifacts.create_table_artifact", refuse)
+    monkeypatch.setattr("flows.support.artifacts.create_markdown_artifact", refuse)
     create_batches(request_for(EXPORTS[0]))
     assert [callback["status"] for callback in received()] == ["success"]
 

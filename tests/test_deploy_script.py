@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.events.actions import RunDeployment
 
 from blocks.saved import BLOCK_NAME, load_credentials, load_workspace
-from flows.splitter.settings import Settings
+from splitter.settings import Settings
 
 # moto's CloudFormation knows no alarms, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS:UserWarning")

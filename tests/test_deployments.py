@@ -15,9 +15,9 @@ from prefect_aws import AwsCredentials
 from blocks.register import register
 from blocks.saved import BLOCK_NAME, client, load_credentials, load_workspace, origin
 from blocks.workspace import Workspace
-from flows.local import REGION
-from flows.splitter.settings import Settings
-from flows.splitter.storage import CLIENT_CONFIG
+from cli.demo import REGION
+from splitter.settings import Settings
+from splitter.storage import CLIENT_CONFIG
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws")
 

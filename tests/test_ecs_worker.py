@@ -23,9 +23,9 @@ from prefect.states import Cancelled
 from prefect_aws.templates import ecs as ecs_templates
 from prefect_aws.workers.ecs_worker import ECSWorker
 
+from cli import demo as local
+from cli.demo import REGION, child
 from deploy import job_template
-from flows import local
-from flows.local import REGION, child
 from tests.conftest import EXPORTS
 from tests.processes import eventually, messages
 from tests.test_stack import Stack, client, stack

@@ -12,7 +12,7 @@ from botocore.exceptions import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.splitter.errors import ExportError, SetupError, advise, explain, is_transient
+from splitter.errors import ExportError, SetupError, advise, explain, is_transient
 
 
 def answer(code: str, status: int) -> ClientError:

@@ -27,12 +27,12 @@ from prefect.flow_engine import run_flow
 from prefect.logging import disable_run_logger
 from prefect.states import Cancelled, Completed, Crashed, Failed, Paused, Pending, Running
 
+from cli.demo import free_port
 from flows.create_batches import create_batches
 from flows.listen import Listener, Succession, parse
-from flows.local import free_port
-from flows.splitter.queues import TriggerQueue
-from flows.splitter.settings import Allowed, Settings
-from flows.supervise import has_called_back
+from flows.support.recovery import has_called_back
+from splitter.queues import TriggerQueue
+from splitter.settings import Allowed, Settings
 from tests.conftest import EXPORTS
 from tests.processes import eventually, messages
 
@@ -182,7 +182,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time for hooks, which do not run here, and none between two looks for heartbeats."""
     monkeypatch.setattr("flows.listen.TIME_FOR_HOOKS", timedelta())
     monkeypatch.setattr("flows.listen.SECONDS_BETWEEN_LOOKS", 0)
-    monkeypatch.setattr("flows.supervise.MISSED_HEARTBEATS", 0)
+    monkeypatch.setattr("flows.support.recovery.MISSED_HEARTBEATS", 0)
 
 
 @pytest.fixture

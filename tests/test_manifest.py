@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flows.splitter import manifest
-from flows.splitter.manifest import Batch, ManifestError, Partition
+from splitter import manifest
+from splitter.manifest import Batch, ManifestError, Partition
 
 Table = list[list[str]]
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.splitter.errors import SetupError
-from flows.splitter.messages import (
+from splitter.errors import SetupError
+from splitter.messages import (
     Failure,
     ReplyAddress,
     Request,

@@ -6,8 +6,8 @@ from uuid import uuid4
 import pytest
 from botocore.exceptions import ClientError
 
-from flows.splitter.messages import Failure, ReplyAddress, Result
-from flows.splitter.queues import Delivery, TriggerQueue, send_callback
+from splitter.messages import Failure, ReplyAddress, Result
+from splitter.queues import Delivery, TriggerQueue, send_callback
 
 
 @pytest.fixture

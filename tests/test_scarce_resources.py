@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from flows.create_batches import create_batches
-from flows.splitter.workspace import sweep
+from splitter.workspace import sweep
 from tests.test_create_batches import keys
 
 MIB = 1024 * 1024
@@ -101,10 +101,10 @@ def test_a_disk_that_fills_during_a_step_is_answered_with_its_name(
 WITH_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
-from flows.splitter import archive, manifest
-from flows.splitter.batch_zip import BatchZip
-from flows.splitter.errors import explain
-from flows.splitter.workspace import run_directory
+from splitter import archive, manifest
+from splitter.batch_zip import BatchZip
+from splitter.errors import explain
+from splitter.workspace import run_directory
 
 step, path, root = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 

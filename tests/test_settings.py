@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.splitter.errors import SetupError
-from flows.splitter.members import DEFAULT_LIMITS, Limits
-from flows.splitter.messages import Request, RequestError
-from flows.splitter.settings import Allowed, Settings
+from splitter.errors import SetupError
+from splitter.members import DEFAULT_LIMITS, Limits
+from splitter.messages import Request, RequestError
+from splitter.settings import Allowed, Settings
 from tests.test_messages import TRIGGER
 
 VARIABLES = [name.upper() for name in (*Settings.model_fields, *Allowed.model_fields)]

@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.object_store import seaweedfs
-from flows.splitter import zip_records
-from flows.splitter.assembly import AssemblyError, SentPart, assemble
-from flows.splitter.manifest import Batch
-from flows.splitter.members import ArchiveError
-from flows.splitter.splicing import (
+from splitter import zip_records
+from splitter.assembly import AssemblyError, SentPart, assemble
+from splitter.manifest import Batch
+from splitter.members import ArchiveError
+from splitter.splicing import (
     S3_LIMITS,
     Copied,
     Cost,
@@ -35,8 +35,8 @@ from flows.splitter.splicing import (
     plan_batch,
     verify,
 )
-from flows.splitter.storage import CLIENT_CONFIG, MIB, Bucket, ObjectError, StoredObject
-from flows.splitter.zip_index import ZipIndex, ranged_file
+from splitter.storage import CLIENT_CONFIG, MIB, Bucket, ObjectError, StoredObject
+from splitter.zip_index import ZipIndex, ranged_file
 from tests.archives import Unseekable, zip_of
 
 GIB = 1024 * MIB

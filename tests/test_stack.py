@@ -13,7 +13,7 @@ import boto3
 import pytest
 from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 
-from flows.local import REGION
+from cli.demo import REGION
 
 pytestmark = [
     pytest.mark.usefixtures("aws"),
@@ -294,7 +294,7 @@ BUCKET = "arn:aws:s3:::biospex-dev"
 TRIGGERS = f"arn:aws:sqs:{REGION}:{ACCOUNT}:dev-batch-trigger"
 UPDATES = f"arn:aws:sqs:{REGION}:{ACCOUNT}:dev-batch-update"
 
-# Every call of flows/splitter and what it needs, after the service authorization reference:
+# Every call of splitter and what it needs, after the service authorization reference:
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-with-s3-policy-actions.html
 NEEDS = {
     "head_object": {("s3:GetObject", ARCHIVE), ("s3:GetObject", BATCH), ("s3:ListBucket", BUCKET)},

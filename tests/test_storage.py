@@ -8,8 +8,8 @@ from typing import Any
 import boto3
 import pytest
 
-from flows.splitter.errors import explain, is_transient
-from flows.splitter.storage import CLIENT_CONFIG, MIB, Bucket, ObjectError, StoredObject
+from splitter.errors import explain, is_transient
+from splitter.storage import CLIENT_CONFIG, MIB, Bucket, ObjectError, StoredObject
 
 
 @pytest.fixture

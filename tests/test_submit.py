@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from cli.demo import create_queues, served
+from cli.submit import main
 from flows.create_batches import create_batches
-from flows.local import create_queues, served
-from flows.submit import main
 from tests.conftest import EXPORTS
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
@@ -23,7 +23,7 @@ Printed = pytest.CaptureFixture[str]
 
 def submit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "flows.submit", *arguments],
+        [sys.executable, "-m", "cli.submit", *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

@@ -19,8 +19,8 @@ from prefect_aws.client_parameters import AwsClientParameters
 from werkzeug.serving import make_server
 
 from blocks.saved import BLOCK_NAME
+from cli.demo import REGION
 from flows import create_batches as flow
-from flows.local import REGION
 from tests.archives import tar_of
 from tests.faulty_proxy import Fault, FaultyProxy, Operation, Rule, faulty_proxy
 from tests.test_create_batches import batch, keys

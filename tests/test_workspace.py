@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from flows.splitter import workspace
-from flows.splitter.errors import SetupError
-from flows.splitter.workspace import Workspace, run_directory, sweep
+from splitter import workspace
+from splitter.errors import SetupError
+from splitter.workspace import Workspace, run_directory, sweep
 
 ROOT = Path(__file__).parent.parent
 RUN = """
 import sys
 from pathlib import Path
-from flows.splitter.workspace import run_directory
+from splitter.workspace import run_directory
 
 with run_directory(Path(sys.argv[1])) as directory:
     (directory / "image.jpg").write_bytes(b"image")
@@ -130,13 +130,13 @@ def test_a_live_runs_directory_is_not_swept_however_old_it_is(tmp_path: Path) ->
 
 
 def test_a_run_that_is_just_beginning_is_not_swept(tmp_path: Path) -> None:
-    newborn = tmp_path / f"{workspace.PREFIX}1{workspace.NEWBORN_SUFFIX}"
-    newborn.touch()
+    pending = tmp_path / f"{workspace.PREFIX}1{workspace.PENDING_SUFFIX}"
+    pending.touch()
     assert sweep(tmp_path) == []
-    assert newborn.exists()
+    assert pending.exists()
     age(tmp_path)
     sweep(tmp_path)
-    assert not newborn.exists()
+    assert not pending.exists()
 
 
 def test_a_run_that_died_a_moment_ago_is_swept(tmp_path: Path) -> None:

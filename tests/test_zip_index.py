@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.splitter import zip_records
-from flows.splitter.members import CHUNK, ArchiveError
-from flows.splitter.zip_index import ZipIndex, ranged_file
+from splitter import zip_records
+from splitter.members import CHUNK, ArchiveError
+from splitter.zip_index import ZipIndex, ranged_file
 from tests.archives import BROKEN_ZIPS, FILES, STREAMED, set_on, with_directory, zip_of
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("4*.zip"))
@@ -47,12 +47,12 @@ def test_every_file_is_found_where_it_stands(data: bytes) -> None:
             chunks = list(index.chunks(name))
             assert b"".join(chunks) == archive.read(name)
             assert all(len(chunk) <= CHUNK for chunk in chunks)
-        extents = list(index.members.values())
-        for extent, end in zip(
-            extents, [*(after.start for after in extents[1:]), archive.start_dir], strict=True
+        spans = list(index.members.values())
+        for span, end in zip(
+            spans, [*(after.start for after in spans[1:]), archive.start_dir], strict=True
         ):
-            assert data.startswith(b"PK\3\4", extent.start)
-            assert extent.end == end
+            assert data.startswith(b"PK\3\4", span.start)
+            assert span.end == end
 
 
 @pytest.mark.parametrize("data", SOURCES)
@@ -67,7 +67,7 @@ def test_a_file_on_disk_has_the_same_index(data: bytes, tmp_path: Path) -> None:
 
 
 def places(index: ZipIndex) -> list[tuple[str, int, int]]:
-    return [(name, extent.start, extent.end) for name, extent in index.members.items()]
+    return [(name, span.start, span.end) for name, span in index.members.items()]
 
 
 @pytest.mark.parametrize("on_disk", [True, False], ids=["on disk", "elsewhere"])
@@ -135,7 +135,7 @@ def test_offsets_and_sizes_beyond_4_gib() -> None:
         return (bytes(before) + directory[max(0, start - end) :])[:length]
 
     index = ZipIndex(ranged_file(read, end + len(directory)))
-    assert [extent.size for extent in index.members.values()] == [5 * 1024**3 + 30 + 5 + 20] * 5
+    assert [span.size for span in index.members.values()] == [5 * 1024**3 + 30 + 5 + 20] * 5
     assert index.members["4.jpg"].end == end
 
 
@@ -167,9 +167,9 @@ def test_a_damaged_archive_is_refused_or_read_within_its_bounds(draws: st.DataOb
     except ArchiveError:
         return
     end = 0
-    for extent in index.members.values():
-        assert end <= extent.start < extent.end <= len(data)
-        end = extent.end
+    for span in index.members.values():
+        assert end <= span.start < span.end <= len(data)
+        end = span.end
 
 
 def test_a_damaged_member_is_refused() -> None:
@@ -196,13 +196,13 @@ def test_a_member_that_unpacks_to_too_much_is_not_read_into_memory() -> None:
 
 @pytest.mark.parametrize("data", [*SOURCES[2:4], SOURCES[5]])
 def test_an_ordinary_archive_can_be_spliced(data: bytes) -> None:
-    assert index_of(data).obstacle("") is None
+    assert index_of(data).why_not_spliceable("") is None
 
 
 def test_images_in_a_folder_cannot_be_spliced() -> None:
     index = index_of(FIXTURES[1].read_bytes())
     folder = next(iter(index.members)).partition("/")[0] + "/"
-    assert f"in a folder, '{folder}'" in str(index.obstacle(folder))
+    assert f"in a folder, '{folder}'" in str(index.why_not_spliceable(folder))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_images_in_a_folder_cannot_be_spliced() -> None:
 def test_what_a_copy_would_keep_against_the_contract_is_an_obstacle(
     data: bytes, reason: str
 ) -> None:
-    assert reason in str(index_of(data).obstacle(""))
+    assert reason in str(index_of(data).why_not_spliceable(""))
 
 
 def test_threads_do_not_disturb_each_other_whatever_extra_fields_stand_before_the_data(

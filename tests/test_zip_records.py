@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.splitter import zip_records
+from splitter import zip_records
 from tests.archives import FILES, Unseekable, zip_of
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("4*.zip"))

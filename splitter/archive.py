@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, Self, cast
 
-from flows.splitter.members import (
+from splitter.members import (
     CHUNK,
     DEFAULT_LIMITS,
     ArchiveError,
@@ -22,15 +22,15 @@ from flows.splitter.members import (
     check_in_memory,
     reading,
 )
-from flows.splitter.zip_index import ZipIndex
+from splitter.zip_index import ZipIndex
 
 Format = Literal["zip", "tar", "tar.gz"]
 
 ALWAYS_ALLOWED = 64 * 1024 * 1024
-LONGEST_NOTE = 64 * 1024
+LONGEST_EXTENSION_HEADER = 64 * 1024
 """Bytes of a tar's member that only speaks of the next one: its long name, its PAX attributes."""
 
-NOTES = (
+EXTENSION_HEADERS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
@@ -148,12 +148,12 @@ def _extract_zip(
     max_size: int,
 ) -> dict[str, Member]:
     index = ZipIndex(archive, limits)
-    if sum(extent.info.file_size for extent in index.members.values()) > max_size:
+    if sum(span.info.file_size for span in index.members.values()) > max_size:
         raise _too_much(max_size)
     members: dict[str, Member] = {}
     end = 0
-    for name, extent in index.members.items():
-        info = extent.info
+    for name, span in index.members.items():
+        info = span.info
         members[name] = Member(end, info.file_size, info.CRC, info.date_time)
         end += info.file_size
 
@@ -182,7 +182,7 @@ class _Header(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         header = super().frombuf(buf, encoding, errors)
         # tarfile would hold such a member in memory, whatever its size.
-        if header.type in NOTES and header.size > LONGEST_NOTE:
+        if header.type in EXTENSION_HEADERS and header.size > LONGEST_EXTENSION_HEADER:
             raise tarfile.ReadError(f"{header.size:,} bytes of attributes for one file")
         return header
 

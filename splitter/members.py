@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from flows.splitter.errors import ExportError
+from splitter.errors import ExportError
 
 DosDateTime = tuple[int, int, int, int, int, int]
 """Year from 1980, month, day, hour, minute, second."""

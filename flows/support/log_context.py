@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect.context import FlowRunContext, TaskRunContext
 
-from flows.splitter.messages import Request
+from splitter.messages import Request
 
 
 class Labels(logging.Filter):

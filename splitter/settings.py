@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, NoDecode
 
-from flows.splitter.errors import SetupError
-from flows.splitter.members import Limits
-from flows.splitter.messages import ReplyAddress, Request, RequestError
+from splitter.errors import SetupError
+from splitter.members import Limits
+from splitter.messages import ReplyAddress, Request, RequestError
 
 
 def _absolute(path: Path) -> Path:

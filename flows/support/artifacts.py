@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.splitter.manifest import Partition
-from flows.splitter.messages import Failure, Request, Result, to_json
-from flows.splitter.storage import StoredObject
+from splitter.manifest import Partition
+from splitter.messages import Failure, Request, Result, to_json
+from splitter.storage import StoredObject
 
 CALLBACK_KEY = "callback"
 """The artifact that says a run has sent its callback; the listener goes by it."""

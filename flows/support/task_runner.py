@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.splitter.assembly import PARALLEL_PARTS
+from splitter.assembly import PARALLEL_PARTS
 
 
 def task_runner(scheduler: str | None) -> TaskRunner[Any]:
@@ -25,7 +25,7 @@ def task_runner(scheduler: str | None) -> TaskRunner[Any]:
     return DaskTaskRunner(address=scheduler)
 
 
-class Sending:
+class UploadPool:
     """The threads that send the parts of batches, and who is told of every part in place.
 
     Pickled, for another process, it becomes that process's own, which tells nobody.
@@ -36,12 +36,12 @@ class Sending:
         self.pool = ThreadPoolExecutor(PARALLEL_PARTS)
 
     def __reduce__(self) -> Any:
-        return _elsewhere, ()
+        return _pool_of_this_process, ()
 
     def close(self) -> None:
         self.pool.shutdown()
 
 
 @cache
-def _elsewhere() -> Sending:
-    return Sending(lambda _: None)
+def _pool_of_this_process() -> UploadPool:
+    return UploadPool(lambda _: None)

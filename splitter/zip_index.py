@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import IO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
-from flows.splitter.members import (
+from splitter.members import (
     CHUNK,
     DEFAULT_LIMITS,
     ArchiveError,
@@ -19,7 +19,7 @@ from flows.splitter.members import (
     check_in_memory,
     reading,
 )
-from flows.splitter.zip_records import (
+from splitter.zip_records import (
     END_OF_CENTRAL_DIRECTORY,
     LOCAL_FILE_HEADER,
     MAX_16,
@@ -42,7 +42,7 @@ LONGEST_DATA_DESCRIPTOR = 24  # 4.3.9: signature, CRC-32 and two sizes of eight 
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class MemberSpan:
     """One file of the archive and where it stands there.
 
     Attributes:
@@ -92,7 +92,7 @@ class ZipIndex:
                 f"The archive is damaged: it lists {len(infos):,} files but counts {count:,}; "
                 "export it again."
             )
-        self.members = _files(_extents(infos, self._zip.start_dir), Names(limits))
+        self.members = _files(_spans(infos, self._zip.start_dir), Names(limits))
 
     def read(self, name: str) -> bytes:
         """The bytes of one member.
@@ -126,7 +126,7 @@ class ZipIndex:
         with self._zip._lock:  # type: ignore[attr-defined]
             return self._zip.open(info)
 
-    def obstacle(self, folder: str) -> str | None:
+    def why_not_spliceable(self, folder: str) -> str | None:
         """Why the archive's members cannot be copied into batches as they are, or None.
 
         The copied local header is the source's own, so what it says must hold in the batch.
@@ -136,13 +136,13 @@ class ZipIndex:
         """
         if folder:
             return f"its images stand in a folder, '{folder}', which a copied member would keep"
-        for name, extent in self.members.items():
-            info = extent.info
+        for name, span in self.members.items():
+            info = span.info
             if info.orig_filename != name:
                 return f"'{name}' is called '{info.orig_filename}' inside it"
             if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                 return f"'{name}' is compressed by method {info.compress_type}, not by DEFLATE"
-            if extent.size > _shortest(info) + LONGEST_EXTRA_FIELD + LONGEST_DATA_DESCRIPTOR:
+            if span.size > _shortest(info) + LONGEST_EXTRA_FIELD + LONGEST_DATA_DESCRIPTOR:
                 return f"after '{name}' it has bytes that belong to no file"
         return None
 
@@ -232,7 +232,7 @@ def _member_count(tail: bytes, limits: Limits) -> int:
     return int(count)
 
 
-def _extents(infos: Iterable[ZipInfo], directory_start: int) -> list[Extent]:
+def _spans(infos: Iterable[ZipInfo], directory_start: int) -> list[MemberSpan]:
     """Each member's bytes, by the order of the offsets.
 
     Raises:
@@ -241,7 +241,7 @@ def _extents(infos: Iterable[ZipInfo], directory_start: int) -> list[Extent]:
     """
     by_offset = sorted(infos, key=lambda info: info.header_offset)
     ends = [*(info.header_offset for info in by_offset), directory_start][1:]
-    extents = []
+    spans = []
     for info, end in zip(by_offset, ends, strict=True):
         if info.volume:
             raise ArchiveError(
@@ -258,8 +258,8 @@ def _extents(infos: Iterable[ZipInfo], directory_start: int) -> list[Extent]:
                 f"The archive is damaged: '{info.filename[:80]}' overlaps the file after it; "
                 "export it again."
             )
-        extents.append(Extent(info, start, end))
-    return extents
+        spans.append(MemberSpan(info, start, end))
+    return spans
 
 
 def _shortest(info: ZipInfo) -> int:
@@ -267,14 +267,14 @@ def _shortest(info: ZipInfo) -> int:
     return LOCAL_FILE_HEADER.size + len(encoded_name(info)) + info.compress_size
 
 
-def _files(extents: Iterable[Extent], names: Names) -> dict[str, Extent]:
-    files: dict[str, Extent] = {}
-    for extent in extents:
-        raw = extent.info.orig_filename
+def _files(spans: Iterable[MemberSpan], names: Names) -> dict[str, MemberSpan]:
+    files: dict[str, MemberSpan] = {}
+    for span in spans:
+        raw = span.info.orig_filename
         name = names.claim(raw, raw.endswith("/"))
         if name is None:
             continue
-        if extent.info.flag_bits & ENCRYPTED:
+        if span.info.flag_bits & ENCRYPTED:
             raise ArchiveError("The archive is encrypted; zip the export again without a password.")
-        files[name] = extent
+        files[name] = span
     return files

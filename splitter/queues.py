@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from flows.splitter.errors import error_code, said
-from flows.splitter.messages import Failure, ReplyAddress, Result, to_json
+from splitter.errors import error_code, require_field
+from splitter.messages import Failure, ReplyAddress, Result, to_json
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -101,4 +101,4 @@ class TriggerQueue:
 def send_callback(client: "SQSClient", address: ReplyAddress, message: Result | Failure) -> str:
     """Tell BIOSPEX of the outcome; returns the SQS message id."""
     answer = client.send_message(QueueUrl=address.updates_queue_url, MessageBody=to_json(message))
-    return str(said(answer, "MessageId"))
+    return str(require_field(answer, "MessageId"))

@@ -65,7 +65,7 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(wrapped, BaseException) and is_transient(wrapped)
 
 
-def said(answer: Mapping[str, Any], name: str) -> Any:
+def require_field(answer: Mapping[str, Any], name: str) -> Any:
     """What a service's answer says of ``name``, as every whole one does.
 
     botocore takes an answer that was cut off behind its headers for a short one.

@@ -1,6 +1,6 @@
 """Everything on one machine: embedded AWS, embedded Prefect, both flows, your archives.
 
-``python -m flows.local [ARCHIVE …] [--batch-size N] [--out DIR]`` puts the archives into S3 (moto's
+``python -m cli.demo [ARCHIVE …] [--batch-size N] [--out DIR]`` puts the archives into S3 (moto's
 server), sends the trigger messages that BIOSPEX would send, lets ``flows.serve`` do its work and
 fetches the batch ZIPs to DIR/batch.
 """
@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import boto3
 
-from flows.splitter.settings import Settings
+from splitter.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -234,7 +234,7 @@ def _wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) ->
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m flows.local", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m cli.demo", description=__doc__)
     parser.add_argument("archives", nargs="*", type=Path, metavar="ARCHIVE")
     parser.add_argument(
         "--batch-size", type=int, help="rows of a batch (2000, or 10 for the small fixtures)"

@@ -12,9 +12,9 @@ from pathlib import PurePosixPath
 
 import pandas as pd
 
-from flows.splitter.errors import ExportError
-from flows.splitter.members import DEFAULT_LIMITS
-from flows.splitter.messages import ARCHIVE_SUFFIXES
+from splitter.errors import ExportError
+from splitter.members import DEFAULT_LIMITS
+from splitter.messages import ARCHIVE_SUFFIXES
 
 MANIFEST = "manifest.csv"
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from flows.splitter.errors import SetupError
+from splitter.errors import SetupError
 
 PREFIX = "biospex-batch-"
 LOCK_SUFFIX = ".lock"
-NEWBORN_SUFFIX = ".new"
-NEWBORN_SECONDS = 60
+PENDING_SUFFIX = ".new"
+PENDING_SECONDS = 60
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The file system is full, the user's share of it is, or the file is as large as may be."""
@@ -73,10 +73,10 @@ def run_directory(root: Path) -> Iterator[Path]:
     """
     directory = root / f"{PREFIX}{uuid4().hex}"
     lock = directory.with_suffix(LOCK_SUFFIX)
-    newborn = directory.with_suffix(NEWBORN_SUFFIX)
-    with newborn.open("wb") as held:
+    pending = directory.with_suffix(PENDING_SUFFIX)
+    with pending.open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        newborn.rename(lock)  # so a lock that nobody holds is that of a dead run, however young
+        pending.rename(lock)  # so a lock that nobody holds is that of a dead run, however young
         try:
             directory.mkdir(mode=0o700)
             yield directory
@@ -94,10 +94,10 @@ def run_directory(root: Path) -> Iterator[Path]:
 def sweep(root: Path) -> list[Path]:
     """Remove what runs that died left under ``root``; returns the directories removed."""
     removed = []
-    for newborn in root.glob(f"{PREFIX}*{NEWBORN_SUFFIX}"):
+    for pending in root.glob(f"{PREFIX}*{PENDING_SUFFIX}"):
         with suppress(OSError):
-            if time.time() - newborn.stat().st_mtime > NEWBORN_SECONDS:
-                newborn.unlink()
+            if time.time() - pending.stat().st_mtime > PENDING_SECONDS:
+                pending.unlink()
     for lock in root.glob(f"{PREFIX}*{LOCK_SUFFIX}"):
         try:
             with lock.open("r+b") as held:  # on NFS an exclusive lock needs a file open for writing

@@ -12,12 +12,12 @@ from functools import partial
 from zipfile import ZipInfo
 from zlib import crc32
 
-from flows.splitter import zip_records
-from flows.splitter.assembly import AssemblyError, CopiedPart, Part, SentPart
-from flows.splitter.manifest import MANIFEST, Batch
-from flows.splitter.members import DEFAULT_LIMITS, ArchiveError, DosDateTime, Limits
-from flows.splitter.storage import MAX_PARTS, MIB, Bucket, StoredObject
-from flows.splitter.zip_index import Extent, ZipIndex, ranged_file
+from splitter import zip_records
+from splitter.assembly import AssemblyError, CopiedPart, Part, SentPart
+from splitter.manifest import MANIFEST, Batch
+from splitter.members import DEFAULT_LIMITS, ArchiveError, DosDateTime, Limits
+from splitter.storage import MAX_PARTS, MIB, Bucket, StoredObject
+from splitter.zip_index import MemberSpan, ZipIndex, ranged_file
 
 VERIFY_READ_AHEAD = 8 * MIB
 
@@ -127,7 +127,7 @@ class Cost:
 
 def plan_batch(
     batch: Batch,
-    members: Mapping[str, Extent],
+    members: Mapping[str, MemberSpan],
     modified: DosDateTime,
     limits: PartLimits = S3_LIMITS,
 ) -> Plan:
@@ -141,15 +141,15 @@ def plan_batch(
     infos: list[ZipInfo] = []
     runs: list[Range] = []
     end = 0
-    for extent in sorted((members[name] for name in batch.images), key=lambda found: found.start):
-        info = copy(extent.info)
+    for span in sorted((members[name] for name in batch.images), key=lambda found: found.start):
+        info = copy(span.info)
         info.header_offset = end
         infos.append(info)
-        end += extent.size
-        if runs and runs[-1].end == extent.start:
-            runs[-1] = Range(runs[-1].start, extent.end)
+        end += span.size
+        if runs and runs[-1].end == span.start:
+            runs[-1] = Range(runs[-1].start, span.end)
         else:
-            runs.append(Range(extent.start, extent.end))
+            runs.append(Range(span.start, span.end))
     # Stored, as in the other lane: no version of zlib has a say in the batch's bytes.
     info = zip_records.stored_member(MANIFEST, len(batch.manifest), crc32(batch.manifest), modified)
     info.header_offset = end

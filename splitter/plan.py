@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from math import ceil
 from pathlib import Path
 
-from flows.create_batches import Export, choose_lane
-from flows.splitter import archive, manifest, splicing
-from flows.splitter.archive import Member
-from flows.splitter.assembly import CopiedPart, Part
-from flows.splitter.batch_zip import BatchZip
-from flows.splitter.manifest import Partition
-from flows.splitter.settings import Settings
-from flows.splitter.storage import DOWNLOAD_PART_SIZE
-from flows.splitter.zip_index import ZipIndex
+from splitter import archive, manifest, splicing
+from splitter.archive import Member
+from splitter.assembly import CopiedPart, Part
+from splitter.batch_zip import BatchZip
+from splitter.lanes import Export, choose_lane
+from splitter.manifest import Partition
+from splitter.settings import Settings
+from splitter.storage import DOWNLOAD_PART_SIZE
+from splitter.zip_index import ZipIndex
 
 # Bytes a second, from the README's table: a store on the same two cores, not AWS.
 COPIED_IN_S3 = 500_000_000
@@ -30,7 +30,7 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
         ExportError: what a run would refuse as well; the images themselves are not read.
     """
     request, size = export.request, export.source.size
-    index, reason = choose_lane(export, settings, Export.index)
+    index, reason = choose_lane(export, settings)
     yield (
         f"s3://{request.s3_bucket}/{request.export_path}, {size:,} bytes\n"
         f"Lane: {'splice' if index else 'extract'}, {reason}"
@@ -84,9 +84,9 @@ def _zipped(cut: Partition, index: ZipIndex) -> Iterator[Sequence[Part]]:
     """The parts of the extract lane, which needs only sizes to be laid out."""
     images = {
         name.removeprefix(cut.folder): Member(
-            0, extent.info.file_size, extent.info.CRC, extent.info.date_time
+            0, span.info.file_size, span.info.CRC, span.info.date_time
         )
-        for name, extent in index.members.items()
+        for name, span in index.members.items()
     }
     modified = index.members[cut.manifest].info.date_time
     for batch in cut.batches:

@@ -1,4 +1,4 @@
-"""Split an archive that is in S3, without BIOSPEX: ``python -m flows.submit s3://BUCKET/KEY``.
+"""Split an archive that is in S3, without BIOSPEX: ``python -m cli.submit s3://BUCKET/KEY``.
 
 Reads:      with ``--plan``, the archive's index and manifest, and nothing is written
 Writes:     the trigger message that BIOSPEX would send, to ``TRIGGER_QUEUE_URL``
@@ -20,14 +20,14 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import get_current_settings
 
 from blocks.saved import client, load_credentials
-from flows.create_batches import Export
-from flows.plan import plan
-from flows.splitter import queues, storage
-from flows.splitter.errors import ExportError, SetupError, explain
-from flows.splitter.messages import Request, to_json
-from flows.splitter.settings import Allowed, Settings
-from flows.splitter.storage import Bucket
-from flows.supervise import callback_of
+from flows.create_batches import bucket_named
+from flows.support.recovery import callback_of
+from splitter import queues
+from splitter.errors import ExportError, SetupError, explain
+from splitter.lanes import Export
+from splitter.messages import Request, to_json
+from splitter.plan import plan
+from splitter.settings import Allowed, Settings
 
 SECONDS_BETWEEN_LOOKS = 2
 PATIENCE = 60
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     address = urlsplit(options.archive)
     key = address.path.removeprefix("/")
     credentials = load_credentials()
-    bucket = Bucket(client(credentials, "s3", storage.CLIENT_CONFIG), address.netloc)
+    bucket = bucket_named(address.netloc)
     source = bucket.archive(key)
     request = Request.parse(
         {
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
     )
     if options.plan:
-        for line in plan(Export(request, bucket, source, settings.limits), settings):
+        for line in plan(Export(request, source, settings.limits, bucket_named, bucket), settings):
             print(line)
         return 0
     if not settings.trigger_queue_url or not settings.updates_queue_url:
@@ -101,7 +101,7 @@ def _run_of(prefect: SyncPrefectClient, message_id: str) -> FlowRun | None:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m flows.submit", description=str(__doc__).partition("\n")[0]
+        prog="python -m cli.submit", description=str(__doc__).partition("\n")[0]
     )
     parser.add_argument("archive", type=_s3_url, metavar="s3://BUCKET/KEY")
     parser.add_argument("--plan", action="store_true", help="print the batches, write nothing")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from flows.splitter.errors import error_code
-from flows.splitter.storage import Bucket, MultipartUpload
+from splitter.errors import error_code
+from splitter.storage import Bucket, MultipartUpload
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef

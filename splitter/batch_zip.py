@@ -8,12 +8,12 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from zlib import crc32
 
-from flows.splitter import zip_records
-from flows.splitter.archive import Member
-from flows.splitter.assembly import SentPart
-from flows.splitter.manifest import MANIFEST, Batch
-from flows.splitter.members import DosDateTime
-from flows.splitter.storage import MAX_PARTS, MIB
+from splitter import zip_records
+from splitter.archive import Member
+from splitter.assembly import SentPart
+from splitter.manifest import MANIFEST, Batch
+from splitter.members import DosDateTime
+from splitter.storage import MAX_PARTS, MIB
 
 PART_SIZE = 8 * MIB
 

@@ -11,7 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, IncompleteReadError
 from botocore.response import StreamingBody
 
-from flows.splitter.errors import TRANSIENT_TYPES, ExportError, error_code, said
+from splitter.errors import TRANSIENT_TYPES, ExportError, error_code, require_field
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -150,7 +150,7 @@ class Bucket:
         end = start + sum(map(len, buffers))
         # The client repeats requests, but not the reading of their answers.
         for attempts_left in reversed(range(READ_ATTEMPTS)):
-            with _as_planned(key):
+            with unchanged_source(key):
                 answer = self._client.get_object(
                     Bucket=self.name, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=etag
                 )
@@ -181,7 +181,7 @@ class Bucket:
             ContentType="application/zip",
             Metadata=metadata,
         )
-        return MultipartUpload(self._client, self.name, key, said(answer, "UploadId"))
+        return MultipartUpload(self._client, self.name, key, require_field(answer, "UploadId"))
 
     def abort_uploads(self, prefix: str) -> Iterator[str]:
         """Drop the uploads begun by now under keys that begin so and go on with a number of a part.
@@ -222,7 +222,7 @@ class MultipartUpload:
         Raises:
             ObjectError: if that object is not the one that ``source_etag`` was of.
         """
-        with _as_planned(source_key):
+        with unchanged_source(source_key):
             answer = self._client.upload_part_copy(
                 Bucket=self._bucket,
                 Key=self._key,
@@ -232,7 +232,10 @@ class MultipartUpload:
                 CopySourceRange=f"bytes={start}-{end - 1}",
                 CopySourceIfMatch=source_etag,
             )
-        return {"PartNumber": number, "ETag": said(said(answer, "CopyPartResult"), "ETag")}
+        return {
+            "PartNumber": number,
+            "ETag": require_field(require_field(answer, "CopyPartResult"), "ETag"),
+        }
 
     def upload_part(self, number: int, content: bytearray) -> "CompletedPartTypeDef":
         """Send a part from here."""
@@ -266,7 +269,7 @@ class MultipartUpload:
 
 
 @contextmanager
-def _as_planned(key: str) -> Iterator[None]:
+def unchanged_source(key: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:

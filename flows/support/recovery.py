@@ -25,15 +25,15 @@ from prefect.flows import Flow
 from prefect.settings import get_current_settings
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 
-from flows.splitter.errors import is_transient
-from flows.splitter.messages import Failure, Result
-from flows.splitter.settings import Settings
-from flows.summary import CALLBACK_KEY, callback_markdown, callback_title
+from flows.support.artifacts import CALLBACK_KEY, callback_markdown, callback_title
+from splitter.errors import is_transient
+from splitter.messages import Failure, Result
+from splitter.settings import Settings
 
 FIRST_DELAY = timedelta(seconds=15)
 """Before the second attempt; each further one waits four times as long."""
 
-BAD_ENDS = (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
+FAILED = (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
 
 MISSED_HEARTBEATS = 3
 
@@ -41,9 +41,9 @@ SERVICE_STOPPED = "Runner is shutting down."
 """How Prefect's runner marks the runs that it cancels when it is stopped itself."""
 
 
-def bad_ends(prefect: SyncPrefectClient, run_id: UUID) -> list[State[Any]]:
+def failed_attempts(prefect: SyncPrefectClient, run_id: UUID) -> list[State[Any]]:
     """The states in which a run has failed, crashed or been cancelled, in order."""
-    return [state for state in prefect.read_flow_run_states(run_id) if state.type in BAD_ENDS]
+    return [state for state in prefect.read_flow_run_states(run_id) if state.type in FAILED]
 
 
 def earlier_attempts() -> list[State[Any]]:
@@ -51,12 +51,12 @@ def earlier_attempts() -> list[State[Any]]:
     if not runtime.deployment.id:
         return []
     with get_client(sync_client=True) as prefect:
-        return bad_ends(prefect, UUID(runtime.flow_run.id))
+        return failed_attempts(prefect, UUID(runtime.flow_run.id))
 
 
 def resume(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> bool:
     """Schedule another attempt of a run that has ended; False if it has had MAX_ATTEMPTS."""
-    ends = len(bad_ends(prefect, run.id))
+    ends = len(failed_attempts(prefect, run.id))
     if ends >= Settings.load().max_attempts:
         return False
     delay = FIRST_DELAY * 4 ** (ends - 1)
@@ -72,11 +72,11 @@ def will_be_resumed(error: Exception) -> bool:
         return False
     with get_client(sync_client=True) as prefect:
         run = prefect.read_flow_run(UUID(runtime.flow_run.id))
-        ends = len(bad_ends(prefect, run.id)) + 1
+        ends = len(failed_attempts(prefect, run.id)) + 1
         return ends < Settings.load().max_attempts and not has_called_back(prefect, run)
 
 
-def resume_what_can_pass(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+def retry_transient(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of create-batches: a failure that can pass, or a crash, leads to another attempt.
 
     After a crash the runner calls it, the process being dead; so it needs nothing but its
@@ -119,7 +119,7 @@ def note_callback(prefect: SyncPrefectClient, run: FlowRun, message: Result | Fa
     )
 
 
-def is_silent(prefect: SyncPrefectClient, run: FlowRun) -> bool:
+def heartbeat_timed_out(prefect: SyncPrefectClient, run: FlowRun) -> bool:
     """Whether a run that is said to be running has given no sign of life for too long.
 
     Prefect sends a heartbeat event for each run, every PREFECT_FLOWS_HEARTBEAT_FREQUENCY seconds.
@@ -140,7 +140,7 @@ def is_silent(prefect: SyncPrefectClient, run: FlowRun) -> bool:
     return not prefect.read_events(heartbeats, limit=1).events
 
 
-def bury(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:
+def mark_crashed(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:
     """Mark a run whose process is dead, or never was, as what it is."""
     prefect.set_flow_run_state(run.id, Crashed(message=reason), force=True)
 
