@@ -23,9 +23,10 @@ from prefect.tasks import Task, exponential_backoff
 
 from blocks.saved import client, load_credentials, load_workspace, origin
 from flows.support import artifacts
+from flows.support.callbacks import client_for
 from flows.support.log_context import label_lines
 from flows.support.progress import Progress, best_effort
-from flows.support.recovery import earlier_attempts, retry_transient, will_be_resumed
+from flows.support.recovery import earlier_attempts
 from flows.support.task_runner import UploadPool, task_runner
 from splitter import archive, manifest, queues, splicing, storage, workspace
 from splitter.archive import Contents
@@ -36,6 +37,7 @@ from splitter.lanes import Export, choose_lane
 from splitter.manifest import Batch, Partition
 from splitter.members import Limits
 from splitter.messages import Failure, ReplyAddress, Request, Result, title
+from splitter.queues import CallbackError
 from splitter.settings import Allowed, Settings
 from splitter.storage import Bucket
 from splitter.zip_index import ZipIndex
@@ -165,8 +167,6 @@ def run_name() -> str:
 @flow(
     name="create-batches",
     flow_run_name=run_name,
-    on_failure=[retry_transient],
-    on_crashed=[retry_transient],
     # A request that cannot be carried out is answered, so the flow checks it, not Prefect.
     validate_parameters=False,
 )
@@ -176,10 +176,11 @@ def create_batches(request: Request) -> Result:
     A large ZIP is **spliced**: S3 itself copies the images' bytes into the batches. Any other
     archive is **extracted**: fetched, unpacked, checked as a whole, and zipped anew. Nothing is
     uploaded before the whole manifest has been checked, and batches that an earlier run has put in
-    place are kept. A fault that can pass leads to another attempt, MAX_ATTEMPTS in all.
+    place are kept.
 
-    The outcome goes to the request's `updatesQueueUrl`: every batch's file name, or one sentence
-    that says why there are none.
+    The outcome goes to the request's `updatesQueueUrl`: every batch's file name, or, where the
+    export or the installation is at fault, one sentence that says why there are none. Any other
+    fault only ends the run: the listener tries it again, MAX_ATTEMPTS in all, before it answers.
 
     **To repeat a run**, press Retry: it uploads what is missing and sends the callback again.
 
@@ -189,32 +190,18 @@ def create_batches(request: Request) -> Result:
     with best_effort("What earlier attempts ended in", log):
         for number, end in enumerate(earlier_attempts(), 1):
             log.warning("Attempt %d ended %s: %s", number, end.name, end.message)
-    credentials = load_credentials()
-    sqs = client(credentials, "sqs", queues.CLIENT_CONFIG)
-    allowed = Allowed()
+    outcome = None
     try:
         request = Request.parse(request)
-        allowed.check(request)
+        Allowed().check(request)
+        sqs = client_for(request)
+        queues.check_callback_queue(sqs, request)
         bucket = bucket_named(request.s3_bucket)
-        log.info("AWS credentials come from the %s", origin(credentials))
+        log.info("AWS credentials come from the %s", origin(load_credentials()))
         outcome = split(request, bucket)
+        notify(sqs, request, outcome.result)
     except Exception as error:
-        sentence = explain(error)
-        if will_be_resumed(error):
-            log.warning("Another attempt will follow, this one failed: %s", sentence)
-            raise
-        log.error("No batches: %s", sentence)
-        log.error("What to do: %s", advise(error))
-        # A fault of the export or the installation is said by its sentence.
-        stays = isinstance(error, ExportError | SetupError)
-        log.log(DEBUG if stays else ERROR, "The traceback:", exc_info=True)
-        address = allowed.reply_address(request)
-        with best_effort("The summary", log):
-            artifacts.publish_failure(sentence, advise(error))
-        if address:
-            notify(sqs, address, Failure(download_id=address.download_id, error=sentence))
-        return ended(Failed(message=sentence, data=error))
-    notify(sqs, request, outcome.result)
+        return ended(failed(error, request, outcome))
     return ended(
         Completed(
             name="Completed with warnings" if outcome.warnings else "Completed",
@@ -223,6 +210,29 @@ def create_batches(request: Request) -> Result:
             data=outcome.result,
         )
     )
+
+
+def failed(error: Exception, request: Any, outcome: Outcome | None) -> State[Any]:
+    """Say why a run failed, to BIOSPEX if that stays so; returns the state that it ends in.
+
+    ``outcome``: the batches, where only BIOSPEX could not be told of them.
+    """
+    log = get_run_logger()
+    begin, sentence = "Batches are made, but" if outcome else "No batches:", explain(error)
+    stays = isinstance(error, ExportError | SetupError)
+    log.error("%s %s", begin, sentence)
+    log.error("What to do: %s", advise(error))
+    log.log(DEBUG if stays else ERROR, "The traceback:", exc_info=error)
+    with best_effort("The summary", log):
+        artifacts.publish_failure(sentence, advise(error))
+    address = Allowed().reply_address(request)
+    if address and stays and not outcome and not isinstance(error, CallbackError):
+        try:
+            failure = Failure(download_id=address.download_id, error=sentence)
+            notify(client_for(address), address, failure)
+        except Exception as unsent:
+            log.error("BIOSPEX could not be told: %s", explain(unsent))
+    return Failed(message=f"{begin} {sentence}" if outcome else sentence, data=error)
 
 
 def ended(state: State[Any]) -> Result:
