@@ -101,7 +101,12 @@ def extract(path: Path, directory: Path, limits: Limits) -> Contents:
 def partition(export: Export, files: Contents | ZipIndex, settings: Settings) -> Partition:
     """Read the manifest, check that every row has its image, and cut it into batches."""
     parts = manifest.partition_export(
-        files.members, files.read, settings.image_column, settings.batch_size, settings.max_cells
+        files.members,
+        files.read,
+        settings.image_column,
+        settings.batch_size,
+        settings.max_cells,
+        files.unusable,
     )
     Result.of(export.request, len(parts.batches))  # which one message must be able to name
     return parts
@@ -259,7 +264,7 @@ def split(request: Request, bucket: Bucket) -> Outcome:
         parts, sizes = split_on_disk(export, settings)
 
     if parts.unlisted:
-        some = ", ".join(parts.unlisted[:3])
+        some = ", ".join(name[:80] for name in parts.unlisted[:3])
         warnings.append(
             f"{len(parts.unlisted)} files of the archive are in no row, such as {some}."
         )
@@ -292,10 +297,11 @@ def drop_abandoned_uploads(export: Export) -> None:
 def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Partition, list[int]]:
     """The splice lane; returns the batches and the sizes of their ZIPs in bytes."""
     parts = partition(export, index, settings)
+    images = {name: index.members[file] for name, file in parts.images.items()}
     modified = index.members[parts.manifest].info.date_time
     plans = [
         splicing.parts(
-            splicing.plan_batch(batch, index.members, modified),
+            splicing.plan_batch(batch, images, modified),
             export.bucket,
             export.request.export_path,
             export.source,
@@ -316,9 +322,7 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         path = download(export, directory)
         contents = extract(path, directory, export.limits)
         parts = partition(export, contents, settings)
-        images = {
-            name.removeprefix(parts.folder): member for name, member in contents.members.items()
-        }
+        images = {name: contents.members[file] for name, file in parts.images.items()}
         modified = contents.members[parts.manifest].modified
         plans = [
             BatchZip(batch, images, contents.store, modified).parts() for batch in parts.batches
