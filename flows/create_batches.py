@@ -38,6 +38,7 @@ from splitter.members import Limits
 from splitter.messages import Failure, ReplyAddress, Request, Result, title
 from splitter.settings import Allowed, Settings
 from splitter.storage import Bucket
+from splitter.wording import count, size
 from splitter.zip_index import ZipIndex
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ ONE_BATCH = "part {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}"
 def read_index(export: Export) -> ZipIndex:
     """Read the ZIP's central directory from the archive's end: where each member stands."""
     index = export.index()
-    get_run_logger().info("The archive lists %d files", len(index.members))
+    get_run_logger().info("%s listed", count(len(index.members), "file"))
     return index
 
 
@@ -82,6 +83,7 @@ def download(export: Export, directory: Path) -> Path:
     path = directory / "archive"
     with Progress("Download", export.source.size) as progress:
         export.bucket.download(export.request.export_path, export.source, path, progress)
+    get_run_logger().info("%s received", size(export.source.size))
     return path
 
 
@@ -91,7 +93,7 @@ def extract(path: Path, directory: Path, limits: Limits) -> Contents:
     with Progress("Extract", path.stat().st_size) as progress:  # JPEGs are as large unpacked
         contents = archive.extract(path, directory / "images", progress, limits)
     path.unlink()
-    get_run_logger().info("The archive holds %d files, all intact", len(contents.members))
+    get_run_logger().info("%s, all intact", count(len(contents.members), "file"))
     return contents
 
 
@@ -102,6 +104,9 @@ def partition(export: Export, files: Contents | ZipIndex, settings: Settings) ->
         files.members, files.read, settings.image_column, settings.batch_size, settings.max_cells
     )
     Result.of(export.request, len(parts.batches))  # which one message must be able to name
+    rows = sum(batch.rows for batch in parts.batches)
+    batches = count(len(parts.batches), "batch", "batches")
+    get_run_logger().info("%s in %s", count(rows, "row"), batches)
     return parts
 
 
@@ -126,12 +131,12 @@ def splice(
 
     With VERIFY=true it is then read back, every checksum compared. Returns its size in bytes.
     """
-    size = put_batch(batch, parts, export, uploads)
+    total = put_batch(batch, parts, export, uploads)
     if verify:
         key = export.request.batch_key(batch.part)
         splicing.verify(export.bucket, key, batch, export.limits)
         get_run_logger().info("Verified %s", key)
-    return size
+    return total
 
 
 @task(task_run_name="notify: {message.status}", **STEP)
@@ -218,8 +223,8 @@ def create_batches(request: Request) -> Result:
     return ended(
         Completed(
             name="Completed with warnings" if outcome.warnings else "Completed",
-            message=f"{outcome.rows:,} rows in {len(outcome.result.batch_files):,} batches, "
-            f"{outcome.size:,} bytes",
+            message=f"{count(outcome.rows, 'row')} in "
+            f"{count(len(outcome.result.batch_files), 'batch', 'batches')}, {size(outcome.size)}",
             data=outcome.result,
         )
     )
@@ -351,10 +356,10 @@ def put_batches(
 def put_batch(batch: Batch, parts: Sequence[Part], export: Export, uploads: UploadPool) -> int:
     """What the two lanes' last steps have in common; returns the ZIP's size in bytes."""
     key = export.request.batch_key(batch.part)
-    size = sum(part.size for part in parts)
+    total = sum(part.size for part in parts)
     metadata = batch.metadata(export.source.etag)
     if assemble(export.bucket, key, parts, metadata, uploads.pool, uploads.progress):
-        get_run_logger().info("Put %s, %s bytes", key, f"{size:,}")
+        get_run_logger().info("Put %s to %s", size(total), key)
     else:
-        get_run_logger().info("Found %s in place from an earlier run", key)
-    return size
+        get_run_logger().info("Found %s, from an earlier run, to be whole", key)
+    return total

@@ -449,5 +449,5 @@ def test_the_state_of_a_run_says_what_was_made(
     state: State[Any] = create_batches(request_for(EXPORTS[0], **changes), return_state=True)
     assert state.is_completed()
     assert state.name == name
-    assert re.fullmatch(r"25 rows in 3 batches, [0-9,]+ bytes", str(state.message))
+    assert re.fullmatch(r"25 rows in 3 batches, \d+\.\d kB", str(state.message))
     assert len(state.result().batch_files) == 3

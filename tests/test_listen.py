@@ -27,7 +27,7 @@ from prefect.flow_engine import run_flow
 from prefect.logging import disable_run_logger
 from prefect.states import Cancelled, Completed, Crashed, Failed, Paused, Pending, Running
 
-from cli.demo import free_port
+from cli.services import free_port
 from flows.create_batches import create_batches
 from flows.listen import Listener, Succession, parse
 from flows.support.recovery import has_called_back
