@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(error, file=sys.stderr)
             return 1
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         return STOPPED
 
 
@@ -44,6 +44,7 @@ def _interrupt(number: int, frame: object) -> None:
     """One Ctrl-C is enough; what ends because of it is not to be interrupted by another."""
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
+    os.write(2, b"\nstopping ...\n")
     raise KeyboardInterrupt
 
 

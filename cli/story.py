@@ -328,7 +328,8 @@ def _step(task: TaskRun, said: Sequence[str]) -> str:
     batch = BATCH_OF.search(task.name)
     if batch:
         name = f"batch {batch['number']}"
-        what = f"of {batch['all']}, rows {batch['rows']}, {what.partition(' to ')[0].removeprefix('Put ')}"
+        done = what.partition(" to ")[0].removeprefix("Put ")
+        what = f"of {batch['all']}, rows {batch['rows']}, {done}"
     else:
         name = "index" if task.name.startswith("read") else task.name.partition(" ")[0]
     took = duration(task.total_run_time.total_seconds())
