@@ -5,6 +5,7 @@ Writes:     ``batch/{stem}-part{n}.zip`` in the same bucket, then one callback m
 Triggered:  by ``flows/listen.py``, from the UI, by ``prefect deployment run`` or from Python
 """
 
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from splitter import archive, manifest, queues, splicing, storage, workspace
 from splitter.archive import Contents
 from splitter.assembly import Part, assemble
 from splitter.batch_zip import BatchZip
+from splitter.contact_sheet import contact_sheet, spread
 from splitter.errors import ExportError, SetupError, advise, explain, is_transient
 from splitter.lanes import Export, choose_lane
 from splitter.manifest import Batch, Partition
@@ -191,8 +193,10 @@ def create_batches(request: Request) -> Result:
     Called from Python it returns the `Result`, or raises the error that ended it.
     """
     log = get_run_logger()
+    earlier: list[State[Any]] = []
     with best_effort("What earlier attempts ended in", log):
-        for number, end in enumerate(earlier_attempts(), 1):
+        earlier = earlier_attempts()
+        for number, end in enumerate(earlier, 1):
             log.warning("Attempt %d ended %s: %s", number, end.name, end.message)
     credentials = load_credentials()
     sqs = client(credentials, "sqs", queues.CLIENT_CONFIG)
@@ -202,7 +206,7 @@ def create_batches(request: Request) -> Result:
         allowed.check(request)
         bucket = bucket_named(request.s3_bucket)
         log.info("AWS credentials come from the %s", origin(credentials))
-        outcome = split(request, bucket)
+        outcome = split(request, bucket, earlier)
     except Exception as error:
         sentence = explain(error)
         if will_be_resumed(error):
@@ -215,7 +219,7 @@ def create_batches(request: Request) -> Result:
         log.log(DEBUG if stays else ERROR, "The traceback:", exc_info=True)
         address = allowed.reply_address(request)
         with best_effort("The summary", log):
-            artifacts.publish_failure(sentence, advise(error))
+            artifacts.publish_failure(sentence, advise(error), earlier)
         if address:
             notify(sqs, address, Failure(download_id=address.download_id, error=sentence))
         return ended(Failed(message=sentence, data=error))
@@ -235,14 +239,19 @@ def ended(state: State[Any]) -> Result:
     return cast(Result, state)
 
 
-def split(request: Request, bucket: Bucket) -> Outcome:
-    """What lies between a sound request and its outcome."""
+def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Outcome:
+    """What lies between a sound request and its outcome.
+
+    Args:
+        earlier: how earlier attempts ended, for the summary.
+    """
+    began = time.monotonic()
     settings = Settings.load()
     source = bucket.archive(request.export_path)
     export = Export(request, source, settings.limits, bucket_named, bucket)
     drop_abandoned_uploads(export)
     warnings = []
-    if source.size != request.total_size:
+    if request.total_size not in (None, source.size):
         warnings.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
 
     index, reason = choose_lane(export, settings, read_index)
@@ -255,13 +264,25 @@ def split(request: Request, bucket: Bucket) -> Outcome:
 
     if parts.unlisted:
         some = ", ".join(parts.unlisted[:3])
+        unlisted = count(len(parts.unlisted), "file is", "files are")
         warnings.append(
-            f"{len(parts.unlisted)} files of the archive are in no row, such as {some}."
+            f"{unlisted} in the archive, but in no row of the manifest, such as {some}."
         )
     for warning in warnings:
         get_run_logger().warning(warning)
     with best_effort("The summary", get_run_logger()):
-        artifacts.publish(request, source, lane, parts, sizes, warnings)
+        keys = [request.batch_key(batch.part) for batch in parts.batches]
+        artifacts.publish(
+            request,
+            source,
+            lane,
+            parts,
+            sizes,
+            warnings,
+            artifacts.batch_links(bucket, keys, settings.presigned_links),
+            time.monotonic() - began,
+            earlier,
+        )
     return Outcome(
         result=Result.of(request, len(parts.batches)),
         rows=sum(batch.rows for batch in parts.batches),
@@ -287,6 +308,7 @@ def drop_abandoned_uploads(export: Export) -> None:
 def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Partition, list[int]]:
     """The splice lane; returns the batches and the sizes of their ZIPs in bytes."""
     parts = partition(export, index, settings)
+    show_images(parts, index)
     modified = index.members[parts.manifest].info.date_time
     plans = [
         splicing.parts(
@@ -311,6 +333,7 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         path = download(export, directory)
         contents = extract(path, directory, export.limits)
         parts = partition(export, contents, settings)
+        show_images(parts, contents)
         images = {
             name.removeprefix(parts.folder): member for name, member in contents.members.items()
         }
@@ -321,6 +344,14 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         # Only what is unpacked on EFS can be read by other machines.
         scheduler = settings.dask_scheduler if root == block.efs_path else None
         return parts, put_batches(zip_and_upload, export, parts, plans, scheduler)
+
+
+def show_images(parts: Partition, files: Contents | ZipIndex) -> None:
+    """Put a few of the export's images on the run page, where they can be read."""
+    with best_effort("The images", get_run_logger()):
+        names = spread([image for batch in parts.batches for image in batch.images])
+        sheet = contact_sheet(names, lambda name: files.read(parts.folder + name))
+        artifacts.publish_pictures(names, sheet)
 
 
 def put_batches(
