@@ -1,5 +1,6 @@
 # make demo   split the fixture archives on embedded services; ARCHIVE=path BATCH_SIZE=n for your own
 # make test   lint, types, import rules and the tests
+# make quick  the tests that need no other process, in under a minute
 # make bench  both lanes beside the floor, the limit and the shell; GIGABYTES=2.4 REPEAT=3
 # make serve  serve both deployments against the Prefect API and the AWS that the environment names
 # make submit split an archive that is in S3: ARCHIVE=s3://bucket/key, PLAN=1 to see what it takes
@@ -11,23 +12,26 @@ ARCHIVE ?=
 GIGABYTES ?= 2.4
 REPEAT ?= 3
 
-BIN := .venv/bin
+# One virtual environment for one Python: another PYTHON makes it anew.
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: setup demo test lint lock serve submit deploy bench
+.PHONY: setup demo test quick lint lock serve submit deploy bench
 
-setup: .venv/.installed
+setup: $(INSTALLED)
 
-.venv/.installed: requirements-dev.lock requirements-zooniverse.lock
+$(INSTALLED): requirements-dev.lock requirements-zooniverse.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
-	$(PYTHON) -m venv --clear .venv
+	$(PYTHON) -m venv --clear $(VENV)
 	# The lock is complete; without --no-deps an older pip looks for newer versions of its extras.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 		-r requirements-dev.lock
 	$(BIN)/pip check --disable-pip-version-check
-	$(PYTHON) -m venv .venv/zooniverse
-	.venv/zooniverse/bin/pip install --quiet --disable-pip-version-check --no-deps \
+	$(PYTHON) -m venv $(VENV)/zooniverse
+	$(VENV)/zooniverse/bin/pip install --quiet --disable-pip-version-check --no-deps \
 		--require-hashes -r requirements-zooniverse.lock
 	touch $@
 
@@ -37,11 +41,16 @@ demo: setup
 test: lint
 	$(BIN)/pytest
 
+quick: setup
+	$(BIN)/pytest -m "not slow"
+
 lint: setup
+	@! git ls-files | grep -E '\.(orig|rej|bak|swp)$$' || { echo 'Leftovers of a tool are tracked.'; exit 1; }
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck deploy/deploy.sh
 	$(BIN)/cfn-lint deploy/stack.yaml
@@ -59,10 +68,10 @@ bench: setup
 	$(BIN)/python -m bench.lanes --gigabytes $(GIGABYTES) --repeat $(REPEAT)
 
 # The locks name versions and hashes, never the index they came from.
-lock:
-	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
+lock: setup
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
 		pyproject.toml -o requirements.lock
-	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
 		pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
-	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
 		--group zooniverse -o requirements-zooniverse.lock

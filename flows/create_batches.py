@@ -7,8 +7,10 @@ Triggered:  by ``flows/listen.py``, from the UI, by ``prefect deployment run`` o
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from logging import DEBUG, ERROR
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 from prefect import flow, runtime, task, unmapped
@@ -16,6 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFutureList, wait
 from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
 from blocks.saved import client, load_credentials, load_workspace, origin
@@ -28,7 +31,7 @@ from splitter import archive, manifest, queues, splicing, storage, workspace
 from splitter.archive import Contents
 from splitter.assembly import Part, assemble
 from splitter.batch_zip import BatchZip
-from splitter.errors import advise, explain, is_transient
+from splitter.errors import ExportError, SetupError, advise, explain, is_transient
 from splitter.lanes import Export, choose_lane
 from splitter.manifest import Batch, Partition
 from splitter.members import Limits
@@ -139,6 +142,22 @@ def notify(sqs: "SQSClient", address: ReplyAddress, message: Result | Failure) -
         artifacts.publish_callback(message)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a split made of an export.
+
+    Attributes:
+        rows: of all batches together.
+        size: bytes of all batch ZIPs together.
+        warnings: sentences about what a person may want to look at.
+    """
+
+    result: Result
+    rows: int
+    size: int
+    warnings: Sequence[str]
+
+
 def run_name() -> str:
     return title(runtime.flow_run.parameters.get("request"))
 
@@ -163,6 +182,8 @@ def create_batches(request: Request) -> Result:
     that says why there are none.
 
     **To repeat a run**, press Retry: it uploads what is missing and sends the callback again.
+
+    Called from Python it returns the `Result`, or raises the error that ended it.
     """
     log = get_run_logger()
     with best_effort("What earlier attempts ended in", log):
@@ -176,7 +197,7 @@ def create_batches(request: Request) -> Result:
         allowed.check(request)
         bucket = bucket_named(request.s3_bucket)
         log.info("AWS credentials come from the %s", origin(credentials))
-        result = split(request, bucket)
+        outcome = split(request, bucket)
     except Exception as error:
         sentence = explain(error)
         if will_be_resumed(error):
@@ -184,25 +205,40 @@ def create_batches(request: Request) -> Result:
             raise
         log.error("No batches: %s", sentence)
         log.error("What to do: %s", advise(error))
+        # A fault of the export or the installation is said by its sentence.
+        stays = isinstance(error, ExportError | SetupError)
+        log.log(DEBUG if stays else ERROR, "The traceback:", exc_info=True)
         address = allowed.reply_address(request)
         with best_effort("The summary", log):
             artifacts.publish_failure(sentence, advise(error))
         if address:
             notify(sqs, address, Failure(download_id=address.download_id, error=sentence))
-        raise
-    notify(sqs, request, result)
-    return result
+        return ended(Failed(message=sentence, data=error))
+    notify(sqs, request, outcome.result)
+    return ended(
+        Completed(
+            name="Completed with warnings" if outcome.warnings else "Completed",
+            message=f"{outcome.rows:,} rows in {len(outcome.result.batch_files):,} batches, "
+            f"{outcome.size:,} bytes",
+            data=outcome.result,
+        )
+    )
 
 
-def split(request: Request, bucket: Bucket) -> Result:
-    """What lies between a sound request and its result."""
+def ended(state: State[Any]) -> Result:
+    """A state as a flow returns it: who calls the flow is given what is in it, or it is raised."""
+    return cast(Result, state)
+
+
+def split(request: Request, bucket: Bucket) -> Outcome:
+    """What lies between a sound request and its outcome."""
     settings = Settings.load()
     source = bucket.archive(request.export_path)
     export = Export(request, source, settings.limits, bucket_named, bucket)
     drop_abandoned_uploads(export)
-    odd = []
+    warnings = []
     if source.size != request.total_size:
-        odd.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
+        warnings.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
 
     index, reason = choose_lane(export, settings, read_index)
     lane = f"{'splice' if index else 'extract'}: {reason}"
@@ -214,12 +250,19 @@ def split(request: Request, bucket: Bucket) -> Result:
 
     if parts.unlisted:
         some = ", ".join(parts.unlisted[:3])
-        odd.append(f"{len(parts.unlisted)} files of the archive are in no row, such as {some}.")
-    for remark in odd:
-        get_run_logger().warning(remark)
+        warnings.append(
+            f"{len(parts.unlisted)} files of the archive are in no row, such as {some}."
+        )
+    for warning in warnings:
+        get_run_logger().warning(warning)
     with best_effort("The summary", get_run_logger()):
-        artifacts.publish(request, source, lane, parts, sizes, odd)
-    return Result.of(request, len(parts.batches))
+        artifacts.publish(request, source, lane, parts, sizes, warnings)
+    return Outcome(
+        result=Result.of(request, len(parts.batches)),
+        rows=sum(batch.rows for batch in parts.batches),
+        size=sum(sizes),
+        warnings=warnings,
+    )
 
 
 def drop_abandoned_uploads(export: Export) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -420,3 +421,32 @@ def test_uploads_that_a_killed_run_left_open_are_dropped_and_no_others(
     create_batches(request_for(EXPORTS[0]))
     uploads = s3.list_multipart_uploads(Bucket=bucket_name)["Uploads"]
     assert sorted(upload["Key"] for upload in uploads) == sorted(others)
+
+
+def test_a_fault_that_stays_ends_the_run_with_its_sentence_and_no_traceback(
+    request_for: MakeRequest, received: Received, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        state: State[Any] = create_batches(
+            request_for(EXPORTS[0], exportPath="export/gone.zip"), return_state=True
+        )
+    assert state.is_failed()
+    assert (state.name, state.message) == ("Failed", received()[0]["error"])
+    assert isinstance(state.result(raise_on_failure=False), ExportError)
+    errors = [line.getMessage() for line in caplog.records if line.levelname == "ERROR"]
+    assert [line.partition(":")[0] for line in errors] == ["No batches", "What to do"]
+    assert not any(line.exc_info for line in caplog.records if line.levelname != "DEBUG")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"), [({}, "Completed"), ({"totalSize": 1}, "Completed with warnings")]
+)
+def test_the_state_of_a_run_says_what_was_made(
+    changes: dict[str, Any], name: str, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "10")
+    state: State[Any] = create_batches(request_for(EXPORTS[0], **changes), return_state=True)
+    assert state.is_completed()
+    assert state.name == name
+    assert re.fullmatch(r"25 rows in 3 batches, [0-9,]+ bytes", str(state.message))
+    assert len(state.result().batch_files) == 3

@@ -349,7 +349,7 @@ def task_role(dev: Stack) -> list[dict[str, Any]]:
 
 
 def test_a_task_may_do_what_the_code_does_and_no_more(task_role: list[dict[str, Any]]) -> None:
-    sources = (ROOT / "flows" / "splitter").glob("*.py")
+    sources = (ROOT / "splitter").glob("*.py")
     calls = {
         call for source in sources for call in re.findall(r"client\.(\w+)", source.read_text())
     }
