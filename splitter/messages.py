@@ -138,7 +138,8 @@ class Request(ReplyAddress):
         "export/41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip.",
         examples=["export/41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"],
     )
-    total_size: int = Field(
+    total_size: int | None = Field(
+        default=None,
         ge=0,
         description="Bytes of the archive as sent, such as 2456719374; a difference from "
         "the object itself is only remarked on.",

@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from cli.demo import REGION, create_queues, embedded_aws, embedded_prefect, trigger
+from cli.services import REGION, create_queues, embedded_aws, embedded_prefect, trigger
 from tests.database import POSTGRESQL, postgresql
 
 # A busy machine is slow, not wrong.

@@ -39,7 +39,7 @@ from prefect.states import (
     Running,
 )
 
-from cli.demo import free_port
+from cli.services import free_port
 from flows.create_batches import create_batches
 from flows.listen import Listener
 from flows.support.outage import Outage

@@ -68,7 +68,7 @@ def test_a_request_may_be_passed_on_as_a_request_or_as_its_wire_form() -> None:
     assert request.model_dump(by_alias=True) == TRIGGER
 
 
-@pytest.mark.parametrize("field", TRIGGER)
+@pytest.mark.parametrize("field", [name for name in TRIGGER if name != "totalSize"])
 def test_a_missing_field_is_named(field: str) -> None:
     message = trigger()
     del message[field]
@@ -103,7 +103,6 @@ def test_a_missing_field_is_named(field: str) -> None:
         ("totalSize", -1),
         ("totalSize", "large"),
         ("totalSize", 1.5),
-        ("totalSize", None),
         ("s3Bucket", ""),
         ("s3Bucket", "Biospex App"),
         ("s3Bucket", "biospex-app\n"),

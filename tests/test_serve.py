@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import StateType
 
-from cli.demo import served
+from cli.services import served
 from flows.support.recovery import failed_attempts
 from tests.conftest import BOTH_DATABASES, EXPORTS
 from tests.processes import eventually, kill, messages, run_named
