@@ -136,7 +136,6 @@ class Served:
         self._environment = {**os.environ, **environment, "TMPDIR": str(tmp), "EFS_PATH": str(tmp)}
         self._marker = f"TMPDIR={tmp}".encode()
         self._log = log
-        self._ended: list[subprocess.Popen[bytes]] = []
         self.process = self._start()
 
     def restart(self) -> None:
