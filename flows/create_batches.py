@@ -245,8 +245,10 @@ def split(request: Request, bucket: Bucket) -> Outcome:
     if source.size != request.total_size:
         warnings.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
 
-    index, reason = choose_lane(export, settings, read_index)
-    lane = f"{'splice' if index else 'extract'}: {reason}"
+    chosen = choose_lane(export, settings, read_index)
+    index = chosen.index
+    warnings += chosen.remarks
+    lane = f"{'splice' if index else 'extract'}: {chosen.reason}"
     get_run_logger().info("Lane is %s", lane)
     if index:
         parts, sizes = split_in_s3(export, index, settings)
@@ -287,6 +289,8 @@ def drop_abandoned_uploads(export: Export) -> None:
 def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Partition, list[int]]:
     """The splice lane; returns the batches and the sizes of their ZIPs in bytes."""
     parts = partition(export, index, settings)
+    if parts.respelled:  # the names inside the archive would stay what they are
+        return split_on_disk(export, settings)
     images = {name: index.members[file] for name, file in parts.images.items()}
     modified = index.members[parts.manifest].info.date_time
     plans = [

@@ -4,6 +4,7 @@ import errno
 import gzip
 import lzma
 import re
+import sys
 import tarfile
 import unicodedata
 import zipfile
@@ -13,7 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from isal.isal_zlib import IsalError
+
 from splitter.errors import ExportError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 T = TypeVar("T")
 
@@ -41,6 +49,8 @@ DAMAGE = (
     EOFError,
     RecursionError,
     ValueError,
+    IsalError,
+    zstd.ZstdError,
 )
 
 

@@ -30,10 +30,11 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
         ExportError: what a run would refuse as well; the images themselves are not read.
     """
     request, size = export.request, export.source.size
-    index, reason = choose_lane(export, settings)
+    lane = choose_lane(export, settings)
+    index = lane.index
     yield (
         f"s3://{request.s3_bucket}/{request.export_path}, {size:,} bytes\n"
-        f"Lane: {'splice' if index else 'extract'}, {reason}"
+        f"Lane: {'splice' if index else 'extract'}, {lane.reason}"
     )
     if index:
         cut = _partition(index, settings)
