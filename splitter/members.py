@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from isal.isal_zlib import IsalError
 
@@ -40,7 +40,7 @@ NOISE_PREFIX = "._"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 # What zipfile, tarfile and the decompressors raise when they read nonsense.
-DAMAGE = (
+DAMAGE: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -49,7 +49,7 @@ DAMAGE = (
     EOFError,
     RecursionError,
     ValueError,
-    IsalError,
+    cast("type[Exception]", IsalError),  # an instance, if its stubs were right
     zstd.ZstdError,
 )
 

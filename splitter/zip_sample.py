@@ -135,15 +135,15 @@ def _header(name: str, span: MemberSpan, read: Read) -> str | None:
     streamed = bool(header.flags & DATA_DESCRIPTOR)
     if streamed:
         # They may be left to the descriptor, all or some.
-        found = tuple(
-            want if value in (0, MAX_32) else value
-            for value, want in zip(found, wanted, strict=True)
-        )
+        pairs = zip(found, wanted, strict=True)
+        same = all(value in (0, MAX_32, want) for value, want in pairs)
+    else:
+        same = found == wanted
     for differs, what in (
         (header.name != encoded_name(info), "the name"),
         (header.method != info.compress_type, "the compression method"),
         ((header.flags ^ info.flag_bits) & FLAGS, "a flag"),
-        (found != wanted, "the checksum or the size"),
+        (not same, "the checksum or the size"),
     ):
         if differs:
             return f"{what} that stands in front of the data of '{name}' is another"
