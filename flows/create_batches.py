@@ -27,7 +27,7 @@ from flows.support.log_context import label_lines
 from flows.support.progress import Progress, best_effort
 from flows.support.recovery import earlier_attempts, retry_transient, will_be_resumed
 from flows.support.task_runner import UploadPool, task_runner
-from splitter import archive, manifest, queues, splicing, storage, workspace
+from splitter import archive, manifest, queues, splicing, storage, workspace, zooniverse
 from splitter.archive import Contents
 from splitter.assembly import Part, assemble
 from splitter.batch_zip import BatchZip
@@ -102,6 +102,8 @@ def partition(export: Export, files: Contents | ZipIndex, settings: Settings) ->
         files.members, files.read, settings.image_column, settings.batch_size, settings.max_cells
     )
     Result.of(export.request, len(parts.batches))  # which one message must be able to name
+    with best_effort("What Zooniverse would refuse", get_run_logger()):
+        return zooniverse.inspect(parts, files)
     return parts
 
 
@@ -248,20 +250,22 @@ def split(request: Request, bucket: Bucket) -> Outcome:
     else:
         parts, sizes = split_on_disk(export, settings)
 
+    warnings += parts.warnings
     if parts.unlisted:
         some = ", ".join(parts.unlisted[:3])
         warnings.append(
             f"{len(parts.unlisted)} files of the archive are in no row, such as {some}."
         )
-    for warning in warnings:
+    for warning in [*warnings, *parts.zooniverse]:
         get_run_logger().warning(warning)
     with best_effort("The summary", get_run_logger()):
-        artifacts.publish(request, source, lane, parts, sizes, warnings)
+        section = zooniverse.section(parts)
+        artifacts.publish(request, source, lane, parts, sizes, warnings, section)
     return Outcome(
         result=Result.of(request, len(parts.batches)),
         rows=sum(batch.rows for batch in parts.batches),
         size=sum(sizes),
-        warnings=warnings,
+        warnings=[*warnings, *parts.zooniverse],
     )
 
 

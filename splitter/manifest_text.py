@@ -121,6 +121,9 @@ def read(
         raise ManifestError(fault or str(error)) from error
     if not header:
         raise ManifestError("The manifest is empty; export it again.")
+    if header[0].startswith("\ufeff"):  # behind empty lines
+        header[0] = header[0].lstrip("\ufeff")
+        warnings.append("The manifest's header begins with a byte order mark; it was cut.")
     column = _column(header, image_column, warnings)
     if column is None:
         raise ManifestError(_without_column(header, records, image_column, images))

@@ -14,7 +14,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from splitter.archive import Contents
@@ -302,8 +302,3 @@ def _what_it_is(start: bytes) -> str:
     if start[4:8] == b"ftyp":
         return "a HEIC or film"
     return "a web page" if WEB_PAGE.match(start) else "of an unknown kind"
-
-
-def lines(sentences: Sequence[str]) -> str:
-    """A section for a terminal."""
-    return "\n".join(("Zooniverse", *(f"- {sentence}" for sentence in sentences)))

@@ -19,6 +19,7 @@ def publish(
     parts: Partition,
     sizes: Sequence[int],
     odd: Sequence[str],
+    zooniverse: Sequence[str],
 ) -> None:
     """Attach both artifacts to the current flow run.
 
@@ -26,6 +27,7 @@ def publish(
         lane: how the archive was split.
         sizes: bytes of each batch ZIP, in the order of ``parts.batches``.
         odd: sentences about what a person may want to look at.
+        zooniverse: sentences about what Zooniverse will say of the batches.
     """
     create_table_artifact(
         key="batches",
@@ -43,6 +45,7 @@ def publish(
     )
     rows = sum(batch.rows for batch in parts.batches)
     remarks = "\n".join(f"- ⚠️ {remark}" for remark in odd) or "Nothing odd."
+    said = "\n".join(f"- {sentence}" for sentence in zooniverse)
     create_markdown_artifact(
         key="summary",
         description=f"Summary of {request.file}",
@@ -58,6 +61,10 @@ def publish(
 | Batches | {sum(sizes):,} bytes |
 
 {remarks}
+
+### Zooniverse
+
+{said}
 """,
     )
 
