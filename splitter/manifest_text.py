@@ -287,6 +287,8 @@ def _lines(text: bytes) -> Iterator[str]:
 
 
 def _not_utf8(text: bytes, line: bytes, number: int, error: UnicodeDecodeError) -> str:
+    if text.count(0) * 3 > len(text):
+        return f"The manifest is saved as UTF-16, not as UTF-8; {SAVE_AS}."
     wrong = line[error.start]
     # Letters with accents are C0 to FF in Windows-1252, and mostly 80 to 9F in MacRoman.
     high = [byte for byte in text if byte >= 0x80]

@@ -35,7 +35,8 @@ def summary_of(state: State[Any]) -> str:
 
 
 def rows_and_images(s3: Any, bucket: str, files: list[str]) -> tuple[int, dict[str, bytes]]:
-    rows, images = 0, {}
+    rows = 0
+    images: dict[str, bytes] = {}
     for file in files:
         body = s3.get_object(Bucket=bucket, Key=f"batch/{file}")["Body"].read()
         with zipfile.ZipFile(io.BytesIO(body)) as batch:
