@@ -300,12 +300,9 @@ def _not_utf8(text: bytes, line: bytes, number: int, error: UnicodeDecodeError) 
     )
     start = max(0, error.start - 10)
     seen = line[start : error.start + 10].decode(encoding, "replace").strip()
-    header = _first_line(text)
-    semicolons = header.count(";") > header.count(",")
     return (
         f"The manifest is not UTF-8: line {number} has the byte 0x{wrong:02x}, by which it was "
-        f"probably saved by Excel as '{menu}', which is {name}"
-        f"{' and separated by semicolons' if semicolons else ''} (then it is '{seen}'); {SAVE_AS}."
+        f"probably saved by Excel as '{menu}', which is {name} (then it is '{seen}'); {SAVE_AS}."
     )
 
 

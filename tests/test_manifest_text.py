@@ -38,7 +38,7 @@ def saved_with(separator: str) -> str:
         ("sep=;\n" + saved_with(";"), "begins with the line 'sep=;'", "CSV UTF-8"),
         (PLAIN.encode("cp1252"), "Windows-1252 (then it is '1,a.jpg,Ångström')", "CSV UTF-8"),
         (PLAIN.encode("mac_roman"), "MacRoman (then it is '1,a.jpg,Ångström')", "CSV UTF-8"),
-        ("Höhe;imageName\n1;a\n".encode("cp1252"), "1252 and separated by semicolons", "CSV UTF-8"),
+        ("Höhe;imageName\n1;a\n".encode("cp1252"), "separated by semicolons", "CSV UTF-8"),
         (PLAIN.encode("utf-16-le"), "saved as UTF-16", "CSV UTF-8"),
         (PLAIN.encode("utf-16-be"), "saved as UTF-16", "CSV UTF-8"),
         ("imageName\na.jpg\n".encode("utf-16-le"), "saved as UTF-16", "CSV UTF-8"),
