@@ -3,10 +3,12 @@
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import PurePosixPath
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -71,7 +73,9 @@ class Partition:
         manifest: the manifest's name in the archive.
         folder: what stands before the images' names there: nothing, or ``name/``.
         batches: in order; together they hold every row once.
-        unlisted: files of the archive that no row names.
+        unlisted: files of the archive that no row names, unusable ones among them.
+        images: the archive's file of each name that the rows use. The two differ by the folder, and
+            where the archive writes accents in another way (Unicode's NFD against its NFC).
         column: position of the column that names the image.
         warnings: sentences on how the manifest was read.
         zooniverse: sentences on what Zooniverse will not take, and
@@ -82,10 +86,16 @@ class Partition:
     folder: str
     batches: list[Batch]
     unlisted: list[str]
+    images: dict[str, str]
     column: int = 0
     warnings: list[str] = field(default_factory=list)
     zooniverse: list[str] = field(default_factory=list)
     zooniverse_notes: list[str] = field(default_factory=list)
+
+    @property
+    def respelled(self) -> bool:
+        """Whether a batch must call an image otherwise than the archive does."""
+        return any(file != self.folder + name for name, file in self.images.items())
 
 
 def partition_export(
@@ -94,6 +104,7 @@ def partition_export(
     image_column: str,
     batch_size: int,
     max_cells: int = DEFAULT_LIMITS.max_cells,
+    unusable: Mapping[str, str] = MappingProxyType({}),
 ) -> Partition:
     """Check an archive's manifest against its files and cut it into batches.
 
@@ -103,25 +114,45 @@ def partition_export(
         image_column: the manifest's column that names the image, relative to the manifest.
         batch_size: rows of a batch.
         max_cells: of the manifest.
+        unusable: further files, that no row may name, and why; as ``members.Names`` has them.
 
     Raises:
         ManifestError: if the manifest is not there, cannot be read, or does not fit the files.
     """
-    name = find(names)
+    every = [*names, *unusable]
+    name = find(every)
+    if name in unusable:
+        raise ManifestError(
+            f"The archive has the manifest '{short(name)}', which {unusable[name]}."
+        )
     folder = folder_of(name)
-    images = {other.removeprefix(folder) for other in names if other.startswith(folder)}
-    table = manifest_text.read(read_member(name), image_column, max_cells, images)
-    rows = check_images(table, images, names)
+    files = _by_spelling(folder, every)
+    table = manifest_text.read(read_member(name), image_column, max_cells, files)
+    rows = check_images(table, files, every, unusable)
     batches = list(partition(table.header, rows, table.column, batch_size))
-    listed = {name} | {folder + image for batch in batches for image in batch.images}
+    images = {image: _file_of(image, files) for batch in batches for image in batch.images}
+    listed = {name, *images.values()}
     return Partition(
         manifest=name,
         folder=folder,
         batches=batches,
-        unlisted=[other for other in names if other not in listed],
+        unlisted=[other for other in every if other not in listed],
+        images=images,
         column=table.column,
         warnings=table.warnings,
     )
+
+
+def _by_spelling(folder: str, names: Iterable[str]) -> dict[str, str]:
+    """The archive's files by what a row may call them: as the archive does, or composed (NFC)."""
+    files = {name.removeprefix(folder): name for name in names if name.startswith(folder)}
+    composed = {unicodedata.normalize("NFC", name): file for name, file in files.items()}
+    return composed | files
+
+
+def _file_of(image: str, files: Mapping[str, str]) -> str:
+    """The archive's file that a row means, or "" for none."""
+    return files.get(image) or files.get(unicodedata.normalize("NFC", image), "")
 
 
 def find(names: Collection[str]) -> str:
@@ -176,46 +207,61 @@ def folder_of(name: str) -> str:
 
 
 def check_images(
-    table: Table, images: Collection[str], names: Collection[str] = ()
+    table: Table,
+    files: Mapping[str, str],
+    names: Collection[str] = (),
+    unusable: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Row]:
     """Pass the rows on, and make sure that each names an image of the archive.
 
     Args:
-        images: the archive's members, named relative to the manifest.
-        names: all of the archive's members, to find what is meant by a wrong name.
+        files: the archive's files by what a row may call them, relative to the manifest.
+        names: all of the archive's files, to find what is meant by a wrong name.
+        unusable: of these, those that no row may name, and why.
 
     Raises:
-        ManifestError: when all rows have been read, if a name is empty or not in ``images``.
+        ManifestError: when all rows have been read, if one names no image, or one that cannot be
+            used.
     """
     problems: list[str] = []
     missing: list[str] = []
+    refused: list[str] = []
     count = last_line = 0
     last: Row = (0, [])
     for line, cells in table.rows:
         last_line = line
         name = cells[table.column]
-        if name in images and name not in ("", MANIFEST):
-            if not count:
+        file = _file_of(name, files) if name not in ("", MANIFEST) else ""
+        if file in unusable:
+            refused.append(
+                f"line {line} of its manifest names '{short(name)}', which {unusable[file]}"
+            )
+        elif file:
+            if not count and not refused:
                 yield line, cells
             continue
-        count += 1
-        last = (line, cells)
-        if name not in ("", MANIFEST) and len(missing) < manifest_images.COMPARED:
-            missing.append(name)
-        if count <= PROBLEMS_SHOWN:
-            problems.append(
-                f"line {line} names '{short(name)}', which is not in the archive"
-                if name not in ("", MANIFEST)
-                else f"line {line} names no image"
-                if name == ""
-                else f"line {line} names the manifest as its image"
-            )
+        else:
+            count += 1
+            last = (line, cells)
+            if name not in ("", MANIFEST) and len(missing) < manifest_images.COMPARED:
+                missing.append(name)
+            if count <= PROBLEMS_SHOWN:
+                problems.append(
+                    f"line {line} names '{short(name)}', which is not in the archive"
+                    if name not in ("", MANIFEST)
+                    else f"line {line} names no image"
+                    if name == ""
+                    else f"line {line} names the manifest as its image"
+                )
     line, cells = last
     if count == 1 and line == last_line and manifest_text.looks_like_total(cells):
         raise ManifestError(manifest_text.total_line(line, cells))
     if count:
-        instead = manifest_images.instead(missing, images, names)
+        instead = manifest_images.instead(missing, files, names)
         raise ManifestError(refusal("rows without their image", problems, count, instead))
+    if refused:
+        more = f" ({len(refused)} rows name such files)" if len(refused) > 1 else ""
+        raise ManifestError(f"The archive cannot be split as it is: {refused[0]}{more}.")
 
 
 def partition(

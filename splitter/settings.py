@@ -82,6 +82,11 @@ class Settings(BaseSettings):
         le=43_200,
         description="seconds after which a message is delivered again if its listener has died",
     )
+    presigned_links: bool = Field(
+        default=True,
+        description="link each batch on the run page for 72 hours, where keys are there to sign "
+        "that; else its place in the AWS console is linked",
+    )
     max_expansion: PositiveInt = Field(
         default=Limits.max_expansion,
         description="how many times its own size an archive may unpack to (64 MiB in any case)",
@@ -120,6 +125,18 @@ class Settings(BaseSettings):
                 for problem in error.errors()
             )
             raise SetupError("; ".join(problems)) from error
+
+
+class Docs(BaseSettings):
+    """Where to read on; apart from the other settings, whose faults are to be read about."""
+
+    docs_url: str | None = Field(
+        default=None, description="where these docs can be read; run pages then link them"
+    )
+
+    def page(self, name: str) -> str:
+        """Markdown that leads to a page of docs/, or names it."""
+        return f"[{name}]({self.docs_url.rstrip('/')}/{name})" if self.docs_url else f"docs/{name}"
 
 
 def _patterns(text: str) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ def inspect(parts: Partition, files: Contents | ZipIndex) -> Partition:
     Costs a reading of the batches' manifests. Of what is unpacked on this machine each image's
     first bytes are looked at; of a ZIP elsewhere, those of ``SAMPLES``.
     """
-    names = {image: parts.folder + image for batch in parts.batches for image in batch.images}
+    names = parts.images
     if isinstance(files, Contents):
         sizes = {image: files.members[name].size for image, name in names.items()}
         starts = _starts(files, names)

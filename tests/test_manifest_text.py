@@ -132,7 +132,7 @@ def test_lines_are_counted_by_carriage_returns_too() -> None:
         ("C:\\herbarium\\a.jpg", ["a.jpg"], "the manifest has a path"),
         ("images/a.jpg", ["a.jpg"], "the manifest has a path"),
         ("https://example.org/images/a.jpg?x=1", ["a.jpg"], "the manifest has a URL"),
-        ("A\u030angstro\u0308m.jpg", ["Ångström.jpg"], "accents spelled in another way"),
+        ("\uff41.jpg", ["a.jpg"], "letters spelled in another way"),
         ("├àngstr├Âm.jpg", ["Ångström.jpg"], "letters in another encoding"),
         ("Ångström.jpg", ["├àngstr├Âm.jpg"], "letters in another encoding"),
         ("a.jpeg", ["a.jpg"], "the archive has 'a.jpg' for 'a.jpeg': another extension"),

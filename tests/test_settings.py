@@ -6,11 +6,13 @@ import pytest
 from splitter.errors import SetupError
 from splitter.members import DEFAULT_LIMITS, Limits
 from splitter.messages import Request, RequestError
-from splitter.settings import Allowed, Settings
+from splitter.settings import Allowed, Docs, Settings
 from tests.test_messages import TRIGGER
 
 ROOT = Path(__file__).parent.parent
-VARIABLES = [name.upper() for name in (*Settings.model_fields, *Allowed.model_fields)]
+VARIABLES = [
+    name.upper() for name in (*Settings.model_fields, *Docs.model_fields, *Allowed.model_fields)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +167,7 @@ def rows_of(page: str) -> dict[str, tuple[str, ...]]:
 
 def described() -> dict[str, tuple[str, ...]]:
     """The same of the classes."""
-    fields = {**Settings.model_fields, **Allowed.model_fields}
+    fields = {**Settings.model_fields, **Docs.model_fields, **Allowed.model_fields}
     return {
         name.upper(): (shown(field.default), str(field.description))
         for name, field in fields.items()

@@ -40,7 +40,7 @@ def export(text: str, **images: bytes) -> bytes:
 
 def unpacked(parts: Partition, contents: Contents, folder: Path) -> list[Path]:
     """Each batch as a person unpacks it."""
-    images = {name.removeprefix(parts.folder): member for name, member in contents.members.items()}
+    images = {name: contents.members[file] for name, file in parts.images.items()}
     folders = []
     for batch in parts.batches:
         made = BatchZip(batch, images, contents.store, (2026, 1, 1, 0, 0, 0))
