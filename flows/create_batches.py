@@ -361,6 +361,7 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         path = download(export, directory)
         contents = extract(path, directory, export.limits)
         parts = partition(export, contents, settings)
+        parts.warnings.extend(contents.remarks)
         show_images(parts, contents)
         images = {name: contents.members[file] for name, file in parts.images.items()}
         modified = contents.members[parts.manifest].modified
