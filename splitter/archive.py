@@ -25,7 +25,8 @@ from splitter.members import (
     check_in_memory,
     reading,
 )
-from splitter.zip_index import ZipIndex
+from splitter.zip_directory import Read, ends_as_zip
+from splitter.zip_index import ZipIndex, reader
 
 Format = Literal["zip", "tar", "tar.gz"]
 
@@ -117,6 +118,20 @@ def identify(start: bytes) -> Format:
     )
 
 
+def format_of(read: Read, size: int) -> Format:
+    """Tell the format of an archive of ``size`` bytes; a ZIP can have a program in front.
+
+    Raises:
+        ArchiveError: as ``identify``.
+    """
+    try:
+        return identify(read(0, min(MAGIC_LENGTH, size)))
+    except ArchiveError:
+        if ends_as_zip(read, size):
+            return "zip"
+        raise
+
+
 def extract(
     archive: Path,
     store: Path,
@@ -140,8 +155,7 @@ def extract(
     names = Names(limits)
     max_size = max(ALWAYS_ALLOWED, limits.max_expansion * archive.stat().st_size)
     with archive.open("rb") as source, store.open("wb") as output:
-        format = identify(source.read(MAGIC_LENGTH))
-        source.seek(0)
+        format = format_of(reader(source), archive.stat().st_size)
         if format == "zip":
             members = _extract_zip(source, output, progress, names, limits, max_size)
         else:

@@ -77,7 +77,7 @@ def choose_lane(
         SetupError: if SPLIT_STRATEGY asks for a splice of what cannot be spliced.
     """
     size = export.source.size
-    format = archive.identify(export.read(0, min(archive.MAGIC_LENGTH, size)))
+    format = archive.format_of(export.read, size)
     remarks: Sequence[str] = ()
     if format != "zip":
         if settings.split_strategy == "extract":

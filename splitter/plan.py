@@ -47,7 +47,7 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
         ]
         cost = splicing.cost(plans)
         gets, received = cost.gets, cost.bytes_read
-    elif archive.identify(export.read(0, min(archive.MAGIC_LENGTH, size))) == "zip":
+    elif archive.format_of(export.read, size) == "zip":
         index = export.index()
         cut = _partition(index, settings)
         parts = list(_zipped(cut, index))
