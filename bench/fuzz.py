@@ -338,7 +338,7 @@ def check_archive(data: bytes, directory: Path) -> bool:
     index = None
     if (
         _refused(
-            lambda: formats.identify(lambda length, start: data[start : start + length], len(data))
+            lambda: formats.identify(lambda start, length: data[start : start + length], len(data))
         )
         == "zip"
     ):
@@ -375,7 +375,7 @@ def _content(contents: Contents, name: str) -> bytes:
 
 
 def _format(data: bytes) -> formats.Format:
-    return formats.identify(lambda length, start: data[start : start + length], len(data))
+    return formats.identify(lambda start, length: data[start : start + length], len(data))
 
 
 def _compare(contents: Contents, path: Path) -> None:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
@@ -11,7 +10,7 @@ from typing import IO
 from splitter.formats import identify
 from splitter.members import DEFAULT_LIMITS, Limits, Member, Names, check_in_memory, too_much
 from splitter.tar_archive import extract_tar
-from splitter.zip_index import ZipIndex
+from splitter.zip_index import ZipIndex, reader
 
 ALWAYS_ALLOWED = 64 * 1024 * 1024
 """Bytes that any archive may unpack to, however small it is."""
@@ -79,7 +78,7 @@ def extract(
     size = archive.stat().st_size
     max_size = max(ALWAYS_ALLOWED, limits.max_expansion * size)
     with archive.open("rb") as source, store.open("wb") as output:
-        format = identify(partial(os.pread, source.fileno()), size)
+        format = identify(reader(source), size)
         remarks: Sequence[str] = ()
         if format == "zip":
             members = _extract_zip(source, output, progress, names, limits, max_size)

@@ -1,22 +1,17 @@
-"""What a file is, by its first bytes, and by its last where those do not tell."""
+"""What a file is, by its first bytes, whatever it is called."""
 
 import re
-import struct
 import tarfile
-from collections.abc import Callable
 from html import unescape
 from typing import Literal, cast
 
 from splitter.members import ArchiveError
-from splitter.zip_records import END_OF_CENTRAL_DIRECTORY
+from splitter.zip_directory import Read, ends_as_zip
 
 Format = Literal["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst"]
 
 START = 4096
 """Bytes from the start of a file that tell what it is."""
-
-END = 64 * 1024 + END_OF_CENTRAL_DIRECTORY.size
-"""Bytes from its end in which a ZIP's last record begins (APPNOTE 4.3.16)."""
 
 BLOCK = 512
 """Bytes of a tar's header (POSIX.1-2017, pax, ustar Interchange Format)."""
@@ -67,12 +62,11 @@ OTHERS: list[tuple[bytes, str, str]] = [
 ]
 
 
-def identify(read: Callable[[int, int], bytes], size: int) -> Format:
+def identify(read: Read, size: int) -> Format:
     """Tell an archive's format by its content, whatever it is called.
 
     Args:
-        read: gives bytes of it, ``read(length, start)`` as ``os.pread`` does. Its first bytes are
-            asked for; its last only where a ZIP may begin with something else.
+        read: gives bytes of it: its first, and its last where a ZIP may begin with something else.
         size: bytes that it has.
 
     Returns:
@@ -82,7 +76,7 @@ def identify(read: Callable[[int, int], bytes], size: int) -> Format:
     Raises:
         ArchiveError: if it is nothing that can be read, with what it is instead.
     """
-    start = read(min(START, size), 0)
+    start = read(0, min(START, size))
     if start.startswith(ZIP_STARTS):
         return "zip"
     for magic, compression in COMPRESSED.items():
@@ -90,14 +84,8 @@ def identify(read: Callable[[int, int], bytes], size: int) -> Format:
             return cast("Format", f"tar.{compression}")
     if is_tar(start):
         return "tar"
-    volume = _volume(read(min(END, size), max(0, size - END))) if size else None
-    if volume == 0 and not start.startswith(b"MZ"):
-        return "zip"  # with something in front of it
-    if volume:
-        raise ArchiveError(
-            "The export is the last of several volumes of a split ZIP, which hold its images only "
-            "together; zip the export again as a single file."
-        )
+    if ends_as_zip(read, size):
+        return "zip"
     what, advice = describe(start)
     raise ArchiveError(f"The export is {what}, not a ZIP or tar archive; {advice}.")
 
@@ -165,11 +153,3 @@ def _describe_text(start: bytes) -> tuple[str, str] | None:
         return f"an XML document{f' that says {code[1]}' if code else ''}", EXPORT_AGAIN
     line = text.splitlines()[0][:40]
     return f"a text file that begins with '{line}'", "send the export, images and manifest in a ZIP"
-
-
-def _volume(end: bytes) -> int | None:
-    """The number of the volume that a ZIP's last record says it is on, from 0; None without one."""
-    position = end.rfind(b"PK\5\6")
-    if position < 0 or position + END_OF_CENTRAL_DIRECTORY.size > len(end):
-        return None
-    return int(struct.unpack_from("<H", end, position + 4)[0])

@@ -49,7 +49,7 @@ class Export:
         Raises:
             ArchiveError: if it is none that can be read, with what it is instead.
         """
-        return formats.identify(lambda length, start: self.read(start, length), self.source.size)
+        return formats.identify(self.read, self.source.size)
 
     def index(self) -> ZipIndex:
         """Where the members of the archive, a ZIP, stand."""

@@ -35,7 +35,7 @@ class Unseekable(io.RawIOBase):
 
 def identified(data: bytes) -> formats.Format:
     """The format of a file of these bytes."""
-    return formats.identify(lambda length, start: data[start : start + length], len(data))
+    return formats.identify(lambda start, length: data[start : start + length], len(data))
 
 
 def zip_of(
