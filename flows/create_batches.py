@@ -238,8 +238,11 @@ def failed(
         earlier: how earlier attempts ended, for the summary.
     """
     log = get_run_logger()
-    begin, sentence = "Batches are made, but" if outcome else "No batches:", explain(error)
+    sentence = explain(error)
     stays = isinstance(error, ExportError | SetupError)
+    begin = "No batches:" if stays else "No batches yet:"
+    if outcome:
+        begin = "Batches are made, but"
     log.error("%s %s", begin, sentence)
     log.error("What to do: %s", advise(error))
     log.log(DEBUG if stays else ERROR, "The traceback:", exc_info=error)
