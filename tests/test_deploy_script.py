@@ -13,6 +13,7 @@ from typing import Any
 
 import boto3
 import pytest
+from moto.cloudformation import parsing
 from moto.cloudformation.models import ChangeSet
 from moto.cloudformation.parsing import OutputMap
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -82,20 +83,31 @@ def runs(prefect: SyncPrefectClient) -> list[FlowRun]:
 
 @pytest.fixture(scope="module")
 def cloudformation(aws: str) -> Iterator[Any]:
-    """An account with a bucket; moto is helped to the outputs of a stack made by a change set."""
+    """An account with a bucket.
+
+    moto is helped to the outputs of a stack made by a change set, and to resources that an update
+    makes because their condition has become true.
+    """
 
     def apply(change_set: ChangeSet) -> None:
         stack = change_set.stack
         applied(change_set)
         stack.output_map = OutputMap(stack.resource_map, change_set.template_dict, stack.stack_id)
 
-    applied = ChangeSet.apply
+    def update(*arguments: Any, **names: Any) -> Any:
+        logical_id, template, resources = arguments
+        if resources[logical_id] is None:
+            return parsing.parse_and_create_resource(*arguments, **names)
+        return updated(logical_id, template, resources, **names)
+
+    applied, updated = ChangeSet.apply, parsing.parse_and_update_resource
     s3: Any = boto3.client("s3", region_name=REGION)
     for service in SERVICES:
         boto3.client("iam").create_service_linked_role(AWSServiceName=service)
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ChangeSet, "apply", apply)
+        patch.setattr(parsing, "parse_and_update_resource", update)
         yield boto3.client("cloudformation", region_name=REGION)
 
 
