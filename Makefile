@@ -1,5 +1,6 @@
-# make demo   split the fixture archives on embedded services; ARCHIVE=path BATCH_SIZE=n for your own
+# make demo   split two examples on this machine; ARCHIVE=path BATCH_SIZE=n KEEP=1 VERBOSE=1
 # make test   lint, types, import rules and the tests
+# make quick  the tests that need no other process, in under a minute
 # make bench  both lanes beside the floor, the limit and the shell; GIGABYTES=2.4 REPEAT=3
 # make serve  serve both deployments against the Prefect API and the AWS that the environment names
 # make submit split an archive that is in S3: ARCHIVE=s3://bucket/key, PLAN=1 to see what it takes
@@ -7,41 +8,68 @@
 
 PYTHON ?= python3
 BATCH_SIZE ?=
-ARCHIVE ?=
+KEEP ?=
+VERBOSE ?=
+PLAN ?=
+export ARCHIVE
 GIGABYTES ?= 2.4
 REPEAT ?= 3
 
-BIN := .venv/bin
+# One virtual environment for one Python: another PYTHON makes it anew.
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: setup demo test lint lock serve submit deploy bench
+.PHONY: help setup demo test quick lint lock serve submit deploy bench
 
-setup: .venv/.installed
+# Install a lock with pip; on a terminal one line says how far it is.
+define pip_install
+{ $(1) install --disable-pip-version-check --no-deps --require-hashes -r $(2); echo "status $$?"; } | \
+	awk -v total="$$(grep -c == $(2))" -v shown="$$(test -t 1 && echo yes)" ' \
+		/^status / {if (shown) printf "\r\033[K"; exit $$2} \
+		!shown {next} \
+		/^Collecting / {printf "\r\033[K  %d of %d: %s", ++n, total, $$2} \
+		/^Installing collected/ {printf "\r\033[K  unpacking"} \
+		{fflush()}'
+endef
 
-.venv/.installed: requirements-dev.lock requirements-zooniverse.lock
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
-	$(PYTHON) -m venv --clear .venv
-	# The lock is complete; without --no-deps an older pip looks for newer versions of its extras.
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-		-r requirements-dev.lock
-	$(BIN)/pip check --disable-pip-version-check
-	$(PYTHON) -m venv .venv/zooniverse
-	.venv/zooniverse/bin/pip install --quiet --disable-pip-version-check --no-deps \
-		--require-hashes -r requirements-zooniverse.lock
-	touch $@
+# The first lines of this file.
+help:
+	@sed -n '/^# make/!q; s/^# //p' $(firstword $(MAKEFILE_LIST))
 
+setup: $(INSTALLED)
+
+$(INSTALLED): requirements-dev.lock requirements-zooniverse.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	@echo "Installing $$(grep -c == requirements-dev.lock) Python packages into $(VENV), 1 GB on disk; this takes one to three minutes, once."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@# The lock is complete; without --no-deps an older pip looks for newer versions of its extras.
+	@$(call pip_install,$(BIN)/pip,requirements-dev.lock)
+	@$(BIN)/pip check --quiet --disable-pip-version-check
+	@$(PYTHON) -m venv $(VENV)/zooniverse
+	@$(call pip_install,$(VENV)/zooniverse/bin/pip,requirements-zooniverse.lock)
+	@touch $@
+
+# The shell takes ARCHIVE from the environment, so that a name may hold spaces and quotes.
 demo: setup
-	$(BIN)/python -m cli.demo $(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) $(ARCHIVE)
+	@$(BIN)/python -m cli.demo $(if $(BATCH_SIZE),--batch-size "$(BATCH_SIZE)") $(if $(KEEP),--keep) \
+		$(if $(VERBOSE),--verbose) $${ARCHIVE:+"$$ARCHIVE"}
 
 test: lint
 	$(BIN)/pytest
 
+quick: setup
+	$(BIN)/pytest -m "not slow"
+
 lint: setup
+	@! git ls-files | grep -E '\.(orig|rej|bak|swp)$$' || { echo 'Leftovers of a tool are tracked.'; exit 1; }
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck deploy/deploy.sh
 	$(BIN)/cfn-lint deploy/stack.yaml
@@ -53,16 +81,16 @@ deploy: setup
 	deploy/deploy.sh
 
 submit: setup
-	$(BIN)/python -m cli.submit $(if $(PLAN),--plan) $(ARCHIVE)
+	@$(BIN)/python -m cli.submit $(if $(PLAN),--plan) $${ARCHIVE:+"$$ARCHIVE"}
 
 bench: setup
 	$(BIN)/python -m bench.lanes --gigabytes $(GIGABYTES) --repeat $(REPEAT)
 
 # The locks name versions and hashes, never the index they came from.
-lock:
-	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
+lock: setup
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
 		pyproject.toml -o requirements.lock
-	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
 		pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
-	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
 		--group zooniverse -o requirements-zooniverse.lock

@@ -30,7 +30,7 @@ from botocore.exceptions import ClientError
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-from cli.demo import BUCKET, FIXTURES, REGION, child, embedded_aws, embedded_prefect, trigger
+from cli.services import BUCKET, FIXTURES, REGION, child, embedded_aws, embedded_prefect, trigger
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -53,7 +53,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from bench.export import make_export
 from bench.object_store import seaweedfs
-from cli.demo import REGION, create_queues, embedded_aws, embedded_prefect, trigger
+from cli.services import REGION, create_queues, embedded_aws, embedded_prefect, trigger
 from flows.support.artifacts import CALLBACK_KEY
 from splitter.storage import CLIENT_CONFIG
 

@@ -37,7 +37,7 @@ import boto3
 
 from bench.export import Order, make_export
 from bench.object_store import seaweedfs
-from cli.demo import REGION, embedded_aws, embedded_prefect, trigger
+from cli.services import REGION, embedded_aws, embedded_prefect, trigger
 from splitter import manifest, splicing
 from splitter.assembly import PARALLEL_PARTS, CopiedPart
 from splitter.storage import CLIENT_CONFIG, Bucket

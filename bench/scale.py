@@ -27,7 +27,7 @@ import boto3
 
 from bench.export import COLUMNS
 from bench.object_store import seaweedfs
-from cli.demo import REGION
+from cli.services import REGION
 from splitter import manifest, splicing, zip_records
 from splitter.assembly import PARALLEL_PARTS
 from splitter.manifest import Batch

@@ -5,10 +5,13 @@ Writes:     ``batch/{stem}-part{n}.zip`` in the same bucket, then one callback m
 Triggered:  by ``flows/listen.py``, from the UI, by ``prefect deployment run`` or from Python
 """
 
+import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from logging import DEBUG, ERROR
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 from prefect import flow, runtime, task, unmapped
@@ -16,25 +19,30 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFutureList, wait
 from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
 from blocks.saved import client, load_credentials, load_workspace, origin
 from flows.support import artifacts
+from flows.support.callbacks import client_for
 from flows.support.log_context import label_lines
 from flows.support.progress import Progress, best_effort
-from flows.support.recovery import earlier_attempts, retry_transient, will_be_resumed
+from flows.support.recovery import earlier_attempts
 from flows.support.task_runner import UploadPool, task_runner
 from splitter import archive, manifest, queues, splicing, storage, workspace
 from splitter.archive import Contents
 from splitter.assembly import Part, assemble
 from splitter.batch_zip import BatchZip
-from splitter.errors import advise, explain, is_transient
+from splitter.contact_sheet import contact_sheet, spread
+from splitter.errors import ExportError, SetupError, advise, explain, is_transient
 from splitter.lanes import Export, choose_lane
 from splitter.manifest import Batch, Partition
 from splitter.members import Limits
 from splitter.messages import Failure, ReplyAddress, Request, Result, title
+from splitter.queues import CallbackError
 from splitter.settings import Allowed, Settings
 from splitter.storage import Bucket
+from splitter.wording import count, size
 from splitter.zip_index import ZipIndex
 
 if TYPE_CHECKING:
@@ -69,7 +77,7 @@ ONE_BATCH = "part {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}"
 def read_index(export: Export) -> ZipIndex:
     """Read the ZIP's central directory from the archive's end: where each member stands."""
     index = export.index()
-    get_run_logger().info("The archive lists %d files", len(index.members))
+    get_run_logger().info("%s listed", count(len(index.members), "file"))
     return index
 
 
@@ -79,6 +87,7 @@ def download(export: Export, directory: Path) -> Path:
     path = directory / "archive"
     with Progress("Download", export.source.size) as progress:
         export.bucket.download(export.request.export_path, export.source, path, progress)
+    get_run_logger().info("%s received", size(export.source.size))
     return path
 
 
@@ -88,7 +97,7 @@ def extract(path: Path, directory: Path, limits: Limits) -> Contents:
     with Progress("Extract", path.stat().st_size) as progress:  # JPEGs are as large unpacked
         contents = archive.extract(path, directory / "images", progress, limits)
     path.unlink()
-    get_run_logger().info("The archive holds %d files, all intact", len(contents.members))
+    get_run_logger().info("%s, all intact", count(len(contents.members), "file"))
     return contents
 
 
@@ -96,9 +105,17 @@ def extract(path: Path, directory: Path, limits: Limits) -> Contents:
 def partition(export: Export, files: Contents | ZipIndex, settings: Settings) -> Partition:
     """Read the manifest, check that every row has its image, and cut it into batches."""
     parts = manifest.partition_export(
-        files.members, files.read, settings.image_column, settings.batch_size, settings.max_cells
+        files.members,
+        files.read,
+        settings.image_column,
+        settings.batch_size,
+        settings.max_cells,
+        files.unusable,
     )
     Result.of(export.request, len(parts.batches))  # which one message must be able to name
+    rows = sum(batch.rows for batch in parts.batches)
+    batches = count(len(parts.batches), "batch", "batches")
+    get_run_logger().info("%s in %s", count(rows, "row"), batches)
     return parts
 
 
@@ -123,12 +140,12 @@ def splice(
 
     With VERIFY=true it is then read back, every checksum compared. Returns its size in bytes.
     """
-    size = put_batch(batch, parts, export, uploads)
+    total = put_batch(batch, parts, export, uploads)
     if verify:
         key = export.request.batch_key(batch.part)
         splicing.verify(export.bucket, key, batch, export.limits)
         get_run_logger().info("Verified %s", key)
-    return size
+    return total
 
 
 @task(task_run_name="notify: {message.status}", **STEP)
@@ -139,6 +156,22 @@ def notify(sqs: "SQSClient", address: ReplyAddress, message: Result | Failure) -
         artifacts.publish_callback(message)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a split made of an export.
+
+    Attributes:
+        rows: of all batches together.
+        size: bytes of all batch ZIPs together.
+        warnings: sentences about what a person may want to look at.
+    """
+
+    result: Result
+    rows: int
+    size: int
+    warnings: Sequence[str]
+
+
 def run_name() -> str:
     return title(runtime.flow_run.parameters.get("request"))
 
@@ -146,8 +179,6 @@ def run_name() -> str:
 @flow(
     name="create-batches",
     flow_run_name=run_name,
-    on_failure=[retry_transient],
-    on_crashed=[retry_transient],
     # A request that cannot be carried out is answered, so the flow checks it, not Prefect.
     validate_parameters=False,
 )
@@ -157,52 +188,90 @@ def create_batches(request: Request) -> Result:
     A large ZIP is **spliced**: S3 itself copies the images' bytes into the batches. Any other
     archive is **extracted**: fetched, unpacked, checked as a whole, and zipped anew. Nothing is
     uploaded before the whole manifest has been checked, and batches that an earlier run has put in
-    place are kept. A fault that can pass leads to another attempt, MAX_ATTEMPTS in all.
+    place are kept.
 
-    The outcome goes to the request's `updatesQueueUrl`: every batch's file name, or one sentence
-    that says why there are none.
+    The outcome goes to the request's `updatesQueueUrl`: every batch's file name, or, where the
+    export or the installation is at fault, one sentence that says why there are none. Any other
+    fault only ends the run: the listener tries it again, MAX_ATTEMPTS in all, before it answers.
 
     **To repeat a run**, press Retry: it uploads what is missing and sends the callback again.
+
+    Called from Python it returns the `Result`, or raises the error that ended it.
     """
     log = get_run_logger()
+    earlier: list[State[Any]] = []
     with best_effort("What earlier attempts ended in", log):
-        for number, end in enumerate(earlier_attempts(), 1):
+        earlier = earlier_attempts()
+        for number, end in enumerate(earlier, 1):
             log.warning("Attempt %d ended %s: %s", number, end.name, end.message)
-    credentials = load_credentials()
-    sqs = client(credentials, "sqs", queues.CLIENT_CONFIG)
-    allowed = Allowed()
+    outcome = None
     try:
         request = Request.parse(request)
-        allowed.check(request)
+        Allowed().check(request)
+        sqs = client_for(request)
+        queues.check_callback_queue(sqs, request)
         bucket = bucket_named(request.s3_bucket)
-        log.info("AWS credentials come from the %s", origin(credentials))
-        result = split(request, bucket)
+        log.info("AWS credentials come from the %s", origin(load_credentials()))
+        outcome = split(request, bucket, earlier)
+        notify(sqs, request, outcome.result)
     except Exception as error:
-        sentence = explain(error)
-        if will_be_resumed(error):
-            log.warning("Another attempt will follow, this one failed: %s", sentence)
-            raise
-        log.error("No batches: %s", sentence)
-        log.error("What to do: %s", advise(error))
-        address = allowed.reply_address(request)
-        with best_effort("The summary", log):
-            artifacts.publish_failure(sentence, advise(error))
-        if address:
-            notify(sqs, address, Failure(download_id=address.download_id, error=sentence))
-        raise
-    notify(sqs, request, result)
-    return result
+        return ended(failed(error, request, outcome, earlier))
+    return ended(
+        Completed(
+            name="Completed with warnings" if outcome.warnings else "Completed",
+            message=f"{count(outcome.rows, 'row')} in "
+            f"{count(len(outcome.result.batch_files), 'batch', 'batches')}, {size(outcome.size)}",
+            data=outcome.result,
+        )
+    )
 
 
-def split(request: Request, bucket: Bucket) -> Result:
-    """What lies between a sound request and its result."""
+def failed(
+    error: Exception, request: Any, outcome: Outcome | None, earlier: Sequence[State[Any]]
+) -> State[Any]:
+    """Say why a run failed, to BIOSPEX if that stays so; returns the state that it ends in.
+
+    Args:
+        outcome: the batches, where only BIOSPEX could not be told of them.
+        earlier: how earlier attempts ended, for the summary.
+    """
+    log = get_run_logger()
+    begin, sentence = "Batches are made, but" if outcome else "No batches:", explain(error)
+    stays = isinstance(error, ExportError | SetupError)
+    log.error("%s %s", begin, sentence)
+    log.error("What to do: %s", advise(error))
+    log.log(DEBUG if stays else ERROR, "The traceback:", exc_info=error)
+    with best_effort("The summary", log):
+        artifacts.publish_failure(sentence, advise(error), earlier)
+    address = Allowed().reply_address(request)
+    if address and stays and not outcome and not isinstance(error, CallbackError):
+        try:
+            failure = Failure(download_id=address.download_id, error=sentence)
+            notify(client_for(address), address, failure)
+        except Exception as unsent:
+            log.error("BIOSPEX could not be told: %s", explain(unsent))
+    return Failed(message=f"{begin} {sentence}" if outcome else sentence, data=error)
+
+
+def ended(state: State[Any]) -> Result:
+    """A state as a flow returns it: who calls the flow is given what is in it, or it is raised."""
+    return cast(Result, state)
+
+
+def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Outcome:
+    """What lies between a sound request and its outcome.
+
+    Args:
+        earlier: how earlier attempts ended, for the summary.
+    """
+    began = time.monotonic()
     settings = Settings.load()
     source = bucket.archive(request.export_path)
     export = Export(request, source, settings.limits, bucket_named, bucket)
     drop_abandoned_uploads(export)
-    odd = []
-    if source.size != request.total_size:
-        odd.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
+    warnings = []
+    if request.total_size not in (None, source.size):
+        warnings.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
 
     index, reason = choose_lane(export, settings, read_index)
     lane = f"{'splice' if index else 'extract'}: {reason}"
@@ -213,13 +282,32 @@ def split(request: Request, bucket: Bucket) -> Result:
         parts, sizes = split_on_disk(export, settings)
 
     if parts.unlisted:
-        some = ", ".join(parts.unlisted[:3])
-        odd.append(f"{len(parts.unlisted)} files of the archive are in no row, such as {some}.")
-    for remark in odd:
-        get_run_logger().warning(remark)
+        some = ", ".join(name[:80] for name in parts.unlisted[:3])
+        unlisted = count(len(parts.unlisted), "file is", "files are")
+        warnings.append(
+            f"{unlisted} in the archive, but in no row of the manifest, such as {some}."
+        )
+    for warning in warnings:
+        get_run_logger().warning(warning)
     with best_effort("The summary", get_run_logger()):
-        artifacts.publish(request, source, lane, parts, sizes, odd)
-    return Result.of(request, len(parts.batches))
+        keys = [request.batch_key(batch.part) for batch in parts.batches]
+        artifacts.publish(
+            request,
+            source,
+            lane,
+            parts,
+            sizes,
+            warnings,
+            artifacts.batch_links(bucket, keys, settings.presigned_links),
+            time.monotonic() - began,
+            earlier,
+        )
+    return Outcome(
+        result=Result.of(request, len(parts.batches)),
+        rows=sum(batch.rows for batch in parts.batches),
+        size=sum(sizes),
+        warnings=warnings,
+    )
 
 
 def drop_abandoned_uploads(export: Export) -> None:
@@ -239,10 +327,12 @@ def drop_abandoned_uploads(export: Export) -> None:
 def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Partition, list[int]]:
     """The splice lane; returns the batches and the sizes of their ZIPs in bytes."""
     parts = partition(export, index, settings)
+    show_images(parts, index)
+    images = {name: index.members[file] for name, file in parts.images.items()}
     modified = index.members[parts.manifest].info.date_time
     plans = [
         splicing.parts(
-            splicing.plan_batch(batch, index.members, modified),
+            splicing.plan_batch(batch, images, modified),
             export.bucket,
             export.request.export_path,
             export.source,
@@ -263,9 +353,8 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         path = download(export, directory)
         contents = extract(path, directory, export.limits)
         parts = partition(export, contents, settings)
-        images = {
-            name.removeprefix(parts.folder): member for name, member in contents.members.items()
-        }
+        show_images(parts, contents)
+        images = {name: contents.members[file] for name, file in parts.images.items()}
         modified = contents.members[parts.manifest].modified
         plans = [
             BatchZip(batch, images, contents.store, modified).parts() for batch in parts.batches
@@ -273,6 +362,14 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         # Only what is unpacked on EFS can be read by other machines.
         scheduler = settings.dask_scheduler if root == block.efs_path else None
         return parts, put_batches(zip_and_upload, export, parts, plans, scheduler)
+
+
+def show_images(parts: Partition, files: Contents | ZipIndex) -> None:
+    """Put a few of the export's images on the run page, where they can be read."""
+    with best_effort("The images", get_run_logger()):
+        names = spread([image for batch in parts.batches for image in batch.images])
+        sheet = contact_sheet(names, lambda name: files.read(parts.images[name]))
+        artifacts.publish_pictures(names, sheet)
 
 
 def put_batches(
@@ -308,10 +405,10 @@ def put_batches(
 def put_batch(batch: Batch, parts: Sequence[Part], export: Export, uploads: UploadPool) -> int:
     """What the two lanes' last steps have in common; returns the ZIP's size in bytes."""
     key = export.request.batch_key(batch.part)
-    size = sum(part.size for part in parts)
+    total = sum(part.size for part in parts)
     metadata = batch.metadata(export.source.etag)
     if assemble(export.bucket, key, parts, metadata, uploads.pool, uploads.progress):
-        get_run_logger().info("Put %s, %s bytes", key, f"{size:,}")
+        get_run_logger().info("Put %s to %s", size(total), key)
     else:
-        get_run_logger().info("Found %s in place from an earlier run", key)
-    return size
+        get_run_logger().info("Found %s, from an earlier run, to be whole", key)
+    return total

@@ -20,29 +20,90 @@ def _absolute(path: Path) -> Path:
 
 
 class Settings(BaseSettings):
-    """The environment of one process; the README's table describes each variable."""
+    """The environment of one process; docs/configuration.md is this class as a table."""
 
-    batch_size: PositiveInt = 2000
-    image_column: str = Field(default="imageName", min_length=1)
-    efs_path: Annotated[Path, AfterValidator(_absolute)] = Path("/efs/batch")
-    max_tmp_size: int = Field(default=7 * 1024**3, ge=0)
-    max_expansion: PositiveInt = Limits.max_expansion
-    max_members: PositiveInt = Limits.max_members
-    max_name_bytes: PositiveInt = Limits.max_name_bytes
-    max_in_memory: PositiveInt = Limits.max_in_memory
-    max_cells: PositiveInt = Limits.max_cells
-    split_strategy: Literal["auto", "splice", "extract"] = "auto"
-    dask_scheduler: str | None = None
-    splice_min_size: int = Field(default=64 * 1024**2, ge=0)
-    verify: bool = False
-    trigger_queue_url: str | None = None
-    updates_queue_url: str | None = None
+    batch_size: PositiveInt = Field(default=2000, description="rows of a batch")
+    image_column: str = Field(
+        default="imageName",
+        min_length=1,
+        description="the manifest's column that names the image",
+    )
+    split_strategy: Literal["auto", "splice", "extract"] = Field(
+        default="auto",
+        description="`auto`, `splice` or `extract`: the lane; `auto` takes the faster one that "
+        "the archive allows",
+    )
+    splice_min_size: int = Field(
+        default=64 * 1024**2,
+        ge=0,
+        description="bytes; `auto` extracts a ZIP up to this size, which checks every image",
+    )
+    verify: bool = Field(
+        default=False, description="read each spliced batch back and check every image"
+    )
+    efs_path: Annotated[Path, AfterValidator(_absolute)] = Field(
+        default=Path("/efs/batch"),
+        description="mounted directory for archives above `MAX_TMP_SIZE`; it is never created",
+    )
+    max_tmp_size: int = Field(
+        default=7 * 1024**3,
+        ge=0,
+        description="bytes; an archive up to this size is extracted in `TMPDIR`",
+    )
+    dask_scheduler: str | None = Field(
+        default=None,
+        description="`tcp://host:8786`: the batches of exports on EFS are made on "
+        "[several machines](scale.md)",
+    )
+    trigger_queue_url: str | None = Field(
+        default=None, description="the queue to listen to; the listener needs it"
+    )
+    updates_queue_url: str | None = Field(
+        default=None, description="where the answer goes; only `make submit` needs it"
+    )
     # Prefect's API gives 200 runs at once; one that it did not give would pass for deleted.
-    max_in_flight: int = Field(default=4, ge=1, le=200)
-    max_attempts: PositiveInt = 3
-    start_timeout: PositiveInt = 3600
-    run_timeout: PositiveInt = 6 * 3600
-    visibility_timeout: int = Field(default=300, ge=30, le=43_200)
+    max_in_flight: int = Field(default=4, ge=1, le=200, description="exports at a time")
+    max_attempts: PositiveInt = Field(
+        default=3,
+        description="attempts at an export whose run dies or meets an outage; then a failure is "
+        "sent",
+    )
+    start_timeout: PositiveInt = Field(
+        default=3600,
+        description="seconds that a run may wait for a machine; then a failure is sent",
+    )
+    run_timeout: PositiveInt = Field(
+        default=6 * 3600,
+        description="seconds that one attempt may take; then it is cancelled and a failure is sent",
+    )
+    visibility_timeout: int = Field(
+        default=300,
+        ge=30,
+        le=43_200,
+        description="seconds after which a message is delivered again if its listener has died",
+    )
+    presigned_links: bool = Field(
+        default=True,
+        description="link each batch on the run page for 72 hours, where keys are there to sign "
+        "that; else its place in the AWS console is linked",
+    )
+    max_expansion: PositiveInt = Field(
+        default=Limits.max_expansion,
+        description="how many times its own size an archive may unpack to (64 MiB in any case)",
+    )
+    max_members: PositiveInt = Field(
+        default=Limits.max_members, description="files of an archive, at most"
+    )
+    max_name_bytes: PositiveInt = Field(
+        default=Limits.max_name_bytes, description="bytes of a file's name, at most"
+    )
+    max_in_memory: PositiveInt = Field(
+        default=Limits.max_in_memory,
+        description="bytes of the manifest, and of a ZIP's table of contents, at most",
+    )
+    max_cells: PositiveInt = Field(
+        default=Limits.max_cells, description="cells of the manifest, at most"
+    )
 
     @property
     def limits(self) -> Limits:
@@ -66,6 +127,18 @@ class Settings(BaseSettings):
             raise SetupError("; ".join(problems)) from error
 
 
+class Docs(BaseSettings):
+    """Where to read on; apart from the other settings, whose faults are to be read about."""
+
+    docs_url: str | None = Field(
+        default=None, description="where these docs can be read; run pages then link them"
+    )
+
+    def page(self, name: str) -> str:
+        """Markdown that leads to a page of docs/, or names it."""
+        return f"[{name}]({self.docs_url.rstrip('/')}/{name})" if self.docs_url else f"docs/{name}"
+
+
 def _patterns(text: str) -> tuple[str, ...]:
     return tuple(pattern.strip() for pattern in text.split(",") if pattern.strip())
 
@@ -80,8 +153,16 @@ class Allowed(BaseSettings):
     wrong, nothing is sent to a queue that is not allowed.
     """
 
-    allowed_buckets: Patterns | None = None
-    allowed_queues: Patterns | None = None
+    allowed_buckets: Patterns | None = Field(
+        default=None,
+        description="buckets that a trigger may name: patterns such as `biospex-*`, separated by "
+        "commas; unset allows all",
+    )
+    allowed_queues: Patterns | None = Field(
+        default=None,
+        description="callback queues that a trigger may name: patterns of their URLs; nothing is "
+        "sent to any other",
+    )
 
     def reply_address(self, message: Any) -> ReplyAddress | None:
         """Where the answer to a message may go; None if it names no usable or allowed place."""

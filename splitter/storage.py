@@ -64,6 +64,26 @@ class Bucket:
         self._client = client
         self.name = name
 
+    @property
+    def region(self) -> str:
+        return self._client.meta.region_name
+
+    @property
+    def signs_lastingly(self) -> bool:
+        """Whether a link that is signed here lasts as long as it says: not by a role's passing key.
+
+        https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
+        """
+        # boto3 has no public way to its own credentials but through a session.
+        credentials = self._client._request_signer._credentials  # type: ignore[attr-defined]
+        return credentials is not None and credentials.get_frozen_credentials().token is None
+
+    def presigned_link(self, key: str, seconds: int) -> str:
+        """An address at which anybody can fetch an object, for a while."""
+        return self._client.generate_presigned_url(
+            "get_object", Params={"Bucket": self.name, "Key": key}, ExpiresIn=seconds
+        )
+
     def find(self, key: str) -> StoredObject | None:
         """The object at ``key``, or None."""
         try:

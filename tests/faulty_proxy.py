@@ -22,7 +22,7 @@ from proxy.http import HttpProtocolHandler
 from proxy.http.parser import HttpParser
 from proxy.http.proxy import HttpProxyBasePlugin
 
-from cli.demo import child
+from cli.services import child
 
 Operation = Literal[
     "HeadObject",

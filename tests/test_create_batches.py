@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -10,8 +11,6 @@ from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster, get_task_stream
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import State
 
 from blocks.workspace import Workspace
@@ -317,28 +316,6 @@ def test_a_splice_of_what_cannot_be_spliced_is_refused_and_auto_extracts_it(
     assert [callback["status"] for callback in received()] == ["success", "failed"]
 
 
-def test_the_run_page_shows_the_batches_the_summary_and_the_progress(
-    request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BATCH_SIZE", "20")
-    state: State[Any] = create_batches(request_for(EXPORTS[0], totalSize=1), return_state=True)
-    assert state.state_details.flow_run_id
-    with get_client(sync_client=True) as prefect:
-        run = prefect.read_flow_run(state.state_details.flow_run_id)
-        assert run.name == f"{EXPORTS[0].name} for download 512"
-        artifacts = prefect.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(exists_=None)),
-        )
-        shown = {a.key or a.description: a for a in artifacts if a.flow_run_id == run.id}
-    assert '"rows": "21-25"' in str(shown["batches"].data)
-    assert "The request says 1 bytes" in str(shown["summary"].data)
-    assert sorted(
-        name.partition(",")[0]
-        for name, artifact in shown.items()
-        if name and artifact.type == "progress"
-    ) == ["Download", "Extract", "Upload"]
-
-
 @pytest.mark.parametrize(
     ("variable", "patterns", "answers"),
     [("ALLOWED_BUCKETS", "biospex-*", 1), ("ALLOWED_QUEUES", "https://sqs.us-east-2.*", 0)],
@@ -420,3 +397,32 @@ def test_uploads_that_a_killed_run_left_open_are_dropped_and_no_others(
     create_batches(request_for(EXPORTS[0]))
     uploads = s3.list_multipart_uploads(Bucket=bucket_name)["Uploads"]
     assert sorted(upload["Key"] for upload in uploads) == sorted(others)
+
+
+def test_a_fault_that_stays_ends_the_run_with_its_sentence_and_no_traceback(
+    request_for: MakeRequest, received: Received, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        state: State[Any] = create_batches(
+            request_for(EXPORTS[0], exportPath="export/gone.zip"), return_state=True
+        )
+    assert state.is_failed()
+    assert (state.name, state.message) == ("Failed", received()[0]["error"])
+    assert isinstance(state.result(raise_on_failure=False), ExportError)
+    errors = [line.getMessage() for line in caplog.records if line.levelname == "ERROR"]
+    assert [line.partition(":")[0] for line in errors] == ["No batches", "What to do"]
+    assert not any(line.exc_info for line in caplog.records if line.levelname != "DEBUG")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"), [({}, "Completed"), ({"totalSize": 1}, "Completed with warnings")]
+)
+def test_the_state_of_a_run_says_what_was_made(
+    changes: dict[str, Any], name: str, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "10")
+    state: State[Any] = create_batches(request_for(EXPORTS[0], **changes), return_state=True)
+    assert state.is_completed()
+    assert state.name == name
+    assert re.fullmatch(r"25 rows in 3 batches, \d+\.\d kB", str(state.message))
+    assert len(state.result().batch_files) == 3

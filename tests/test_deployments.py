@@ -15,7 +15,7 @@ from prefect_aws import AwsCredentials
 from blocks.register import register
 from blocks.saved import BLOCK_NAME, client, load_credentials, load_workspace, origin
 from blocks.workspace import Workspace
-from cli.demo import REGION
+from cli.services import REGION
 from splitter.settings import Settings
 from splitter.storage import CLIENT_CONFIG
 

@@ -26,8 +26,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled
 from prefect_aws.workers.ecs_worker import ECSJobConfiguration, ECSWorker
 
-from cli import demo as local
-from cli.demo import REGION, child
+from cli import services as local
+from cli.services import REGION, child
 from deploy import job_template
 from tests.conftest import EXPORTS
 from tests.processes import eventually, messages

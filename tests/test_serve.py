@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import StateType
 
-from cli.demo import served
+from cli.services import served
 from flows.support.recovery import failed_attempts
 from tests.conftest import EXPORTS
 from tests.processes import eventually, kill, messages, run_named
@@ -85,7 +85,9 @@ def test_killed_processes_come_back_and_every_trigger_is_answered_once(
         eventually(lambda: server.poll() is not None or not sum(messages(sqs, triggers)))
         assert server.poll() is None
     assert [callback["status"] for callback in received()] == ["success"]
-    assert [state.name for state in failed_attempts(prefect, export.id)] == ["Crashed"]
+    assert [state.name for state in failed_attempts(prefect.read_flow_run_states(export.id))] == [
+        "Crashed"
+    ]
     of_the_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[export.id]))
     messages_logged = [line.message for line in prefect.read_logs(of_the_run)]
     assert any(line.startswith("Attempt 1 ended Crashed: ") for line in messages_logged)

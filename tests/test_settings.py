@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -5,10 +6,13 @@ import pytest
 from splitter.errors import SetupError
 from splitter.members import DEFAULT_LIMITS, Limits
 from splitter.messages import Request, RequestError
-from splitter.settings import Allowed, Settings
+from splitter.settings import Allowed, Docs, Settings
 from tests.test_messages import TRIGGER
 
-VARIABLES = [name.upper() for name in (*Settings.model_fields, *Allowed.model_fields)]
+ROOT = Path(__file__).parent.parent
+VARIABLES = [
+    name.upper() for name in (*Settings.model_fields, *Docs.model_fields, *Allowed.model_fields)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -153,3 +157,33 @@ def test_what_a_request_may_not_name_is_said(
     monkeypatch.setenv(variable, "biospex-dev,other")
     with pytest.raises(RequestError, match=rf"names '{TRIGGER[field]}' as its '{field}'"):
         Allowed().check(Request.parse(TRIGGER))
+
+
+def rows_of(page: str) -> dict[str, tuple[str, ...]]:
+    """A page's table of settings: variable, then default and description."""
+    found = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*) \|$", (ROOT / page).read_text(), re.M)
+    return {variable: (default, description) for variable, default, description in found}
+
+
+def described() -> dict[str, tuple[str, ...]]:
+    """The same of the classes."""
+    fields = {**Settings.model_fields, **Docs.model_fields, **Allowed.model_fields}
+    return {
+        name.upper(): (shown(field.default), str(field.description))
+        for name, field in fields.items()
+    }
+
+
+def shown(default: object) -> str:
+    if default is None:
+        return "none"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def test_the_page_of_settings_is_what_the_classes_say() -> None:
+    assert rows_of("docs/configuration.md") == described()
+
+
+def test_the_readme_names_some_of_them_in_the_same_words() -> None:
+    assert rows_of("README.md")
+    assert rows_of("README.md").items() <= described().items()

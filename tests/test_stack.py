@@ -13,7 +13,7 @@ import boto3
 import pytest
 from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 
-from cli.demo import REGION
+from cli.services import REGION
 
 pytestmark = [
     pytest.mark.usefixtures("aws"),

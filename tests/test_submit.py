@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cli.demo import create_queues, served
+from cli.services import create_queues, served
 from cli.submit import main
 from flows.create_batches import create_batches
 from tests.conftest import EXPORTS

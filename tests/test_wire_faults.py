@@ -19,7 +19,7 @@ from prefect_aws.client_parameters import AwsClientParameters
 from werkzeug.serving import make_server
 
 from blocks.saved import BLOCK_NAME
-from cli.demo import REGION
+from cli.services import REGION
 from flows import create_batches as flow
 from tests.archives import tar_of
 from tests.faulty_proxy import Fault, FaultyProxy, Operation, Rule, faulty_proxy

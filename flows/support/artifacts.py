@@ -1,15 +1,42 @@
-"""What the run page of an export shows in the end: its batches, a summary, the callback."""
+"""What the run page of an export shows in the end: a summary, its batches, pictures, the callback.
 
-from collections.abc import Sequence
+Of a run that is retried each of them stands there once, as the latest attempt left it, but for the
+callback: what was sent twice is shown twice.
+"""
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+import json
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+from prefect import runtime
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
+from prefect.client.schemas.objects import State
 
 from splitter.manifest import Partition
 from splitter.messages import Failure, Request, Result, to_json
-from splitter.storage import StoredObject
+from splitter.settings import Docs
+from splitter.storage import Bucket, StoredObject
+from splitter.wording import count, duration, size
 
 CALLBACK_KEY = "callback"
 """The artifact that says a run has sent its callback; the listener goes by it."""
+
+LINK_SECONDS = 72 * 3600
+"""As long as the links in the mail that BIOSPEX sends."""
 
 
 def publish(
@@ -18,15 +45,52 @@ def publish(
     lane: str,
     parts: Partition,
     sizes: Sequence[int],
-    odd: Sequence[str],
+    warnings: Sequence[str],
+    links: Sequence[str],
+    seconds: float,
+    earlier: Sequence[State[Any]],
 ) -> None:
-    """Attach both artifacts to the current flow run.
+    """Attach the summary and the table of batches to the current flow run.
 
     Args:
-        lane: how the archive was split.
+        lane: how the archive was split, and why so.
         sizes: bytes of each batch ZIP, in the order of ``parts.batches``.
-        odd: sentences about what a person may want to look at.
+        warnings: sentences about what a person may want to look at.
+        links: where each batch can be had.
+        seconds: that the split took.
+        earlier: how earlier attempts of the run ended.
     """
+    _remove("summary", "batches")
+    batches = list(zip(parts.batches, sizes, links, strict=True))
+    rows = sum(batch.rows for batch in parts.batches)
+    remarks = "\n".join(f"- ⚠️ {warning}" for warning in warnings) or "No warnings."
+    listed = "\n".join(
+        f"| [{request.batch_file(batch.part)}]({link}) | {batch.first_row:,}-{batch.last_row:,} "
+        f"| {len(batch.images):,} | {size(written)} |"
+        for batch, written, link in batches
+    )
+    create_markdown_artifact(
+        key="summary",
+        description=f"{count(rows, 'row')} in {count(len(batches), 'batch', 'batches')}",
+        markdown=f"""\
+**{request.file}** for download **{request.download_id}**: {count(rows, "row")} in \
+{count(len(batches), "batch", "batches")}, {size(sum(sizes))}, made in {duration(seconds)}.
+
+{remarks}
+
+| batch | rows | images | size |
+| --- | --- | --- | --- |
+{listed}
+
+| | |
+| --- | --- |
+| Archive | `s3://{request.s3_bucket}/{request.export_path}`, {size(source.size)} |
+| Lane | {lane} |
+| Manifest | `{parts.manifest}` |
+{_ends(earlier)}
+What to do with a batch: {Docs().page("zooniverse.md")}
+""",
+    )
     create_table_artifact(
         key="batches",
         description=f"Batches of {request.file} in the bucket {request.s3_bucket}",
@@ -35,39 +99,33 @@ def publish(
                 "part": batch.part,
                 "rows": f"{batch.first_row}-{batch.last_row}",
                 "images": len(batch.images),
-                "bytes": size,
+                "size": size(written),
                 "key": request.batch_key(batch.part),
+                "bytes": written,
             }
-            for batch, size in zip(parts.batches, sizes, strict=True)
+            for batch, written, _ in batches
         ],
     )
-    rows = sum(batch.rows for batch in parts.batches)
-    remarks = "\n".join(f"- ⚠️ {remark}" for remark in odd) or "Nothing odd."
-    create_markdown_artifact(
-        key="summary",
-        description=f"Summary of {request.file}",
-        markdown=f"""\
-**{request.file}** for download **{request.download_id}**: {rows:,} rows in \
-{len(parts.batches)} batches.
 
-| | |
-| --- | --- |
-| Archive | `s3://{request.s3_bucket}/{request.export_path}`, {source.size:,} bytes |
-| Split by | {lane} |
-| Manifest | `{parts.manifest}` |
-| Batches | {sum(sizes):,} bytes |
 
-{remarks}
-""",
+def publish_pictures(names: Sequence[str], sheet: bytes) -> None:
+    """Attach a contact sheet, a JPEG with a thumbnail of each of the images of these names."""
+    _remove("images")
+    create_image_artifact(
+        key="images",
+        image_url=f"data:image/jpeg;base64,{b64encode(sheet).decode()}",
+        description="From left to right: " + ", ".join(f"`{name}`" for name in names),
     )
 
 
-def publish_failure(sentence: str, advice: str) -> None:
+def publish_failure(sentence: str, advice: str, earlier: Sequence[State[Any]]) -> None:
     """Attach to the current flow run why there are no batches, and what an operator can do."""
+    _remove("summary", "batches", "images")
     create_markdown_artifact(
         key="summary",
         description="Why there are no batches",
-        markdown=f"**No batches.** {sentence}\n\n**What to do:** {advice}",
+        markdown=f"**No batches.** {sentence}\n\n**What to do:** {advice}\n{_ends(earlier)}\n"
+        f"What each sentence means: {Docs().page('messages.md')}\n",
     )
 
 
@@ -81,9 +139,53 @@ def publish_callback(message: Result | Failure) -> None:
 
 
 def callback_title(message: Result | Failure) -> str:
-    return f"Callback to BIOSPEX: {message.status}"
+    return f"BIOSPEX was told: {_told(message)}"
 
 
 def callback_markdown(message: Result | Failure) -> str:
-    told = "where the batches are" if message.status == "success" else "why there are no batches"
-    return f"BIOSPEX was told {told}:\n\n```json\n{to_json(message)}\n```"
+    """The sentence, and the message as it was sent, line by line."""
+    sent = json.dumps(json.loads(to_json(message)), indent=2, ensure_ascii=False)
+    return f"{callback_title(message)}\n\n```json\n{sent}\n```"
+
+
+def console_link(region: str, bucket: str, key: str) -> str:
+    """Where an object is found in the AWS console, by who may log in there."""
+    return (
+        f"https://{region}.console.aws.amazon.com/s3/object/{bucket}?region={region}"
+        f"&prefix={quote(key)}"
+    )
+
+
+def batch_links(bucket: Bucket, keys: Iterable[str], presigned: bool) -> list[str]:
+    """Where each batch can be had: one click away for 72 hours, else in the AWS console.
+
+    A link that is signed with a role's passing credentials ends with them, within hours
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html), so there the
+    console's address is the better one.
+    """
+    if presigned and bucket.signs_lastingly:
+        return [bucket.presigned_link(key, LINK_SECONDS) for key in keys]
+    return [console_link(bucket.region, bucket.name, key) for key in keys]
+
+
+def _told(message: Result | Failure) -> str:
+    if message.status == "failed":
+        return message.error
+    return f"{count(len(message.batch_files), 'batch is', 'batches are')} ready."
+
+
+def _ends(earlier: Sequence[State[Any]]) -> str:
+    if not earlier:
+        return ""
+    lines = [f"{number}. {end.name}: {end.message}" for number, end in enumerate(earlier, 1)]
+    return "\n**Earlier attempts**\n\n" + "\n".join(lines) + "\n"
+
+
+def _remove(*keys: str) -> None:
+    """Take what an earlier attempt of the current run has left under these keys off its page."""
+    with get_client(sync_client=True) as prefect:
+        for artifact in prefect.read_artifacts(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(runtime.flow_run.id)])),
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=list(keys))),
+        ):
+            prefect.delete_artifact(artifact.id)
