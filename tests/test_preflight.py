@@ -14,7 +14,8 @@ import boto3
 import pytest
 from moto.servicequotas.models import ServiceQuotasBackend
 
-from cli.demo import REGION, embedded_prefect
+from blocks.saved import REGION
+from cli.services import embedded_prefect
 from deploy import preflight
 from deploy.preflight import Finding, Plan
 
