@@ -285,12 +285,8 @@ name: answer with its ARN, and it stays as it is."
 }
 
 create_stack() {
-    deploy_stack "Environment=$environment" "BucketName=$BUCKET" "BucketKeyArn=$BUCKET_KEY_ARN" \
-        "VpcId=$VPC_ID" "SubnetIds=$SUBNET_IDS" "AssignPublicIp=$ASSIGN_PUBLIC_IP" \
-        "TriggerQueueArn=$TRIGGER_QUEUE_ARN" "UpdatesQueueArn=$UPDATES_QUEUE_ARN" \
-        "AlarmTopicArn=$ALARM_TOPIC_ARN" "LogRetentionDays=$LOG_RETENTION_DAYS" \
-        "PrefectApiUrl=$PREFECT_API_URL" "PrefectApiKeySecretArn=$PREFECT_API_KEY_SECRET_ARN" \
-        "PrefectApiAuthStringSecretArn=$PREFECT_API_AUTH_STRING_SECRET_ARN"
+    # The worker stays as it is until pools and deployments are new; the first has no image yet.
+    deploy_stack "$(given WorkerImage || true)"
     if [[ ! $bucket_has_rules && $LIFECYCLE_RULES == y* ]]; then
         run aws s3api put-bucket-lifecycle-configuration --bucket "$BUCKET" \
             --lifecycle-configuration file://deploy/lifecycle.json
@@ -298,9 +294,16 @@ create_stack() {
     [[ ! $TRIGGER_QUEUE_ARN ]] || redrive
 }
 
+# deploy_stack IMAGE-OF-THE-WORKER
 deploy_stack() {
     run aws cloudformation deploy --stack-name "$stack" --template-file deploy/stack.yaml \
-        --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset --parameter-overrides "$@"
+        --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset --parameter-overrides \
+        "Environment=$environment" "BucketName=$BUCKET" "BucketKeyArn=$BUCKET_KEY_ARN" \
+        "VpcId=$VPC_ID" "SubnetIds=$SUBNET_IDS" "AssignPublicIp=$ASSIGN_PUBLIC_IP" \
+        "TriggerQueueArn=$TRIGGER_QUEUE_ARN" "UpdatesQueueArn=$UPDATES_QUEUE_ARN" \
+        "AlarmTopicArn=$ALARM_TOPIC_ARN" "LogRetentionDays=$LOG_RETENTION_DAYS" \
+        "PrefectApiUrl=$PREFECT_API_URL" "PrefectApiKeySecretArn=$PREFECT_API_KEY_SECRET_ARN" \
+        "PrefectApiAuthStringSecretArn=$PREFECT_API_AUTH_STRING_SECRET_ARN" "WorkerImage=$1"
     [[ $dry_run ]] || look_at_stack
 }
 
@@ -325,7 +328,8 @@ push_image() {
         echo "$image is there already."
         return
     fi
-    run "$docker" build --platform linux/amd64 --tag "$image" .
+    run "$docker" build --platform linux/amd64 ${BASE_IMAGE:+--build-arg "BASE=$BASE_IMAGE"} \
+        --tag "$image" .
     run sign_in "${repository%%/*}"
     run "$docker" push "$image"
 }
@@ -383,7 +387,7 @@ save_blocks() {
 }
 
 start_worker() {
-    deploy_stack "WorkerImage=$image"
+    deploy_stack "$image"
     [[ ! $NOTIFICATION_BLOCK || $(line_of "$work/prefect" has_notice) ]] || add_notice
 }
 
