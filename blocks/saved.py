@@ -41,13 +41,20 @@ def origin(block: Block) -> str:
 @overload
 def client(credentials: AwsCredentials, service: Literal["s3"], config: Config) -> "S3Client": ...
 @overload
-def client(credentials: AwsCredentials, service: Literal["sqs"], config: Config) -> "SQSClient": ...
-def client(credentials: AwsCredentials, service: Literal["s3", "sqs"], config: Config) -> Any:
+def client(
+    credentials: AwsCredentials, service: Literal["sqs"], config: Config, region: str | None = None
+) -> "SQSClient": ...
+def client(
+    credentials: AwsCredentials,
+    service: Literal["s3", "sqs"],
+    config: Config,
+    region: str | None = None,
+) -> Any:
     """A boto3 client with a block's credentials and endpoint, and our own retries and timeouts."""
     session = credentials.get_boto3_session()
     parameters = credentials.aws_client_parameters.get_params_override()
     parameters["config"] = config.merge(parameters.get("config") or Config())
-    region = session.region_name or os.environ.get("AWS_REGION") or REGION
+    region = region or session.region_name or os.environ.get("AWS_REGION") or REGION
     return session.client(service, region_name=region, **parameters)
 
 

@@ -1,25 +1,36 @@
-"""The base job template of the ECS work pool, made from what the stack put out.
+"""The base job template of an ECS work pool, made from what the stack put out.
 
-    python -m deploy.job_template --image IMAGE OUTPUTS.json > template.json
+    python -m deploy.job_template --pool splitter --image IMAGE OUTPUTS.json > template.json
     prefect work-pool create biospex-ecs --type ecs --base-job-template template.json --overwrite
 
 OUTPUTS.json is what ``aws cloudformation describe-stacks --query 'Stacks[0].Outputs'`` prints, or
 an object of output names and values; ``-`` reads it from standard input.
 
-The template is prefect-aws's own with other defaults and a larger task definition, so it has
-whatever the installed release has. What a person may want to change for one deployment stays a
-variable; what belongs to the stack is written in.
+There are two pools, since listener and splitter have different roles: what unpacks hostile archives
+can neither receive nor delete triggers, and what listens has no share in the buckets.
+
+The template is prefect-aws's own. What a run may choose for itself is in ``FREE``; everything else,
+the image, the command, the roles, the cluster and the credentials among it, is written in as a
+value, so that no job variable reaches it: a run's job variables fill placeholders, and none is
+left.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from prefect.utilities.templating import apply_values, find_placeholders
 from prefect_aws.workers.ecs_worker import ECSWorker
+
+FREE = frozenset({"cpu", "memory", "ephemeral_storage", "launch_type", "env", "labels", "name"})
+"""The job variables that a deployment or a run may set."""
+
+CONTAINER = "prefect"  # the name that prefect-aws's crash detection looks for
 
 EFS_PATH = "/efs/batch"
 VOLUME = "efs"
@@ -30,6 +41,25 @@ STOP_TIMEOUT = 120
 # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/fargate-task-storage.html
 EPHEMERAL_STORAGE = range(21, 201)
 """GiB that can be asked for; without asking there are 20."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What the runs of a work pool are given.
+
+    Attributes:
+        role: the stack's output that names the task role.
+        mounts_efs: whether the workspace of large archives is there.
+    """
+
+    role: str
+    mounts_efs: bool
+
+
+POOLS = {
+    "splitter": Pool(role="SplitterRoleArn", mounts_efs=True),
+    "listener": Pool(role="ListenerRoleArn", mounts_efs=False),
+}
 
 
 class TemplateError(Exception):
@@ -44,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         template = job_template(
             outputs_of(text),
             options.image,
+            pool=options.pool,
             cpu=options.cpu,
             memory=options.memory,
             ephemeral_storage=options.ephemeral_storage,
@@ -72,6 +103,7 @@ def job_template(
     outputs: Mapping[str, str],
     image: str,
     *,
+    pool: str = "splitter",
     cpu: int = 2048,
     memory: int = 4096,
     ephemeral_storage: int = 100,
@@ -82,6 +114,7 @@ def job_template(
 
     Args:
         outputs: of deploy/stack.yaml.
+        pool: splitter or listener.
         cpu: units, 1024 to a virtual CPU.
         memory: MiB.
         ephemeral_storage: GiB, 21 to 200.
@@ -92,30 +125,80 @@ def job_template(
         TemplateError: if an output, or a part of prefect-aws's template, is not there.
     """
     template = ECSWorker.get_default_base_job_template()
+    _shape_task(template, outputs, POOLS[pool], ephemeral_storage)
     _set_defaults(
         template,
         {
-            "image": image,
             "cpu": cpu,
             "memory": memory,
-            "family": _output(outputs, "RepositoryUri").rpartition("/")[2],
-            "cluster": _output(outputs, "ClusterArn"),
-            "task_role_arn": _output(outputs, "TaskRoleArn"),
-            "execution_role_arn": _output(outputs, "ExecutionRoleArn"),
-            "vpc_id": _output(outputs, "VpcId"),
             "launch_type": capacity,
-            "configure_cloudwatch_logs": True,
-            "cloudwatch_logs_prefix": "biospex",
-            "cloudwatch_logs_options": {
-                "awslogs-group": _output(outputs, "LogGroupName"),
-                "awslogs-create-group": "false",  # the stack has, with a retention
-            },
             "env": _environment(outputs) | dict(env or {}),
         },
     )
-    _widen_task_definition(template, outputs, ephemeral_storage)
-    _set_network(template, outputs)
+    _fix(
+        template,
+        {
+            "image": image,
+            "container_name": CONTAINER,
+            "family": f"{_output(outputs, 'RepositoryUri').rpartition('/')[2]}-{pool}",
+            "cluster": _output(outputs, "ClusterArn"),
+            "task_role_arn": _output(outputs, POOLS[pool].role),
+            "execution_role_arn": _output(outputs, "ExecutionRoleArn"),
+            "vpc_id": _output(outputs, "VpcId"),
+            "network_configuration": {
+                "subnets": _output(outputs, "SubnetIds").split(","),
+                "securityGroups": [_output(outputs, "TaskSecurityGroupId")],
+                "assignPublicIp": _output(outputs, "AssignPublicIp"),
+            },
+            "configure_cloudwatch_logs": True,
+            "cloudwatch_logs_prefix": pool,
+            "cloudwatch_logs_options": {
+                "awslogs-group": _output(outputs, "LogGroupName"),
+                "awslogs-create-group": "false",  # the stack has, with a retention
+                # A CloudWatch that does not answer must not stop a run at its next log line.
+                "mode": "non-blocking",
+                "max-buffer-size": "4m",
+            },
+            # One revision of the task definition for all runs, also after the worker began anew.
+            "match_latest_revision_in_family": True,
+            "auto_deregister_task_definition": False,
+            **_secrets(outputs),
+        },
+    )
     return template
+
+
+def _secrets(outputs: Mapping[str, str]) -> dict[str, str]:
+    """Where ECS finds what signs in at Prefect; without it the worker gives its own on as text."""
+    names = {
+        "prefect_api_key_secret_arn": "PrefectApiKeySecretArn",
+        "prefect_api_auth_string_secret_arn": "PrefectApiAuthStringSecretArn",
+    }
+    return {name: outputs[output] for name, output in names.items() if outputs.get(output)}
+
+
+def _fix(template: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Write ``values`` in; of the other variables only those of ``FREE`` are left.
+
+    A variable that is in neither is left out of what the worker is told, which is its default: no
+    command but the flow run's, no credentials but the worker's own.
+    """
+    properties = _part(template, "variables", "properties")
+    for name in (*values, *FREE):
+        _part(template, "variables", "properties", name)
+    left = {name: f"{{{{ {name} }}}}" for name in FREE}
+    template["job_configuration"] = apply_values(
+        _part(template, "job_configuration"), {**values, **left}
+    )
+    template["variables"]["properties"] = {
+        name: variable for name, variable in properties.items() if name in FREE
+    }
+    # prefect-aws's definitions are those of variables that are gone.
+    template["variables"].pop("definitions", None)
+    template["variables"]["required"] = []
+    placeholders = {one.name for one in find_placeholders(template["job_configuration"])}
+    if not placeholders <= FREE:
+        raise TemplateError(f"a run could choose {', '.join(sorted(placeholders - FREE))}")
 
 
 def _environment(outputs: Mapping[str, str]) -> dict[str, str | None]:
@@ -133,10 +216,10 @@ def _environment(outputs: Mapping[str, str]) -> dict[str, str | None]:
     }
 
 
-def _widen_task_definition(
-    template: dict[str, Any], outputs: Mapping[str, str], ephemeral_storage: int
+def _shape_task(
+    template: dict[str, Any], outputs: Mapping[str, str], pool: Pool, ephemeral_storage: int
 ) -> None:
-    """Add the disk, the EFS volume and what the container needs of both."""
+    """Add the disk, the EFS volume if there is one, and what the container needs of both."""
     definition = _part(template, "job_configuration", "task_definition")
     container = _part(definition, "containerDefinitions", 0)
     _add_variable(
@@ -152,51 +235,30 @@ def _widen_task_definition(
         },
     )
     definition["ephemeralStorage"] = {"sizeInGiB": "{{ ephemeral_storage }}"}
-    definition["volumes"] = [
-        {
-            "name": VOLUME,
-            "efsVolumeConfiguration": {
-                "fileSystemId": _output(outputs, "FileSystemId"),
-                # ECS would add it, and the worker no longer know its own definition again.
-                "rootDirectory": "/",
-                "transitEncryption": "ENABLED",
-                "authorizationConfig": {
-                    "accessPointId": _output(outputs, "AccessPointId"),
-                    "iam": "ENABLED",
-                },
-            },
-        }
-    ]
-    container["mountPoints"] = [
-        {"sourceVolume": VOLUME, "containerPath": EFS_PATH, "readOnly": False}
-    ]
+    # ECS would add it, and the worker no longer know its own definition again: it compares what it
+    # asked for with what ECS tells, and takes a key that is false for one more.
+    definition["enableFaultInjection"] = False
     container["cpu"] = "{{ cpu }}"
     container["memory"] = "{{ memory }}"
     container["stopTimeout"] = STOP_TIMEOUT
-
-
-def _set_network(template: dict[str, Any], outputs: Mapping[str, str]) -> None:
-    """The stack's network in place of the variable for all of it; the public address stays one."""
-    configuration = _part(template, "job_configuration")
-    _part(configuration, "network_configuration")
-    _part(template, "variables", "properties", "network_configuration")
-    del template["variables"]["properties"]["network_configuration"]
-    _add_variable(
-        template,
-        "assign_public_ip",
-        {
-            "title": "Assign Public IP",
-            "description": "Needed in a public subnet to reach ECR and S3; nothing may come in.",
-            "type": "string",
-            "enum": ["ENABLED", "DISABLED"],
-            "default": "ENABLED",
-        },
-    )
-    configuration["network_configuration"] = {
-        "subnets": _output(outputs, "SubnetIds").split(","),
-        "securityGroups": [_output(outputs, "TaskSecurityGroupId")],
-        "assignPublicIp": "{{ assign_public_ip }}",
-    }
+    if pool.mounts_efs:
+        definition["volumes"] = [
+            {
+                "name": VOLUME,
+                "efsVolumeConfiguration": {
+                    "fileSystemId": _output(outputs, "FileSystemId"),
+                    "rootDirectory": "/",  # as above
+                    "transitEncryption": "ENABLED",
+                    "authorizationConfig": {
+                        "accessPointId": _output(outputs, "AccessPointId"),
+                        "iam": "ENABLED",
+                    },
+                },
+            }
+        ]
+        container["mountPoints"] = [
+            {"sourceVolume": VOLUME, "containerPath": EFS_PATH, "readOnly": False}
+        ]
 
 
 def _set_defaults(template: dict[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -248,9 +310,10 @@ def _name_and_value(text: str) -> tuple[str, str]:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m deploy.job_template",
-        description="Print the base job template of the ECS work pool.",
+        description="Print the base job template of an ECS work pool.",
     )
     parser.add_argument("outputs", metavar="OUTPUTS.json", help="the stack's outputs, - for stdin")
+    parser.add_argument("--pool", choices=list(POOLS), default="splitter", help="whose (splitter)")
     parser.add_argument("--image", required=True, help="the containers' image")
     parser.add_argument("--cpu", type=int, default=2048, help="units, 1024 to a CPU (2048)")
     parser.add_argument("--memory", type=int, default=4096, help="MiB (4096)")

@@ -24,9 +24,10 @@ from prefect.tasks import Task, exponential_backoff
 
 from blocks.saved import client, load_credentials, load_workspace, origin
 from flows.support import artifacts
+from flows.support.callbacks import client_for
 from flows.support.log_context import label_lines
 from flows.support.progress import Progress, best_effort
-from flows.support.recovery import earlier_attempts, retry_transient, will_be_resumed
+from flows.support.recovery import earlier_attempts
 from flows.support.task_runner import UploadPool, task_runner
 from splitter import archive, manifest, queues, splicing, storage, workspace
 from splitter.archive import Contents
@@ -38,6 +39,7 @@ from splitter.lanes import Export, choose_lane
 from splitter.manifest import Batch, Partition
 from splitter.members import Limits
 from splitter.messages import Failure, ReplyAddress, Request, Result, title
+from splitter.queues import CallbackError
 from splitter.settings import Allowed, Settings
 from splitter.storage import Bucket
 from splitter.wording import count, size
@@ -103,7 +105,12 @@ def extract(path: Path, directory: Path, limits: Limits) -> Contents:
 def partition(export: Export, files: Contents | ZipIndex, settings: Settings) -> Partition:
     """Read the manifest, check that every row has its image, and cut it into batches."""
     parts = manifest.partition_export(
-        files.members, files.read, settings.image_column, settings.batch_size, settings.max_cells
+        files.members,
+        files.read,
+        settings.image_column,
+        settings.batch_size,
+        settings.max_cells,
+        files.unusable,
     )
     Result.of(export.request, len(parts.batches))  # which one message must be able to name
     rows = sum(batch.rows for batch in parts.batches)
@@ -172,8 +179,6 @@ def run_name() -> str:
 @flow(
     name="create-batches",
     flow_run_name=run_name,
-    on_failure=[retry_transient],
-    on_crashed=[retry_transient],
     # A request that cannot be carried out is answered, so the flow checks it, not Prefect.
     validate_parameters=False,
 )
@@ -183,10 +188,11 @@ def create_batches(request: Request) -> Result:
     A large ZIP is **spliced**: S3 itself copies the images' bytes into the batches. Any other
     archive is **extracted**: fetched, unpacked, checked as a whole, and zipped anew. Nothing is
     uploaded before the whole manifest has been checked, and batches that an earlier run has put in
-    place are kept. A fault that can pass leads to another attempt, MAX_ATTEMPTS in all.
+    place are kept.
 
-    The outcome goes to the request's `updatesQueueUrl`: every batch's file name, or one sentence
-    that says why there are none.
+    The outcome goes to the request's `updatesQueueUrl`: every batch's file name, or, where the
+    export or the installation is at fault, one sentence that says why there are none. Any other
+    fault only ends the run: the listener tries it again, MAX_ATTEMPTS in all, before it answers.
 
     **To repeat a run**, press Retry: it uploads what is missing and sends the callback again.
 
@@ -198,32 +204,18 @@ def create_batches(request: Request) -> Result:
         earlier = earlier_attempts()
         for number, end in enumerate(earlier, 1):
             log.warning("Attempt %d ended %s: %s", number, end.name, end.message)
-    credentials = load_credentials()
-    sqs = client(credentials, "sqs", queues.CLIENT_CONFIG)
-    allowed = Allowed()
+    outcome = None
     try:
         request = Request.parse(request)
-        allowed.check(request)
+        Allowed().check(request)
+        sqs = client_for(request)
+        queues.check_callback_queue(sqs, request)
         bucket = bucket_named(request.s3_bucket)
-        log.info("AWS credentials come from the %s", origin(credentials))
+        log.info("AWS credentials come from the %s", origin(load_credentials()))
         outcome = split(request, bucket, earlier)
+        notify(sqs, request, outcome.result)
     except Exception as error:
-        sentence = explain(error)
-        if will_be_resumed(error):
-            log.warning("Another attempt will follow, this one failed: %s", sentence)
-            raise
-        log.error("No batches: %s", sentence)
-        log.error("What to do: %s", advise(error))
-        # A fault of the export or the installation is said by its sentence.
-        stays = isinstance(error, ExportError | SetupError)
-        log.log(DEBUG if stays else ERROR, "The traceback:", exc_info=True)
-        address = allowed.reply_address(request)
-        with best_effort("The summary", log):
-            artifacts.publish_failure(sentence, advise(error), earlier)
-        if address:
-            notify(sqs, address, Failure(download_id=address.download_id, error=sentence))
-        return ended(Failed(message=sentence, data=error))
-    notify(sqs, request, outcome.result)
+        return ended(failed(error, request, outcome, earlier))
     return ended(
         Completed(
             name="Completed with warnings" if outcome.warnings else "Completed",
@@ -232,6 +224,33 @@ def create_batches(request: Request) -> Result:
             data=outcome.result,
         )
     )
+
+
+def failed(
+    error: Exception, request: Any, outcome: Outcome | None, earlier: Sequence[State[Any]]
+) -> State[Any]:
+    """Say why a run failed, to BIOSPEX if that stays so; returns the state that it ends in.
+
+    Args:
+        outcome: the batches, where only BIOSPEX could not be told of them.
+        earlier: how earlier attempts ended, for the summary.
+    """
+    log = get_run_logger()
+    begin, sentence = "Batches are made, but" if outcome else "No batches:", explain(error)
+    stays = isinstance(error, ExportError | SetupError)
+    log.error("%s %s", begin, sentence)
+    log.error("What to do: %s", advise(error))
+    log.log(DEBUG if stays else ERROR, "The traceback:", exc_info=error)
+    with best_effort("The summary", log):
+        artifacts.publish_failure(sentence, advise(error), earlier)
+    address = Allowed().reply_address(request)
+    if address and stays and not outcome and not isinstance(error, CallbackError):
+        try:
+            failure = Failure(download_id=address.download_id, error=sentence)
+            notify(client_for(address), address, failure)
+        except Exception as unsent:
+            log.error("BIOSPEX could not be told: %s", explain(unsent))
+    return Failed(message=f"{begin} {sentence}" if outcome else sentence, data=error)
 
 
 def ended(state: State[Any]) -> Result:
@@ -263,7 +282,7 @@ def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Ou
         parts, sizes = split_on_disk(export, settings)
 
     if parts.unlisted:
-        some = ", ".join(parts.unlisted[:3])
+        some = ", ".join(name[:80] for name in parts.unlisted[:3])
         unlisted = count(len(parts.unlisted), "file is", "files are")
         warnings.append(
             f"{unlisted} in the archive, but in no row of the manifest, such as {some}."
@@ -309,10 +328,11 @@ def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Pa
     """The splice lane; returns the batches and the sizes of their ZIPs in bytes."""
     parts = partition(export, index, settings)
     show_images(parts, index)
+    images = {name: index.members[file] for name, file in parts.images.items()}
     modified = index.members[parts.manifest].info.date_time
     plans = [
         splicing.parts(
-            splicing.plan_batch(batch, index.members, modified),
+            splicing.plan_batch(batch, images, modified),
             export.bucket,
             export.request.export_path,
             export.source,
@@ -334,9 +354,7 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         contents = extract(path, directory, export.limits)
         parts = partition(export, contents, settings)
         show_images(parts, contents)
-        images = {
-            name.removeprefix(parts.folder): member for name, member in contents.members.items()
-        }
+        images = {name: contents.members[file] for name, file in parts.images.items()}
         modified = contents.members[parts.manifest].modified
         plans = [
             BatchZip(batch, images, contents.store, modified).parts() for batch in parts.batches
@@ -350,7 +368,7 @@ def show_images(parts: Partition, files: Contents | ZipIndex) -> None:
     """Put a few of the export's images on the run page, where they can be read."""
     with best_effort("The images", get_run_logger()):
         names = spread([image for batch in parts.batches for image in batch.images])
-        sheet = contact_sheet(names, lambda name: files.read(parts.folder + name))
+        sheet = contact_sheet(names, lambda name: files.read(parts.images[name]))
         artifacts.publish_pictures(names, sheet)
 
 

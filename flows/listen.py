@@ -2,10 +2,10 @@
 
 Reads:      the trigger queue (``TRIGGER_QUEUE_URL``)
 Writes:     one run of ``create-batches`` for each message; the failure callback of a run that
-            died before it could send its own
+            cannot send its own
 Triggered:  once, by ``python -m flows.serve`` or its deployment; it runs until it is stopped
 
-The message is the memory: it stays on the queue, invisible, until its run has ended and the
+The message is the lease: it stays on the queue, invisible, until its run has ended and the
 callback is out. A listener that dies loses nothing; the next one receives the message again and,
 the run's idempotency key being the message's id, finds the same run.
 """
@@ -20,45 +20,37 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 from uuid import UUID
 
-from httpx import HTTPStatusError, TransportError
-from prefect import flow, runtime
+from botocore.exceptions import NoCredentialsError
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterId,
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
 from prefect.logging import get_run_logger
-from prefect.states import AwaitingRetry
+from prefect.states import AwaitingRetry, Failed
 
 from blocks.saved import client, load_credentials
+from flows.support import decision
+from flows.support.callbacks import client_for
+from flows.support.outage import Outage, is_outage
 from flows.support.progress import best_effort
 from flows.support.recovery import (
-    SERVICE_STOPPED,
-    cancel,
-    has_called_back,
-    heartbeat_timed_out,
-    interrupt,
+    force_cancelled,
     mark_crashed,
     note_callback,
-    resume,
+    observe,
+    request_cancellation,
+    retry,
 )
+from flows.support.takeover import Standing, Takeover
 from splitter import queues
-from splitter.errors import SetupError, is_transient
-from splitter.messages import Failure, ReplyAddress, title
+from splitter.errors import SetupError
+from splitter.messages import Failure, ReplyAddress, find_flaw, parse_body, printable, title
 from splitter.queues import Delivery, TriggerQueue
 from splitter.settings import Allowed, Settings
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs import SQSClient
 
 DEPLOYMENT = "create-batches/biospex"
 
@@ -69,28 +61,28 @@ BUSY_WAIT = 2
 """Seconds of a long poll between two looks at the runs in flight."""
 
 SECONDS_BETWEEN_LOOKS = 30
-"""Between two looks for the heartbeats of a run."""
-
-TIME_FOR_HOOKS = timedelta(seconds=30)
-"""A run that has just ended may be about to be resumed by its own hook."""
-
-TIME_TO_START_HERE = timedelta(seconds=120)
-"""Between the moment at which a service takes a run, without a work pool, and its start. One that
-takes longer was taken by a service that has died since; START_TIMEOUT is for what a pool needs."""
+"""Between two looks at a run whose state stays; another state is looked at at once."""
 
 TIME_TO_COME_BACK = timedelta(seconds=10)
 """Before a listener that died starts again."""
 
 
 @dataclass
-class Export:
-    """A message in flight and the run that it became."""
+class InFlight:
+    """A message in flight and the run that it became.
+
+    Attributes:
+        visibility_extended_at: moment of ``time.monotonic()``, as the next one.
+        next_look: when the run is looked at again, unless its state changes.
+        state: id of the state in which the run was last looked at.
+    """
 
     delivery: Delivery
     address: ReplyAddress
     flow_run_id: UUID
-    kept: float
-    looked: float
+    visibility_extended_at: float
+    next_look: float = 0.0
+    state: UUID | None = None
 
 
 def restart_listener(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -117,9 +109,10 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
 
     Takes no more than MAX_IN_FLIGHT messages at a time. A message that is not JSON, or that names
     no download and allowed queue to answer to, is left for the queue's redrive policy. A run that
-    dies is resumed, MAX_ATTEMPTS in all, and if it cannot be, BIOSPEX is told so.
+    dies is tried again, MAX_ATTEMPTS in all, and if it cannot be, BIOSPEX is told so.
 
-    **To pause everything**, cancel this run: messages wait in the queue. A new run goes on.
+    **To pause everything**, suspend or cancel this run: messages wait in the queue. Resume it, or
+    start a new run, and it goes on.
 
     Args:
         queue_url: the trigger queue; TRIGGER_QUEUE_URL of the environment if not given.
@@ -129,37 +122,46 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
     url = queue_url or settings.trigger_queue_url
     if not url:
         raise SetupError("TRIGGER_QUEUE_URL is not set; the listener needs the queue's URL.")
-    sqs = client(load_credentials(), "sqs", queues.CLIENT_CONFIG)
+    sqs = client(load_credentials(), "sqs", queues.CLIENT_CONFIG, queues.region_of(url))
     queue = TriggerQueue(sqs, url, settings.visibility_timeout)
     allowed = Allowed()
-    with get_client(sync_client=True) as prefect, stopped_by_sigterm() as stopping:
-        listener = Listener(queue, sqs, prefect, deployment, settings, allowed)
-        get_run_logger().info("Listening to %s", url)
+    with get_client(sync_client=True) as prefect, stopped_by_signal() as stopping:
         outage = Outage()
-        succession = Succession(prefect)
+        listener = Listener(queue, prefect, deployment, settings, allowed, outage)
+        get_run_logger().info("Listening to %s", url)
+        takeover = Takeover(prefect)
         is_looked_at = False
         while not stopping.is_set():
-            with outage.waited_out(stopping):
+            with outage.wait_out_outage(stopping):
                 if not is_looked_at:
                     warn_of_what_is_missing(queue, allowed)
                     is_looked_at = True
-                match succession.heir():
-                    case "this run, started again":
-                        with suppress(SystemExit):  # of rich, where the reader of our log is dead
-                            listener.stop()
-                        os._exit(0)  # what becomes of the run is not for this process to say
-                    case "another run":
-                        get_run_logger().warning("A listener that started later has taken over")
-                        break
-                listener.watch()
-                listener.take(stopping)
-        with outage.waited_out(stopping):
+                listener.extend_visibility()  # also while Prefect is away
+                standing = takeover.standing(outage.reachable_since)
+                if standing is Standing.NOT_RUNNING:
+                    with suppress(SystemExit):  # of rich, where the reader of our log is dead
+                        listener.stop()
+                    os._exit(0)  # what becomes of the run is not for this process to say
+                if standing is Standing.TAKEN_OVER:
+                    get_run_logger().warning("A listener that started later has taken over")
+                    break
+                listener.poll()
+                listener.receive(stopping)
+        with outage.wait_out_outage(stopping):
             listener.stop()
 
 
 def warn_of_what_is_missing(queue: TriggerQueue, allowed: Allowed) -> None:
-    """Say what an operator may not have thought of."""
-    if not queue.has_redrive_policy():
+    """Say what an operator may not have thought of.
+
+    Raises:
+        SetupError: if there are no AWS credentials.
+    """
+    try:
+        has_policy = queue.has_redrive_policy()
+    except NoCredentialsError:
+        raise SetupError("No AWS credentials were found; the listener needs them.") from None
+    if not has_policy:
         get_run_logger().warning(
             "The queue %s has NO REDRIVE POLICY: messages that cannot be answered will come back "
             "for ever. Give it a dead-letter queue.",
@@ -172,240 +174,176 @@ def warn_of_what_is_missing(queue: TriggerQueue, allowed: Allowed) -> None:
             )
 
 
-class Succession:
-    """Of the listeners of one deployment, the one that started last stays."""
-
-    def __init__(self, prefect: SyncPrefectClient) -> None:
-        self._prefect = prefect
-        self._looked = time.monotonic()
-        self._logger = get_run_logger()
-
-    def heir(self) -> Literal["this run, started again", "another run"] | None:
-        """The later listener that is running, if there is one, where this one was thought dead.
-
-        Ends the runs of earlier ones that are dead.
-        """
-        here = self._prefect.read_flow_run(UUID(runtime.flow_run.id))
-        if here.run_count > runtime.flow_run.run_count:
-            return "this run, started again"
-        if not here.deployment_id or not here.start_time:
-            return None
-        running = self._prefect.read_flow_runs(
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[here.deployment_id])),
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
-            ),
-        )
-        started = {run.start_time: run for run in running if run.start_time}
-        if max(started, default=here.start_time) > here.start_time:
-            return "another run"
-        moment = time.monotonic()
-        if moment - self._looked >= SECONDS_BETWEEN_LOOKS:
-            self._looked = moment
-            for start, run in started.items():
-                if start < here.start_time and heartbeat_timed_out(self._prefect, run):
-                    self._logger.warning("%s gave no sign of life; this run is its heir", run.name)
-                    cancel(self._prefect, run, "Died; another listener has taken over")
-        return None
-
-
-class Outage:
-    """Time without Prefect's API, SQS or the network: waited out, said once."""
-
-    SECONDS_BETWEEN_TRIES = 5
-
-    def __init__(self) -> None:
-        self._lasts = False
-        self._logger = get_run_logger()
-
-    @contextmanager
-    def waited_out(self, stopping: threading.Event) -> Iterator[None]:
-        """Swallow what an outage raises, and wait a little; anything else is passed on."""
-        try:
-            yield
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            if not self._lasts:
-                self._logger.warning("Waiting for a service that does not answer: %r", error)
-            self._lasts = True
-            stopping.wait(self.SECONDS_BETWEEN_TRIES)
-            return
-        if self._lasts:
-            self._logger.info("All services answer again")
-        self._lasts = False
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether a service, AWS or Prefect, is away; it can come back."""
-    if isinstance(error, HTTPStatusError):
-        return error.response.is_server_error or error.response.status_code == 429
-    return isinstance(error, TransportError) or is_transient(error)
-
-
 class Listener:
-    """The messages in flight, between the queue and Prefect."""
+    """The messages in flight, between the queue and Prefect.
+
+    What goes wrong with one of them stays with it: whatever is raised, the others go on.
+    """
 
     def __init__(
         self,
         queue: TriggerQueue,
-        sqs: "SQSClient",
         prefect: SyncPrefectClient,
         deployment: str,
         settings: Settings,
         allowed: Allowed,
+        outage: Outage,
     ) -> None:
         self._queue = queue
-        self._sqs = sqs
         self._prefect = prefect
         self._deployment = prefect.read_deployment_by_name(deployment).id
-        self._max_in_flight = settings.max_in_flight
-        self._start_timeout = timedelta(seconds=settings.start_timeout)
-        self._run_timeout = timedelta(seconds=settings.run_timeout)
+        self._settings = settings
         self._allowed = allowed
-        self._exports: dict[str, Export] = {}
+        self._outage = outage
+        self._in_flight: dict[str, InFlight] = {}
         self._logger = get_run_logger()
 
-    def take(self, stopping: threading.Event) -> None:
+    def receive(self, stopping: threading.Event) -> None:
         """Receive what there is room for and start a run for each message."""
-        room = self._max_in_flight - len(self._exports)
+        room = self._settings.max_in_flight - len(self._in_flight)
         if not room:
             stopping.wait(BUSY_WAIT)
             return
-        for delivery in self._queue.receive(room, BUSY_WAIT if self._exports else IDLE_WAIT):
+        for delivery in self._queue.receive(room, BUSY_WAIT if self._in_flight else IDLE_WAIT):
             try:
                 self._start(delivery)
             except Exception as error:
-                if is_outage(error):
-                    raise
-                self._logger.exception("Message %s is left for redrive", delivery.message_id)
+                self._leave(delivery, f"its run could not be made: {error!r}")
 
-    def watch(self) -> None:
-        """Settle the runs that have ended; keep the messages of the others invisible."""
-        if not self._exports:
+    def extend_visibility(self) -> None:
+        """Keep the messages in flight invisible."""
+        moment = time.monotonic()
+        for export in self._in_flight.values():
+            if moment - export.visibility_extended_at < self._queue.visibility_timeout / 3:
+                continue
+            if self._queue.extend_visibility(export.delivery):
+                export.visibility_extended_at = moment
+
+    def poll(self) -> None:
+        """See to the runs in flight that want something."""
+        if not self._in_flight:
             return
-        wanted = [export.flow_run_id for export in self._exports.values()]
+        wanted = [export.flow_run_id for export in self._in_flight.values()]
         runs = {
             run.id: run
             for run in self._prefect.read_flow_runs(
                 flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=wanted))
             )
         }
-        for message_id, export in list(self._exports.items()):
-            if self._is_settled(export, runs.get(export.flow_run_id)):
-                self._queue.delete(export.delivery)
-                del self._exports[message_id]
-            else:
-                self._keep(export)
+        for export in list(self._in_flight.values()):
+            run = runs.get(export.flow_run_id)
+            state = run.state.id if run and run.state else None
+            moment = time.monotonic()
+            if state == export.state and moment < export.next_look:
+                continue
+            export.state, export.next_look = state, moment + SECONDS_BETWEEN_LOOKS
+            try:
+                self._reconcile(export, run)
+            except Exception as error:
+                if is_outage(error):
+                    self._logger.warning("%s has to wait: %r", export.delivery.message_id, error)
+                else:
+                    self._forget(export)
+                    self._leave(export.delivery, repr(error))
 
     def stop(self) -> None:
         """Settle what has ended and hand the rest to the next listener, without a delay."""
-        self.watch()
-        for export in self._exports.values():
+        self.poll()
+        for export in self._in_flight.values():
             self._queue.release(export.delivery)
-        self._logger.info("Stopped; %d messages go back to the queue", len(self._exports))
+        self._logger.info("Stopped; %d messages go back to the queue", len(self._in_flight))
 
     def _start(self, delivery: Delivery) -> None:
-        message = parse(delivery.body)
+        message = parse_body(delivery.body)
         address = self._allowed.reply_address(message)
         if address is None:
-            self._logger.error(
-                "Message %s is not JSON, or has no usable downloadId and updatesQueueUrl that "
-                "ALLOWED_QUEUES allows, so it cannot be answered; it is left for the queue's "
-                "redrive policy",
-                delivery.message_id,
+            self._leave(
+                delivery,
+                "it is not JSON, or has no usable downloadId and updatesQueueUrl that "
+                "ALLOWED_QUEUES allows, so it cannot be answered",
             )
             return
+        flaw = find_flaw(message)
+        # As a text that Prefect reads and never looks into: a message is data, and what it holds
+        # is neither a variable's name nor a template.
+        request = {"__prefect_kind": "json", "value": json.dumps(message)}
         run = self._prefect.create_flow_run_from_deployment(
             self._deployment,
-            parameters={"request": message},
+            parameters={} if flaw else {"request": request},
+            state=Failed(name=decision.REFUSED, message=flaw) if flaw else None,
             name=title(message),
-            tags=["export", f"download-{address.download_id}"],
+            tags=["export", f"download-{printable(address.download_id)}"],
             idempotency_key=delivery.message_id,
         )
-        self._exports[delivery.message_id] = Export(
-            delivery, address, run.id, kept=delivery.received, looked=delivery.received
+        self._in_flight[delivery.message_id] = InFlight(
+            delivery, address, run.id, visibility_extended_at=delivery.received
         )
         self._logger.info("Message %s is flow run %s", delivery.message_id, run.name)
 
-    def _keep(self, export: Export) -> None:
-        moment = time.monotonic()
-        if moment - export.kept < self._queue.visibility_timeout / 3:
+    def _reconcile(self, export: InFlight, run: FlowRun | None) -> None:
+        """Do what is decided about one run."""
+        observed = observe(self._prefect, run, self._outage.reachable_since)
+        verdict = decision.decide(observed, self._settings)
+        match verdict:
+            case decision.Acknowledge():
+                self._settle(export)
+                return
+            case decision.Fail(sentence):
+                self._give_up(export, run, sentence)
+                return
+        if run is None:
             return
-        if self._queue.keep(export.delivery):
-            export.kept = moment
+        match verdict:
+            case decision.Retry(reason):
+                self._logger.warning("%s is tried again. %s", run.name, reason)
+                retry(self._prefect, run, verdict)
+            case decision.MarkCrashed(reason):
+                self._logger.warning("%s is marked crashed. %s", run.name, reason)
+                mark_crashed(self._prefect, run, reason)
+            case decision.Cancel(reason):
+                self._logger.warning("%s is cancelled. %s", run.name, reason)
+                request_cancellation(self._prefect, run, reason)
 
-    def _is_settled(self, export: Export, run: FlowRun | None) -> bool:
-        """Whether a run has ended and its callback is out; brings it nearer to that if it can."""
-        if run is None or run.state is None:
-            return self._give_up(export, None, "its run was deleted")
-        age = datetime.now(UTC) - run.state.timestamp
-        if run.state.is_final():
-            if has_called_back(self._prefect, run):
-                return True
-            if run.state.is_cancelled() and run.state.message != SERVICE_STOPPED:
-                return self._give_up(export, run, "its run was cancelled")
-            if age < TIME_FOR_HOOKS:
-                return False
-            if resume(self._prefect, run, f"Resumed by the listener after: {run.state.message}"):
-                self._logger.warning("%s %s; it is resumed", run.name, run.state_name)
-                return False
-            return self._give_up(export, run, f"its run {run.state_name} too often")
-        if run.state.is_running():
-            if age > self._run_timeout:
-                self._logger.warning("%s takes too long; it is interrupted", run.name)
-                interrupt(self._prefect, run)
-            elif self._heartbeats_are_due(export) and heartbeat_timed_out(self._prefect, run):
-                self._logger.warning("%s gives no sign of life", run.name)
-                mark_crashed(self._prefect, run, "Its process gave no sign of life for too long")
-        elif run.state.is_pending() and not run.work_pool_name and age > TIME_TO_START_HERE:
-            self._logger.warning("%s was taken, but not started", run.name)
-            mark_crashed(self._prefect, run, "The service that took it did not start it")
-        elif age > self._start_timeout:
-            cancel(self._prefect, run, f"{run.state_name} for too long")
-            return self._give_up(export, run, f"its run stayed {run.state_name} for too long")
-        return False
-
-    def _heartbeats_are_due(self, export: Export) -> bool:
-        moment = time.monotonic()
-        if moment - export.looked < SECONDS_BETWEEN_LOOKS:
-            return False
-        export.looked = moment
-        return True
-
-    def _give_up(self, export: Export, run: FlowRun | None, reason: str) -> bool:
+    def _give_up(self, export: InFlight, run: FlowRun | None, sentence: str) -> None:
         """Send the failure callback that no run will send any more."""
-        self._logger.error("Giving up on message %s: %s", export.delivery.message_id, reason)
-        error = f"The batches could not be made ({reason}); please ask for them again."
-        failure = Failure(download_id=export.address.download_id, error=error)
-        queues.send_callback(self._sqs, export.address, failure)
+        self._logger.error("Giving up on message %s: %s", export.delivery.message_id, sentence)
+        if run and run.state and not run.state.is_final():
+            force_cancelled(self._prefect, run, sentence)
+        failure = Failure(download_id=export.address.download_id, error=sentence)
+        queues.send_callback(client_for(export.address), export.address, failure)
         if run:
             # The message is deleted next; raising here would send the callback once more.
             with best_effort("The callback, which is sent,", self._logger):
                 note_callback(self._prefect, run, failure)
-        return True
+        self._settle(export)
 
+    def _settle(self, export: InFlight) -> None:
+        self._forget(export)
+        self._queue.acknowledge(export.delivery)
 
-def parse(body: str) -> Any:
-    """A message's JSON; None for what is none: JavaScript's NaN, half a surrogate pair."""
-    try:
-        message = json.loads(body, parse_constant=lambda _: json.loads(""))
-        json.dumps(message, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        return None
-    return message
+    def _forget(self, export: InFlight) -> None:
+        self._in_flight.pop(export.delivery.message_id, None)
+
+    def _leave(self, delivery: Delivery, why: str) -> None:
+        """Leave a message to the redrive policy, with what an operator may want to know."""
+        self._logger.error(
+            "Message %s is left for the queue's redrive policy: %s", delivery.message_id, why
+        )
+        with suppress(Exception):  # it then comes again when its visibility timeout is over
+            self._queue.leave_to_redrive(delivery)
 
 
 @contextmanager
-def stopped_by_sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, in place of the exception that Prefect would raise."""
+def stopped_by_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set, in place of what Python and Prefect would raise."""
     stopping = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopping.set()
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stopping
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

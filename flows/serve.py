@@ -6,9 +6,13 @@ Triggered:  by a person, a container or a systemd unit; it runs until it is stop
 """
 
 import asyncio
+import os
+import signal
 import sys
+from types import FrameType
 from uuid import UUID
 
+from httpx import HTTPStatusError, TransportError
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
@@ -19,9 +23,11 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 from prefect.runner import Runner
+from prefect.settings import get_current_settings
 from prefect.states import AwaitingRetry
 from prefect.types.entrypoint import EntrypointType
 
+from blocks.saved import load_credentials
 from flows.create_batches import create_batches
 from flows.listen import listen
 from splitter.errors import SetupError
@@ -30,41 +36,54 @@ from splitter.settings import Settings
 UNFINISHED = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.PAUSED]
 
 
-class Service(Runner):
-    """A runner that stops its flow runs when it is stopped.
-
-    Prefect 3.8's own handler of SIGTERM calls an asynchronous method without awaiting it, so the
-    children are killed and their runs stay Running for ever.
-    """
-
-    def handle_sigterm(self, *_: object) -> None:
-        self.execute_in_background(self.astop)
-
-
 async def serve(settings: Settings) -> None:
     """Register both deployments, set the listener going and run what comes, until SIGTERM.
 
-    Raises:
-        SetupError: if the listener would have no queue.
+    ``settings``: such as have been checked.
     """
-    if not settings.trigger_queue_url:
-        raise SetupError("TRIGGER_QUEUE_URL is not set; the listener needs the queue's URL.")
-    service = Service(
+    service = Runner(
         name="biospex",
         limit=settings.max_in_flight + 1,  # every export in flight, and the listener
         query_seconds=2,
         pause_on_shutdown=False,
     )
-    for flow in (create_batches, listen):
+    # A run form that is submitted empty is an empty request, whose missing fields are named.
+    for flow, parameters in ((create_batches, {"request": {}}), (listen, {})):
         deployment = await flow.ato_deployment(
             "biospex",
             tags=["biospex"],
+            parameters=parameters,
             enforce_parameter_schema=False,  # a bad request is answered, not refused unheard
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         deployment_id = await service.aadd_deployment(deployment)
     await start_listener(deployment_id)
     await service.start()
+
+
+def check(settings: Settings) -> None:
+    """Say in a sentence what would otherwise be found out by a traceback.
+
+    Raises:
+        SetupError: naming what is missing.
+    """
+    if not settings.trigger_queue_url:
+        raise SetupError("TRIGGER_QUEUE_URL is not set; the listener needs the queue's URL.")
+    url = get_current_settings().api.url
+    if not url:  # Prefect would start a temporary server
+        raise SetupError("PREFECT_API_URL is not set; runs need a Prefect server that stays.")
+    with get_client(sync_client=True) as prefect:
+        try:
+            prefect.read_flows(limit=1)
+        except HTTPStatusError as error:
+            raise SetupError(
+                f"the Prefect API at {url} answers {error.response.status_code}; "
+                "are PREFECT_API_KEY or PREFECT_API_AUTH_STRING right?"
+            ) from error
+        except TransportError as error:
+            raise SetupError(f"the Prefect API at {url} does not answer ({error}).") from error
+    if load_credentials().get_boto3_session().get_credentials() is None:
+        raise SetupError("no AWS credentials were found, neither saved as a block nor here.")
 
 
 async def start_listener(deployment: UUID) -> None:
@@ -82,8 +101,16 @@ async def start_listener(deployment: UUID) -> None:
             await prefect.create_flow_run_from_deployment(deployment)
 
 
+def sigterm_self(number: int, frame: FrameType | None) -> None:
+    """Ctrl+C stops the service as systemd and ECS do."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, sigterm_self)
     try:
-        asyncio.run(serve(Settings.load()))
+        checked = Settings.load()
+        check(checked)
+        asyncio.run(serve(checked))
     except SetupError as error:
         sys.exit(f"Cannot serve: {error}")

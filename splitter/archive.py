@@ -5,16 +5,19 @@ import os
 import tarfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Literal, Self, cast
 
 from splitter.members import (
     CHUNK,
     DEFAULT_LIMITS,
+    DEVICE,
+    LINK,
     ArchiveError,
     DosDateTime,
     Limits,
@@ -66,13 +69,19 @@ class Contents:
     Attributes:
         store: the file with every member's bytes, one after the other.
         members: without folders and the noise of desktop systems.
+        unusable: files that no batch may hold, and why, as ``members.Names`` has them.
     """
 
     def __init__(
-        self, store: Path, members: dict[str, Member], limits: Limits = DEFAULT_LIMITS
+        self,
+        store: Path,
+        members: dict[str, Member],
+        limits: Limits = DEFAULT_LIMITS,
+        unusable: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.store = store
         self.members = members
+        self.unusable = dict(unusable)
         self._limits = limits
 
     def read(self, name: str) -> bytes:
@@ -126,28 +135,29 @@ def extract(
         limits: that the archive has to keep to.
 
     Raises:
-        ArchiveError: a damaged or truncated archive, a wrong checksum, names that lead elsewhere or
-            occur twice, links and devices, encryption, more than the limits allow.
+        ArchiveError: a damaged or truncated archive, a wrong checksum, more than the limits allow.
     """
+    names = Names(limits)
     max_size = max(ALWAYS_ALLOWED, limits.max_expansion * archive.stat().st_size)
     with archive.open("rb") as source, store.open("wb") as output:
         format = identify(source.read(MAGIC_LENGTH))
         source.seek(0)
         if format == "zip":
-            members = _extract_zip(source, output, progress, limits, max_size)
+            members = _extract_zip(source, output, progress, names, limits, max_size)
         else:
-            members = _extract_tar(source, format, output, progress, limits, max_size)
-    return Contents(store, members, limits)
+            members = _extract_tar(source, format, output, progress, names, max_size)
+    return Contents(store, names.usable(members), limits, names.unusable)
 
 
 def _extract_zip(
     archive: IO[bytes],
     output: IO[bytes],
     progress: Callable[[int], object],
+    names: Names,
     limits: Limits,
     max_size: int,
 ) -> dict[str, Member]:
-    index = ZipIndex(archive, limits)
+    index = ZipIndex(archive, limits, names)
     if sum(span.info.file_size for span in index.members.values()) > max_size:
         raise _too_much(max_size)
     members: dict[str, Member] = {}
@@ -201,10 +211,9 @@ def _extract_tar(
     format: Format,
     output: IO[bytes],
     progress: Callable[[int], object],
-    limits: Limits,
+    names: Names,
     max_size: int,
 ) -> dict[str, Member]:
-    names = Names(limits)
     members: dict[str, Member] = {}
     end = 0
     with (
@@ -217,15 +226,11 @@ def _extract_tar(
             # small steps, however far behind the archive's end it is said to be.
             if max(end + info.size, source.offset) > max_size:
                 raise _too_much(max_size)
-            name = names.claim(info.name, info.isdir())
-            if name is None:
+            odd = None if info.isreg() else LINK if info.issym() or info.islnk() else DEVICE
+            name = names.claim(info.name, info.isdir(), odd)
+            content = source.extractfile(info) if name and not odd else None
+            if name is None or content is None:
                 continue
-            content = source.extractfile(info) if info.isreg() else None
-            if content is None:
-                raise ArchiveError(
-                    f"The archive holds a link or a device, '{name[:80]}', where only files "
-                    "belong; pack the export again."
-                )
             crc = size = 0
             while chunk := content.read(CHUNK):
                 output.write(chunk)

@@ -5,10 +5,13 @@ import hashlib
 import io
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import PurePosixPath
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -71,13 +74,21 @@ class Partition:
         manifest: the manifest's name in the archive.
         folder: what stands before the images' names there: nothing, or ``name/``.
         batches: in order; together they hold every row once.
-        unlisted: files of the archive that no row names.
+        unlisted: files of the archive that no row names, unusable ones among them.
+        images: the archive's file of each name that the rows use. The two differ by the folder, and
+            where the archive writes accents in another way (Unicode's NFD against its NFC).
     """
 
     manifest: str
     folder: str
     batches: list[Batch]
     unlisted: list[str]
+    images: dict[str, str]
+
+    @property
+    def respelled(self) -> bool:
+        """Whether a batch must call an image otherwise than the archive does."""
+        return any(file != self.folder + name for name, file in self.images.items())
 
 
 def partition_export(
@@ -86,6 +97,7 @@ def partition_export(
     image_column: str,
     batch_size: int,
     max_cells: int = DEFAULT_LIMITS.max_cells,
+    unusable: Mapping[str, str] = MappingProxyType({}),
 ) -> Partition:
     """Check an archive's manifest against its files and cut it into batches.
 
@@ -95,22 +107,54 @@ def partition_export(
         image_column: the manifest's column that names the image, relative to the manifest.
         batch_size: rows of a batch.
         max_cells: of the manifest.
+        unusable: further files, that no row may name, and why; as ``members.Names`` has them.
 
     Raises:
         ManifestError: if the manifest is not there, cannot be read, or does not fit the files.
     """
-    name = find(names)
+    name = find([*names, *unusable])
+    if name in unusable:
+        raise ManifestError(
+            f"The archive has the manifest '{_short(name)}', which {unusable[name]}."
+        )
     folder = folder_of(name)
     frame = read(read_member(name), max_cells)
-    beside = {other.removeprefix(folder) for other in names if other.startswith(folder)}
-    check_images(frame, image_column, beside)
-    listed = {name} | {folder + image for image in frame[image_column].unique()}
+    files = _by_spelling(folder, [*names, *unusable])
+    check_images(frame, image_column, files)
+    images = {
+        image: files.get(image) or files[unicodedata.normalize("NFC", image)]
+        for image in frame[image_column].unique()
+    }
+    _check_usable(frame[image_column], images, unusable)
+    listed = {name, *images.values()}
     return Partition(
         manifest=name,
         folder=folder,
         batches=partition(frame, image_column, batch_size),
-        unlisted=[other for other in names if other not in listed],
+        unlisted=[other for other in (*names, *unusable) if other not in listed],
+        images=images,
     )
+
+
+def _by_spelling(folder: str, names: Iterable[str]) -> dict[str, str]:
+    """The archive's files by what a row may call them: as the archive does, or composed (NFC)."""
+    files = {name.removeprefix(folder): name for name in names if name.startswith(folder)}
+    composed = {unicodedata.normalize("NFC", name): file for name, file in files.items()}
+    return composed | files
+
+
+def _check_usable(
+    names: "pd.Series[str]", images: Mapping[str, str], unusable: Mapping[str, str]
+) -> None:
+    if not unusable:
+        return
+    wrong = names[names.map(lambda name: images[name] in unusable)]
+    for line, name in wrong.items():
+        more = f" ({len(wrong)} rows name such files)" if len(wrong) > 1 else ""
+        raise ManifestError(
+            f"The archive cannot be split as it is: line {line} of its manifest names "
+            f"'{_short(name)}', which {unusable[images[name]]}{more}."
+        )
 
 
 def find(names: Collection[str]) -> str:
@@ -214,7 +258,9 @@ def check_images(frame: pd.DataFrame, image_column: str, images: Collection[str]
             f"its columns are: {_some(frame.columns, limit=20)}."
         )
     names = frame[image_column]
-    wrong = names[(names == "") | (names == MANIFEST) | ~names.isin(set(images))]
+    composed = names.map(partial(unicodedata.normalize, "NFC"))
+    known = names.isin(set(images)) | composed.isin(set(images))
+    wrong = names[(names == "") | (names == MANIFEST) | ~known]
     if wrong.empty:
         return
     problems = [

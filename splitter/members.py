@@ -8,11 +8,14 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from splitter.errors import ExportError
+
+T = TypeVar("T")
 
 DosDateTime = tuple[int, int, int, int, int, int]
 """Year from 1980, month, day, hour, minute, second."""
@@ -22,7 +25,7 @@ CHUNK = 1024 * 1024
 
 # What desktop systems add to an archive: macOS resource forks and folder views, Windows thumbnails.
 NOISE_FOLDERS = ("__MACOSX",)
-NOISE_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
+NOISE_FILES = (".DS_Store", "Thumbs.db", "desktop.ini", "Icon\r")
 NOISE_PREFIX = "._"
 
 # Control characters, and the surrogates that stand for bytes which are not UTF-8.
@@ -67,64 +70,101 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
+LINK = "is a link (an alias) to another file, not the file itself; pack the files themselves"
+DEVICE = "is a device or a pipe, not a file; pack the export again"
+
+
 class Names:
-    """The names of an archive's files: each safe, each once."""
+    """The names of an archive's files; of those that no batch may hold, why not.
+
+    What is odd about a file matters only if the manifest names it. So it is noted here, and judged
+    by ``manifest.partition_export``.
+
+    Attributes:
+        unusable: by name, what is wrong with the file and what to do, as it follows "which".
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._count = 0
         self._taken: dict[str, str] = {}
+        self.unusable: dict[str, str] = {}
 
-    def claim(self, raw: str, is_folder: bool) -> str | None:
-        """The path of the member that is called ``raw``, without a leading ``./``.
+    def claim(self, raw: str, is_folder: bool, why_not: str | None = None) -> str | None:
+        """The path of the member that is called ``raw``, as ``plain`` has it.
+
+        Args:
+            why_not: why no batch may hold the member, if the archive's format tells; ``LINK``.
 
         Returns:
-            None for what is no part of an export: a folder, or the noise of a desktop system.
+            None for what is no part of an export (a folder, or the noise of a desktop system), and
+            for what is unusable. Of two members with one name the second makes the first unusable
+            too: see ``usable``.
 
         Raises:
-            ArchiveError: for a name that would lead out of a folder it is unpacked into, for none,
-                for one that another file has, letters' case aside, and for too many or too long.
+            ArchiveError: for too many.
         """
         self._count += 1
         check_count(self._count, self._limits)
-        name = raw
-        while name.startswith("./"):
-            name = name[2:]
-        if is_folder or is_noise(name):
+        name = plain(raw)
+        if is_folder or name.endswith("/") or is_noise(name):
             return None
-        if (
-            name.startswith("/")
-            or ".." in name.split("/")
-            or "\\" in name
-            or name[1:2] == ":"
-            or UNPRINTABLE.search(name)
-        ):
-            raise ArchiveError(
-                f"The archive holds a file with an unsafe name, {raw[:80]!r}; export it again."
-            )
-        if not name:
-            raise ArchiveError("The archive holds a file without a name; export it again.")
-        length = len(name.encode())
-        if length > self._limits.max_name_bytes:
-            raise ArchiveError(
-                f"The archive holds a file with a name of {length:,} bytes, '{name[:80]}…', where "
-                f"{self._limits.max_name_bytes:,} are allowed (MAX_NAME_BYTES); export it again."
-            )
+        why_not = why_not or _unsafe(name, self._limits)
+        if why_not:
+            name = UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], name)
+            self.unusable[name] = why_not
         # As Windows and macOS compare names: one of the two files would replace the other there.
         folded = unicodedata.normalize("NFC", name).casefold()
         other = self._taken.get(folded)
-        if other == name:
-            raise ArchiveError(
-                f"The archive holds two files named '{name[:80]}', and nothing says which one "
-                "counts; export it again."
-            )
-        if other is not None:
-            raise ArchiveError(
-                f"The archive holds two files that many systems take for one, '{other[:80]}' and "
-                f"'{name[:80]}'; rename one of them in the archive and in its manifest."
-            )
         self._taken[folded] = name
-        return name
+        if other == name:
+            self.unusable[name] = (
+                "is in the archive twice, and nothing says which one counts; remove one of the two"
+            )
+        elif other is not None:
+            self.unusable[name] = (
+                f"many systems take for another file of the archive, '{other[:80]}'; rename one of "
+                "the two, in the manifest too"
+            )
+        return None if name in self.unusable else name
+
+    def usable(self, members: Mapping[str, T]) -> dict[str, T]:
+        """``members`` without those that a later one has made unusable."""
+        return {name: member for name, member in members.items() if name not in self.unusable}
+
+
+def plain(raw: str) -> str:
+    """A member's path as every system means it.
+
+    Programs of Windows write ``\\`` between folders, others ``//`` or ``/./``.
+    """
+    name = raw.replace("\\", "/")
+    if "//" in name or "./" in name:
+        root = "/" if name.startswith("/") else ""
+        end = "/" if name.endswith(("/", "/.")) else ""
+        steps = [step for step in name.split("/") if step not in ("", ".")]
+        name = root + "/".join(steps) + (end if steps else "")
+    return name
+
+
+def _unsafe(name: str, limits: Limits) -> str | None:
+    """Why a file must not be called so: the name leads elsewhere, is none, or is too long."""
+    if not name:
+        return "has no name; pack the export again"
+    if (
+        name.startswith("/")
+        or ".." in name.split("/")
+        or name[1:2] == ":"
+        or UNPRINTABLE.search(name)
+    ):
+        return f"has an unsafe name, {name[:80]!r}; rename it"
+    length = len(name.encode())
+    if length > limits.max_name_bytes:
+        return (
+            f"has a name of {length:,} bytes where {limits.max_name_bytes:,} are allowed "
+            "(MAX_NAME_BYTES); give it a shorter one"
+        )
+    return None
 
 
 def check_count(count: int, limits: Limits) -> None:

@@ -5,6 +5,8 @@ The wire's camelCase names stop here.
 
 import json
 import re
+from collections.abc import Iterable
+from math import isfinite
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -33,6 +35,13 @@ MAX_FILE_BYTES = MAX_KEY_BYTES - len("batch/-part10000.zip")
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
 # SQS takes 1 MiB today; a queue made earlier takes 256 KiB unless it has been changed.
 MAX_CALLBACK_BYTES = 256 * 1024
+
+# Nothing that BIOSPEX sends comes near: a trigger has six short fields.
+MAX_TRIGGER_BYTES = 16 * 1024
+MAX_TRIGGER_DEPTH = 8
+MAX_LABEL = 200
+# What Prefect's API and PostgreSQL take for a number.
+MAX_INTEGER = 2**63 - 1
 
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -149,6 +158,8 @@ class Request(ReplyAddress):
         Raises:
             RequestError: naming every wrong or missing field.
         """
+        if flaw := find_flaw(message):
+            raise RequestError(flaw)
         try:
             return cls.model_validate(message)
         except ValidationError as error:
@@ -202,6 +213,64 @@ class Failure(WireModel):
     error: str
 
 
+def parse_body(body: str) -> Any:
+    """A trigger's JSON; None for what is none: JavaScript's NaN, half a surrogate pair."""
+    try:
+        message = json.loads(body, parse_constant=_refuse_number, parse_float=_finite)
+        json.dumps(message, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return message
+
+
+def _refuse_number(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if isfinite(number) else _refuse_number(text)
+
+
+def find_flaw(message: Any) -> str | None:
+    """A sentence about what makes a message one that no service should be given, if it is one.
+
+    That is what may be refused by a database or an API on the way, or fill them: PostgreSQL's jsonb
+    takes no U+0000 (https://www.postgresql.org/docs/current/datatype-json.html).
+    """
+    if isinstance(message, Request):
+        return None
+    if len(json.dumps(message, default=str)) > MAX_TRIGGER_BYTES:
+        return _flaw(f"it is longer than {MAX_TRIGGER_BYTES:,} bytes")
+    open_values = [("message", 0, message)]
+    while open_values:
+        field, depth, value = open_values.pop()
+        inner: Iterable[tuple[Any, Any]] = ()
+        if isinstance(value, dict):
+            inner = value.items()
+        elif isinstance(value, list):
+            inner = ((field, element) for element in value)
+        for key, element in inner:
+            if _has_control(key):
+                return _flaw("the name of a field has a control character")
+            open_values.append((str(key) if depth == 0 else field, depth + 1, element))
+        if depth > MAX_TRIGGER_DEPTH:
+            return _flaw(f"'{field}' is nested too deeply")
+        if _has_control(value):
+            return _flaw(f"'{field}' must not contain control characters")
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            return _flaw(f"'{field}' is too large a number")
+    return None
+
+
+def _has_control(value: Any) -> bool:
+    return isinstance(value, str) and CONTROL_CHARACTER.search(value) is not None
+
+
+def _flaw(problem: str) -> str:
+    return f"The request for batches cannot be carried out: {problem}."
+
+
 def archive_stem(file: str) -> str:
     """``file`` without ``.zip``, ``.tar.gz``, ``.tgz`` or ``.tar``."""
     for suffix in ARCHIVE_SUFFIXES:
@@ -215,7 +284,13 @@ def title(message: Any) -> str:
     address = ReplyAddress.of(message)
     wanted = message.model_dump(by_alias=True) if isinstance(message, Request) else message
     file = wanted.get("file") if isinstance(wanted, dict) else None
-    return f"{file or 'unnamed export'} for download {address.download_id if address else '?'}"
+    download = address.download_id if address else "?"
+    return f"{printable(file or 'unnamed export')} for download {printable(download)}"
+
+
+def printable(value: Any) -> str:
+    """A value for a label: short, and without what a database refuses."""
+    return CONTROL_CHARACTER.sub("\ufffd", str(value))[:MAX_LABEL]
 
 
 def to_json(message: Request | Result | Failure) -> str:

@@ -38,7 +38,8 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
     if index:
         cut = _partition(index, settings)
         modified = index.members[cut.manifest].info.date_time
-        plans = [splicing.plan_batch(batch, index.members, modified) for batch in cut.batches]
+        images = {name: index.members[file] for name, file in cut.images.items()}
+        plans = [splicing.plan_batch(batch, images, modified) for batch in cut.batches]
         parts: list[Sequence[Part]] = [
             splicing.parts(plan, export.bucket, request.export_path, export.source)
             for plan in plans
@@ -76,17 +77,20 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
 
 def _partition(index: ZipIndex, settings: Settings) -> Partition:
     return manifest.partition_export(
-        index.members, index.read, settings.image_column, settings.batch_size, settings.max_cells
+        index.members,
+        index.read,
+        settings.image_column,
+        settings.batch_size,
+        settings.max_cells,
+        index.unusable,
     )
 
 
 def _zipped(cut: Partition, index: ZipIndex) -> Iterator[Sequence[Part]]:
     """The parts of the extract lane, which needs only sizes to be laid out."""
+    infos = {name: index.members[file].info for name, file in cut.images.items()}
     images = {
-        name.removeprefix(cut.folder): Member(
-            0, span.info.file_size, span.info.CRC, span.info.date_time
-        )
-        for name, span in index.members.items()
+        name: Member(0, info.file_size, info.CRC, info.date_time) for name, info in infos.items()
     }
     modified = index.members[cut.manifest].info.date_time
     for batch in cut.batches:

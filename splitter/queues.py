@@ -1,14 +1,18 @@
-"""SQS: send a callback, receive triggers, keep them invisible, delete them."""
+"""SQS: send a callback, receive triggers, extend their visibility, acknowledge them."""
 
+import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from splitter.errors import error_code, require_field
+from splitter.errors import SetupError, error_code, is_transient, require_field
 from splitter.messages import Failure, ReplyAddress, Result, to_json
 
 if TYPE_CHECKING:
@@ -17,6 +21,17 @@ if TYPE_CHECKING:
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
 MAX_RECEIVE = 10
 MAX_WAIT = 20
+
+NO_QUEUE = ("NonExistentQueue", "QueueDoesNotExist", "InvalidAddress")
+
+SECONDS_TO_DEAD_LETTER = 60
+"""How long a message that cannot be answered is received again, in all."""
+
+REGION_OF_HOST = re.compile(
+    # https://docs.aws.amazon.com/general/latest/gr/sqs-service.html, with the older names
+    r"^(?:[^/]+\.)?(?:sqs(?:-fips)?\.(?P<new>[a-z0-9-]+)|(?P<old>[a-z0-9-]+)\.queue)"
+    r"\.(?:vpce\.)?(?:amazonaws\.com(?:\.cn)?|api\.aws)$"
+)
 
 CLIENT_CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": 5},
@@ -39,21 +54,28 @@ class Delivery:
     received: float
 
 
+class CallbackError(SetupError):
+    """The callback queue of a request cannot be used; nobody can be told of the outcome."""
+
+
 class TriggerQueue:
     """The queue that tells of exports to split."""
 
     def __init__(self, client: "SQSClient", url: str, visibility_timeout: int) -> None:
-        """``visibility_timeout``: seconds a message stays invisible after each ``keep``."""
+        """``visibility_timeout``: seconds a message stays invisible after each extension."""
         self._client = client
+        self._max_receive_count: int | None = None
         self.url = url
         self.visibility_timeout = visibility_timeout
 
     def has_redrive_policy(self) -> bool:
         """Whether messages that nobody deletes end in a dead-letter queue."""
-        attributes = self._client.get_queue_attributes(
+        answer = self._client.get_queue_attributes(
             QueueUrl=self.url, AttributeNames=["RedrivePolicy"]
         )
-        return bool(attributes.get("Attributes", {}).get("RedrivePolicy"))
+        policy = json.loads(answer.get("Attributes", {}).get("RedrivePolicy", "{}"))
+        self._max_receive_count = int(policy["maxReceiveCount"]) if policy else None
+        return bool(policy)
 
     def receive(self, limit: int, wait: int) -> Iterator[Delivery]:
         """Up to ``limit`` messages, waiting up to ``wait`` seconds (at most 20) for the first."""
@@ -67,7 +89,7 @@ class TriggerQueue:
         for message in answer.get("Messages", ()):
             yield Delivery(message["MessageId"], message["Body"], message["ReceiptHandle"], asked)
 
-    def keep(self, delivery: Delivery) -> bool:
+    def extend_visibility(self, delivery: Delivery) -> bool:
         """Keep a message invisible for another while; False if this delivery has lost it."""
         return self._change(delivery, self.visibility_timeout)
 
@@ -75,8 +97,18 @@ class TriggerQueue:
         """Let another listener have the message at once; False if this delivery has lost it."""
         return self._change(delivery, 0)
 
-    def delete(self, delivery: Delivery) -> bool:
-        """Remove a message that has been dealt with; False if this delivery has lost it."""
+    def leave_to_redrive(self, delivery: Delivery) -> bool:
+        """Let a message that cannot be answered come again until the redrive policy takes it.
+
+        It comes soon, but not at once, so that it is a dead letter in about a minute, however
+        often the policy lets it be received. Without a policy it comes as if nobody had it.
+        """
+        if not self._max_receive_count:
+            return self._change(delivery, self.visibility_timeout)
+        return self._change(delivery, max(1, SECONDS_TO_DEAD_LETTER // self._max_receive_count))
+
+    def acknowledge(self, delivery: Delivery) -> bool:
+        """Delete a message that has been dealt with; False if this delivery has lost it."""
         return self._ask(self._client.delete_message, delivery)
 
     def _change(self, delivery: Delivery, seconds: int) -> bool:
@@ -88,7 +120,7 @@ class TriggerQueue:
             request(QueueUrl=self.url, ReceiptHandle=delivery.receipt_handle, **arguments)
         except ClientError as error:
             # The message is visible again, with another listener, or deleted; or 12 hours are over.
-            if error_code(error).rpartition(".")[2] in (
+            if _code(error) in (
                 "MessageNotInflight",
                 "ReceiptHandleIsInvalid",
                 "InvalidParameterValue",
@@ -98,7 +130,59 @@ class TriggerQueue:
         return True
 
 
+def region_of(queue_url: str) -> str | None:
+    """The AWS region that a queue's URL names, if it does; a client of another finds no queue."""
+    host = REGION_OF_HOST.match(urlsplit(queue_url).hostname or "")
+    return host and (host["new"] or host["old"])
+
+
+def check_callback_queue(client: "SQSClient", address: ReplyAddress) -> None:
+    """Make sure, before the work, that there is a queue to tell of its outcome.
+
+    Raises:
+        CallbackError: if there is none. Whether it takes messages is not known before one is
+            sent: who may send to a queue need not be allowed to read its attributes.
+    """
+    try:
+        client.get_queue_attributes(QueueUrl=address.updates_queue_url, AttributeNames=["QueueArn"])
+    except ClientError as error:
+        if _code(error) in NO_QUEUE:
+            raise _callback_error(address, error) from error
+        if is_transient(error):
+            raise
+
+
 def send_callback(client: "SQSClient", address: ReplyAddress, message: Result | Failure) -> str:
-    """Tell BIOSPEX of the outcome; returns the SQS message id."""
-    answer = client.send_message(QueueUrl=address.updates_queue_url, MessageBody=to_json(message))
+    """Tell BIOSPEX of the outcome; returns the SQS message id.
+
+    A FIFO queue gets the messages of one download in order, and one that is sent again within five
+    minutes once.
+
+    Raises:
+        CallbackError: if the queue is not there or does not take it.
+    """
+    body = to_json(message)
+    fifo: dict[str, Any] = {}
+    if address.updates_queue_url.endswith(".fifo"):
+        fifo = {
+            "MessageGroupId": sha256(str(address.download_id).encode()).hexdigest(),
+            "MessageDeduplicationId": sha256(body.encode()).hexdigest(),
+        }
+    try:
+        answer = client.send_message(QueueUrl=address.updates_queue_url, MessageBody=body, **fifo)
+    except ClientError as error:
+        if is_transient(error):
+            raise
+        raise _callback_error(address, error) from error
     return str(require_field(answer, "MessageId"))
+
+
+def _code(error: ClientError) -> str:
+    return error_code(error).rpartition(".")[2]  # some have AWS.SimpleQueueService. in front
+
+
+def _callback_error(address: ReplyAddress, error: ClientError) -> CallbackError:
+    return CallbackError(
+        f"the queue {address.updates_queue_url}, where the answer goes, cannot be used "
+        f"({_code(error)}); look whether it exists and its policy lets this service send to it."
+    )

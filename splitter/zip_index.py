@@ -4,6 +4,7 @@ Section numbers are those of PKWARE's APPNOTE, as in ``zip_records``.
 """
 
 import io
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO
@@ -12,6 +13,8 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 from splitter.members import (
     CHUNK,
     DEFAULT_LIMITS,
+    DEVICE,
+    LINK,
     ArchiveError,
     Limits,
     Names,
@@ -35,6 +38,8 @@ TAIL = 128 * 1024
 """Bytes read from the end at once; the end records and the longest comment take 65,633."""
 
 READ_AHEAD = 256 * 1024
+
+UNIX_LIKE = (3, 19)  # 4.4.2.2: Unix, OS X
 
 ENCRYPTED = 0x1  # 4.4.4, bit 0
 LONGEST_EXTRA_FIELD = MAX_16  # 4.4.11
@@ -68,9 +73,12 @@ class ZipIndex:
 
     Attributes:
         members: in order of their bytes, without folders and the noise of desktop systems.
+        unusable: files that no batch may hold, and why, as ``members.Names`` has them.
     """
 
-    def __init__(self, file: IO[bytes], limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, file: IO[bytes], limits: Limits = DEFAULT_LIMITS, names: Names | None = None
+    ) -> None:
         """Read the central directory.
 
         Args:
@@ -92,7 +100,9 @@ class ZipIndex:
                 f"The archive is damaged: it lists {len(infos):,} files but counts {count:,}; "
                 "export it again."
             )
-        self.members = _files(_spans(infos, self._zip.start_dir), Names(limits))
+        names = names or Names(limits)
+        self.members = names.usable(_files(_spans(infos, self._zip.start_dir), names))
+        self.unusable = names.unusable
 
     def read(self, name: str) -> bytes:
         """The bytes of one member.
@@ -271,10 +281,19 @@ def _files(spans: Iterable[MemberSpan], names: Names) -> dict[str, MemberSpan]:
     files: dict[str, MemberSpan] = {}
     for span in spans:
         raw = span.info.orig_filename
-        name = names.claim(raw, raw.endswith("/"))
-        if name is None:
-            continue
-        if span.info.flag_bits & ENCRYPTED:
-            raise ArchiveError("The archive is encrypted; zip the export again without a password.")
-        files[name] = span
+        name = names.claim(raw, raw.endswith("/"), _why_unusable(span.info))
+        if name is not None:
+            files[name] = span
     return files
+
+
+def _why_unusable(info: ZipInfo) -> str | None:
+    # 4.4.15: Unix programs keep a file's mode in the upper two bytes.
+    kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system in UNIX_LIKE else 0
+    if kind == stat.S_IFLNK:
+        return LINK
+    if kind not in (0, stat.S_IFREG):
+        return DEVICE
+    if info.flag_bits & ENCRYPTED:
+        return "is encrypted; zip the export again without a password"
+    return None

@@ -38,7 +38,8 @@ def prefect(*arguments: str) -> None:
 @pytest.fixture
 def deployed() -> Iterator[None]:
     """Both deployments; what brings the listener back must not do so for other tests."""
-    prefect("work-pool", "create", "--type", "ecs", "biospex-ecs", "--overwrite")
+    for pool in ("biospex-ecs", "biospex-ecs-listener"):
+        prefect("work-pool", "create", "--type", "ecs", pool, "--overwrite")
     prefect("deploy", "--all")
     yield
     with get_client(sync_client=True) as api:
@@ -49,9 +50,13 @@ def deployed() -> Iterator[None]:
 @pytest.mark.usefixtures("deployed")
 def test_prefect_deploy_takes_both_deployments_on_an_ecs_work_pool() -> None:
     with get_client(sync_client=True) as api:
-        for name in ("create-batches/biospex", "listen/biospex"):
+        for name, pool, tag in (
+            ("create-batches/biospex", "biospex-ecs", "export"),
+            ("listen/biospex", "biospex-ecs-listener", "listener"),
+        ):
             deployment = api.read_deployment_by_name(name)
-            assert deployment.work_pool_name == "biospex-ecs"
+            assert deployment.work_pool_name == pool
+            assert deployment.tags == ["biospex", tag]
             assert deployment.description
         schema = api.read_deployment_by_name("create-batches/biospex").parameter_openapi_schema
     fields = schema["definitions"]["Request"]["properties"]  # type: ignore[index]

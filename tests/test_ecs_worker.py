@@ -1,16 +1,20 @@
-"""From the stack to an export: a real ECS worker whose AWS is moto, and what its tasks would do.
+"""From the stack to an export: real ECS workers whose AWS is moto, and what their tasks would do.
 
-The worker's RunTask calls are read back from moto, and the container that AWS would start is a
-process here: its command, in its environment and no other.
+The workers are the containers of the stack's service, as processes. Their RunTask calls are read
+back from moto, and the container that AWS would start is a process here as well: its command, in
+its environment and no other. Each process notes the calls it makes to AWS, and they are held
+against the policy of its role.
 """
 
-import importlib.resources
+import asyncio
 import json
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,15 +24,14 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled
-from prefect_aws.templates import ecs as ecs_templates
-from prefect_aws.workers.ecs_worker import ECSWorker
+from prefect_aws.workers.ecs_worker import ECSJobConfiguration, ECSWorker
 
 from cli import services as local
 from cli.services import REGION, child
 from deploy import job_template
 from tests.conftest import EXPORTS
 from tests.processes import eventually, messages
-from tests.test_stack import Stack, client, stack
+from tests.test_stack import Stack, client, grants, listed, stack
 
 pytestmark = [
     pytest.mark.usefixtures("aws", "prefect_api"),
@@ -36,7 +39,8 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parent.parent
-POOL = "biospex-ecs"
+POOLS = {"splitter": "biospex-ecs", "listener": "biospex-ecs-listener"}
+RECORDER = ROOT / "tests" / "recorder"
 IMAGE = f"123456789012.dkr.ecr.{REGION}.amazonaws.com/loc-biospex-batch-creator:1"
 
 
@@ -60,9 +64,16 @@ def bucket(aws: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def loc(bucket: str) -> Iterator[Stack]:
-    with stack("loc", BucketName=bucket) as made:
+def loc(bucket: str, prefect_api: dict[str, str]) -> Iterator[Stack]:
+    api_url = prefect_api["PREFECT_API_URL"]
+    with stack("loc", BucketName=bucket, WorkerImage=IMAGE, PrefectApiUrl=api_url) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each process notes its calls to AWS, in a file of its name."""
+    return tmp_path_factory.mktemp("calls")
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +84,21 @@ def api(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture(scope="module")
 def deployed(loc: Stack, api: SyncPrefectClient, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The work pool and both deployments, as an operator makes them.
+    """The work pools and both deployments, as an operator makes them.
 
     The image has the code in /opt/biospex; here it is where it is.
     """
     directory = tmp_path_factory.mktemp("deploy")
     outputs, template = directory / "outputs.json", directory / "template.json"
     outputs.write_text(json.dumps(loc.outputs()))
-    command = [sys.executable, "-m", "deploy.job_template", "--image", IMAGE, "--cpu", "1024"]
-    command += ["--memory", "3072", "--ephemeral-storage", "50", "--env", "BATCH_SIZE=10"]
-    template.write_text(run(*command, outputs))
-    prefect(
-        "work-pool", "create", POOL, "--type", "ecs", "--base-job-template", template, "--overwrite"
-    )
+    sizes = {"splitter": ["1024", "3072", "50"], "listener": ["256", "1024", "21"]}
+    for kind, pool in POOLS.items():
+        cpu, memory, disk = sizes[kind]
+        command = [sys.executable, "-m", "deploy.job_template", "--pool", kind, "--image", IMAGE]
+        command += ["--cpu", cpu, "--memory", memory, "--ephemeral-storage", disk]
+        template.write_text(run(*command, "--env", "BATCH_SIZE=10", outputs))
+        create = ["work-pool", "create", pool, "--type", "ecs", "--overwrite"]
+        prefect(*create, "--base-job-template", template)
     deployments = (ROOT / "prefect.yaml").read_text()
     assert deployments.count("/opt/biospex") == 1
     (directory / "prefect.yaml").write_text(deployments.replace("/opt/biospex", str(ROOT)))
@@ -93,43 +106,49 @@ def deployed(loc: Stack, api: SyncPrefectClient, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def events(loc: Stack) -> Iterator[str]:
-    """The queue of ECS events that `prefect-aws ecs-worker deploy-events` makes; its URL."""
-    template = importlib.resources.files(ecs_templates).joinpath("events-only.json")
-    parameters = {"WorkPoolName": POOL, "ExistingClusterArn": loc["ClusterArn"]}
-    name = f"{POOL}-events"
-    client("cloudformation").create_stack(
-        StackName=name,
-        TemplateBody=template.read_text(),
-        Parameters=[
-            {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
-        ],
-    )
-    yield client("sqs").get_queue_url(QueueName=f"{POOL}-ecs-events")["QueueUrl"]
-    client("cloudformation").delete_stack(StackName=name)
+def events(loc: Stack) -> str:
+    """The URL of the queue that the workers hear of stopped tasks from."""
+    return loc["TaskEventsQueueUrl"]
 
 
 @pytest.fixture(scope="module")
-def worker(
+def workers(
     deployed: None,
-    events: str,
+    loc: Stack,
+    calls: Path,
     api: SyncPrefectClient,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[None]:
-    """A worker of the pool; the runs that it leaves behind are cancelled."""
-    log = tmp_path_factory.mktemp("worker") / "worker.log"
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "ecs"]
-    environment = {
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "PREFECT_INTEGRATIONS_AWS_ECS_OBSERVER_SQS_QUEUE_NAME": events.rpartition("/")[2],
-    }
-    with log.open("wb") as output, child(command, environment, output):
+    """The containers of the stack's service; the runs that they leave behind are cancelled."""
+    directory = tmp_path_factory.mktemp("workers")
+    with ExitStack() as processes:
+        for container in worker_containers(loc):
+            log = processes.enter_context((directory / container["name"]).open("wb"))
+            environment = {one["name"]: one["value"] for one in container["environment"]}
+            environment |= recording(calls / "worker") | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+            command = [sys.executable, "-m", *container["command"]]
+            processes.enter_context(child(command, environment, log))
         yield
     unfinished = ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED"]
     state = FlowRunFilterState.model_validate({"type": {"any_": unfinished}})
     for left in api.read_flow_runs(flow_run_filter=FlowRunFilter(state=state)):
-        if left.work_pool_name == POOL:
+        if left.work_pool_name in POOLS.values():
             api.set_flow_run_state(left.id, Cancelled(), force=True)
+
+
+def worker_containers(loc: Stack) -> Any:
+    """What the service's task is made of, as ECS has it."""
+    ecs = client("ecs")
+    [service] = ecs.describe_services(cluster=loc["ClusterArn"], services=["loc-biospex-worker"])[
+        "services"
+    ]
+    assert service["desiredCount"] == 1
+    defined = ecs.describe_task_definition(taskDefinition=service["taskDefinition"])
+    return defined["taskDefinition"]["containerDefinitions"]
+
+
+def recording(path: Path) -> dict[str, str]:
+    return {"PYTHONPATH": f"{RECORDER}:{ROOT}", "AWS_CALLS": str(path)}
 
 
 def started(
@@ -171,18 +190,18 @@ def container_of(task: Any) -> tuple[list[str], dict[str, str]]:
 
 
 @contextmanager
-def container(task: Any, home: Path, aws: str) -> Iterator[subprocess.Popen[bytes]]:
+def container(task: Any, home: Path, aws: str, calls: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A task's container as a process, with what the image has, and keys that lead to moto."""
     command, environment = container_of(task)
     home.mkdir()
     environment |= {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
         "HOME": str(home),
         "TMPDIR": str(home),
         "AWS_ENDPOINT_URL": aws,
         "AWS_ACCESS_KEY_ID": "task",
         "AWS_SECRET_ACCESS_KEY": "task",
+        **recording(calls / home.name),
     }
     with (home / "container.log").open("wb") as output:
         process = subprocess.Popen(
@@ -202,9 +221,9 @@ def trigger(bucket: str, updates: str) -> dict[str, Any]:
     return {**local.trigger(512, archive, updates), "s3Bucket": bucket}
 
 
-@pytest.mark.usefixtures("worker")
+@pytest.mark.usefixtures("workers")
 def test_a_trigger_becomes_tasks_and_the_tasks_split_the_export(
-    loc: Stack, bucket: str, api: SyncPrefectClient, aws: str, tmp_path: Path
+    loc: Stack, bucket: str, api: SyncPrefectClient, aws: str, calls: Path, tmp_path: Path
 ) -> None:
     sqs, updates, cluster = client("sqs"), loc["UpdatesQueueUrl"], loc["ClusterArn"]
     request = trigger(bucket, updates)
@@ -215,10 +234,12 @@ def test_a_trigger_becomes_tasks_and_the_tasks_split_the_export(
         found = api.read_flow_runs()
         return next((one for one in found if one.parameters == {"request": request}), None)
 
-    with container(task_of(listening.id, cluster), tmp_path / "listen", aws):
+    listener = task_of(listening.id, cluster)
+    with container(listener, tmp_path / "listener", aws, calls):
         task = task_of(eventually(export).id, cluster)
-        with container(task, tmp_path / "export", aws) as process:
-            assert process.wait(timeout=120) == 0, (tmp_path / "export/container.log").read_text()
+        with container(task, tmp_path / "splitter", aws, calls) as process:
+            log = tmp_path / "splitter" / "container.log"
+            assert process.wait(timeout=120) == 0, log.read_text()
         [message] = sqs.receive_message(QueueUrl=updates)["Messages"]
         eventually(lambda: messages(sqs, loc["TriggerQueueUrl"]) == (0, 0))
     answer = json.loads(message["Body"])
@@ -227,6 +248,7 @@ def test_a_trigger_becomes_tasks_and_the_tasks_split_the_export(
     assert [one["Key"] for one in stored] == [f"batch/{name}" for name in answer["batchFiles"]]
     assert len(stored) == 3
     check_task(task, loc, bucket)
+    check_listener(listener, loc)
 
     # The listener, stopped as ECS stops a task, leaves a run behind that the worker starts again.
     states = [state.name for state in api.read_flow_run_states(listening.id)]
@@ -234,14 +256,14 @@ def test_a_trigger_becomes_tasks_and_the_tasks_split_the_export(
 
 
 def check_task(task: Any, loc: Stack, bucket: str) -> None:
-    """What AWS was asked for."""
+    """What AWS was asked for, to split an export."""
     assert task["clusterArn"] == loc["ClusterArn"]
     assert task["launchType"] == "FARGATE"
-    assert task["overrides"]["taskRoleArn"] == loc["TaskRoleArn"]
+    assert task["overrides"]["taskRoleArn"] == loc["SplitterRoleArn"]
     assert (task["overrides"]["cpu"], task["overrides"]["memory"]) == ("1024", "3072")
 
     definition = definition_of(task)
-    assert definition["family"] == "loc-biospex-batch-creator"
+    assert definition["family"] == "loc-biospex-batch-creator-splitter"
     assert definition["executionRoleArn"] == loc["ExecutionRoleArn"]
     assert definition["networkMode"] == "awsvpc"
     assert definition["requiresCompatibilities"] == ["FARGATE"]
@@ -267,7 +289,9 @@ def check_task(task: Any, loc: Stack, bucket: str) -> None:
             "awslogs-create-group": "false",
             "awslogs-group": "/ecs/loc-biospex-batch-creator",
             "awslogs-region": REGION,
-            "awslogs-stream-prefix": "biospex",
+            "awslogs-stream-prefix": "splitter",
+            "mode": "non-blocking",
+            "max-buffer-size": "4m",
         },
     }
 
@@ -289,7 +313,50 @@ def check_task(task: Any, loc: Stack, bucket: str) -> None:
     assert "PREFECT_HOME" not in environment
 
 
-@pytest.mark.usefixtures("worker")
+def check_listener(task: Any, loc: Stack) -> None:
+    """What AWS was asked for, to listen: another role, little of everything, and no EFS."""
+    assert task["overrides"]["taskRoleArn"] == loc["ListenerRoleArn"]
+    assert task["launchType"] == "FARGATE"
+    definition = definition_of(task)
+    assert definition["family"] == "loc-biospex-batch-creator-listener"
+    assert (definition["cpu"], definition["memory"]) == ("256", "1024")
+    assert definition["ephemeralStorage"] == {"sizeInGiB": 21}
+    assert not definition.get("volumes")
+    assert not definition["containerDefinitions"][0].get("mountPoints")
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_run_cannot_choose_its_image_command_or_roles(
+    loc: Stack, bucket: str, api: SyncPrefectClient
+) -> None:
+    request = trigger(bucket, loc["UpdatesQueueUrl"])
+    another = "arn:aws:iam::123456789012:role/administrator"
+    chosen = {
+        "image": "example.org/another:1",
+        "command": "sh -c id",
+        "task_role_arn": another,
+        "execution_role_arn": another,
+        "cluster": "another",
+        "task_definition_arn": "another:1",
+        "container_name": "another",
+        "network_configuration": {"subnets": ["subnet-1"], "securityGroups": []},
+        "family": "another",
+        "cpu": 512,
+    }
+    export = started(api, "create-batches/biospex", {"request": request}, chosen)
+    task = task_of(export.id, loc["ClusterArn"])
+    definition = definition_of(task)
+    [defined] = definition["containerDefinitions"]
+    assert (defined["name"], defined["image"]) == ("prefect", IMAGE)
+    assert definition["family"] == "loc-biospex-batch-creator-splitter"
+    assert definition["executionRoleArn"] == loc["ExecutionRoleArn"]
+    assert task["overrides"]["taskRoleArn"] == loc["SplitterRoleArn"]
+    assert "executionRoleArn" not in task["overrides"]
+    assert container_of(task)[0] == ["prefect", "flow-run", "execute"]
+    assert task["overrides"]["cpu"] == "512"  # that much it may
+
+
+@pytest.mark.usefixtures("workers")
 def test_a_task_on_spot_that_is_killed_makes_its_run_crashed(
     loc: Stack, bucket: str, events: str, api: SyncPrefectClient
 ) -> None:
@@ -319,8 +386,66 @@ def test_a_task_on_spot_that_is_killed_makes_its_run_crashed(
         return api.read_flow_run(export.id).state_name == "Crashed"
 
     assert eventually(crashed)
-    family = client("ecs").list_task_definitions(familyPrefix="loc-biospex-batch-creator")
-    assert len(family["taskDefinitionArns"]) == 2  # one a deployment, however many runs
+    eventually(lambda: messages(client("sqs"), events) == (0, 0))
+
+
+# -- what each process asks of AWS, and what its role may
+
+ACTIONS = {
+    "s3:HeadObject": {"s3:GetObject", "s3:ListBucket"},
+    "s3:ListMultipartUploads": {"s3:ListBucketMultipartUploads"},
+    "s3:CreateMultipartUpload": {"s3:PutObject"},
+    "s3:UploadPart": {"s3:PutObject"},
+    "s3:UploadPartCopy": {"s3:GetObject", "s3:PutObject"},
+    "s3:CompleteMultipartUpload": {"s3:PutObject"},
+    "ecs:RunTask": {"ecs:RunTask", "ecs:TagResource", "iam:PassRole"},
+    "ecs:RegisterTaskDefinition": {"ecs:RegisterTaskDefinition", "iam:PassRole"},
+}
+"""What a call needs where that is not the action of its name, after the service authorization
+reference: https://docs.aws.amazon.com/service-authorization/latest/reference/"""
+
+SELDOM = {
+    "WorkerRoleArn": {"ecs:StopTask", "logs:GetLogEvents", "sqs:ChangeMessageVisibility"},
+    "ListenerRoleArn": {"sqs:SendMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"},
+    "SplitterRoleArn": {
+        "s3:DeleteObject",
+        "s3:AbortMultipartUpload",
+        "sqs:GetQueueAttributes",
+        "elasticfilesystem:ClientMount",
+        "elasticfilesystem:ClientWrite",
+    },
+}
+"""What is not needed by an export that goes well: cancelling, crashes, long waits, damage, EFS."""
+
+
+@pytest.mark.parametrize(
+    ("process", "role"),
+    [
+        ("worker", "WorkerRoleArn"),
+        ("listener", "ListenerRoleArn"),
+        ("splitter", "SplitterRoleArn"),
+    ],
+)
+def test_each_role_may_what_its_process_does_and_little_more(
+    process: str, role: str, loc: Stack, calls: Path
+) -> None:
+    made = set((calls / process).read_text().split())
+    needed = set().union(*(ACTIONS.get(call, {call}) for call in made))
+    granted = {action for statement in grants(loc[role]) for action in listed(statement["Action"])}
+    assert needed <= granted
+    assert granted <= needed | SELDOM[role]
+
+
+def test_the_worker_passes_the_roles_of_its_tasks_and_no_other(loc: Stack) -> None:
+    [passing] = [one for one in grants(loc["WorkerRoleArn"]) if one["Action"] == "iam:PassRole"]
+    assert set(passing["Resource"]) == {
+        loc["SplitterRoleArn"],
+        loc["ListenerRoleArn"],
+        loc["ExecutionRoleArn"],
+    }
+    assert passing["Condition"] == {
+        "StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
+    }
 
 
 # -- the template by itself
@@ -329,6 +454,32 @@ def test_a_task_on_spot_that_is_killed_makes_its_run_crashed(
 @pytest.fixture(scope="module")
 def outputs(loc: Stack) -> dict[str, str]:
     return {one["OutputKey"]: one["OutputValue"] for one in loc.outputs()}
+
+
+@pytest.mark.parametrize("pool", list(POOLS))
+def test_the_worker_knows_a_task_definition_again_as_ecs_tells_it(
+    pool: str, outputs: dict[str, str]
+) -> None:
+    """ECS adds what it takes for granted; a run must not need another revision for it.
+
+    What it adds: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_TaskDefinition.html
+    """
+    template = job_template.job_template(outputs, IMAGE, pool=pool)
+    configuration = asyncio.run(ECSJobConfiguration.from_template_and_values(template, {}))
+    worker = ECSWorker(work_pool_name=POOLS[pool])
+    run_of_it = FlowRun(flow_id=uuid4(), deployment_id=uuid4())
+    asked = worker._prepare_task_definition(configuration, REGION, run_of_it)
+    told = deepcopy(asked)
+    told |= {"enableFaultInjection": False, "placementConstraints": [], "status": "ACTIVE"}
+    told.setdefault("volumes", [])
+    for defined in told["containerDefinitions"]:
+        for added in ("portMappings", "environment", "mountPoints", "volumesFrom"):
+            defined.setdefault(added, [])
+        defined |= {"essential": True, "systemControls": []}
+        defined["logConfiguration"]["secretOptions"] = []
+    logger = logging.getLogger()
+    assert worker._task_definitions_equal(asked, told, logger)
+    assert not worker._task_definitions_equal(asked, told | {"cpu": "1"}, logger)
 
 
 def test_both_forms_of_the_outputs_give_the_same(loc: Stack, outputs: dict[str, str]) -> None:
@@ -348,10 +499,11 @@ def test_defaults_and_spot(outputs: dict[str, str]) -> None:
     chosen = {name: variable.get("default") for name, variable in variables.items()}
     assert chosen["launch_type"] == "FARGATE_SPOT"
     assert (chosen["cpu"], chosen["memory"], chosen["ephemeral_storage"]) == (2048, 4096, 100)
-    assert chosen["assign_public_ip"] == "ENABLED"
+    assert set(chosen) == job_template.FREE
     network = template["job_configuration"]["network_configuration"]
     assert network["subnets"] == outputs["SubnetIds"].split(",")
     assert network["securityGroups"] == [outputs["TaskSecurityGroupId"]]
+    assert network["assignPublicIp"] == "ENABLED"
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,16 @@ from hypothesis import strategies as st
 
 from splitter.errors import SetupError
 from splitter.messages import (
+    MAX_TRIGGER_BYTES,
+    MAX_TRIGGER_DEPTH,
     Failure,
     ReplyAddress,
     Request,
     RequestError,
     Result,
+    find_flaw,
+    parse_body,
+    title,
     to_json,
 )
 
@@ -24,7 +29,7 @@ TRIGGER = {
     "s3Bucket": "biospex-app",
     "updatesQueueUrl": "https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update",
 }
-DOWNLOAD_IDS = [512, 0, -1, 10**30, "512", "", "ü", 5.5, 512.0, True, False]
+DOWNLOAD_IDS = [512, 0, -1, 2**63 - 1, "512", "", "ü", 5.5, 512.0, True, False]
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -233,3 +238,40 @@ def test_more_batches_than_one_message_can_name_are_refused_with_the_setting() -
     assert len(to_json(Result.of(request, 4000))) < 256 * 1024
     with pytest.raises(SetupError, match=r"5,000 batches are more than one message.*BATCH_SIZE"):
         Result.of(request, 5000)
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{", "not JSON", '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}', '["\\ud800"]']
+)
+def test_what_is_not_json_is_none(body: str) -> None:
+    assert parse_body(body) is None
+
+
+def test_a_message_nested_beyond_pythons_own_limit_is_none() -> None:
+    assert parse_body("[" * 100_000 + "]" * 100_000) is None
+
+
+@pytest.mark.parametrize("character", ["\0", "\x01", "\n", "\x7f"])
+@pytest.mark.parametrize("field", [*TRIGGER, "unknown"])
+def test_a_control_character_is_refused_anywhere_and_the_field_named(
+    field: str, character: str
+) -> None:
+    for value in (f"a{character}b", [{"deep": f"{character}"}]):
+        assert f"'{field}'" in refusal_of(trigger(**{field: value}))
+    assert "name of a field" in refusal_of(trigger(**{f"a{character}": 1}))
+
+
+def test_a_message_is_refused_that_is_long_or_deep_or_has_a_number_that_no_database_takes() -> None:
+    deep: Any = 1
+    for _ in range(MAX_TRIGGER_DEPTH):
+        deep = [deep]
+    assert find_flaw({"more": deep[0]}) is None
+    assert "'more' is nested too deeply" in str(find_flaw({"more": deep}))
+    assert "longer than" in str(find_flaw({"more": "a" * MAX_TRIGGER_BYTES}))
+    assert "'downloadId' is too large" in refusal_of(trigger(downloadId=10**30))
+
+
+def test_a_title_is_short_and_has_no_control_characters() -> None:
+    name = title(trigger(file="a\0\n" + "b" * 5000, downloadId="c\x7f" + "d" * 5000))
+    assert name.isprintable()
+    assert len(name) < 500

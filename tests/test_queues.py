@@ -7,7 +7,14 @@ import pytest
 from botocore.exceptions import ClientError
 
 from splitter.messages import Failure, ReplyAddress, Result
-from splitter.queues import Delivery, TriggerQueue, send_callback
+from splitter.queues import (
+    CallbackError,
+    Delivery,
+    TriggerQueue,
+    check_callback_queue,
+    region_of,
+    send_callback,
+)
 
 
 @pytest.fixture
@@ -51,7 +58,7 @@ def test_no_more_messages_come_than_are_wanted(
 def test_a_message_that_is_kept_does_not_come_again(sqs: Any, queue: TriggerQueue) -> None:
     send(sqs, queue, "1")
     delivery = only(queue)
-    assert queue.keep(delivery)
+    assert queue.extend_visibility(delivery)
     assert list(queue.receive(limit=10, wait=0)) == []
     assert invisible(sqs, queue) == 1
 
@@ -67,7 +74,7 @@ def test_a_message_that_is_released_comes_again_at_once(sqs: Any, queue: Trigger
 
 def test_a_message_that_is_deleted_is_gone(sqs: Any, queue: TriggerQueue) -> None:
     send(sqs, queue, "1")
-    queue.delete(only(queue))
+    queue.acknowledge(only(queue))
     assert invisible(sqs, queue) == 0
     assert list(queue.receive(limit=10, wait=0)) == []
 
@@ -77,8 +84,8 @@ def test_a_message_that_is_gone_can_neither_be_kept_nor_released(
 ) -> None:
     send(sqs, queue, "1")
     delivery = only(queue)
-    assert queue.delete(delivery)
-    assert not queue.keep(delivery)
+    assert queue.acknowledge(delivery)
+    assert not queue.extend_visibility(delivery)
     assert not queue.release(delivery)
 
 
@@ -87,23 +94,27 @@ def test_a_receipt_handle_that_no_longer_counts_deletes_nothing_and_raises_nothi
 ) -> None:
     send(sqs, queue, "1")
     delivery = only(queue)
-    assert not queue.delete(replace(delivery, receipt_handle="expired"))
+    assert not queue.acknowledge(replace(delivery, receipt_handle="expired"))
     assert invisible(sqs, queue) == 1
 
 
 def test_a_queue_that_is_not_there_is_an_error(sqs: Any, queue: TriggerQueue) -> None:
     gone = TriggerQueue(sqs, queue.url + "-gone", visibility_timeout=300)
     with pytest.raises(ClientError, match="NonExistentQueue"):
-        gone.keep(Delivery("id", "body", "handle", 0.0))
+        gone.extend_visibility(Delivery("id", "body", "handle", 0.0))
 
 
 def test_whether_a_queue_has_a_redrive_policy_is_told(sqs: Any, queue: TriggerQueue) -> None:
     assert not queue.has_redrive_policy()
+    with_redrive_policy(sqs, queue, 3)
+    assert queue.has_redrive_policy()
+
+
+def with_redrive_policy(sqs: Any, queue: TriggerQueue, receives: int) -> None:
     dead = sqs.create_queue(QueueName=f"dead-{uuid4()}")["QueueUrl"]
     attributes = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]
-    policy = {"deadLetterTargetArn": attributes["QueueArn"], "maxReceiveCount": 3}
+    policy = {"deadLetterTargetArn": attributes["QueueArn"], "maxReceiveCount": receives}
     sqs.set_queue_attributes(QueueUrl=queue.url, Attributes={"RedrivePolicy": json.dumps(policy)})
-    assert queue.has_redrive_policy()
 
 
 @pytest.mark.parametrize(
@@ -122,3 +133,55 @@ def test_a_callback_arrives_in_the_queue_of_its_request(
     delivery = only(queue)
     assert delivery.message_id == message_id
     assert json.loads(delivery.body) == message.model_dump(by_alias=True)
+
+
+@pytest.mark.parametrize(
+    ("url", "region"),
+    [
+        ("https://sqs.eu-west-1.amazonaws.com/000000000000/q", "eu-west-1"),
+        ("https://sqs-fips.us-east-2.amazonaws.com/000000000000/q", "us-east-2"),
+        ("https://us-west-1.queue.amazonaws.com/000000000000/q", "us-west-1"),
+        ("https://sqs.cn-north-1.amazonaws.com.cn/000000000000/q", "cn-north-1"),
+        ("https://vpce-0a-1b.sqs.us-east-2.vpce.amazonaws.com/000000000000/q", "us-east-2"),
+        ("https://sqs.us-east-2.api.aws/000000000000/q", "us-east-2"),
+        ("https://queue.amazonaws.com/000000000000/q", None),
+        ("http://127.0.0.1:5000/000000000000/sqs.eu-west-1.amazonaws.com", None),
+        ("https://sqs.eu-west-1.amazonaws.com.evil.example/000000000000/q", None),
+    ],
+)
+def test_the_region_of_a_queue_is_the_one_that_its_url_names(url: str, region: str | None) -> None:
+    assert region_of(url) == region
+
+
+def test_a_fifo_queue_gets_a_callback_that_is_sent_again_once(sqs: Any) -> None:
+    attributes = {"FifoQueue": "true"}
+    url = sqs.create_queue(QueueName=f"{uuid4()}.fifo", Attributes=attributes)["QueueUrl"]
+    address = ReplyAddress(download_id="an id with spaces, ü", updates_queue_url=url)
+    check_callback_queue(sqs, address)
+    for _ in range(2):
+        send_callback(sqs, address, Result(download_id=1, batch_files=["a-part1.zip"]))
+    [message] = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
+    assert json.loads(message["Body"])["batchFiles"] == ["a-part1.zip"]
+
+
+def test_a_callback_queue_that_is_not_there_is_known_before_and_after_the_work(
+    sqs: Any, queue_url: str
+) -> None:
+    address = ReplyAddress(download_id=1, updates_queue_url=f"{queue_url}-gone")
+    with pytest.raises(CallbackError, match=r"-gone, .* \(.*NonExistentQueue"):
+        check_callback_queue(sqs, address)
+    with pytest.raises(CallbackError, match="its policy lets this service send to it"):
+        send_callback(sqs, address, Failure(download_id=1, error="No."))
+
+
+@pytest.mark.parametrize(("receives", "seconds"), [(3, 20), (10, 6), (1000, 1)])
+def test_a_message_left_to_redrive_is_dead_in_a_minute_however_often_it_may_come(
+    receives: int, seconds: int, sqs: Any, queue: TriggerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_redrive_policy(sqs, queue, receives)
+    assert queue.has_redrive_policy()
+    send(sqs, queue, "junk")
+    asked = []
+    monkeypatch.setattr(queue, "_change", lambda _, delay: asked.append(delay))
+    queue.leave_to_redrive(only(queue))
+    assert asked == [seconds]

@@ -85,7 +85,9 @@ def test_killed_processes_come_back_and_every_trigger_is_answered_once(
         eventually(lambda: server.poll() is not None or not sum(messages(sqs, triggers)))
         assert server.poll() is None
     assert [callback["status"] for callback in received()] == ["success"]
-    assert [state.name for state in failed_attempts(prefect, export.id)] == ["Crashed"]
+    assert [state.name for state in failed_attempts(prefect.read_flow_run_states(export.id))] == [
+        "Crashed"
+    ]
     of_the_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[export.id]))
     messages_logged = [line.message for line in prefect.read_logs(of_the_run)]
     assert any(line.startswith("Attempt 1 ended Crashed: ") for line in messages_logged)

@@ -122,18 +122,24 @@ def test_names_and_outputs_are_those_of_the_environment(dev: Stack) -> None:
     resources = dev.resources()
     assert outputs == {
         "TriggerQueueUrl": f"{queues}/dev-batch-trigger",
+        "TriggerQueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:dev-batch-trigger",
         "DeadLetterQueueUrl": f"{queues}/dev-batch-trigger-dead",
+        "DeadLetterQueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:dev-batch-trigger-dead",
         "UpdatesQueueUrl": f"{queues}/dev-batch-update",
         "UpdatesQueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:dev-batch-update",
         "BucketName": "biospex-dev",
         "RepositoryUri": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/dev-biospex-batch-creator",
         "ClusterArn": f"arn:aws:ecs:{REGION}:{ACCOUNT}:cluster/dev-biospex-batch-creator",
         "LogGroupName": "/ecs/dev-biospex-batch-creator",
-        "TaskRoleArn": f"arn:aws:iam::{ACCOUNT}:role/{resources['TaskRole']}",
+        "SplitterRoleArn": f"arn:aws:iam::{ACCOUNT}:role/{resources['SplitterRole']}",
+        "ListenerRoleArn": f"arn:aws:iam::{ACCOUNT}:role/{resources['ListenerRole']}",
+        "WorkerRoleArn": f"arn:aws:iam::{ACCOUNT}:role/{resources['WorkerRole']}",
         "ExecutionRoleArn": f"arn:aws:iam::{ACCOUNT}:role/{resources['ExecutionRole']}",
         "FileSystemId": resources["FileSystem"],
         "AccessPointId": outputs["AccessPointId"],
         "VpcId": outputs["VpcId"],
+        "AssignPublicIp": "ENABLED",
+        "TaskEventsQueueUrl": f"{queues}/dev-biospex-task-events",
         "SubnetIds": outputs["SubnetIds"],
         "TaskSecurityGroupId": resources["TaskSecurityGroup"],
     }
@@ -147,7 +153,7 @@ def test_an_existing_bucket_and_callback_queue_are_taken_as_they_are() -> None:
             f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/somebody-elses"
         )
         assert "UpdatesQueue" not in prod.resources()
-        granted = grants(prod["TaskRoleArn"])
+        granted = grants(prod["SplitterRoleArn"])
         assert is_allowed(granted, "sqs:SendMessage", GIVEN_QUEUE)
         assert is_allowed(granted, "s3:GetObject", "arn:aws:s3:::another/export/a.zip")
 
@@ -163,8 +169,17 @@ def test_queues_are_encrypted_patient_and_have_a_redrive_policy(dev: Stack) -> N
         "deadLetterTargetArn": dead["QueueArn"],
         "maxReceiveCount": 10,
     }
-    for queue in (trigger, dead, attributes("UpdatesQueueUrl")):
-        assert queue["MessageRetentionPeriod"] == str(14 * 24 * 3600)
+    updates, events = attributes("UpdatesQueueUrl"), attributes("TaskEventsQueueUrl")
+    for queue, redrives_to in (
+        (trigger, "dev-batch-trigger-dead"),
+        (updates, "dev-batch-update-dead"),
+        (events, "dev-biospex-task-events-dead"),
+    ):
+        assert queue["MessageRetentionPeriod"] == str(7 * 24 * 3600)
+        assert json.loads(queue["RedrivePolicy"])["deadLetterTargetArn"].endswith(f":{redrives_to}")
+    # A dead letter's age counts from its first sending.
+    assert dead["MessageRetentionPeriod"] == str(14 * 24 * 3600)
+    for queue in (trigger, dead, updates, events):
         assert queue["SqsManagedSseEnabled"] == "true"
 
 
@@ -244,32 +259,107 @@ def test_what_motos_cloudformation_leaves_out_is_taken_by_the_services(dev: Stac
     assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
 
 
-@pytest.mark.parametrize(
-    ("alarm", "metric", "queue", "limit"),
-    [
-        ("DeadLetterAlarm", "ApproximateNumberOfMessagesVisible", "dev-batch-trigger-dead", 0),
-        ("OldTriggerAlarm", "ApproximateAgeOfOldestMessage", "dev-batch-trigger", 3600),
-    ],
-)
-def test_alarms_watch_the_queues(
-    alarm: str, metric: str, queue: str, limit: float, dev: Stack
-) -> None:
-    asked = dict(properties(alarm))
-    [dimension] = asked["Dimensions"]
-    [source, attribute] = dimension["Value"]["Fn::GetAtt"]
-    assert (attribute, dev.resources()[source].rpartition("/")[2]) == ("QueueName", queue)
-    [condition, given, otherwise] = asked["AlarmActions"]["Fn::If"]
-    assert (condition, given) == ("HasAlarmTopic", [{"Ref": "AlarmTopicArn"}])
-    assert otherwise == {"Ref": "AWS::NoValue"}
+def resolved(value: Any, values: Mapping[str, Any]) -> Any:
+    """A part of the template with references and conditions of ``values`` filled in."""
+    if isinstance(value, dict) and len(value) == 1:
+        [(function, argument)] = value.items()
+        if function in ("Ref", "Fn::GetAtt", "Fn::Sub"):
+            name = ".".join(argument) if isinstance(argument, list) else argument
+            return values[name]
+        if function == "Fn::If":
+            return resolved(argument[1 if values[argument[0]] else 2], values)
+    if isinstance(value, dict):
+        return {key: resolved(one, values) for key, one in value.items()}
+    if isinstance(value, list):
+        return [resolved(one, values) for one in value]
+    return value
 
-    asked["AlarmName"] = alarm
-    asked["Dimensions"] = [{"Name": dimension["Name"], "Value": queue}]
-    asked["AlarmActions"] = [f"arn:aws:sns:{REGION}:{ACCOUNT}:operator"]
-    client("cloudwatch").put_metric_alarm(**asked)
-    [made] = client("cloudwatch").describe_alarms(AlarmNames=[alarm])["MetricAlarms"]
-    assert (made["Namespace"], made["MetricName"]) == ("AWS/SQS", metric)
-    assert (made["ComparisonOperator"], made["Threshold"]) == ("GreaterThanThreshold", limit)
-    assert (made["Statistic"], made["TreatMissingData"]) == ("Maximum", "notBreaching")
+
+ALARMS = {
+    "DeadLetterAlarm": ("dev-batch-trigger-dead", "GreaterThanThreshold", 0, "notBreaching"),
+    "OldTriggerAlarm": ("dev-batch-trigger-age", "GreaterThanThreshold", 3600, "notBreaching"),
+    "UnreadCallbackAlarm": ("dev-batch-update-age", "GreaterThanThreshold", 3600, "notBreaching"),
+    "DeadCallbackAlarm": ("dev-batch-update-dead", "GreaterThanThreshold", 0, "notBreaching"),
+    "WorkerDownAlarm": ("dev-worker-down", "LessThanThreshold", 1, "breaching"),
+    "ListenerDownAlarm": ("dev-listener-down", "LessThanThreshold", 1, "breaching"),
+    "FailedRunsAlarm": ("dev-runs-failed", "GreaterThanThreshold", 0, "notBreaching"),
+}
+
+
+def test_there_is_an_alarm_for_all_that_can_stand_still() -> None:
+    resources = cfn_yaml.load(str(TEMPLATE))["Resources"]
+    found = {name for name, one in resources.items() if one["Type"] == "AWS::CloudWatch::Alarm"}
+    assert found == set(ALARMS)
+    body = resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"][0]
+    shown = {f"dev-{name}" for name in re.findall(r"{Alarm}:\${Environment}-([a-z-]+)", body)}
+    assert shown == {name for name, *_ in ALARMS.values()}
+    json.loads(body)
+
+
+@pytest.mark.parametrize("alarm", list(ALARMS))
+def test_alarms_are_taken_by_cloudwatch_and_sent_to_the_topic(alarm: str) -> None:
+    name, comparison, limit, missing = ALARMS[alarm]
+    topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:operator"
+    names = [f"{one}.QueueName" for one in ("TriggerQueue", "DeadLetterQueue", "UpdatesQueue")]
+    values = {
+        **dict.fromkeys([*names, "UpdatesDeadLetterQueue.QueueName"], "a-queue"),
+        "${Environment}-" + name.removeprefix("dev-"): name,
+        "biospex/${Environment}": "biospex/dev",
+        "Cluster": "a-cluster",
+        "WorkerService.Name": "a-service",
+        "MakesTriggerQueue": True,
+        "MakesUpdatesQueue": True,
+        "HasAlarmTopic": True,
+        "AlarmTopicArn": topic,
+    }
+    client("cloudwatch").put_metric_alarm(**resolved(properties(alarm), values))
+    [made] = client("cloudwatch").describe_alarms(AlarmNames=[name])["MetricAlarms"]
+    assert (made["ComparisonOperator"], made["Threshold"]) == (comparison, limit)
+    assert made["TreatMissingData"] == missing
+    assert made["AlarmActions"] == [topic]
+
+
+def test_production_needs_somebody_who_is_told() -> None:
+    template = cfn_yaml.load(str(TEMPLATE))
+    [rule] = template["Rules"].values()
+    assert rule["RuleCondition"] == {"Fn::Equals": [{"Ref": "Environment"}, "prod"]}
+    assert "AlarmTopicArn" in str(rule["Assertions"])
+
+
+def test_an_existing_trigger_queue_stays_and_is_listened_to() -> None:
+    queue = f"arn:aws:sqs:{REGION}:{ACCOUNT}:production"
+    with stack("prod", TriggerQueueArn=queue) as prod:
+        assert "TriggerQueue" not in prod.resources()
+        assert prod["TriggerQueueArn"] == queue
+        assert prod["TriggerQueueUrl"] == f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/production"
+        assert is_allowed(grants(prod["ListenerRoleArn"]), "sqs:DeleteMessage", queue)
+
+
+def test_tasks_and_worker_may_use_a_given_key_and_read_a_given_secret() -> None:
+    key = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1"
+    secret = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:prefect-1"
+    with stack("prod", BucketKeyArn=key, PrefectApiAuthStringSecretArn=secret) as prod:
+        splitter = grants(prod["SplitterRoleArn"])
+        assert is_allowed(splitter, "kms:Decrypt", key)
+        assert is_allowed(splitter, "kms:GenerateDataKey", key)
+        execution = grants(prod["ExecutionRoleArn"])
+        assert is_allowed(execution, "secretsmanager:GetSecretValue", secret)
+
+
+def test_only_the_rule_of_this_cluster_tells_the_worker_of_tasks(dev: Stack) -> None:
+    rule = client("events").describe_rule(Name="dev-biospex-task-events")
+    assert json.loads(rule["EventPattern"]) == {
+        "source": ["aws.ecs"],
+        "detail-type": ["ECS Task State Change"],
+        "detail": {"clusterArn": [dev["ClusterArn"]]},
+    }
+    targets = client("events").list_targets_by_rule(Rule="dev-biospex-task-events")["Targets"]
+    assert [target["Arn"].rpartition(":")[2] for target in targets] == ["dev-biospex-task-events"]
+    [statement] = properties("TaskEventsQueuePolicy")["PolicyDocument"]["Statement"]
+    assert statement["Principal"] == {"Service": "events.amazonaws.com"}
+    assert statement["Condition"] == {
+        "ArnEquals": {"aws:SourceArn": {"Fn::GetAtt": ["TaskEventsRule", "Arn"]}}
+    }
 
 
 def test_an_update_keeps_what_is_in_the_queue() -> None:
@@ -294,27 +384,6 @@ BUCKET = "arn:aws:s3:::biospex-dev"
 TRIGGERS = f"arn:aws:sqs:{REGION}:{ACCOUNT}:dev-batch-trigger"
 UPDATES = f"arn:aws:sqs:{REGION}:{ACCOUNT}:dev-batch-update"
 
-# Every call of splitter and what it needs, after the service authorization reference:
-# https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-with-s3-policy-actions.html
-NEEDS = {
-    "head_object": {("s3:GetObject", ARCHIVE), ("s3:GetObject", BATCH), ("s3:ListBucket", BUCKET)},
-    "download_file": {("s3:GetObject", ARCHIVE)},
-    "get_object": {("s3:GetObject", ARCHIVE), ("s3:GetObject", BATCH)},
-    "put_object": {("s3:PutObject", BATCH)},
-    "create_multipart_upload": {("s3:PutObject", BATCH)},
-    "upload_part": {("s3:PutObject", BATCH)},
-    "upload_part_copy": {("s3:GetObject", ARCHIVE), ("s3:PutObject", BATCH)},
-    "complete_multipart_upload": {("s3:PutObject", BATCH)},
-    "abort_multipart_upload": {("s3:AbortMultipartUpload", BATCH)},
-    "get_paginator": {("s3:ListBucketMultipartUploads", BUCKET)},  # of that alone
-    "delete_object": {("s3:DeleteObject", BATCH)},
-    "get_queue_attributes": {("sqs:GetQueueAttributes", TRIGGERS)},
-    "receive_message": {("sqs:ReceiveMessage", TRIGGERS)},
-    "change_message_visibility": {("sqs:ChangeMessageVisibility", TRIGGERS)},
-    "delete_message": {("sqs:DeleteMessage", TRIGGERS)},
-    "send_message": {("sqs:SendMessage", UPDATES)},
-}
-
 
 def grants(role_arn: str) -> list[dict[str, Any]]:
     """The statements of a role's policies."""
@@ -325,7 +394,8 @@ def grants(role_arn: str) -> list[dict[str, Any]]:
         document = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
         # From CloudFormation moto keeps a document as Python writes it, not as JSON.
         policy = ast.literal_eval(document) if isinstance(document, str) else document
-        statements += policy["Statement"]
+        # moto leaves None where the template has AWS::NoValue.
+        statements += [statement for statement in policy["Statement"] if statement]
     assert all(statement["Effect"] == "Allow" for statement in statements)
     return statements
 
@@ -343,28 +413,28 @@ def is_allowed(statements: list[dict[str, Any]], action: str, resource: str) -> 
     )
 
 
-@pytest.fixture(scope="module")
-def task_role(dev: Stack) -> list[dict[str, Any]]:
-    return grants(dev["TaskRoleArn"])
-
-
-def test_a_task_may_do_what_the_code_does_and_no_more(task_role: list[dict[str, Any]]) -> None:
-    sources = (ROOT / "splitter").glob("*.py")
-    calls = {
-        call for source in sources for call in re.findall(r"client\.(\w+)", source.read_text())
-    }
-    assert calls == set(NEEDS)
-    needed = set().union(*NEEDS.values())
-    assert all(is_allowed(task_role, action, resource) for action, resource in needed)
-    granted = {action for statement in task_role for action in listed(statement["Action"])}
-    mounting = {"elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"}
-    assert granted == {action for action, _ in needed} | mounting
-    assert not any("*" in action for action in granted)
-
-
-@pytest.mark.parametrize(
-    ("action", "resource"),
-    [
+# Which calls each process makes, test_ecs_worker.py holds against these.
+MAY = {
+    "SplitterRoleArn": [
+        ("s3:GetObject", ARCHIVE),
+        ("s3:GetObject", BATCH),
+        ("s3:PutObject", BATCH),
+        ("s3:DeleteObject", BATCH),
+        ("s3:AbortMultipartUpload", BATCH),
+        ("s3:ListBucket", BUCKET),
+        ("s3:ListBucketMultipartUploads", BUCKET),
+        ("sqs:SendMessage", UPDATES),
+    ],
+    "ListenerRoleArn": [
+        ("sqs:ReceiveMessage", TRIGGERS),
+        ("sqs:DeleteMessage", TRIGGERS),
+        ("sqs:ChangeMessageVisibility", TRIGGERS),
+        ("sqs:GetQueueAttributes", TRIGGERS),
+        ("sqs:SendMessage", UPDATES),
+    ],
+}
+MAY_NOT = {
+    "SplitterRoleArn": [
         ("s3:PutObject", ARCHIVE),
         ("s3:DeleteObject", ARCHIVE),
         ("s3:AbortMultipartUpload", ARCHIVE),
@@ -374,23 +444,34 @@ def test_a_task_may_do_what_the_code_does_and_no_more(task_role: list[dict[str, 
         ("s3:PutObject", "arn:aws:s3:::biospex-app/batch/a-part1.zip"),
         ("s3:ListBucket", "arn:aws:s3:::biospex-app"),
         ("sqs:SendMessage", TRIGGERS),
+        ("sqs:ReceiveMessage", TRIGGERS),
+        ("sqs:DeleteMessage", TRIGGERS),
         ("sqs:SendMessage", f"arn:aws:sqs:{REGION}:{ACCOUNT}:prod-batch-update"),
+        ("sqs:ReceiveMessage", UPDATES),
+    ],
+    "ListenerRoleArn": [
+        ("s3:GetObject", ARCHIVE),
+        ("s3:PutObject", BATCH),
+        ("sqs:SendMessage", TRIGGERS),
         ("sqs:ReceiveMessage", UPDATES),
         ("sqs:ReceiveMessage", f"{TRIGGERS}-dead"),
     ],
-)
-def test_a_task_may_touch_nothing_else(
-    action: str, resource: str, task_role: list[dict[str, Any]]
-) -> None:
-    assert not is_allowed(task_role, action, resource)
+}
 
 
-def test_a_task_lists_and_mounts_only_what_is_its_own(
-    task_role: list[dict[str, Any]], dev: Stack
-) -> None:
-    [listing] = [one for one in task_role if one["Action"] == "s3:ListBucket"]
+@pytest.mark.parametrize("role", list(MAY))
+def test_each_role_may_touch_what_is_its_own_and_nothing_else(role: str, dev: Stack) -> None:
+    granted = grants(dev[role])
+    assert all(is_allowed(granted, *one) for one in MAY[role])
+    assert not any(is_allowed(granted, *one) for one in MAY_NOT[role])
+    assert not any("*" in action for one in granted for action in listed(one["Action"]))
+
+
+def test_the_splitter_lists_and_mounts_only_what_is_its_own(dev: Stack) -> None:
+    granted = grants(dev["SplitterRoleArn"])
+    [listing] = [one for one in granted if one["Action"] == "s3:ListBucket"]
     assert listing["Condition"] == {"StringLike": {"s3:prefix": ["export/*", "batch/*"]}}
-    [mounting] = [one for one in task_role if "elasticfilesystem:ClientMount" in one["Action"]]
+    [mounting] = [one for one in granted if "elasticfilesystem:ClientMount" in one["Action"]]
     assert mounting["Resource"].endswith(f":{ACCOUNT}:file-system/{dev['FileSystemId']}")
     [[condition, points]] = mounting["Condition"].items()
     assert (condition, list(points)) == ("StringEquals", ["elasticfilesystem:AccessPointArn"])
@@ -414,7 +495,9 @@ def test_ecs_may_fetch_the_image_and_write_the_log_and_no_more(dev: Stack) -> No
     assert not is_allowed(granted, "logs:PutLogEvents", log.replace("dev-", "prod-"))
 
 
-@pytest.mark.parametrize("output", ["TaskRoleArn", "ExecutionRoleArn"])
+@pytest.mark.parametrize(
+    "output", ["SplitterRoleArn", "ListenerRoleArn", "WorkerRoleArn", "ExecutionRoleArn"]
+)
 def test_only_tasks_of_this_account_take_a_role(output: str, dev: Stack) -> None:
     role = client("iam").get_role(RoleName=dev[output].rpartition("/")[2])["Role"]
     [statement] = role["AssumeRolePolicyDocument"]["Statement"]

@@ -1,10 +1,11 @@
-"""What becomes of a run of create-batches that ended badly: another attempt, or the last word.
+"""What Prefect knows of a run, and what the listener makes of it: observed, retried, ended.
 
-A run is resumed as itself, same id and same page, for it finds in S3 what earlier attempts have put
-in place. What counts is how often it has ended badly; Prefect's own ``run_count`` leaves out the
-attempts that died before they began.
+A run is retried as itself, same id and same page, for it finds in S3 what earlier attempts have put
+in place. An attempt counts once its own code has begun; Prefect's ``run_count`` counts otherwise.
 """
 
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -20,80 +21,74 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import ArtifactSort
-from prefect.events.filters import EventFilter
-from prefect.flows import Flow
+from prefect.events.filters import EventFilter, EventOrder
 from prefect.settings import get_current_settings
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 
 from flows.support.artifacts import CALLBACK_KEY, callback_markdown, callback_title
-from splitter.errors import is_transient
+from flows.support.decision import MISSED_HEARTBEATS, Retry, Run
 from splitter.messages import Failure, Result
-from splitter.settings import Settings
-
-FIRST_DELAY = timedelta(seconds=15)
-"""Before the second attempt; each further one waits four times as long."""
 
 FAILED = (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
 
-MISSED_HEARTBEATS = 3
 
-SERVICE_STOPPED = "Runner is shutting down."
-"""How Prefect's runner marks the runs that it cancels when it is stopped itself."""
-
-
-def failed_attempts(prefect: SyncPrefectClient, run_id: UUID) -> list[State[Any]]:
-    """The states in which a run has failed, crashed or been cancelled, in order."""
-    return [state for state in prefect.read_flow_run_states(run_id) if state.type in FAILED]
+def failed_attempts(states: Sequence[State[Any]]) -> list[State[Any]]:
+    """The states in which attempts ended badly whose code had begun, in order."""
+    ends = []
+    is_begun = False
+    for state in states:
+        if state.is_running():
+            is_begun = True
+        elif state.type in FAILED and is_begun:
+            ends.append(state)
+            is_begun = False
+    return ends
 
 
 def earlier_attempts() -> list[State[Any]]:
-    """How the current run has ended so far, if it has been resumed or retried."""
+    """How the current run has ended so far, if it has been retried."""
     if not runtime.deployment.id:
         return []
     with get_client(sync_client=True) as prefect:
-        return failed_attempts(prefect, UUID(runtime.flow_run.id))
+        return failed_attempts(prefect.read_flow_run_states(UUID(runtime.flow_run.id)))
 
 
-def resume(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> bool:
-    """Schedule another attempt of a run that has ended; False if it has had MAX_ATTEMPTS."""
-    ends = len(failed_attempts(prefect, run.id))
-    if ends >= Settings.load().max_attempts:
-        return False
-    delay = FIRST_DELAY * 4 ** (ends - 1)
-    prefect.set_flow_run_state(
-        run.id, AwaitingRetry(scheduled_time=datetime.now(UTC) + delay, message=reason)
-    )
-    return True
+def observe(prefect: SyncPrefectClient, run: FlowRun | None, reachable_since: float) -> Run | None:
+    """What Prefect knows of a run; None if it has been deleted.
 
-
-def will_be_resumed(error: Exception) -> bool:
-    """Whether ``error``, if it ends the current run, leads to another attempt."""
-    if not runtime.deployment.id or not is_transient(error):
-        return False
-    with get_client(sync_client=True) as prefect:
-        run = prefect.read_flow_run(UUID(runtime.flow_run.id))
-        ends = len(failed_attempts(prefect, run.id)) + 1
-        return ends < Settings.load().max_attempts and not has_called_back(prefect, run)
-
-
-def retry_transient(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Hook of create-batches: a failure that can pass, or a crash, leads to another attempt.
-
-    After a crash the runner calls it, the process being dead; so it needs nothing but its
-    arguments, whose names Prefect asks for.
+    Args:
+        reachable_since: moment of ``time.monotonic()`` from which on Prefect could be reached;
+            heartbeats before it may be lost.
     """
-    if not flow_run.deployment_id:
-        return
-    if state.is_failed() and not is_transient(state.result(raise_on_failure=False)):
-        return
-    with get_client(sync_client=True) as prefect:
-        if not has_called_back(prefect, flow_run):
-            resume(prefect, flow_run, f"Resumed after: {state.message}")
+    if run is None or run.state is None:
+        return None
+    states = sorted(prefect.read_flow_run_states(run.id), key=lambda state: state.timestamp)
+    waiting = states_since_it_ran(states) or [run.state]
+    now = datetime.now(UTC)
+    ends = [state for state in waiting if state.type in FAILED]
+    has_run = len(waiting) < len(states)
+    return Run(
+        state=run.state,
+        has_pool=bool(run.work_pool_name),
+        is_answered=run.state.is_final() and callback_of(prefect, run) is not None,
+        attempts=len(failed_attempts(states)),
+        failed_starts=max(len(ends) - has_run, 0),  # the first of them ended the last attempt
+        age=now - run.state.timestamp,
+        waited=now - waiting[0].timestamp,
+        missed_heartbeats=missed_heartbeats(prefect, run, reachable_since),
+    )
 
 
-def has_called_back(prefect: SyncPrefectClient, run: FlowRun) -> bool:
-    """Whether a run that has ended sent its callback; one that completed certainly did."""
-    return run.state_type == StateType.COMPLETED or callback_of(prefect, run) is not None
+def states_since_it_ran(states: Sequence[State[Any]]) -> Sequence[State[Any]]:
+    """The states after the last in which a run ran; all, if it never did."""
+    ran = [place for place, state in enumerate(states) if state.is_running()]
+    return states[ran[-1] + 1 :] if ran else states
+
+
+def retry(prefect: SyncPrefectClient, run: FlowRun, decision: Retry) -> None:
+    """Schedule another attempt of a run that has ended."""
+    when = datetime.now(UTC) + decision.delay
+    prefect.set_flow_run_state(run.id, AwaitingRetry(scheduled_time=when, message=decision.reason))
 
 
 def callback_of(prefect: SyncPrefectClient, run: FlowRun) -> str | None:
@@ -119,25 +114,32 @@ def note_callback(prefect: SyncPrefectClient, run: FlowRun, message: Result | Fa
     )
 
 
-def heartbeat_timed_out(prefect: SyncPrefectClient, run: FlowRun) -> bool:
-    """Whether a run that is said to be running has given no sign of life for too long.
+def missed_heartbeats(prefect: SyncPrefectClient, run: FlowRun, reachable_since: float) -> float:
+    """How many heartbeats a run that is said to be running owes; 0 where none are sent.
 
     Prefect sends a heartbeat event for each run, every PREFECT_FLOWS_HEARTBEAT_FREQUENCY seconds.
+    Those of the time in which Prefect was away are lost, so they are not owed.
     """
     frequency = get_current_settings().flows.heartbeat_frequency
-    if frequency is None or run.state is None:
-        return False
-    since = datetime.now(UTC) - timedelta(seconds=MISSED_HEARTBEATS * frequency)
-    if run.state.timestamp > since:
-        return False
+    if frequency is None or run.state is None or not run.state.is_running():
+        return 0.0
+    silence = min(
+        (datetime.now(UTC) - run.state.timestamp).total_seconds(),
+        time.monotonic() - reachable_since,
+    )
+    if silence < MISSED_HEARTBEATS * frequency:
+        return 0.0
     heartbeats = EventFilter.model_validate(
         {
             "event": {"name": ["prefect.flow-run.heartbeat"]},
             "resource": {"id": [f"prefect.flow-run.{run.id}"]},
-            "occurred": {"since": since},
+            "occurred": {"since": datetime.now(UTC) - timedelta(seconds=silence)},
+            "order": EventOrder.DESC,
         }
     )
-    return not prefect.read_events(heartbeats, limit=1).events
+    for last in prefect.read_events(heartbeats, limit=1).events:
+        silence = (datetime.now(UTC) - last.occurred).total_seconds()
+    return silence / frequency
 
 
 def mark_crashed(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:
@@ -145,11 +147,11 @@ def mark_crashed(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:
     prefect.set_flow_run_state(run.id, Crashed(message=reason), force=True)
 
 
-def interrupt(prefect: SyncPrefectClient, run: FlowRun) -> None:
+def request_cancellation(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:
     """Have a run's process stopped by what started it: Prefect's runner or worker."""
-    prefect.set_flow_run_state(run.id, Cancelling(message="It took longer than RUN_TIMEOUT"))
+    prefect.set_flow_run_state(run.id, Cancelling(message=reason))
 
 
-def cancel(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:
-    """End a run that does not get going."""
+def force_cancelled(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:
+    """End a run that does not get going, or does not end."""
     prefect.set_flow_run_state(run.id, Cancelled(message=reason), force=True)

@@ -1,0 +1,16 @@
+"""Clients for the callback queues, each in the region that its URL names."""
+
+from typing import TYPE_CHECKING
+
+from blocks.saved import client, load_credentials
+from splitter import queues
+from splitter.messages import ReplyAddress
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+
+def client_for(address: ReplyAddress) -> "SQSClient":
+    """A client that finds the queue to which the answer to a request goes."""
+    region = queues.region_of(address.updates_queue_url)
+    return client(load_credentials(), "sqs", queues.CLIENT_CONFIG, region)

@@ -1,0 +1,51 @@
+"""Time without Prefect's API, SQS or the network: waited out, said once."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from httpx import HTTPStatusError, TransportError
+from prefect.logging import get_run_logger
+
+from splitter.errors import is_transient
+
+
+class Outage:
+    """The outages that a loop goes through.
+
+    Attributes:
+        reachable_since: moment of ``time.monotonic()`` from which on every service answered.
+    """
+
+    SECONDS_BETWEEN_TRIES = 5
+
+    def __init__(self) -> None:
+        self.reachable_since = time.monotonic()
+        self._lasts = False
+        self._logger = get_run_logger()
+
+    @contextmanager
+    def wait_out_outage(self, stopping: threading.Event) -> Iterator[None]:
+        """Swallow what an outage raises, and wait a little; anything else is passed on."""
+        try:
+            yield
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            if not self._lasts:
+                self._logger.warning("Waiting for a service that does not answer: %r", error)
+            self._lasts = True
+            stopping.wait(self.SECONDS_BETWEEN_TRIES)
+            return
+        if self._lasts:
+            self.reachable_since = time.monotonic()
+            self._logger.info("All services answer again")
+        self._lasts = False
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a service, AWS or Prefect, is away; it can come back."""
+    if isinstance(error, HTTPStatusError):
+        return error.response.is_server_error or error.response.status_code == 429
+    return isinstance(error, TransportError) or is_transient(error)

@@ -1,0 +1,87 @@
+"""One listener at a time: of those of one deployment, the one that started last stays."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
+from uuid import UUID
+
+from prefect import runtime
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.logging import get_run_logger
+
+from flows.support.decision import MISSED_HEARTBEATS
+from flows.support.recovery import force_cancelled, missed_heartbeats
+
+SECONDS_BETWEEN_LOOKS = 30
+"""Between two looks for listeners that are dead."""
+
+TIME_TO_START = timedelta(minutes=10)
+"""After which a listener that was taken, but did not start, is not going to."""
+
+
+class Standing(Enum):
+    """Whether a listener's run is to go on."""
+
+    LISTENS = auto()
+    TAKEN_OVER = auto()
+    """A listener that started later is running."""
+    NOT_RUNNING = auto()
+    """Its run was suspended, cancelled or started again: its state belongs to somebody else."""
+
+
+class Takeover:
+    """How the listeners of one deployment stand to each other."""
+
+    def __init__(self, prefect: SyncPrefectClient) -> None:
+        self._prefect = prefect
+        self._checked_at = time.monotonic()
+        self._logger = get_run_logger()
+
+    def standing(self, reachable_since: float) -> Standing:
+        """Whether this listener goes on; ends the runs of earlier ones that are dead.
+
+        ``reachable_since``: as for ``recovery.observe``.
+        """
+        here = self._prefect.read_flow_run(UUID(runtime.flow_run.id))
+        if here.state_type != StateType.RUNNING or here.run_count > runtime.flow_run.run_count:
+            return Standing.NOT_RUNNING
+        if not here.deployment_id or not here.start_time:
+            return Standing.LISTENS
+        others = self._prefect.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[here.deployment_id])),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(
+                    type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+                )
+            ),
+        )
+        started = [run.start_time for run in others if is_running(run) and run.start_time]
+        if max(started, default=here.start_time) > here.start_time:
+            return Standing.TAKEN_OVER
+        if time.monotonic() - self._checked_at >= SECONDS_BETWEEN_LOOKS:
+            self._checked_at = time.monotonic()
+            for run in others:
+                if run.id != here.id and self._is_dead(run, here.start_time, reachable_since):
+                    self._logger.warning("%s gave no sign of life; this run takes over", run.name)
+                    force_cancelled(self._prefect, run, "Died; another listener has taken over")
+        return Standing.LISTENS
+
+    def _is_dead(self, run: FlowRun, started: datetime, reachable_since: float) -> bool:
+        if is_running(run):
+            if not run.start_time or run.start_time >= started:
+                return False
+            owed = missed_heartbeats(self._prefect, run, reachable_since)
+            return owed >= MISSED_HEARTBEATS
+        return run.state is not None and datetime.now(UTC) - run.state.timestamp > TIME_TO_START
+
+
+def is_running(run: FlowRun) -> bool:
+    return run.state_type == StateType.RUNNING

@@ -1,0 +1,135 @@
+"""The table of docs/reliability.md, row by row, without a server."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prefect.client.schemas.objects import State
+from prefect.states import (
+    AwaitingRetry,
+    Cancelled,
+    Cancelling,
+    Completed,
+    Crashed,
+    Failed,
+    Paused,
+    Pending,
+    Running,
+    Scheduled,
+)
+
+from flows.support.decision import (
+    MISSED_HEARTBEATS,
+    REFUSED,
+    SERVICE_STOPPED,
+    TIME_TO_CANCEL,
+    TIME_TO_START_HERE,
+    Acknowledge,
+    Cancel,
+    Decision,
+    Extend,
+    Fail,
+    MarkCrashed,
+    Retry,
+    Run,
+    decide,
+)
+from splitter.settings import Settings
+
+SETTINGS = Settings(max_attempts=3, start_timeout=3600, run_timeout=6 * 3600)
+LONG = timedelta(days=1)
+SHORT = timedelta(seconds=5)
+
+Facts = dict[str, Any]
+
+TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
+    # it goes on
+    "scheduled": (Scheduled(), {}, Extend),
+    "waits for its next attempt": (AwaitingRetry(), {"attempts": 1}, Extend),
+    "waits for a machine": (Pending(), {"waited": SHORT}, Extend),
+    "runs": (Running(), {"age": SHORT}, Extend),
+    "runs, some heartbeats late": (Running(), {"missed_heartbeats": 2.9}, Extend),
+    "is being cancelled": (Cancelling(), {"age": SHORT}, Extend),
+    "paused": (Paused(), {"waited": SHORT}, Extend),
+    # its callback is out
+    "completed": (Completed(), {}, Acknowledge),
+    "completed with warnings": (Completed(name="Completed with warnings"), {}, Acknowledge),
+    "failed, answered": (Failed(), {"is_answered": True, "attempts": 1}, Acknowledge),
+    "crashed after its answer": (Crashed(), {"is_answered": True, "attempts": 1}, Acknowledge),
+    "cancelled after its answer": (Cancelled(), {"is_answered": True}, Acknowledge),
+    # it is tried again
+    "crashed": (Crashed(), {"attempts": 1}, Retry),
+    "failed without an answer": (Failed(), {"attempts": 2}, Retry),
+    "its service was stopped": (Cancelled(message=SERVICE_STOPPED), {"attempts": 1}, Retry),
+    "no capacity": (Crashed(), {"failed_starts": 7, "waited": SHORT}, Retry),
+    "no capacity for the last attempt": (
+        Crashed(),
+        {"attempts": 3, "failed_starts": 1, "waited": SHORT},
+        Retry,
+    ),
+    # its process is dead
+    "no heartbeats": (Running(), {"missed_heartbeats": MISSED_HEARTBEATS}, MarkCrashed),
+    "taken by a service, not started": (
+        Pending(),
+        {"has_pool": False, "age": TIME_TO_START_HERE * 2},
+        MarkCrashed,
+    ),
+    # it takes too long
+    "runs for ever": (Running(), {"age": LONG}, Cancel),
+    # nobody else will answer
+    "refused": (Failed(name=REFUSED, message="No."), {"failed_starts": 1}, Fail),
+    "cancelled": (Cancelled(), {}, Fail),
+    "cancelled, but nothing stops it": (Cancelling(), {"age": TIME_TO_CANCEL * 2}, Fail),
+    "crashed too often": (Crashed(), {"attempts": 3}, Fail),
+    "failed too often": (Failed(message="A sentence."), {"attempts": 3}, Fail),
+    "waits for a machine for too long": (Pending(), {"waited": LONG}, Fail),
+    "scheduled for too long": (Scheduled(), {"waited": LONG}, Fail),
+    "paused for too long": (Paused(), {"waited": LONG}, Fail),
+    "no capacity for too long": (Crashed(), {"failed_starts": 20, "waited": LONG}, Fail),
+}
+
+
+@pytest.mark.parametrize(("state", "facts", "wanted"), TABLE.values(), ids=TABLE.keys())
+def test_what_becomes_of_a_run(state: State[Any], facts: Facts, wanted: type[Decision]) -> None:
+    assert type(decide(Run(state, **facts), SETTINGS)) is wanted
+
+
+def test_a_run_that_was_deleted_is_answered() -> None:
+    decision = decide(None, SETTINGS)
+    assert isinstance(decision, Fail)
+    assert "its run was deleted" in decision.sentence
+
+
+@pytest.mark.parametrize(
+    ("run", "sentence"),
+    [
+        (Run(Failed(name=REFUSED, message="No."), failed_starts=1), "No."),
+        (Run(Failed(message="The flow's own."), attempts=3), "The flow's own."),
+        (Run(Failed(message="Flow run encountered an exception: X"), attempts=3), "its run Failed"),
+        (Run(Crashed(message="Process exited with -9"), attempts=3), "its run Crashed too often"),
+    ],
+)
+def test_biospex_is_told_the_flows_own_sentence_and_nothing_of_prefect(
+    run: Run, sentence: str
+) -> None:
+    decision = decide(run, SETTINGS)
+    assert isinstance(decision, Fail)
+    assert sentence in decision.sentence
+    assert "exception" not in decision.sentence
+    assert "-9" not in decision.sentence
+
+
+@pytest.mark.parametrize(
+    ("facts", "seconds"),
+    [
+        ({"attempts": 1}, 15),
+        ({"attempts": 2}, 60),
+        ({"failed_starts": 1}, 15),
+        ({"failed_starts": 9}, 300),
+    ],
+)
+def test_each_delay_is_four_times_the_last_up_to_five_minutes(facts: Facts, seconds: int) -> None:
+    decision = decide(Run(Crashed(message="why"), **facts), SETTINGS)
+    assert isinstance(decision, Retry)
+    assert decision.delay == timedelta(seconds=seconds)
+    assert "why" in decision.reason
