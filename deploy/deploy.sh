@@ -75,7 +75,7 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
     save_blocks
     step '6, deployments' 'See the lines above.'
     run .venv/bin/prefect --no-prompt deploy --all
-    step '7, listener' 'Start it by hand: .venv/bin/prefect deployment run listen/biospex'
+    step '7, listener' 'Start it by hand: .venv/bin/prefect deployment run listen/listen'
     start_listener
     step=''
     next
@@ -230,7 +230,7 @@ Environment $environment: account $account, $AWS_REGION, Prefect at $PREFECT_API
   3. image        build $commit with $docker, push it
   4. work pool    $pool $POOL: $CAPACITY, $CPU CPU units, $MEMORY MiB, $EPHEMERAL_STORAGE GiB
   5. blocks       save $BLOCK, if there are none
-  6. deployments  create-batches/biospex and listen/biospex, with what brings the listener back
+  6. deployments  create-batches/create-batches and listen/listen, with what brings the listener back
   7. listener     start a run, or one that takes over if something has changed
 TEXT
     [[ $LIFECYCLE_RULES != y* ]] || echo "     with 2: deploy/lifecycle.json for the bucket"
@@ -388,7 +388,7 @@ start_listener() {
         echo "It is $listener."
         return
     fi
-    run .venv/bin/prefect deployment run listen/biospex
+    run .venv/bin/prefect deployment run listen/listen
 }
 
 next() {
