@@ -262,7 +262,7 @@ def test_an_operator_changes_the_workspace_in_the_ui_and_the_next_run_uses_it(
     missing = tmp_path / "not-mounted"
     Workspace(efs_path=missing, max_tmp_size=0).save("biospex")
     try:
-        with pytest.raises(Exception, match=r"EFS_PATH .*not-mounted does not exist"):
+        with pytest.raises(Exception, match=r"EFS path of the block .*/biospex .*not-mounted does"):
             create_batches(request_for(EXPORTS[0]))
         assert not missing.exists()
         assert "tell the operator" in received()[0]["error"]

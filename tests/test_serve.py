@@ -189,7 +189,7 @@ def test_a_run_form_submitted_empty_fails_once_with_a_sentence(
 ) -> None:
     with served({**os.environ, "TRIGGER_QUEUE_URL": triggers}):
         run_named(prefect, "listen for exports", StateType.RUNNING)
-        deployment = prefect.read_deployment_by_name("create-batches/biospex")
+        deployment = prefect.read_deployment_by_name("create-batches/create-batches")
         assert deployment.parameter_openapi_schema is not None
         assert deployment.parameter_openapi_schema["required"] == ["request"]
         run = prefect.create_flow_run_from_deployment(deployment.id)
