@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import yaml
 from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
@@ -96,6 +97,18 @@ def test_a_listener_that_never_begins_is_replaced(deployed: None, tmp_path: Path
         for run in api.read_flow_runs():
             if run.deployment_id == listen:
                 api.delete_flow_run(run.id)
+
+
+def test_the_server_of_a_lab_asks_everybody_to_sign_in() -> None:
+    deploy = ROOT / "deploy"
+    services = yaml.safe_load((deploy / "compose.yaml").read_text())["services"]
+    asked = services["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
+    assert asked.startswith("${PREFECT_API_AUTH_STRING:?")  # compose stops where it is not set
+    assert services["prefect"]["ports"] == ["127.0.0.1:4200:4200"]
+    assert services["batch-creator"]["env_file"] == [".env"]
+    assert "\nPREFECT_API_AUTH_STRING=" in (deploy / "env.example").read_text()
+    unit = (deploy / "systemd" / "biospex-prefect.service").read_text()
+    assert "EnvironmentFile=/etc/biospex-prefect.env" in unit
 
 
 def test_somebody_can_be_told_when_an_export_fails(tmp_path: Path) -> None:
