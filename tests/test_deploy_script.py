@@ -91,11 +91,8 @@ def cloudformation(aws: str) -> Iterator[Any]:
     def apply(change_set: ChangeSet) -> None:
         stack = change_set.stack
         applied(change_set)
-        resources = stack.resource_map
         for name in change_set.template_dict["Resources"]:
-            if resources[name] is None:
-                del resources._parsed_resources[name]
-                resources[name]  # makes it, if its condition is true
+            stack.resource_map[name]  # makes it, if it is not there and its condition is true
         stack.output_map = OutputMap(stack.resource_map, change_set.template_dict, stack.stack_id)
 
     applied = ChangeSet.apply
