@@ -86,7 +86,7 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
   aws ecs describe-services --cluster $environment-biospex-batch-creator \\
     --services $environment-biospex-worker --region $AWS_REGION --query 'services[0].events[:5]'"
     start_worker
-    step '8, listener' 'Start it by hand: .venv/bin/prefect deployment run listen/biospex'
+    step '8, listener' 'Start it by hand: .venv/bin/prefect deployment run listen/listen'
     start_listener
     step=''
     next
@@ -247,7 +247,7 @@ Environment $environment: account $account, $AWS_REGION, Prefect at $PREFECT_API
   4. work pools   $pools $POOL: $CAPACITY, $CPU CPU units, $MEMORY MiB, $EPHEMERAL_STORAGE GiB
                   and $LISTENER_POOL
   5. blocks       save $BLOCK, if there are none
-  6. deployments  create-batches/biospex and listen/biospex, with what brings the listener back
+  6. deployments  create-batches/create-batches and listen/listen, with what brings the listener back
   7. worker       of that image, as a service in the stack
   8. listener     start a run, or one that takes over if something has changed
 TEXT
@@ -403,7 +403,7 @@ start_listener() {
         echo "It is $listener."
         return
     fi
-    run .venv/bin/prefect deployment run listen/biospex
+    run .venv/bin/prefect deployment run listen/listen
 }
 
 next() {

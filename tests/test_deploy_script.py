@@ -231,7 +231,7 @@ def test_a_full_run_ends_with_a_listener(
     assert (checkout.parent / "docker.log").read_text().split()[-3:] == ["build", "login", "push"]
     create_batches, listen = (
         prefect.read_deployment_by_name(name)
-        for name in ("create-batches/biospex", "listen/biospex")
+        for name in ("create-batches/create-batches", "listen/listen")
     )
     assert [create_batches.work_pool_name, listen.work_pool_name] == POOLS
     assert [run.deployment_id for run in runs(prefect)] == [listen.id]

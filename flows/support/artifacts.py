@@ -12,11 +12,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from prefect import runtime
-from prefect.artifacts import (
-    create_image_artifact,
-    create_markdown_artifact,
-    create_table_artifact,
-)
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -46,6 +42,7 @@ def publish(
     parts: Partition,
     sizes: Sequence[int],
     warnings: Sequence[str],
+    zooniverse: Sequence[str],
     links: Sequence[str],
     seconds: float,
     earlier: Sequence[State[Any]],
@@ -56,6 +53,7 @@ def publish(
         lane: how the archive was split, and why so.
         sizes: bytes of each batch ZIP, in the order of ``parts.batches``.
         warnings: sentences about what a person may want to look at.
+        zooniverse: sentences about what Zooniverse will say of the batches.
         links: where each batch can be had.
         seconds: that the split took.
         earlier: how earlier attempts of the run ended.
@@ -64,11 +62,7 @@ def publish(
     batches = list(zip(parts.batches, sizes, links, strict=True))
     rows = sum(batch.rows for batch in parts.batches)
     remarks = "\n".join(f"- ⚠️ {warning}" for warning in warnings) or "No warnings."
-    listed = "\n".join(
-        f"| [{request.batch_file(batch.part)}]({link}) | {batch.first_row:,}-{batch.last_row:,} "
-        f"| {len(batch.images):,} | {size(written)} |"
-        for batch, written, link in batches
-    )
+    said = "\n".join(f"- {sentence}" for sentence in zooniverse)
     create_markdown_artifact(
         key="summary",
         description=f"{count(rows, 'row')} in {count(len(batches), 'batch', 'batches')}",
@@ -78,16 +72,16 @@ def publish(
 
 {remarks}
 
-| batch | rows | images | size |
-| --- | --- | --- | --- |
-{listed}
-
 | | |
 | --- | --- |
 | Archive | `s3://{request.s3_bucket}/{request.export_path}`, {size(source.size)} |
 | Lane | {lane} |
 | Manifest | `{parts.manifest}` |
 {_ends(earlier)}
+### Zooniverse
+
+{said}
+
 What to do with a batch: {Docs().page("zooniverse.md")}
 """,
     )
@@ -100,10 +94,10 @@ What to do with a batch: {Docs().page("zooniverse.md")}
                 "rows": f"{batch.first_row}-{batch.last_row}",
                 "images": len(batch.images),
                 "size": size(written),
-                "key": request.batch_key(batch.part),
+                "batch": f"[{request.batch_file(batch.part)}]({link})",
                 "bytes": written,
             }
-            for batch, written, _ in batches
+            for batch, written, link in batches
         ],
     )
 
@@ -111,10 +105,11 @@ What to do with a batch: {Docs().page("zooniverse.md")}
 def publish_pictures(names: Sequence[str], sheet: bytes) -> None:
     """Attach a contact sheet, a JPEG with a thumbnail of each of the images of these names."""
     _remove("images")
-    create_image_artifact(
+    create_markdown_artifact(
         key="images",
-        image_url=f"data:image/jpeg;base64,{b64encode(sheet).decode()}",
-        description="From left to right: " + ", ".join(f"`{name}`" for name in names),
+        description=f"{count(len(names), 'image')}, evenly spread over the export",
+        markdown=f"![thumbnails](data:image/jpeg;base64,{b64encode(sheet).decode()})\n\n"
+        "From left to right: " + ", ".join(f"`{name}`" for name in names),
     )
 
 
@@ -145,7 +140,7 @@ def callback_title(message: Result | Failure) -> str:
 def callback_markdown(message: Result | Failure) -> str:
     """The sentence, and the message as it was sent, line by line."""
     sent = json.dumps(json.loads(to_json(message)), indent=2, ensure_ascii=False)
-    return f"{callback_title(message)}\n\n```json\n{sent}\n```"
+    return f"{callback_title(message)}\n\nThe message:\n\n```json\n{sent}\n```"
 
 
 def console_link(region: str, bucket: str, key: str) -> str:
