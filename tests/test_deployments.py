@@ -87,7 +87,7 @@ def test_a_listener_that_never_begins_is_replaced(deployed: None, tmp_path: Path
     (tmp_path / "prefect.yaml").write_text(patient.replace("within: 300", "within: 10"))
     prefect("deploy", "--all", "--prefect-file", str(tmp_path / "prefect.yaml"))
     with get_client(sync_client=True) as api:
-        listen = api.read_deployment_by_name("listen/biospex").id
+        listen = api.read_deployment_by_name("listen/listen").id
         stuck = api.create_flow_run_from_deployment(listen)
         api.set_flow_run_state(stuck.id, Pending(name="Submitting"))
 
