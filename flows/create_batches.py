@@ -238,8 +238,11 @@ def failed(
         earlier: how earlier attempts ended, for the summary.
     """
     log = get_run_logger()
-    begin, sentence = "Batches are made, but" if outcome else "No batches:", explain(error)
+    sentence = explain(error)
     stays = isinstance(error, ExportError | SetupError)
+    begin = "No batches:" if stays else "No batches yet:"
+    if outcome:
+        begin = "Batches are made, but"
     log.error("%s %s", begin, sentence)
     log.error("What to do: %s", advise(error))
     log.log(DEBUG if stays else ERROR, "The traceback:", exc_info=error)
@@ -271,7 +274,7 @@ def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Ou
     source = bucket.archive(request.export_path)
     export = Export(request, source, settings.limits, bucket_named, bucket)
     drop_abandoned_uploads(export)
-    warnings = []
+    warnings = list(request.corrections)
     if request.total_size not in (None, source.size):
         warnings.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
 
@@ -361,6 +364,7 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         path = download(export, directory)
         contents = extract(path, directory, export.limits)
         parts = partition(export, contents, settings)
+        parts.warnings.extend(contents.remarks)
         show_images(parts, contents)
         images = {name: contents.members[file] for name, file in parts.images.items()}
         modified = contents.members[parts.manifest].modified

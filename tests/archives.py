@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 
-from splitter import zip_records
+from splitter import formats, zip_records
 
 FILES = {
     "a.jpg": bytes(range(256)) * 4,
@@ -31,6 +31,11 @@ class Unseekable(io.RawIOBase):
 
     def getvalue(self) -> bytes:
         return self._written.getvalue()
+
+
+def identified(data: bytes) -> formats.Format:
+    """The format of a file of these bytes."""
+    return formats.identify(lambda start, length: data[start : start + length], len(data))
 
 
 def zip_of(

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from splitter import archive, zip_records
 from splitter.archive import Contents
-from splitter.members import DEFAULT_LIMITS, ArchiveError, Limits
-from tests.archives import BROKEN_ZIPS, FILES, Unseekable, overlap_bomb, tar_of, zip_of
+from splitter.members import DEFAULT_LIMITS, ArchiveError, Limits, Member
+from tests.archives import BROKEN_ZIPS, FILES, Unseekable, identified, overlap_bomb, tar_of, zip_of
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("4*"))
 TAR_FORMATS = {
@@ -113,7 +113,7 @@ def test_the_format_is_told_by_the_content_whatever_the_name(
     path = tmp_path / f"export{suffix}"
     path.write_bytes(SMALL[name])
     contents = archive.extract(path, tmp_path / "store")
-    assert archive.identify(SMALL[name][: archive.MAGIC_LENGTH]) == name.partition("-")[0]
+    assert identified(SMALL[name]) == name.partition("-")[0]
     assert {file: contents.read(file) for file in contents.members} == FILES
 
 
@@ -422,7 +422,7 @@ def test_a_full_disk_is_not_blamed_on_the_archive(tmp_path: Path) -> None:
 
 
 def test_a_member_that_is_too_large_is_not_read_into_memory(tmp_path: Path) -> None:
-    member = archive.Member(0, 2**31, 0, (2026, 1, 1, 0, 0, 0))
+    member = Member(0, 2**31, 0, (2026, 1, 1, 0, 0, 0))
     with pytest.raises(ArchiveError, match=r"'manifest\.csv' is far too large"):
         Contents(tmp_path, {"manifest.csv": member}).read("manifest.csv")
 
