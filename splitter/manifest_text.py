@@ -6,6 +6,7 @@ warning, and refused with what the program made of it otherwise.
 """
 
 import csv
+import io
 import re
 import sys
 import unicodedata
@@ -279,11 +280,12 @@ def _records(text: bytes, separator: str) -> Iterator[Row]:
 
 def _lines(text: bytes) -> Iterator[str]:
     # A line at a time: no byte of a character is that of a line end (RFC 3629, section 3).
-    for number, line in enumerate(LINE.finditer(text), 1):
+    found = (line.group() for line in LINE.finditer(text)) if b"\r" in text else io.BytesIO(text)
+    for number, line in enumerate(found, 1):
         try:
-            yield line.group().decode()
+            yield line.decode()
         except UnicodeDecodeError as error:
-            raise ManifestError(_not_utf8(text, line.group(), number, error)) from error
+            raise ManifestError(_not_utf8(text, line, number, error)) from error
 
 
 def _not_utf8(text: bytes, line: bytes, number: int, error: UnicodeDecodeError) -> str:
