@@ -43,7 +43,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, Final
 
-from splitter import archive, manifest, manifest_text, splicing, zip_records, zooniverse
+from splitter import archive, formats, manifest, manifest_text, splicing, zip_records, zooniverse
 from splitter.archive import Contents
 from splitter.errors import ExportError
 from splitter.members import is_noise
@@ -336,7 +336,12 @@ def check_archive(data: bytes, directory: Path) -> bool:
     if {entry.name for entry in directory.iterdir()} - {"archive", "store"}:
         raise BrokenPromiseError("something was written beside the store")
     index = None
-    if _refused(lambda: archive.identify(data[: archive.MAGIC_LENGTH])) == "zip":
+    if (
+        _refused(
+            lambda: formats.identify(lambda start, length: data[start : start + length], len(data))
+        )
+        == "zip"
+    ):
         index = _refused(lambda: ZipIndex(io.BytesIO(data)))
         remote = _refused(
             lambda: ZipIndex(ranged_file(lambda at, size: data[at : at + size], len(data)))
@@ -369,10 +374,15 @@ def _content(contents: Contents, name: str) -> bytes:
         return os.pread(store.fileno(), member.size, member.offset)
 
 
+def _format(data: bytes) -> formats.Format:
+    return formats.identify(lambda start, length: data[start : start + length], len(data))
+
+
 def _compare(contents: Contents, path: Path) -> None:
     """What was unpacked with what the standard library reads, whole files at once."""
     theirs: dict[str, bytes] = {}
-    if archive.identify(path.read_bytes()[: archive.MAGIC_LENGTH]) == "zip":
+    data = path.read_bytes()
+    if _format(data) == "zip":
         with zipfile.ZipFile(path) as source:
             for info in source.infolist():
                 if not info.is_dir() and not is_noise(info.filename):

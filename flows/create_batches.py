@@ -238,8 +238,11 @@ def failed(
         earlier: how earlier attempts ended, for the summary.
     """
     log = get_run_logger()
-    begin, sentence = "Batches are made, but" if outcome else "No batches:", explain(error)
+    sentence = explain(error)
     stays = isinstance(error, ExportError | SetupError)
+    begin = "No batches:" if stays else "No batches yet:"
+    if outcome:
+        begin = "Batches are made, but"
     log.error("%s %s", begin, sentence)
     log.error("What to do: %s", advise(error))
     log.log(DEBUG if stays else ERROR, "The traceback:", exc_info=error)
@@ -275,8 +278,10 @@ def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Ou
     if request.total_size not in (None, source.size):
         warnings.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
 
-    index, reason = choose_lane(export, settings, read_index)
-    lane = f"{'splice' if index else 'extract'}: {reason}"
+    chosen = choose_lane(export, settings, read_index)
+    index = chosen.index
+    warnings += chosen.remarks
+    lane = f"{'splice' if index else 'extract'}: {chosen.reason}"
     get_run_logger().info("Lane is %s", lane)
     if index:
         parts, sizes = split_in_s3(export, index, settings)
@@ -331,6 +336,8 @@ def drop_abandoned_uploads(export: Export) -> None:
 def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Partition, list[int]]:
     """The splice lane; returns the batches and the sizes of their ZIPs in bytes."""
     parts = partition(export, index, settings)
+    if parts.respelled:  # the names inside the archive would stay what they are
+        return split_on_disk(export, settings)
     show_images(parts, index)
     images = {name: index.members[file] for name, file in parts.images.items()}
     modified = index.members[parts.manifest].info.date_time
@@ -357,6 +364,7 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         path = download(export, directory)
         contents = extract(path, directory, export.limits)
         parts = partition(export, contents, settings)
+        parts.warnings.extend(contents.remarks)
         show_images(parts, contents)
         images = {name: contents.members[file] for name, file in parts.images.items()}
         modified = contents.members[parts.manifest].modified

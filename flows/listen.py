@@ -52,7 +52,7 @@ from splitter.messages import Failure, ReplyAddress, find_flaw, parse_body, prin
 from splitter.queues import Delivery, TriggerQueue
 from splitter.settings import Allowed, Settings
 
-DEPLOYMENT = "create-batches/biospex"
+DEPLOYMENT = "create-batches/create-batches"
 
 IDLE_WAIT = 10
 """Seconds of a long poll while no run is in flight; the process stops within it."""

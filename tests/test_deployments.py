@@ -43,7 +43,7 @@ def deployed() -> Iterator[None]:
     prefect("deploy", "--all")
     yield
     with get_client(sync_client=True) as api:
-        listen = api.read_deployment_by_name("listen/biospex").id
+        listen = api.read_deployment_by_name("listen/listen").id
         api.delete_resource_owned_automations(f"prefect.deployment.{listen}")
 
 
@@ -51,14 +51,16 @@ def deployed() -> Iterator[None]:
 def test_prefect_deploy_takes_both_deployments_on_an_ecs_work_pool() -> None:
     with get_client(sync_client=True) as api:
         for name, pool, tag in (
-            ("create-batches/biospex", "biospex-ecs", "export"),
-            ("listen/biospex", "biospex-ecs-listener", "listener"),
+            ("create-batches/create-batches", "biospex-ecs", "export"),
+            ("listen/listen", "biospex-ecs-listener", "listener"),
         ):
             deployment = api.read_deployment_by_name(name)
             assert deployment.work_pool_name == pool
             assert deployment.tags == ["biospex", tag]
             assert deployment.description
-        schema = api.read_deployment_by_name("create-batches/biospex").parameter_openapi_schema
+        schema = api.read_deployment_by_name(
+            "create-batches/create-batches"
+        ).parameter_openapi_schema
     fields = schema["definitions"]["Request"]["properties"]  # type: ignore[index]
     assert set(fields) == {
         "downloadId",
@@ -86,6 +88,12 @@ def test_the_environment_serves_where_no_block_is_saved(monkeypatch: pytest.Monk
     workspace = load_workspace(Settings.load())
     assert workspace.efs_path == Path("/mnt/other")
     assert origin(workspace) == origin(load_credentials()) == "environment"
+
+
+@pytest.mark.parametrize("field", ["tmp_path", "efs_path"])
+def test_the_block_refuses_a_relative_path_as_the_environment_does(field: str) -> None:
+    with pytest.raises(ValueError, match="must be an absolute path"):
+        Workspace.model_validate({field: "efs/batch"})
 
 
 @pytest.mark.usefixtures("registered")
