@@ -367,7 +367,7 @@ def _without_column(
     if below:
         return (
             f"The manifest has its header, the names of its columns, in line {below}, below a "
-            f"title ('{short(line)}'); delete what stands above the header and zip the export again."
+            f"title ('{short(line)}'); delete what stands above it and zip the export again."
         )
     return (
         f"The manifest has no column named '{image_column}', one is needed to find the images; "
