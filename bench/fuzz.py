@@ -43,7 +43,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, Final
 
-from splitter import archive, manifest, splicing, zip_records
+from splitter import archive, formats, manifest, manifest_text, splicing, zip_records, zooniverse
 from splitter.archive import Contents
 from splitter.errors import ExportError
 from splitter.members import is_noise
@@ -336,7 +336,12 @@ def check_archive(data: bytes, directory: Path) -> bool:
     if {entry.name for entry in directory.iterdir()} - {"archive", "store"}:
         raise BrokenPromiseError("something was written beside the store")
     index = None
-    if _refused(lambda: archive.identify(data[: archive.MAGIC_LENGTH])) == "zip":
+    if (
+        _refused(
+            lambda: formats.identify(lambda start, length: data[start : start + length], len(data))
+        )
+        == "zip"
+    ):
         index = _refused(lambda: ZipIndex(io.BytesIO(data)))
         remote = _refused(
             lambda: ZipIndex(ranged_file(lambda at, size: data[at : at + size], len(data)))
@@ -369,10 +374,15 @@ def _content(contents: Contents, name: str) -> bytes:
         return os.pread(store.fileno(), member.size, member.offset)
 
 
+def _format(data: bytes) -> formats.Format:
+    return formats.identify(lambda start, length: data[start : start + length], len(data))
+
+
 def _compare(contents: Contents, path: Path) -> None:
     """What was unpacked with what the standard library reads, whole files at once."""
     theirs: dict[str, bytes] = {}
-    if archive.identify(path.read_bytes()[: archive.MAGIC_LENGTH]) == "zip":
+    data = path.read_bytes()
+    if _format(data) == "zip":
         with zipfile.ZipFile(path) as source:
             for info in source.infolist():
                 if not info.is_dir() and not is_noise(info.filename):
@@ -492,18 +502,15 @@ def check_manifest(data: bytes, directory: Path) -> bool:
     Raises:
         BrokenPromiseError: if a cell does not arrive.
     """
-    frame = _refused(lambda: manifest.read(data))
-    if frame is None:
+    table = _refused(lambda: _table(data))
+    if table is None:
         return False
-    header, wanted = list(frame.columns), frame.values.tolist()
-    text = data.decode("utf-8-sig")
-    if '\\"' not in text:
+    header, wanted, warnings, column = table
+    if b'\\"' not in data and not warnings:
+        text = data.decode("utf-8-sig")
         plain = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
         if plain != [header, *wanted]:
             raise BrokenPromiseError("csv reads other cells")
-    if "imageName" not in header:
-        return True
-    column = header.index("imageName")
     names = {manifest.MANIFEST, *(row[column] for row in wanted)}
     parts = _refused(lambda: manifest.partition_export(names, lambda _: data, "imageName", 2))
     if parts is None:
@@ -515,12 +522,20 @@ def check_manifest(data: bytes, directory: Path) -> bool:
             raise BrokenPromiseError("a batch has another header")
         if {row[column] for row in rows} != set(batch.images):
             raise BrokenPromiseError("a batch has other images than its rows name")
-        if manifest.read(batch.manifest).values.tolist() != rows:
+        if _table(batch.manifest)[:2] != (header, rows):
             raise BrokenPromiseError("a batch's manifest is not read as csv reads it")
         got += rows
     if got != wanted:
         raise BrokenPromiseError("the batches have other cells than the manifest")
+    zooniverse.findings(parts, dict.fromkeys(names, 1))
     return True
+
+
+def _table(data: bytes) -> tuple[list[str], list[list[str]], list[str], int]:
+    """Header, rows and warnings of a manifest, and the position of its image column."""
+    table = manifest_text.read(data, "imageName")
+    rows = [cells for _, cells in table.rows]
+    return table.header, rows, table.warnings, table.column
 
 
 def _refused(read: Callable[[], Any]) -> Any:

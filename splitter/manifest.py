@@ -1,39 +1,43 @@
-"""The manifest of an export: find it, read it without changing a cell, cut it into batches."""
+"""The manifest of an export: find it, check it against the images, cut it into batches."""
 
 import csv
 import hashlib
 import io
-import re
-import sys
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import PurePosixPath
 from types import MappingProxyType
 
 import pandas as pd
 
-from splitter.errors import ExportError
+from splitter import manifest_images, manifest_text
+from splitter.manifest_text import SAVE_AS, ManifestError, Row, Table, refusal, short
 from splitter.members import DEFAULT_LIMITS
 from splitter.messages import ARCHIVE_SUFFIXES
 
 MANIFEST = "manifest.csv"
 
+OTHER_LETTERS = (
+    " under this spelling (the program that zipped it may encode accents and other letters in its "
+    "own way; 7-Zip keeps them)"
+)
+
 PROBLEMS_SHOWN = 3
 
-# The csv module refuses cells above 128 KiB unless told otherwise, for the whole process.
-csv.field_size_limit(sys.maxsize)
-
-LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
-
-Row = tuple[int, list[str]]
-"""The line a row begins on, counted from 1, and its cells."""
-
-
-class ManifestError(ExportError):
-    """A manifest that cannot be split; the message names lines and causes."""
+# Tables that a person's program saved in the manifest's place, and how it calls them.
+OTHER_TABLES = {
+    ".xlsx": "an Excel workbook",
+    ".xlsm": "an Excel workbook",
+    ".xls": "an old Excel workbook",
+    ".ods": "a LibreOffice workbook",
+    ".numbers": "a Numbers workbook",
+    ".tsv": "a table with tabs",
+    ".tab": "a table with tabs",
+    ".csv.txt": "a manifest with another name",
+    "manifest.txt": "a manifest with another name",
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,10 @@ class Partition:
         unlisted: files of the archive that no row names, unusable ones among them.
         images: the archive's file of each name that the rows use. The two differ by the folder, and
             where the archive writes accents in another way (Unicode's NFD against its NFC).
+        column: position of the column that names the image.
+        warnings: sentences on how the manifest was read.
+        zooniverse: sentences on what Zooniverse will not take, and
+        zooniverse_notes: on what it advises; see ``splitter.zooniverse``.
     """
 
     manifest: str
@@ -84,6 +92,10 @@ class Partition:
     batches: list[Batch]
     unlisted: list[str]
     images: dict[str, str]
+    column: int = 0
+    warnings: list[str] = field(default_factory=list)
+    zooniverse: list[str] = field(default_factory=list)
+    zooniverse_notes: list[str] = field(default_factory=list)
 
     @property
     def respelled(self) -> bool:
@@ -112,27 +124,27 @@ def partition_export(
     Raises:
         ManifestError: if the manifest is not there, cannot be read, or does not fit the files.
     """
-    name = find([*names, *unusable])
+    every = [*names, *unusable]
+    name = find(every)
     if name in unusable:
         raise ManifestError(
-            f"The archive has the manifest '{_short(name)}', which {unusable[name]}."
+            f"The archive has the manifest '{short(name)}', which {unusable[name]}."
         )
     folder = folder_of(name)
-    frame = read(read_member(name), max_cells)
-    files = _by_spelling(folder, [*names, *unusable])
-    check_images(frame, image_column, files)
-    images = {
-        image: files.get(image) or files[unicodedata.normalize("NFC", image)]
-        for image in frame[image_column].unique()
-    }
-    _check_usable(frame[image_column], images, unusable)
+    files = _by_spelling(folder, every)
+    table = manifest_text.read(read_member(name), image_column, max_cells, files)
+    rows = check_images(table, files, every, unusable)
+    batches = list(partition(table.header, rows, table.column, batch_size))
+    images = {image: _file_of(image, files) for batch in batches for image in batch.images}
     listed = {name, *images.values()}
     return Partition(
         manifest=name,
         folder=folder,
-        batches=partition(frame, image_column, batch_size),
-        unlisted=[other for other in (*names, *unusable) if other not in listed],
+        batches=batches,
+        unlisted=[other for other in every if other not in listed],
         images=images,
+        column=table.column,
+        warnings=table.warnings,
     )
 
 
@@ -143,18 +155,9 @@ def _by_spelling(folder: str, names: Iterable[str]) -> dict[str, str]:
     return composed | files
 
 
-def _check_usable(
-    names: "pd.Series[str]", images: Mapping[str, str], unusable: Mapping[str, str]
-) -> None:
-    if not unusable:
-        return
-    wrong = names[names.map(lambda name: images[name] in unusable)]
-    for line, name in wrong.items():
-        more = f" ({len(wrong)} rows name such files)" if len(wrong) > 1 else ""
-        raise ManifestError(
-            f"The archive cannot be split as it is: line {line} of its manifest names "
-            f"'{_short(name)}', which {unusable[images[name]]}{more}."
-        )
+def _file_of(image: str, files: Mapping[str, str]) -> str:
+    """The archive's file that a row means, or "" for none."""
+    return files.get(image) or files.get(unicodedata.normalize("NFC", image), "")
 
 
 def find(names: Collection[str]) -> str:
@@ -180,8 +183,22 @@ def find(names: Collection[str]) -> str:
     inner = next((name for name in names if name.lower().endswith(ARCHIVE_SUFFIXES)), None)
     if inner:
         raise ManifestError(
-            f"The archive has no {MANIFEST}, but another archive inside, '{_short(inner)}'; "
+            f"The archive has no {MANIFEST}, but another archive inside, '{short(inner)}'; "
             "send that one."
+        )
+    for ending, what in OTHER_TABLES.items():
+        others = [name for name in names if name.lower().endswith(ending) and name.count("/") <= 1]
+        others = [name for name in others if "manifest" in name.lower()] or others
+        if len(others) == 1:
+            raise ManifestError(
+                f"The archive has no {MANIFEST}, but '{short(others[0])}', {what}; open it in "
+                f"Excel or LibreOffice, {SAVE_AS}."
+            )
+    deep = next((name for name in names if name.lower().endswith(f"/{MANIFEST}")), None)
+    if deep:
+        raise ManifestError(
+            f"The archive has no {MANIFEST} at its root or in one folder around everything, but "
+            f"'{short(deep)}', too deep inside; zip the content of that folder again."
         )
     raise ManifestError(
         f"The archive has no {MANIFEST}, neither at its root nor in one folder around everything; "
@@ -194,174 +211,100 @@ def folder_of(name: str) -> str:
     return name[: name.rfind("/") + 1]
 
 
-def read(data: bytes, max_cells: int = DEFAULT_LIMITS.max_cells) -> pd.DataFrame:
-    """The manifest as a table of text: every cell as it was written, the header as it was.
-
-    Reads RFC 4180 with ``\\n`` or ``\\r\\n``, and what PHP's ``fputcsv`` writes with its default
-    escape character, where a ``"`` right after a ``\\`` is not doubled
-    (https://www.php.net/fputcsv). Lines without any character are passed over, as League\\Csv and
-    Python's ``csv.DictReader`` do.
-
-    Returns:
-        A frame of ``str`` objects, one row an image. Its columns are the header's names,
-        duplicates included; its index is the line of the manifest each row begins on.
-
-    Raises:
-        ManifestError: text that is not UTF-8, broken quoting, rows of the wrong width, no rows,
-            more than ``max_cells`` cells.
-    """
-    text = _decode(data)
-    # Counted before any is made: a hundred million empty cells are less than 64 MiB of text.
-    if sum(map(text.count, (",", "\r", "\n", '\\"'))) > max_cells:
-        raise ManifestError(
-            f"The manifest has commas and line ends for more than {max_cells:,} cells, which no "
-            "export has (MAX_CELLS); export it again."
-        )
-    records = _records(text)
-    _, header = next(records, (1, []))
-    if not header:
-        raise ManifestError("The manifest is empty; export it again.")
-    lines, rows = [], []
-    problems: list[str] = []
-    count = 0
-    for line, cells in records:
-        if len(cells) == len(header):
-            lines.append(line)
-            rows.append(cells)
-            continue
-        count += 1
-        if count <= PROBLEMS_SHOWN:
-            problems.append(f"line {line} has {len(cells)} cells instead of {len(header)}")
-    if count:
-        raise ManifestError(_problem("rows of the wrong length", problems, count))
-    if not rows:
-        raise ManifestError("The manifest has a header but no rows; there is nothing to split.")
-    return pd.DataFrame(rows, index=pd.Index(lines, name="line"), columns=header, dtype=object)
-
-
-def check_images(frame: pd.DataFrame, image_column: str, images: Collection[str]) -> None:
-    """Make sure that every row names an image of the archive.
+def check_images(
+    table: Table,
+    files: Mapping[str, str],
+    names: Collection[str] = (),
+    unusable: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Row]:
+    """Pass the rows on, and make sure that each names an image of the archive.
 
     Args:
-        frame: as ``read`` returns it.
-        image_column: the column that names the image.
-        images: the archive's members, named relative to the manifest.
+        files: the archive's files by what a row may call them, relative to the manifest.
+        names: all of the archive's files, to find what is meant by a wrong name.
+        unusable: of these, those that no row may name, and why.
 
     Raises:
-        ManifestError: the column is missing or there twice, a name is empty or not in ``images``.
+        ManifestError: when all rows have been read, if one names no image, or one that cannot be
+            used.
     """
-    found = list(frame.columns).count(image_column)
-    if found != 1:
-        having = "no column" if not found else f"{found} columns"
-        raise ManifestError(
-            f"The manifest has {having} named '{image_column}', one is needed to find the images; "
-            f"its columns are: {_some(frame.columns, limit=20)}."
-        )
-    names = frame[image_column]
-    composed = names.map(partial(unicodedata.normalize, "NFC"))
-    known = names.isin(set(images)) | composed.isin(set(images))
-    wrong = names[(names == "") | (names == MANIFEST) | ~known]
-    if wrong.empty:
-        return
-    problems = [
-        f"line {line} names '{_short(name)}', which is not in the archive"
-        if name not in ("", MANIFEST)
-        else f"line {line} names no image"
-        if name == ""
-        else f"line {line} names the manifest as its image"
-        for line, name in wrong.iloc[:PROBLEMS_SHOWN].items()
-    ]
-    raise ManifestError(_problem("rows without their image", problems, len(wrong)))
-
-
-def partition(frame: pd.DataFrame, image_column: str, batch_size: int) -> list[Batch]:
-    """Cut the table into batches of ``batch_size`` rows, the last with what is left."""
-    batches = []
-    for part, start in enumerate(range(0, len(frame), batch_size), 1):
-        rows = frame.iloc[start : start + batch_size]
-        batches.append(
-            Batch(
-                part=part,
-                first_row=start + 1,
-                last_row=start + len(rows),
-                manifest=_write(rows),
-                images=tuple(rows[image_column].unique()),
+    problems: list[str] = []
+    missing: list[str] = []
+    refused: list[str] = []
+    count = last_line = 0
+    last: Row = (0, [])
+    for line, cells in table.rows:
+        last_line = line
+        name = cells[table.column]
+        file = _file_of(name, files) if name not in ("", MANIFEST) else ""
+        if file in unusable:
+            refused.append(
+                f"line {line} of its manifest names '{short(name)}', which {unusable[file]}"
             )
-        )
-    return batches
-
-
-def _decode(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ManifestError(
-            f"The manifest is not UTF-8: line {line} has the byte 0x{data[error.start]:02x}; "
-            "save it as UTF-8 and zip it again."
-        ) from error
-
-
-def _records(text: str) -> Iterator[Row]:
-    # Line by line: a StringIO would take four bytes for each character.
-    lines = (line.group() for line in LINE.finditer(_rfc4180(text)))
-    reader = csv.reader(lines, strict=True)
-    line = 1
-    try:
-        for cells in reader:
-            if cells:
+        elif file:
+            if not count and not refused:
                 yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ManifestError(
-            f"The manifest cannot be read from line {line} on: {error}; "
-            "a quote is probably missing or out of place."
-        ) from error
+            continue
+        else:
+            count += 1
+            last = (line, cells)
+            if name not in ("", MANIFEST) and len(missing) < manifest_images.COMPARED:
+                missing.append(name)
+            if count <= PROBLEMS_SHOWN:
+                problems.append(
+                    f"line {line} names '{short(name)}', which is not in the archive"
+                    + ("" if name.isascii() else OTHER_LETTERS)
+                    if name not in ("", MANIFEST)
+                    else f"line {line} names no image"
+                    if name == ""
+                    else f"line {line} names the manifest as its image"
+                )
+    line, cells = last
+    if count == 1 and line == last_line and manifest_text.looks_like_total(cells):
+        raise ManifestError(manifest_text.total_line(line, cells))
+    if count:
+        instead = manifest_images.instead(missing, files, names)
+        raise ManifestError(refusal("rows without their image", problems, count, instead))
+    if refused:
+        more = f" ({len(refused)} rows name such files)" if len(refused) > 1 else ""
+        raise ManifestError(f"The archive cannot be split as it is: {refused[0]}{more}.")
 
 
-def _rfc4180(text: str) -> str:
-    """Double each ``"`` that PHP's ``fputcsv`` left single because it follows a ``\\``.
+def partition(
+    header: Sequence[str], rows: Iterable[Row], column: int, batch_size: int
+) -> Iterator[Batch]:
+    """Cut a table into batches of ``batch_size`` rows, the last with what is left.
 
-    A ``\\"`` is such a quote inside its cell, or the end of a cell that ends in ``\\``, or the
-    first half of a pair. The next ``\\"`` tells which: every cell that holds a ``\\"`` is quoted,
-    so that one stands between quotes again, while the end of the text does not. Each ``"`` on the
-    way there opens, closes or is half of a pair; whether their number is odd says on which side of
-    the quotes the way began. This decides every text of both writers, and leaves RFC 4180 as it is.
+    One frame a batch: a frame of the whole table takes three times the memory of its text.
     """
-    first, *pieces = text.split('\\"')
-    written = [first]
-    for number, piece in enumerate(pieces, 1):
-        ends_between_quotes = number < len(pieces)
-        begins_between_quotes = (piece.count('"') % 2 == 0) == ends_between_quotes
-        written.append('\\""' if begins_between_quotes else '\\"')
-        written.append(piece)
-    return "".join(written)
+    cells = (cells for _, cells in rows)
+    part = start = 0
+    while taken := list(islice(cells, batch_size)):
+        part += 1
+        frame = pd.DataFrame(taken, columns=list(header), dtype=object)
+        yield Batch(
+            part=part,
+            first_row=start + 1,
+            last_row=start + len(frame),
+            manifest=_write(frame),
+            images=tuple(frame.iloc[:, column].unique()),
+        )
+        start += len(frame)
 
 
 def _write(frame: pd.DataFrame) -> bytes:
-    """The rows as RFC 4180 with ``\\n``, as the export has it and Zooniverse's client reads it."""
+    """The rows as RFC 4180 with ``\n``, as the export has it and Zooniverse's client reads it."""
     text = io.StringIO(newline="")
     plain = csv.writer(text, lineterminator="\n")
     # Before Python 3.13 the writer leaves a bare \r unquoted, and a reader would end the row there.
+    # Zooniverse's client drops the blanks that a cell without quotation marks begins with.
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in (frame.columns.tolist(), *frame.itertuples(index=False, name=None)):
-        writer = quoted if any("\r" in cell for cell in row) else plain
+        writer = quoted if any("\r" in cell or cell[:1] == " " for cell in row) else plain
         writer.writerow(row)
     return text.getvalue().encode()
 
 
-def _problem(what: str, problems: Sequence[str], count: int) -> str:
-    more = f" and {count - len(problems)} more" if count > len(problems) else ""
-    return (
-        f"The manifest has {what} ({count} in all): {'; '.join(problems)}{more}; "
-        "correct the manifest or export it again."
-    )
-
-
 def _some(names: Iterable[str], limit: int = PROBLEMS_SHOWN) -> str:
     shown = list(islice(names, limit + 1))
-    return ", ".join(_short(name) for name in shown[:limit]) + (", …" if len(shown) > limit else "")
-
-
-def _short(name: str, limit: int = 80) -> str:
-    return name if len(name) <= limit else name[:limit] + "…"
+    return ", ".join(short(name) for name in shown[:limit]) + (", …" if len(shown) > limit else "")

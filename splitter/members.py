@@ -4,6 +4,7 @@ import errno
 import gzip
 import lzma
 import re
+import sys
 import tarfile
 import unicodedata
 import zipfile
@@ -11,9 +12,16 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
+
+from isal.isal_zlib import IsalError
 
 from splitter.errors import ExportError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 T = TypeVar("T")
 
@@ -32,7 +40,7 @@ NOISE_PREFIX = "._"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 # What zipfile, tarfile and the decompressors raise when they read nonsense.
-DAMAGE = (
+DAMAGE: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -41,6 +49,8 @@ DAMAGE = (
     EOFError,
     RecursionError,
     ValueError,
+    cast("type[Exception]", IsalError),  # an instance, if its stubs were right
+    zstd.ZstdError,
 )
 
 
@@ -72,6 +82,22 @@ DEFAULT_LIMITS = Limits()
 
 LINK = "is a link (an alias) to another file, not the file itself; pack the files themselves"
 DEVICE = "is a device or a pipe, not a file; pack the export again"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of the archive and where its bytes lie in the store that ``archive.extract`` fills.
+
+    Attributes:
+        offset, size: the bytes of its content in the store.
+        crc: CRC-32 of the content.
+        modified: as the archive has it; UTC where the archive says which time it means.
+    """
+
+    offset: int
+    size: int
+    crc: int
+    modified: DosDateTime
 
 
 class Names:
@@ -191,6 +217,14 @@ def check_in_memory(what: str, size: int, limits: Limits) -> None:
             f"The archive's {what} is far too large, {size:,} bytes where "
             f"{limits.max_in_memory:,} are allowed (MAX_IN_MEMORY); export it again."
         )
+
+
+def too_much(max_size: int) -> ArchiveError:
+    """What to say of an archive that unpacks to more than ``max_size`` bytes."""
+    return ArchiveError(
+        f"The archive unpacks to more than {max_size:,} bytes, which no export of images does "
+        "(MAX_EXPANSION); export it again."
+    )
 
 
 def is_noise(name: str) -> bool:

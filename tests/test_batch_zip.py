@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitter import manifest
-from splitter.archive import Member
+from splitter import manifest, manifest_text
 from splitter.batch_zip import BatchZip
 from splitter.manifest import Batch
+from splitter.members import Member
 from splitter.storage import MAX_PARTS, MIB
 
 MODIFIED = (2026, 11, 24, 6, 43, 56)
@@ -47,8 +47,8 @@ def run(command: list[str], path: Path, folder: Path) -> None:
 
 
 def batch_of(rows: str) -> Batch:
-    frame = manifest.read(rows.encode())
-    (batch,) = manifest.partition(frame, "imageName", len(frame))
+    table = manifest_text.read(rows.encode(), "imageName")
+    (batch,) = manifest.partition(table.header, table.rows, table.column, 1000)
     return batch
 
 

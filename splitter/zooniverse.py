@@ -1,0 +1,304 @@
+"""What Zooniverse will not take of the batches, by the names, sizes and cells that are known here.
+
+A batch is uploaded in one of two ways, and each refuses in its own:
+
+- the web page of a subject set, ``app/pages/lab/subject-set.cjsx`` in
+  https://github.com/zooniverse/Panoptes-Front-End;
+- the Python client, ``panoptes_cli/commands/subject_set.py`` in
+  https://github.com/zooniverse/panoptes-cli with ``panoptes_client/subject.py`` in
+  https://github.com/zooniverse/panoptes-python-client.
+"""
+
+import csv
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from splitter.archive import Contents
+from splitter.errors import ExportError
+from splitter.manifest import Partition
+from splitter.manifest_text import bare, short
+from splitter.zip_index import ZipIndex
+
+SHOWN = 3
+"""Cases of each kind that are named."""
+
+WEB_PAGE_SIZE = 1000 * 1024
+"""Bytes from which on the web page takes no file: its ``MAX_FILE_SIZE``, "up to 1000KB"."""
+
+CLIENT_SIZE = 1024 * 1024
+"""Bytes above which the client refuses the whole batch: its ``MAX_UPLOAD_FILE_SIZE``."""
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".svg", ".mp3", ".m4a", ".mpeg")
+"""The web page's ``VALID_SUBJECT_EXTENSIONS``."""
+
+FORBIDDEN = "/\\:,"
+"""The web page's ``INVALID_FILENAME_CHARS``; a name with one is looked for from behind it."""
+
+LIKE_AN_IMAGE = re.compile(
+    rf"(?<=[^{re.escape(FORBIDDEN)}])(?:{'|'.join(map(re.escape, EXTENSIONS))})", re.IGNORECASE
+)
+"""Where the web page sees an image in a cell of any column, as ``_findFilesInMetadata`` does: in
+``http://example.org/1.jpg?size=2`` it is ``1.jpg``. It waits for that file in vain."""
+
+LONGEST_CELL = 131_072
+"""Characters that Python's ``csv.field_size_limit`` allows a cell; the client does not raise it."""
+
+FOLDERS = (".", "..", "/", "./", "../")
+"""In a batch's first row the client takes every cell that exists as a path for an image's name."""
+
+ADVISED_ROWS = 1000
+"""The web page: "We strongly recommend uploading subjects in batches of 500 - 1,000 at a time"."""
+
+SAMPLES = 3
+"""Images whose first bytes are fetched where they are not on this machine."""
+
+START = 512
+"""Bytes of an image that tell what it is."""
+
+# The client asks libmagic and takes image/jpeg, png, gif and svg+xml (ALLOWED_MIME_TYPES; sound,
+# film and text are not for exports of images). File signatures as in libmagic's "images" and
+# "sgml".
+TAKEN = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
+SVG = re.compile(rb"(?s)\s*(?:<\?xml.*?>\s*)?(?:<!--.*?-->\s*)*(?:<!DOCTYPE svg.*?>\s*)?<svg\b")
+OTHERS = {
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"II+\0": "a BigTIFF",
+    b"BM": "a BMP",
+    b"8BPS": "a Photoshop file",
+    b"%PDF": "a PDF",
+    b"PK\x03\x04": "a ZIP",
+    b"\0\0\0\x0cjP": "a JPEG 2000",
+    b"\xff\x0a": "a JPEG XL",
+}
+WEB_PAGE = re.compile(rb"\s*<(?:!doctype html|html|head|body)", re.IGNORECASE)
+
+
+@dataclass
+class Cases:
+    """All cases of one kind: how many, and the first of them."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, case: str) -> None:
+        self.count += 1
+        if len(self.first) < SHOWN:
+            self.first.append(short(case))
+
+    def sentence(self, one: str, many: str, what: str) -> Iterator[str]:
+        if self.count:
+            more = ", …" if self.count > len(self.first) else ""
+            which = one if self.count == 1 else many
+            yield f"{self.count:,} {which} {what}: {', '.join(self.first)}{more}."
+
+
+def inspect(parts: Partition, files: Contents | ZipIndex) -> Partition:
+    """The same batches, with what Zooniverse will say of them.
+
+    Costs a reading of the batches' manifests. Of what is unpacked on this machine each image's
+    first bytes are looked at; of a ZIP elsewhere, those of ``SAMPLES``.
+    """
+    names = parts.images
+    if isinstance(files, Contents):
+        sizes = {image: files.members[name].size for image, name in names.items()}
+        starts = _starts(files, names)
+    else:
+        sizes = {image: files.members[name].info.file_size for image, name in names.items()}
+        starts = _sampled(files, names)
+    others = {name.removeprefix(parts.folder) for name in parts.unlisted}
+    warnings = [*findings(parts, sizes, others), *_not_images(starts)]
+    return replace(parts, zooniverse=warnings, zooniverse_notes=_notes(parts))
+
+
+def section(parts: Partition) -> list[str]:
+    """What a summary or a plan says under "Zooniverse", a sentence a line."""
+    said = [*parts.zooniverse, *parts.zooniverse_notes]
+    return said or ["Nothing was seen that Zooniverse refuses."]
+
+
+def findings(parts: Partition, sizes: Mapping[str, int], others: Iterable[str] = ()) -> list[str]:
+    """Sentences on what Zooniverse will not take or will take otherwise than it was meant.
+
+    Args:
+        sizes: bytes of each image that a row names.
+        others: files of the archive that are in no batch, relative to the manifest.
+    """
+    return [*_of_files(sizes), *_of_cells(parts, sizes, frozenset(others))]
+
+
+def _of_files(sizes: Mapping[str, int]) -> Iterator[str]:
+    for_page, for_client, empty = Cases(), Cases(), Cases()
+    extension, forbidden = Cases(), Cases()
+    for name, size in sizes.items():
+        if size > CLIENT_SIZE:
+            for_client.add(f"{name} ({size:,} bytes)")
+        if size >= WEB_PAGE_SIZE:
+            for_page.add(f"{name} ({size:,} bytes)")
+        if not size:
+            empty.add(name)
+        if any(character in FORBIDDEN for character in name) or bare(name) != name:
+            forbidden.add(name)
+        elif not name.lower().endswith(EXTENSIONS):
+            extension.add(name)
+    yield from for_page.sentence(
+        "image is", "images are", "too large for Zooniverse's web page, which takes up to 1,000 KiB"
+    )
+    yield from for_client.sentence(
+        "image is",
+        "images are",
+        f"too large for Zooniverse's client, above {CLIENT_SIZE:,} bytes, and it then uploads "
+        "nothing of the batch",
+    )
+    yield from empty.sentence(
+        "image is",
+        "images are",
+        "empty (0 bytes); the web page passes over them, and the client uploads nothing of the "
+        "batch",
+    )
+    yield from extension.sentence(
+        "image has",
+        "images have",
+        "an extension that the web page does not know (it knows .jpg, .jpeg, .png, .gif, .svg)",
+    )
+    yield from forbidden.sentence(
+        "image name has",
+        "image names have",
+        "characters that the web page does not allow (/ \\ : , or blanks around the name)",
+    )
+
+
+def _of_cells(parts: Partition, sizes: Mapping[str, int], others: frozenset[str]) -> Iterator[str]:
+    column = parts.column
+    like: dict[int, Cases] = {}
+    lost: dict[int, Cases] = {}
+    long, nul, rows_again, images_again = Cases(), Cases(), Cases(), Cases()
+    folders = Cases()
+    seen_rows: set[int] = set()
+    seen_images: set[str] = set()
+    header: list[str] = []
+    for batch in parts.batches:
+        header, *rows = csv.reader(io.StringIO(batch.manifest.decode(), newline=""))
+        for number, row in enumerate(rows, batch.first_row):
+            name = row[column]
+            if name in seen_images:
+                again = rows_again if hash(tuple(row)) in seen_rows else images_again
+                again.add(f"{name} (row {number})")
+            seen_images.add(name)
+            seen_rows.add(hash(tuple(row)))
+            text = "\n".join(row)
+            if len(text) > LONGEST_CELL:
+                for cell in row:
+                    if len(cell) > LONGEST_CELL:
+                        long.add(f"row {number} with {len(cell):,} characters")
+            if number == batch.first_row:
+                for cell in set(row).intersection(FOLDERS):
+                    folders.add(f"'{cell}' (row {number})")
+            if "\0" in text:
+                nul.add(f"row {number}")
+            if len(LIKE_AN_IMAGE.findall(text)) > 1 or not others.isdisjoint(row):
+                for position, cell in enumerate(row):
+                    if position != column and cell in others:
+                        lost.setdefault(position, Cases()).add(f"{cell} (row {number})")
+                    elif position != column and LIKE_AN_IMAGE.search(cell):
+                        like.setdefault(position, Cases()).add(f"{cell} (row {number})")
+    for position, cases in sorted(lost.items()):
+        yield from cases.sentence(
+            "cell",
+            "cells",
+            f"of the column '{short(header[position])}' name images of the archive that are in no "
+            f"batch, as only '{short(header[column])}' counts",
+        )
+    for position, cases in sorted(like.items()):
+        yield from cases.sentence(
+            "cell",
+            "cells",
+            f"of the column '{short(header[position])}' look like image names, and the web page "
+            "waits for those files too and leaves the rows incomplete",
+        )
+    yield from rows_again.sentence(
+        "row stands", "rows stand", "in the manifest twice, and volunteers will see it twice"
+    )
+    yield from images_again.sentence(
+        "row names", "rows name", "an image that an earlier row has, which volunteers see twice"
+    )
+    yield from long.sentence(
+        "cell is", "cells are", f"longer than {LONGEST_CELL:,} characters, which the client refuses"
+    )
+    yield from nul.sentence(
+        "row has", "rows have", "a NUL character, which Zooniverse's database cannot hold"
+    )
+    yield from folders.sentence(
+        "cell",
+        "cells",
+        "of a batch's first row name a folder, and the client uploads nothing of the batch",
+    )
+    twice = [name for name, count in Counter(map(str.strip, header)).items() if count > 1]
+    if twice:
+        listed = ", ".join(f"'{short(name)}'" for name in twice[:SHOWN])
+        yield f"Columns have the same name, of which Zooniverse keeps the last: {listed}."
+    if "\0" in "".join(header):
+        yield "The header has a NUL character, which Zooniverse's database cannot hold."
+
+
+def _notes(parts: Partition) -> list[str]:
+    most = max(batch.rows for batch in parts.batches)
+    if most <= ADVISED_ROWS:
+        return []
+    return [
+        f"The largest batch has {most:,} rows; the web page advises 500 to {ADVISED_ROWS:,} at a "
+        "time, and the client for more."
+    ]
+
+
+def _starts(contents: Contents, names: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    with contents.store.open("rb", buffering=0) as store:
+        for image, name in names.items():
+            member = contents.members[name]
+            if member.size:
+                yield image, os.pread(store.fileno(), min(START, member.size), member.offset)
+
+
+def _sampled(index: ZipIndex, names: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    images = list(names)
+    for position in sorted({0, len(images) // 2, len(images) - 1}):
+        image = images[position]
+        if index.members[names[image]].info.file_size:
+            try:
+                yield image, next(index.chunks(names[image]), b"")[:START]
+            except ExportError:  # damaged; VERIFY is for that
+                continue
+
+
+def _not_images(starts: Iterable[tuple[str, bytes]]) -> Iterator[str]:
+    cases, looked_at = Cases(), 0
+    for image, start in starts:
+        looked_at += 1
+        if not is_taken(start):
+            cases.add(f"{image} ({_what_it_is(start)})")
+    yield from cases.sentence(
+        "image is",
+        "images are",
+        f"no JPEG, PNG, GIF or SVG by the first bytes ({looked_at:,} were looked at), and the "
+        "client stops there midway",
+    )
+
+
+def is_taken(start: bytes) -> bool:
+    """Whether an image's first bytes are of a kind that Zooniverse's client takes."""
+    return start.startswith(TAKEN) or SVG.match(start) is not None
+
+
+def _what_it_is(start: bytes) -> str:
+    for signature, what in OTHERS.items():
+        if start.startswith(signature):
+            return what
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "a WebP"
+    if start[4:8] == b"ftyp":
+        return "a HEIC or film"
+    return "a web page" if WEB_PAGE.match(start) else "of an unknown kind"
