@@ -12,7 +12,6 @@ from prefect.context import FlowRunContext, TaskRunContext
 from splitter.errors import ExportError, SetupError
 from splitter.messages import Request
 
-
 RAISED_ONCE_MORE = "Engine execution exited with unexpected exception"
 """How Prefect logs what a flow run has ended with, where the run has a process of its own."""
 
