@@ -111,7 +111,7 @@ def read(
     if sum(map(data.count, marks)) > max_cells:
         raise ManifestError(
             f"The manifest has commas and line ends for more than {max_cells:,} cells, which no "
-            "export has (MAX_CELLS); export it again."
+            "export has; export it again."
         )
     text = _quoted(data, separator, warnings)
     records = _records(text, separator)
