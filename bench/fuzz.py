@@ -495,13 +495,12 @@ def check_manifest(data: bytes, directory: Path) -> bool:
     table = _refused(lambda: _table(data))
     if table is None:
         return False
-    header, wanted, warnings = table
+    header, wanted, warnings, column = table
     if b'\\"' not in data and not warnings:
         text = data.decode("utf-8-sig")
         plain = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
         if plain != [header, *wanted]:
             raise BrokenPromiseError("csv reads other cells")
-    column = header.index("imageName")
     names = {manifest.MANIFEST, *(row[column] for row in wanted)}
     parts = _refused(lambda: manifest.partition_export(names, lambda _: data, "imageName", 2))
     if parts is None:
@@ -522,11 +521,11 @@ def check_manifest(data: bytes, directory: Path) -> bool:
     return True
 
 
-def _table(data: bytes) -> tuple[list[str], list[list[str]], list[str]]:
-    """Header, rows and warnings of a manifest."""
+def _table(data: bytes) -> tuple[list[str], list[list[str]], list[str], int]:
+    """Header, rows and warnings of a manifest, and the position of its image column."""
     table = manifest_text.read(data, "imageName")
     rows = [cells for _, cells in table.rows]
-    return table.header, rows, table.warnings
+    return table.header, rows, table.warnings, table.column
 
 
 def _refused(read: Callable[[], Any]) -> Any:

@@ -29,7 +29,7 @@ from flows.support.log_context import label_lines
 from flows.support.progress import Progress, best_effort
 from flows.support.recovery import earlier_attempts
 from flows.support.task_runner import UploadPool, task_runner
-from splitter import archive, manifest, queues, splicing, storage, workspace
+from splitter import archive, manifest, queues, splicing, storage, workspace, zooniverse
 from splitter.archive import Contents
 from splitter.assembly import Part, assemble
 from splitter.batch_zip import BatchZip
@@ -116,6 +116,8 @@ def partition(export: Export, files: Contents | ZipIndex, settings: Settings) ->
     rows = sum(batch.rows for batch in parts.batches)
     batches = count(len(parts.batches), "batch", "batches")
     get_run_logger().info("%s in %s", count(rows, "row"), batches)
+    with best_effort("What Zooniverse would refuse", get_run_logger()):
+        return zooniverse.inspect(parts, files)
     return parts
 
 
@@ -273,21 +275,24 @@ def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Ou
     if request.total_size not in (None, source.size):
         warnings.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
 
-    index, reason = choose_lane(export, settings, read_index)
-    lane = f"{'splice' if index else 'extract'}: {reason}"
+    chosen = choose_lane(export, settings, read_index)
+    index = chosen.index
+    warnings += chosen.remarks
+    lane = f"{'splice' if index else 'extract'}: {chosen.reason}"
     get_run_logger().info("Lane is %s", lane)
     if index:
         parts, sizes = split_in_s3(export, index, settings)
     else:
         parts, sizes = split_on_disk(export, settings)
 
+    warnings += parts.warnings
     if parts.unlisted:
         some = ", ".join(name[:80] for name in parts.unlisted[:3])
         unlisted = count(len(parts.unlisted), "file is", "files are")
         warnings.append(
             f"{unlisted} in the archive, but in no row of the manifest, such as {some}."
         )
-    for warning in warnings:
+    for warning in [*warnings, *parts.zooniverse]:
         get_run_logger().warning(warning)
     with best_effort("The summary", get_run_logger()):
         keys = [request.batch_key(batch.part) for batch in parts.batches]
@@ -298,6 +303,7 @@ def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Ou
             parts,
             sizes,
             warnings,
+            zooniverse.section(parts),
             artifacts.batch_links(bucket, keys, settings.presigned_links),
             time.monotonic() - began,
             earlier,
@@ -306,7 +312,7 @@ def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Ou
         result=Result.of(request, len(parts.batches)),
         rows=sum(batch.rows for batch in parts.batches),
         size=sum(sizes),
-        warnings=warnings,
+        warnings=[*warnings, *parts.zooniverse],
     )
 
 
@@ -327,6 +333,8 @@ def drop_abandoned_uploads(export: Export) -> None:
 def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Partition, list[int]]:
     """The splice lane; returns the batches and the sizes of their ZIPs in bytes."""
     parts = partition(export, index, settings)
+    if parts.respelled:  # the names inside the archive would stay what they are
+        return split_on_disk(export, settings)
     show_images(parts, index)
     images = {name: index.members[file] for name, file in parts.images.items()}
     modified = index.members[parts.manifest].info.date_time

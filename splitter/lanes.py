@@ -1,9 +1,10 @@
 """The export of one run, and the lane it takes: spliced inside S3, or extracted on a disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from splitter import archive, manifest
+from splitter import archive, manifest, zip_sample
 from splitter.errors import SetupError
 from splitter.members import Limits
 from splitter.messages import Request
@@ -50,29 +51,67 @@ class Export:
         return {**vars(self), "_bucket": None}
 
 
+@dataclass(frozen=True)
+class Lane:
+    """Which way an archive goes.
+
+    Attributes:
+        index: of an archive that is to be spliced; None for one to be extracted.
+        reason: why, for the summary.
+        remarks: what is unusual about the archive, for the summary.
+    """
+
+    index: ZipIndex | None
+    reason: str
+    remarks: Sequence[str] = ()
+
+
 def choose_lane(
     export: Export, settings: Settings, read_index: Callable[[Export], ZipIndex] = Export.index
-) -> tuple[ZipIndex | None, str]:
-    """The index of an archive that is to be spliced, or None for one to be extracted; and why.
+) -> Lane:
+    """Which way an archive goes; what its index rules out is refused before anything is fetched.
 
     Raises:
-        ArchiveError: if the archive is of no known format or its index is broken.
+        ExportError: if the archive is of no known format, its index is broken, or a row of its
+            manifest names a file that no batch may hold.
         SetupError: if SPLIT_STRATEGY asks for a splice of what cannot be spliced.
     """
     size = export.source.size
-    if settings.split_strategy == "extract":
-        return None, "SPLIT_STRATEGY asks for it"
     format = archive.identify(export.read(0, min(archive.MAGIC_LENGTH, size)))
+    remarks: Sequence[str] = ()
     if format != "zip":
+        if settings.split_strategy == "extract":
+            return Lane(None, "SPLIT_STRATEGY asks for it")
         why = f"a {format} archive cannot be copied piece by piece"
-    elif settings.split_strategy == "auto" and size <= settings.splice_min_size:
-        return None, f"{size:,} bytes are not above SPLICE_MIN_SIZE, and are checked this way"
     else:
         index = read_index(export)
+        remarks = index.remarks
+        if index.unusable:
+            _check_named(index, settings)
+        if settings.split_strategy == "extract":
+            return Lane(None, "SPLIT_STRATEGY asks for it", remarks)
+        if settings.split_strategy == "auto" and size <= settings.splice_min_size:
+            why = f"{size:,} bytes are not above SPLICE_MIN_SIZE, and are checked this way"
+            return Lane(None, why, remarks)
         folder = manifest.folder_of(manifest.find(index.members))
         why = index.why_not_spliceable(folder) or ""
         if not why:
-            return index, "every member of the ZIP can be copied inside S3"
+            disagreement, looked = zip_sample.disagreement(index, export.read)
+            why = disagreement or ""
+            if not why:
+                reason = f"every file of the ZIP can be copied inside S3; {looked}"
+                return Lane(index, reason, remarks)
     if settings.split_strategy == "splice":
-        raise SetupError(f"SPLIT_STRATEGY is splice, but {why}; auto would extract it.")
-    return None, why
+        raise SetupError(f"SPLIT_STRATEGY is splice, but {why}.")
+    return Lane(None, why, remarks)
+
+
+def _check_named(index: ZipIndex, settings: Settings) -> None:
+    manifest.partition_export(
+        index.members,
+        index.read,
+        settings.image_column,
+        settings.batch_size,
+        settings.max_cells,
+        index.unusable,
+    )

@@ -72,7 +72,7 @@ def _why(name: str, found: str) -> str:
     if unicodedata.normalize("NFKC", name).casefold() == (
         unicodedata.normalize("NFKC", found).casefold()
     ):
-        return "accents spelled in another way, as macOS does"
+        return "letters spelled in another way"
     if name.rpartition("/")[2] == found.rpartition("/")[2]:
         return "the image stands in another folder"
     return "letters in another encoding"

@@ -121,6 +121,9 @@ def read(
         raise ManifestError(fault or str(error)) from error
     if not header:
         raise ManifestError("The manifest is empty; export it again.")
+    if header[0].startswith("\ufeff"):  # behind empty lines
+        header[0] = header[0].lstrip("\ufeff")
+        warnings.append("The manifest's header begins with a byte order mark; it was cut.")
     column = _column(header, image_column, warnings)
     if column is None:
         raise ManifestError(_without_column(header, records, image_column, images))
@@ -284,6 +287,8 @@ def _lines(text: bytes) -> Iterator[str]:
 
 
 def _not_utf8(text: bytes, line: bytes, number: int, error: UnicodeDecodeError) -> str:
+    if text.count(0) * 3 > len(text):
+        return f"The manifest is saved as UTF-16, not as UTF-8; {SAVE_AS}."
     wrong = line[error.start]
     # Letters with accents are C0 to FF in Windows-1252, and mostly 80 to 9F in MacRoman.
     high = [byte for byte in text if byte >= 0x80]
@@ -295,12 +300,9 @@ def _not_utf8(text: bytes, line: bytes, number: int, error: UnicodeDecodeError) 
     )
     start = max(0, error.start - 10)
     seen = line[start : error.start + 10].decode(encoding, "replace").strip()
-    header = _first_line(text)
-    semicolons = header.count(";") > header.count(",")
     return (
         f"The manifest is not UTF-8: line {number} has the byte 0x{wrong:02x}, by which it was "
-        f"probably saved by Excel as '{menu}', which is {name}"
-        f"{' and separated by semicolons' if semicolons else ''} (then it is '{seen}'); {SAVE_AS}."
+        f"probably saved by Excel as '{menu}', which is {name} (then it is '{seen}'); {SAVE_AS}."
     )
 
 

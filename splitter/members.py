@@ -4,6 +4,7 @@ import errno
 import gzip
 import lzma
 import re
+import sys
 import tarfile
 import unicodedata
 import zipfile
@@ -11,9 +12,16 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
+
+from isal.isal_zlib import IsalError
 
 from splitter.errors import ExportError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 T = TypeVar("T")
 
@@ -32,7 +40,7 @@ NOISE_PREFIX = "._"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 # What zipfile, tarfile and the decompressors raise when they read nonsense.
-DAMAGE = (
+DAMAGE: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -41,6 +49,8 @@ DAMAGE = (
     EOFError,
     RecursionError,
     ValueError,
+    cast("type[Exception]", IsalError),  # an instance, if its stubs were right
+    zstd.ZstdError,
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from math import ceil
 from pathlib import Path
 
-from splitter import archive, manifest, splicing
+from splitter import archive, manifest, splicing, zooniverse
 from splitter.archive import Member
 from splitter.assembly import CopiedPart, Part
 from splitter.batch_zip import BatchZip
@@ -30,10 +30,11 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
         ExportError: what a run would refuse as well; the images themselves are not read.
     """
     request, size = export.request, export.source.size
-    index, reason = choose_lane(export, settings)
+    lane = choose_lane(export, settings)
+    index = lane.index
     yield (
         f"s3://{request.s3_bucket}/{request.export_path}, {size:,} bytes\n"
-        f"Lane: {'splice' if index else 'extract'}, {reason}"
+        f"Lane: {'splice' if index else 'extract'}, {lane.reason}"
     )
     if index:
         cut = _partition(index, settings)
@@ -73,10 +74,11 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
         f"Bytes: {copied:,} copied inside S3, {received:,} received, {sent:,} sent\n"
         f"Expect some {seconds:,} s of work, by what was measured on two cores and not on AWS"
     )
+    yield "\n".join(("", *cut.warnings, "Zooniverse:", *zooniverse.section(cut)))
 
 
 def _partition(index: ZipIndex, settings: Settings) -> Partition:
-    return manifest.partition_export(
+    cut = manifest.partition_export(
         index.members,
         index.read,
         settings.image_column,
@@ -84,6 +86,7 @@ def _partition(index: ZipIndex, settings: Settings) -> Partition:
         settings.max_cells,
         index.unusable,
     )
+    return zooniverse.inspect(cut, index)
 
 
 def _zipped(cut: Partition, index: ZipIndex) -> Iterator[Sequence[Part]]:

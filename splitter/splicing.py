@@ -18,6 +18,7 @@ from splitter.manifest import MANIFEST, Batch
 from splitter.members import DEFAULT_LIMITS, ArchiveError, DosDateTime, Limits
 from splitter.storage import MAX_PARTS, MIB, Bucket, StoredObject
 from splitter.zip_index import MemberSpan, ZipIndex, ranged_file
+from splitter.zip_sample import header_disagreement
 
 VERIFY_READ_AHEAD = 8 * MIB
 
@@ -192,7 +193,7 @@ def parts(plan: Plan, bucket: Bucket, key: str, source: StoredObject) -> list[Pa
 
 
 def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Read a batch back from S3 and check its names, its manifest and every member's CRC.
+    """Read a batch back from S3 and check its names, manifest, headers and every member's CRC.
 
     Takes a few MiB of memory and no disk. An object that fails is removed.
 
@@ -210,7 +211,9 @@ def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMI
             raise AssemblyError(f"{key} does not hold the images it should.")
         if index.read(MANIFEST) != batch.manifest:
             raise AssemblyError(f"{key} does not hold the rows it should.")
-        for name in index.members:  # in the order of their bytes
+        for name, span in index.members.items():  # in the order of their bytes
+            if what := header_disagreement(name, span, index.read_at):
+                raise ArchiveError(f"The archive is damaged: {what}; export it again.")
             for _ in index.chunks(name):
                 pass
     except (ArchiveError, AssemblyError):

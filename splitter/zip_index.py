@@ -4,11 +4,16 @@ Section numbers are those of PKWARE's APPNOTE, as in ``zip_records``.
 """
 
 import io
+import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 from typing import IO
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipInfo
+
+from isal.isal_zlib import crc32
 
 from splitter.members import (
     CHUNK,
@@ -18,30 +23,20 @@ from splitter.members import (
     ArchiveError,
     Limits,
     Names,
-    check_count,
     check_in_memory,
     reading,
 )
-from splitter.zip_records import (
-    END_OF_CENTRAL_DIRECTORY,
-    LOCAL_FILE_HEADER,
-    MAX_16,
-    ZIP64_END_OF_CENTRAL_DIRECTORY,
-    ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR,
-    encoded_name,
-)
-
-Read = Callable[[int, int], bytes]
-"""Gives so many bytes of the archive: ``read(start, length)``."""
-
-TAIL = 128 * 1024
-"""Bytes read from the end at once; the end records and the longest comment take 65,633."""
+from splitter.zip_data import UNPACKERS, method_name, unpacked
+from splitter.zip_directory import TAIL, Read, read_directory, same_name
+from splitter.zip_records import DATA_DESCRIPTOR, LOCAL_FILE_HEADER, MAX_16, encoded_name
 
 READ_AHEAD = 256 * 1024
 
 UNIX_LIKE = (3, 19)  # 4.4.2.2: Unix, OS X
-
 ENCRYPTED = 0x1  # 4.4.4, bit 0
+MASKED = 0x2000  # 4.4.4, bit 13
+AES = 99  # 4.4.5
+PATCH = 0x20  # 4.4.4, bit 5
 LONGEST_EXTRA_FIELD = MAX_16  # 4.4.11
 LONGEST_DATA_DESCRIPTOR = 24  # 4.3.9: signature, CRC-32 and two sizes of eight bytes
 
@@ -66,6 +61,20 @@ class MemberSpan:
         return self.end - self.start
 
 
+@dataclass(frozen=True, slots=True)
+class LocalHeader:
+    """What stands in front of a member's data (4.3.7); ``data`` is where that begins."""
+
+    flags: int
+    method: int
+    crc: int
+    compress_size: int
+    file_size: int
+    name: bytes
+    extra: bytes
+    data: int
+
+
 class ZipIndex:
     """The files of a ZIP by name, and the bytes of single ones.
 
@@ -74,6 +83,7 @@ class ZipIndex:
     Attributes:
         members: in order of their bytes, without folders and the noise of desktop systems.
         unusable: files that no batch may hold, and why, as ``members.Names`` has them.
+        remarks: what is unusual about the archive.
     """
 
     def __init__(
@@ -84,25 +94,22 @@ class ZipIndex:
         Args:
             file: the archive, seekable; what its reading raises is passed on. It must stay open.
             limits: that it has to keep to.
+            names: takes the names, if not the index alone is asked for them.
 
         Raises:
-            ArchiveError: a damaged or truncated archive, members that overlap, names that lead
-                elsewhere or occur twice, encryption, several volumes, more than the limits allow.
+            ArchiveError: a damaged or truncated archive, members that overlap, one volume of
+                several, more than the limits allow.
         """
         self._limits = limits
-        file.seek(max(0, file.seek(0, io.SEEK_END) - TAIL))
-        with reading():
-            count = _member_count(file.read(), limits)
-            self._zip = ZipFile(file)
-        infos = self._zip.infolist()
-        if len(infos) != count:
-            raise ArchiveError(
-                f"The archive is damaged: it lists {len(infos):,} files but counts {count:,}; "
-                "export it again."
-            )
         names = names or Names(limits)
-        self.members = names.usable(_files(_spans(infos, self._zip.start_dir), names))
+        self.read_at = reader(file)
+        size = file.seek(0, io.SEEK_END)
+        with reading():
+            directory = read_directory(self.read_at, size, limits)
+            spans = _spans(directory.infos, directory.start)
+        self.members = names.usable(_files(spans, names))
         self.unusable = names.unusable
+        self.remarks = directory.remarks
 
     def read(self, name: str) -> bytes:
         """The bytes of one member.
@@ -119,22 +126,7 @@ class ZipIndex:
         Raises:
             ArchiveError: in the end, if they are not those that size and CRC speak of.
         """
-        info = self.members[name].info
-        left = info.file_size
-        with reading(), self._open(info) as content:
-            while chunk := content.read(CHUNK):
-                left -= len(chunk)
-                yield chunk
-        if left:
-            raise ArchiveError(
-                f"The archive is damaged: '{name[:80]}' is shorter than it says; export it again."
-            )
-
-    def _open(self, info: ZipInfo) -> IO[bytes]:
-        # Python 3.12 skips the local header's extra field from where the file happens to stand, and
-        # other threads, which read under the same lock, move it.
-        with self._zip._lock:  # type: ignore[attr-defined]
-            return self._zip.open(info)
+        return content(name, self.members[name], self.read_at)
 
     def why_not_spliceable(self, folder: str) -> str | None:
         """Why the archive's members cannot be copied into batches as they are, or None.
@@ -149,12 +141,134 @@ class ZipIndex:
         for name, span in self.members.items():
             info = span.info
             if info.orig_filename != name:
-                return f"'{name}' is called '{info.orig_filename}' inside it"
+                return f"'{name}' is called '{ascii(info.orig_filename)[1:-1]}' inside it"
+            if not name.isascii():
+                return f"'{name}' can be spelled in another way in the manifest"
             if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-                return f"'{name}' is compressed by method {info.compress_type}, not by DEFLATE"
+                return (
+                    f"'{name}' is compressed by {method_name(info.compress_type)}, not by DEFLATE"
+                )
+            if info.compress_type == ZIP_STORED and info.flag_bits & DATA_DESCRIPTOR:
+                return f"'{name}' is stored without its size in front, so no stream can be read"
             if span.size > _shortest(info) + LONGEST_EXTRA_FIELD + LONGEST_DATA_DESCRIPTOR:
                 return f"after '{name}' it has bytes that belong to no file"
         return None
+
+
+def reader(file: IO[bytes]) -> Read:
+    """``file`` as a function that any thread may call."""
+    try:
+        return partial(_pread, file.fileno())
+    except OSError:  # not a file of this machine's
+        lock = Lock()
+
+        def read(start: int, length: int) -> bytes:
+            with lock:
+                file.seek(start)
+                return file.read(length)
+
+        return read
+
+
+def _pread(descriptor: int, start: int, length: int) -> bytes:
+    # One call may give less; it gives none at the end.
+    pieces = []
+    while length > 0 and (piece := os.pread(descriptor, length, start)):
+        pieces.append(piece)
+        start += len(piece)
+        length -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def header_guess(span: MemberSpan) -> int:
+    """Bytes that a member's local header takes in most archives, which have few extra fields."""
+    return min(span.size, LOCAL_FILE_HEADER.size + len(encoded_name(span.info)) + 64)
+
+
+def local_header(name: str, span: MemberSpan, read: Read) -> LocalHeader:
+    """What stands in front of a member's data.
+
+    Raises:
+        ArchiveError: if there is none, or if it leaves less room than the data takes.
+    """
+    data = read(span.start, header_guess(span))
+    if len(data) < LOCAL_FILE_HEADER.size or not data.startswith(b"PK\3\4"):
+        raise ArchiveError(
+            f"The archive is damaged: '{name[:80]}' does not stand where the table of contents "
+            "says; export it again."
+        )
+    _, _, flags, method, _, _, crc, packed, size, length, more = LOCAL_FILE_HEADER.unpack_from(data)
+    end = LOCAL_FILE_HEADER.size + length + more
+    if span.start + end + span.info.compress_size > span.end:
+        raise ArchiveError(
+            f"The archive is damaged: '{name[:80]}' overlaps the file after it; export it again."
+        )
+    if end > len(data):
+        data += read(span.start + len(data), end - len(data))
+    start = LOCAL_FILE_HEADER.size
+    return LocalHeader(
+        flags=flags,
+        method=method,
+        crc=crc,
+        compress_size=packed,
+        file_size=size,
+        name=data[start : start + length],
+        extra=data[start + length : end],
+        data=span.start + end,
+    )
+
+
+def content(name: str, span: MemberSpan, read: Read) -> Iterator[bytes]:
+    """The bytes of a member, piece by piece, compared with what the central directory says.
+
+    Raises:
+        ArchiveError: for what ``local_header`` refuses, for another name in the local header, and
+            in the end for another size or CRC.
+    """
+    info = span.info
+    header = local_header(name, span, read)
+    if not same_name(info, header.name, header.flags, header.extra):
+        raise ArchiveError(
+            f"The archive is damaged: '{name[:80]}' has another name in front of its data; "
+            "export it again."
+        )
+
+    def fed(length: int) -> Iterator[bytes]:
+        position, end = header.data, header.data + info.compress_size
+        while position < end:
+            # Decompressors are fed little at a time; a read is longer.
+            block = read(position, min(max(length, CHUNK), end - position))
+            if not block:
+                raise EOFError("the file ends early")
+            position += len(block)
+            if len(block) <= length:
+                yield block
+                continue
+            for start in range(0, len(block), length):
+                yield block[start : start + length]
+
+    left, crc = info.file_size, 0
+    try:
+        with reading():
+            for chunk in unpacked(info.compress_type, fed, info.file_size):
+                left -= len(chunk)
+                if left < 0:
+                    break
+                crc = crc32(chunk, crc)
+                yield chunk
+    except ArchiveError as error:
+        raise _damaged(name, str(error.__cause__ or error)) from error
+    if left:
+        raise _damaged(name, f"it is {'longer' if left < 0 else 'shorter'} than it says")
+    if crc != info.CRC:
+        raise _damaged(name, "its checksum is another than the archive says")
+
+
+def _damaged(name: str, what: str) -> ArchiveError:
+    what = " ".join(what.split()).rstrip(".")
+    return ArchiveError(
+        f"The archive is damaged: '{name[:80]}' cannot be unpacked ({what}); export it again."
+    )
 
 
 def ranged_file(read: Read, size: int, read_ahead: int = READ_AHEAD) -> IO[bytes]:
@@ -205,43 +319,6 @@ class _RangedFile(io.RawIOBase):
         return length
 
 
-def _member_count(tail: bytes, limits: Limits) -> int:
-    """The number of members that the end records state.
-
-    ``ZipFile`` finds the same records in the same places, but does not compare the count, nor look
-    at the directory's size before it reads it.
-    """
-    # From the back: the record without a comment is the last that fits.
-    last = max(0, len(tail) - END_OF_CENTRAL_DIRECTORY.size + 4)
-    position = tail.rfind(b"PK\5\6", 0, last)
-    if position < 0:
-        raise ArchiveError(
-            "The archive is damaged or incomplete (its central directory is missing); "
-            "export it again."
-        )
-    _, *volumes, here, count, size, _, comment = END_OF_CENTRAL_DIRECTORY.unpack_from(
-        tail, position
-    )
-    if position + END_OF_CENTRAL_DIRECTORY.size + comment != len(tail):
-        raise ArchiveError(
-            "The archive is damaged or incomplete (its last record does not end where the file "
-            "does); export it again."
-        )
-    locator = position - ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR.size
-    record = locator - ZIP64_END_OF_CENTRAL_DIRECTORY.size
-    if record >= 0 and tail.startswith(b"PK\6\7", locator) and tail.startswith(b"PK\6\6", record):
-        _, _, _, _, *volumes, here, count, size, _ = ZIP64_END_OF_CENTRAL_DIRECTORY.unpack_from(
-            tail, record
-        )
-    if any(volumes) or here != count:
-        raise ArchiveError(
-            "The archive is one volume of several; zip the export again as a single file."
-        )
-    check_count(count, limits)
-    check_in_memory("central directory", size, limits)
-    return int(count)
-
-
 def _spans(infos: Iterable[ZipInfo], directory_start: int) -> list[MemberSpan]:
     """Each member's bytes, by the order of the offsets.
 
@@ -253,10 +330,6 @@ def _spans(infos: Iterable[ZipInfo], directory_start: int) -> list[MemberSpan]:
     ends = [*(info.header_offset for info in by_offset), directory_start][1:]
     spans = []
     for info, end in zip(by_offset, ends, strict=True):
-        if info.volume:
-            raise ArchiveError(
-                "The archive is one volume of several; zip the export again as a single file."
-            )
         start = info.header_offset
         if start < 0 or start + _shortest(info) > directory_start:
             raise ArchiveError(
@@ -280,11 +353,16 @@ def _shortest(info: ZipInfo) -> int:
 def _files(spans: Iterable[MemberSpan], names: Names) -> dict[str, MemberSpan]:
     files: dict[str, MemberSpan] = {}
     for span in spans:
-        raw = span.info.orig_filename
-        name = names.claim(raw, raw.endswith("/"), _why_unusable(span.info))
+        raw = span.info.filename
+        name = names.claim(raw, _is_folder(span.info), _why_unusable(span.info))
         if name is not None:
             files[name] = span
     return files
+
+
+def _is_folder(info: ZipInfo) -> bool:
+    kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system in UNIX_LIKE else 0
+    return info.filename.endswith(("/", "\\")) or kind == stat.S_IFDIR
 
 
 def _why_unusable(info: ZipInfo) -> str | None:
@@ -294,6 +372,12 @@ def _why_unusable(info: ZipInfo) -> str | None:
         return LINK
     if kind not in (0, stat.S_IFREG):
         return DEVICE
-    if info.flag_bits & ENCRYPTED:
+    if info.flag_bits & (ENCRYPTED | MASKED) or info.compress_type == AES:
         return "is encrypted; zip the export again without a password"
+    if info.compress_type not in UNPACKERS or info.flag_bits & PATCH:
+        return (
+            f"is compressed by a method that cannot be read here, {method_name(info.compress_type)}"
+            f" (method {info.compress_type}); zip the images again with ordinary compression, "
+            "called Deflate"
+        )
     return None

@@ -16,6 +16,7 @@ END_OF_CENTRAL_DIRECTORY = struct.Struct("<4s4H2LH")  # 4.3.16
 
 ZIP64_EXTRA_ID = 0x0001  # 4.5.3
 ZIP64_VERSION = 45  # 4.4.3.2
+DATA_DESCRIPTOR = 0x0008  # 4.4.4, bit 3
 UTF8_NAME = 0x0800  # 4.4.4, bit 11
 UNIX = 3  # 4.4.2
 REGULAR_FILE = 0o100644 << 16  # 4.4.15, as Unix has it
@@ -112,7 +113,8 @@ def central_directory(members: Iterable[ZipInfo], offset: int) -> Iterator[bytes
 
 def encoded_name(member: ZipInfo) -> bytes:
     """The member's name in the encoding that its flags state (appendix D)."""
-    return member.orig_filename.encode("utf-8" if member.flag_bits & UTF8_NAME else "cp437")
+    encoding = "utf-8" if member.flag_bits & UTF8_NAME else "cp437"
+    return member.orig_filename.encode(encoding, "surrogateescape")
 
 
 def _central_directory_header(member: ZipInfo) -> bytes:

@@ -14,7 +14,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from splitter.archive import Contents
@@ -103,7 +103,7 @@ def inspect(parts: Partition, files: Contents | ZipIndex) -> Partition:
     Costs a reading of the batches' manifests. Of what is unpacked on this machine each image's
     first bytes are looked at; of a ZIP elsewhere, those of ``SAMPLES``.
     """
-    names = {image: parts.folder + image for batch in parts.batches for image in batch.images}
+    names = parts.images
     if isinstance(files, Contents):
         sizes = {image: files.members[name].size for image, name in names.items()}
         starts = _starts(files, names)
@@ -302,8 +302,3 @@ def _what_it_is(start: bytes) -> str:
     if start[4:8] == b"ftyp":
         return "a HEIC or film"
     return "a web page" if WEB_PAGE.match(start) else "of an unknown kind"
-
-
-def lines(sentences: Sequence[str]) -> str:
-    """A section for a terminal."""
-    return "\n".join(("Zooniverse", *(f"- {sentence}" for sentence in sentences)))

@@ -15,6 +15,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from cli.services import REGION, create_queues, embedded_aws, embedded_prefect, trigger
+from tests.database import POSTGRESQL, postgresql
 
 # A busy machine is slow, not wrong.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -34,12 +35,27 @@ def aws() -> Iterator[str]:
         yield environment["AWS_ENDPOINT_URL"]
 
 
+BOTH_DATABASES = pytest.mark.parametrize(
+    "prefect_api",
+    ["SQLite", *(["PostgreSQL"] if POSTGRESQL else [])],
+    indirect=True,
+    scope="session",
+)
+"""Mark of tests that run on Prefect's own database and on the one of production."""
+
+
 @pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def prefect_api(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
     """A Prefect server, for this process and its children. Yields their environment."""
     home = tmp_path_factory.mktemp("prefect")
     with ExitStack() as stack:
-        environment = stack.enter_context(embedded_prefect(home))
+        with pytest.MonkeyPatch.context() as only_for_the_server:
+            if getattr(request, "param", "SQLite") == "PostgreSQL":
+                database = stack.enter_context(postgresql())
+                only_for_the_server.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", database)
+            environment = stack.enter_context(embedded_prefect(home))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in environment.items():
             patch.setenv(name, value)

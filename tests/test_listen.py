@@ -26,7 +26,9 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flow_engine import run_flow
 from prefect.logging import disable_run_logger
+from prefect.settings import get_current_settings
 from prefect.states import (
+    AwaitingRetry,
     Cancelled,
     Cancelling,
     Completed,
@@ -41,14 +43,14 @@ from cli.services import free_port
 from flows.create_batches import create_batches
 from flows.listen import Listener
 from flows.support.outage import Outage
-from flows.support.recovery import callback_of
+from flows.support.recovery import callback_of, missed_heartbeats, observe
 from flows.support.takeover import Standing, Takeover
 from splitter.queues import TriggerQueue
 from splitter.settings import Allowed, Settings
-from tests.conftest import EXPORTS
+from tests.conftest import BOTH_DATABASES, EXPORTS
 from tests.processes import eventually, messages
 
-pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
+pytestmark = [pytest.mark.usefixtures("prefect_api", "aws", "workspace"), BOTH_DATABASES]
 
 MakeRequest = Callable[..., Any]
 Received = Callable[[], list[Any]]
@@ -144,6 +146,195 @@ def test_a_message_that_cannot_be_answered_is_left_for_the_redrive_policy(
     listener.poll()
     assert runs(prefect, listener_of) == []
     assert sum(messages(sqs, triggers)) == len(JUNK)
+
+
+def evil(request: dict[str, Any], field: str, secret: str) -> dict[str, Any]:
+    """A request one of whose fields Prefect would look into, at some depth."""
+    variable = {"__prefect_kind": "workspace_variable", "variable_name": secret}
+    template = {"__prefect_kind": "jinja", "template": "{{ 'a' * 50_000_000 }}"}
+    return {**request, field: variable, "more": {"deep": [template, {"$ref": {"x": variable}}]}}
+
+
+@pytest.mark.parametrize("field", ["file", "exportPath", "totalSize", "s3Bucket", "unknown"])
+def test_a_message_is_data_and_nothing_in_it_is_evaluated(
+    field: str,
+    listener_of: Any,
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    request_for: MakeRequest,
+) -> None:
+    message = evil(request_for(EXPORTS[0]), field, "secret")
+    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(message))
+    receive(listener_of())
+    [run] = runs(prefect, listener_of)
+    assert run.parameters == {"request": message}
+
+
+@pytest.mark.parametrize("kind", ["workspace_variable", "jinja", "json", "none"])
+def test_a_message_that_is_itself_such_a_thing_is_not_evaluated_either(
+    kind: str,
+    listener_of: Any,
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    request_for: MakeRequest,
+) -> None:
+    message = {**request_for(EXPORTS[0]), "__prefect_kind": kind, "value": '{"a": 1}'}
+    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(message))
+    receive(listener_of())
+    [run] = runs(prefect, listener_of)
+    assert run.parameters == {"request": message}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"file": "a\0.zip"}, "'file' must not contain control characters"),
+        ({"downloadId": "5\x0012"}, "'downloadId' must not contain control characters"),
+        ({"note": {"deep": ["\x01"]}}, "'note' must not contain control characters"),
+        ({"note": "a" * 100_000}, "longer than 16,384 bytes"),
+        ({"note": [[[[[[[[[[]]]]]]]]]]}, "nested too deeply"),
+        ({"note": 10**30}, "too large a number"),
+        ({"downloadId": 10**30}, "'downloadId' is too large a number"),
+    ],
+    ids=["in a field", "in the id", "deep", "long", "nested", "large number", "large id"],
+)
+def test_a_message_that_no_service_should_be_given_is_answered_once(
+    changes: dict[str, Any],
+    sentence: str,
+    listener_of: Any,
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    request_for: MakeRequest,
+    received: Received,
+) -> None:
+    request = {**request_for(EXPORTS[0]), **changes}
+    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request))
+    listener = listener_of()
+    receive(listener)
+    listener.poll()
+    [callback] = received()
+    assert sentence in callback["error"]
+    assert callback["downloadId"] == request["downloadId"]
+    [run] = runs(prefect, listener_of)
+    assert (run.state_name, run.parameters) == ("Refused", {})
+    assert messages(sqs, triggers) == (0, 0)
+
+
+def test_a_callback_that_cannot_be_sent_leaves_its_message_to_redrive_and_no_other(
+    listener_of: Any,
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    queue_url: str,
+    request_for: MakeRequest,
+    received: Received,
+) -> None:
+    dead_end = request_for(EXPORTS[0], updatesQueueUrl=f"{queue_url}-deleted")
+    for request in (dead_end, request_for(EXPORTS[0], downloadId="innocent")):
+        sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request))
+    listener = listener_of()
+    while len(listener._in_flight) < 2:
+        receive(listener)
+    for run in runs(prefect, listener_of):
+        prefect.set_flow_run_state(run.id, Cancelled(), force=True)
+    listener.poll()
+    assert listener._in_flight == {}
+    assert [callback["downloadId"] for callback in received()] == ["innocent"]
+    assert sum(messages(sqs, triggers)) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("nobody thought of it"), KeyError("x")], ids=repr)
+def test_whatever_goes_wrong_with_one_export_stays_with_it(
+    error: Exception,
+    listener_of: Any,
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    request_for: MakeRequest,
+    received: Received,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(2):
+        request = request_for(EXPORTS[0], downloadId=number)
+        sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request))
+    listener = listener_of()
+    while len(listener._in_flight) < 2:
+        receive(listener)
+    for run in runs(prefect, listener_of):
+        prefect.set_flow_run_state(run.id, Cancelled(), force=True)
+    odd = next(iter(listener._in_flight.values())).flow_run_id
+
+    def observe_or_not(client: Any, run: FlowRun, reachable_since: float) -> Any:
+        if run.id == odd:
+            raise error
+        return observe(client, run, reachable_since)
+
+    monkeypatch.setattr("flows.listen.observe", observe_or_not)
+    listener.poll()
+    assert len(received()) == 1
+    assert listener._in_flight == {}
+
+
+def test_what_fails_before_the_flows_code_has_begun_is_no_attempt(
+    in_flight: tuple[Listener, UUID], prefect: SyncPrefectClient, received: Received
+) -> None:
+    listener, run_id = in_flight
+    refusal = "RunTask: Capacity is unavailable at this time"
+    for _ in range(5):  # more than MAX_ATTEMPTS
+        ends: list[State[Any]] = [Pending(), Crashed(message=refusal)]
+        for state in ends:
+            prefect.set_flow_run_state(run_id, state, force=True)
+        listener.poll()
+        waiting = prefect.read_flow_run(run_id).state
+        assert waiting is not None
+        assert waiting.name == "AwaitingRetry"
+        assert waiting.message is not None  # the operator sees why it waits
+        assert refusal in waiting.message
+    assert received() == []
+    listener._settings.start_timeout = -1
+    listener.poll()
+    [callback] = received()
+    assert "stayed AwaitingRetry for too long" in callback["error"]
+
+
+def test_an_attempt_that_began_counts_however_its_successors_fail_to_start(
+    in_flight: tuple[Listener, UUID], prefect: SyncPrefectClient
+) -> None:
+    _, run_id = in_flight
+    history: list[State[Any]] = [Running(), Crashed(), AwaitingRetry(), Pending(), Crashed()]
+    for state in history:
+        prefect.set_flow_run_state(run_id, state, force=True)
+    seen = observe(prefect, prefect.read_flow_run(run_id), 0.0)
+    assert seen is not None
+    assert (seen.attempts, seen.failed_starts) == (1, 1)
+
+
+def test_after_an_outage_nobody_is_judged_before_three_heartbeats_time(
+    listener_of: Any, prefect: SyncPrefectClient
+) -> None:
+    run = prefect.create_flow_run_from_deployment(listener_of.deployment)
+    run.state = Running(timestamp=datetime.now(UTC) - timedelta(hours=1))
+    frequency = get_current_settings().flows.heartbeat_frequency
+    assert frequency is not None
+    now = time.monotonic()
+    assert missed_heartbeats(prefect, run, reachable_since=now - 2.9 * frequency) == 0
+    assert missed_heartbeats(prefect, run, reachable_since=now - 3 * frequency) >= 3
+
+
+def test_the_loop_knows_since_when_all_services_answer() -> None:
+    with disable_run_logger():
+        outage = Outage()
+    stopping = threading.Event()
+    stopping.set()  # so that nothing waits
+    before = outage.reachable_since
+    with outage.wait_out_outage(stopping):
+        raise ConnectionError("Prefect is away")
+    with outage.wait_out_outage(stopping):
+        pass
+    assert outage.reachable_since > before
 
 
 def test_nothing_is_sent_to_a_queue_that_is_not_allowed(
@@ -409,23 +600,6 @@ def test_the_run_of_a_listener_that_died_or_never_started_is_ended_by_the_next(
         "Cancelled",
         "Died; another listener has taken over",
     )
-
-
-def test_after_an_outage_no_listener_is_taken_for_dead_at_once(
-    prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flows.support.takeover.SECONDS_BETWEEN_LOOKS", 0)
-
-    @flow
-    def after_an_outage() -> Standing:
-        with get_client(sync_client=True) as client:
-            return Takeover(client).standing(reachable_since=time.monotonic())
-
-    quiet, alive = listener_runs(prefect)
-    long_ago: State[Any] = Running(timestamp=datetime.now(UTC) - timedelta(hours=1))
-    prefect.set_flow_run_state(quiet.id, long_ago, force=True)
-    assert run_flow(after_an_outage, flow_run=alive) is Standing.LISTENS
-    assert prefect.read_flow_run(quiet.id).state_name == "Running"
 
 
 @pytest.mark.parametrize(

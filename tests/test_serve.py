@@ -16,10 +16,10 @@ from prefect.client.schemas.objects import StateType
 
 from cli.services import served
 from flows.support.recovery import failed_attempts
-from tests.conftest import EXPORTS
+from tests.conftest import BOTH_DATABASES, EXPORTS
 from tests.processes import eventually, kill, messages, run_named
 
-pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
+pytestmark = [pytest.mark.usefixtures("prefect_api", "aws", "workspace"), BOTH_DATABASES]
 
 MakeRequest = Callable[..., Any]
 Received = Callable[[], list[Any]]
@@ -78,7 +78,8 @@ def test_killed_processes_come_back_and_every_trigger_is_answered_once(
     sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request))
     environment = {**os.environ, "TRIGGER_QUEUE_URL": triggers, "VISIBILITY_TIMEOUT": "30"}
     with served(environment) as server:
-        export = run_named(prefect, f"{EXPORTS[0].name} for download killed")
+        name = f"{EXPORTS[0].name} for download killed"
+        export = run_named(prefect, name, StateType.RUNNING)
         kill(export.id)
         listening = run_named(prefect, "listen for exports", StateType.RUNNING)
         kill(listening.id)

@@ -46,6 +46,7 @@ def publish(
     parts: Partition,
     sizes: Sequence[int],
     warnings: Sequence[str],
+    zooniverse: Sequence[str],
     links: Sequence[str],
     seconds: float,
     earlier: Sequence[State[Any]],
@@ -56,6 +57,7 @@ def publish(
         lane: how the archive was split, and why so.
         sizes: bytes of each batch ZIP, in the order of ``parts.batches``.
         warnings: sentences about what a person may want to look at.
+        zooniverse: sentences about what Zooniverse will say of the batches.
         links: where each batch can be had.
         seconds: that the split took.
         earlier: how earlier attempts of the run ended.
@@ -64,6 +66,7 @@ def publish(
     batches = list(zip(parts.batches, sizes, links, strict=True))
     rows = sum(batch.rows for batch in parts.batches)
     remarks = "\n".join(f"- ⚠️ {warning}" for warning in warnings) or "No warnings."
+    said = "\n".join(f"- {sentence}" for sentence in zooniverse)
     listed = "\n".join(
         f"| [{request.batch_file(batch.part)}]({link}) | {batch.first_row:,}-{batch.last_row:,} "
         f"| {len(batch.images):,} | {size(written)} |"
@@ -88,6 +91,10 @@ def publish(
 | Lane | {lane} |
 | Manifest | `{parts.manifest}` |
 {_ends(earlier)}
+### Zooniverse
+
+{said}
+
 What to do with a batch: {Docs().page("zooniverse.md")}
 """,
     )

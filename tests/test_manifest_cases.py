@@ -1,0 +1,106 @@
+"""Exports whose manifest a person changed, or whose images Zooniverse refuses, in both lanes."""
+
+import csv
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import State
+
+from cli.submit import main
+from flows.create_batches import create_batches
+from tests.conftest import FIXTURES
+
+pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
+
+FOLDER = FIXTURES / "cases" / "manifests"
+CASES: dict[str, dict[str, str]] = json.loads((FOLDER / "index.json").read_text())
+LANES = ("auto", "extract")
+
+
+def summary_of(state: State[Any]) -> str:
+    with get_client(sync_client=True) as prefect:
+        found = prefect.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["summary"])),
+        )
+    run = state.state_details.flow_run_id
+    return next(str(artifact.data) for artifact in found if artifact.flow_run_id == run)
+
+
+def rows_and_images(s3: Any, bucket: str, files: list[str]) -> tuple[int, dict[str, bytes]]:
+    rows = 0
+    images: dict[str, bytes] = {}
+    for file in files:
+        body = s3.get_object(Bucket=bucket, Key=f"batch/{file}")["Body"].read()
+        with zipfile.ZipFile(io.BytesIO(body)) as batch:
+            assert batch.testzip() is None
+            text = io.StringIO(batch.read("manifest.csv").decode(), newline="")
+            rows += len(list(csv.DictReader(text)))
+            images |= {
+                name: batch.read(name) for name in batch.namelist() if name != "manifest.csv"
+            }
+    return rows, images
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("case", CASES)
+def test_a_changed_export_is_read_rightly_or_refused_with_the_cause(
+    case: str,
+    lane: str,
+    s3: Any,
+    bucket_name: str,
+    request_for: Callable[..., Any],
+    received: Callable[[], list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "5")
+    monkeypatch.setenv("SPLICE_MIN_SIZE", "0")
+    monkeypatch.setenv("SPLIT_STRATEGY", lane)
+    path = FOLDER / CASES[case]["file"]
+    kind, _, wanted = CASES[case]["expect"].partition(":")
+
+    state: State[Any] = create_batches(request_for(path), return_state=True)
+
+    [callback] = received()
+    if kind == "refuse" or (kind == "either" and callback["status"] == "failed"):
+        assert callback["status"] == "failed"
+        assert re.search(wanted, callback["error"])
+        return
+    assert callback["status"] == "success"
+    rows, images = rows_and_images(s3, bucket_name, callback["batchFiles"])
+    with zipfile.ZipFile(path) as source:
+        files = {name: source.read(name) for name in source.namelist() if ".jpg" in name}
+    assert images.items() <= files.items()
+    assert rows >= len(images)
+    summary = summary_of(state)
+    if kind == "rows":
+        assert rows == int(wanted)
+        assert "empty cells" in summary
+    if kind in ("warn", "either"):
+        assert re.search(wanted, summary)
+        assert state.name == "Completed with warnings"
+
+
+def test_a_plan_says_of_zooniverse_what_the_summary_says(
+    bucket_name: str, request_for: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = FOLDER / CASES["85-jpg-url-in-references"]["file"]
+    state: State[Any] = create_batches(request_for(path), return_state=True)
+    said = [line[2:] for line in summary_of(state).partition("### Zooniverse\n\n")[2].splitlines()]
+    assert "the column 'references'" in "".join(said)
+    assert main([f"s3://{bucket_name}/export/{path.name}", "--plan"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.partition("Zooniverse:\n")[2].splitlines() == said
+
+
+def test_the_fixtures_are_all_there() -> None:
+    assert {Path(case["file"]).name for case in CASES.values()} == {
+        path.name for path in FOLDER.glob("*.zip")
+    }
