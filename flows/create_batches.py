@@ -344,15 +344,12 @@ def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Pa
     show_images(parts, index)
     images = {name: index.members[file] for name, file in parts.images.items()}
     modified = index.members[parts.manifest].info.date_time
-    plans = [
-        splicing.parts(
-            splicing.plan_batch(batch, images, modified),
-            export.bucket,
-            export.request.export_path,
-            export.source,
-        )
-        for batch in parts.batches
-    ]
+    plans = splicing.parts(
+        [splicing.plan_batch(batch, images, modified) for batch in parts.batches],
+        export.bucket,
+        export.request.export_path,
+        export.source,
+    )
     return parts, put_batches(splice, export, parts, plans, verify=settings.verify)
 
 
