@@ -20,6 +20,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import get_current_settings
 
 from blocks.saved import client, load_credentials
+from cli.pool_settings import planned_settings
 from flows.create_batches import bucket_named
 from flows.support.recovery import callback_of
 from splitter import queues
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
     )
     if options.plan:
+        settings, said = planned_settings()
+        print(said)
         for line in plan(Export(request, source, settings.limits, bucket_named, bucket), settings):
             print(line)
         return 0
