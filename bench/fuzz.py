@@ -435,13 +435,13 @@ def _compare(contents: Contents, path: Path) -> None:
 
 
 def _splice(batch: manifest.Batch, index: ZipIndex, data: bytes, contents: Contents | None) -> None:
-    limits = splicing.PartLimits(least=200, copied=2000, parts=40, gap=100)
+    limits = splicing.PartLimits(min_part_size=200, max_copy_size=2000, max_parts=40)
     plan = splicing.plan_batch(batch, index.members, (2026, 11, 24, 0, 0, 0), limits)
     spliced = b""
     for part in plan.parts:
         ranges = [part.range] if isinstance(part, splicing.Copied) else []
         if isinstance(part, splicing.Uploaded):
-            ranges = [kept for fetch in part.fetches for kept in fetch.kept]
+            ranges = list(part.ranges)
         for found in ranges:
             if not 0 <= found.start < found.end <= len(data):
                 raise BrokenPromiseError("a plan has a range that the archive has not")

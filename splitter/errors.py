@@ -237,10 +237,7 @@ def explain(error: BaseException) -> str:
 def advise(error: BaseException) -> str:
     """What an operator can do about a failed export."""
     if isinstance(error, ExportError):
-        return (
-            "no action needed; the export or its request is at fault, and whoever asked for it is "
-            "told."
-        )
+        return "no action needed here: the export or its request is at fault, as the sentence says."
     if isinstance(error, SetupError):
         return "fix the installation as the message says, then press Retry."
     if is_transient(error):

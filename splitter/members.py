@@ -187,8 +187,8 @@ def _unsafe(name: str, limits: Limits) -> str | None:
     length = len(name.encode())
     if length > limits.max_name_bytes:
         return (
-            f"has a name of {length:,} bytes where {limits.max_name_bytes:,} are allowed "
-            "(MAX_NAME_BYTES); give it a shorter one"
+            f"has a name of {length:,} bytes where {limits.max_name_bytes:,} are allowed; "
+            "give it a shorter one"
         )
     return None
 
@@ -202,7 +202,7 @@ def check_count(count: int, limits: Limits) -> None:
     if count > limits.max_members:
         raise ArchiveError(
             f"The archive holds more than {limits.max_members:,} files, which no export of images "
-            "does (MAX_MEMBERS); export it again."
+            "does; export it again."
         )
 
 
@@ -215,15 +215,15 @@ def check_in_memory(what: str, size: int, limits: Limits) -> None:
     if size > limits.max_in_memory:
         raise ArchiveError(
             f"The archive's {what} is far too large, {size:,} bytes where "
-            f"{limits.max_in_memory:,} are allowed (MAX_IN_MEMORY); export it again."
+            f"{limits.max_in_memory:,} are allowed; export it again."
         )
 
 
 def too_much(max_size: int) -> ArchiveError:
     """What to say of an archive that unpacks to more than ``max_size`` bytes."""
     return ArchiveError(
-        f"The archive unpacks to more than {max_size:,} bytes, which no export of images does "
-        "(MAX_EXPANSION); export it again."
+        f"The archive unpacks to more than {max_size:,} bytes, which no export of images "
+        "does; export it again."
     )
 
 

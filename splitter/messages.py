@@ -330,6 +330,10 @@ def _refusal(error: ValidationError) -> str:
             problems[field] = f"'{field}' {problem['ctx']['error']}"
         elif field == to_camel("download_id"):
             problems[field] = f"'{field}' must be a number or a text"
+        elif problem["type"] == "string_pattern_mismatch":
+            problems[field] = f"'{field}' is not the name of a bucket, such as biospex-app"
+        elif problem["type"] in ("string_type", "string_too_short"):
+            problems[field] = f"'{field}' must be a text, and not an empty one"
         else:
             problems[field] = f"'{field}': {problem['msg'][:1].lower()}{problem['msg'][1:]}"
     return f"The request for batches cannot be carried out: {'; '.join(problems.values())}."

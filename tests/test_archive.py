@@ -440,7 +440,7 @@ def test_a_member_that_is_too_large_is_not_read_into_memory(tmp_path: Path) -> N
 def test_what_unpacks_to_too_much_is_refused_before_it_fills_the_disk(
     bomb: bytes, tmp_path: Path
 ) -> None:
-    with pytest.raises(ArchiveError, match=r"more than 67,108,864 bytes.*\(MAX_EXPANSION\)"):
+    with pytest.raises(ArchiveError, match="more than 67,108,864 bytes"):
         extract(bomb, tmp_path)
     assert (tmp_path / "store").stat().st_size <= 67_108_864
 
@@ -486,7 +486,7 @@ def test_more_members_than_allowed_are_refused_folders_included(make: type, tmp_
         del files["folder/"]
         files["._noise"] = b""
     extract(make(files), tmp_path, Limits(max_members=3))
-    with pytest.raises(ArchiveError, match=r"more than 2 files.*\(MAX_MEMBERS\)"):
+    with pytest.raises(ArchiveError, match="more than 2 files"):
         extract(make(files), tmp_path, Limits(max_members=2))
 
 
@@ -502,7 +502,7 @@ def test_attributes_of_a_tar_are_not_read_whatever_their_size() -> None:
 def test_the_manifest_of_an_archive_is_not_read_above_the_limit(tmp_path: Path) -> None:
     contents = extract(zip_of(FILES), tmp_path, Limits(max_in_memory=500))
     assert contents.read("manifest.csv")
-    with pytest.raises(ArchiveError, match=r"1,024 bytes where 500 are allowed \(MAX_IN_MEMORY\)"):
+    with pytest.raises(ArchiveError, match="1,024 bytes where 500 are allowed"):
         contents.read("a.jpg")
 
 
@@ -510,4 +510,4 @@ def test_the_manifest_of_an_archive_is_not_read_above_the_limit(tmp_path: Path) 
 def test_a_size_far_behind_the_end_of_a_tar_ends_the_reading(name: str) -> None:
     far = tarfile.TarInfo(name)
     far.size = 2**62
-    assert "(MAX_EXPANSION)" in refusal_of(far.tobuf(tarfile.GNU_FORMAT) + tar_of(FILES))
+    assert "unpacks to more than" in refusal_of(far.tobuf(tarfile.GNU_FORMAT) + tar_of(FILES))
