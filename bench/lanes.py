@@ -213,7 +213,7 @@ def main() -> None:
         def export(order: Order, suffix: str = ".zip") -> Path:
             path = directory / f"export-{order}{suffix}"
             # In a process of its own: Linux counts this one's peak of memory to those it starts.
-            command = [sys.executable, "-m", "bench.export", path, "--order", order]
+            command = [sys.executable, "-m", "bench.export", str(path), "--order", order]
             subprocess.run([*command, "--images", str(images)], check=True)
             return path
 
