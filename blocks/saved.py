@@ -7,8 +7,10 @@ from botocore.config import Config
 from prefect.blocks.core import Block
 from prefect.exceptions import ObjectNotFound
 from prefect_aws import AwsCredentials
+from pydantic import ValidationError
 
 from blocks.workspace import Workspace
+from splitter.errors import SetupError
 from splitter.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,6 +63,10 @@ def client(
 def _load(kind: type[BlockType]) -> BlockType | None:
     try:
         return cast(BlockType, kind.load(BLOCK_NAME))
+    except ValidationError as error:
+        wrong = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())
+        block = f"{kind.get_block_type_slug()}/{BLOCK_NAME}"
+        raise SetupError(f"the block {block} cannot be used: {wrong}") from error
     except ValueError as error:
         if isinstance(error.__cause__, ObjectNotFound):
             return None

@@ -7,7 +7,7 @@ from prefect.blocks.core import Block
 from pydantic import Field
 
 from splitter import workspace
-from splitter.settings import Settings
+from splitter.settings import AbsolutePath, Settings
 
 
 class Workspace(Block):
@@ -18,13 +18,18 @@ class Workspace(Block):
 
     _block_type_name = "BIOSPEX Workspace"
     _block_type_slug = "biospex-workspace"
+    _description = (
+        "Where the batch creator unpacks exports, and which size goes where. What is changed here "
+        "holds from the next run on. docs/configuration.md says more."
+    )
 
-    tmp_path: Path | None = Field(
+    tmp_path: AbsolutePath | None = Field(
         default=None,
         title="Temporary path",
-        description="Directory for ordinary exports; empty for the machine's own (TMPDIR).",
+        description="Directory for ordinary exports, such as /mnt/fast; empty for the machine's "
+        "own (TMPDIR).",
     )
-    efs_path: Path = Field(
+    efs_path: AbsolutePath = Field(
         default=Path("/efs/batch"),
         title="EFS path",
         description="Mounted directory for exports above the threshold. It is never created.",
@@ -45,4 +50,11 @@ class Workspace(Block):
             tmp_path=self.tmp_path or Path(tempfile.gettempdir()),
             efs_path=self.efs_path,
             max_tmp_size=self.max_tmp_size,
+            **self._names(),
         )
+
+    def _names(self) -> dict[str, str]:
+        if not self._block_document_name:
+            return {}
+        block = f"of the block {self.get_block_type_slug()}/{self._block_document_name}"
+        return {"tmp_name": f"the temporary path {block}", "efs_name": f"the EFS path {block}"}

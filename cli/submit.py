@@ -87,7 +87,7 @@ def follow(prefect: SyncPrefectClient, message_id: str) -> int:
                 print(callback or "Its callback is out.")
                 return 0 if run.state.is_completed() else 1
         if not run and waited == PATIENCE:
-            print(f"No listener has taken it for {PATIENCE} s; does listen/biospex run?")
+            print(f"No listener has taken it for {PATIENCE} s; does listen/listen run?")
         time.sleep(SECONDS_BETWEEN_LOOKS)
         waited += SECONDS_BETWEEN_LOOKS
 

@@ -3,21 +3,27 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-POOL=biospex-ecs # prefect.yaml names it
-BLOCK=biospex    # blocks/saved.py names it
-ANSWERS=(AWS_REGION BUCKET VPC_ID SUBNET_IDS UPDATES_QUEUE_ARN ALARM_TOPIC_ARN LOG_RETENTION_DAYS
-    PREFECT_API_URL CPU MEMORY EPHEMERAL_STORAGE CAPACITY FLOW_SETTINGS LIFECYCLE_RULES)
+POOL=biospex-ecs # prefect.yaml names both
+LISTENER_POOL=biospex-ecs-listener
+BLOCK=biospex # blocks/saved.py names it
+ANSWERS=(AWS_REGION BUCKET BUCKET_KEY_ARN VPC_ID SUBNET_IDS ASSIGN_PUBLIC_IP TRIGGER_QUEUE_ARN
+    UPDATES_QUEUE_ARN ALARM_TOPIC_ARN LOG_RETENTION_DAYS PREFECT_API_URL PREFECT_API_KEY_SECRET_ARN
+    PREFECT_API_AUTH_STRING_SECRET_ARN NOTIFICATION_BLOCK CPU MEMORY EPHEMERAL_STORAGE CAPACITY
+    FLOW_SETTINGS LIFECYCLE_RULES)
 
 usage() {
     cat <<'TEXT'
-usage: deploy/deploy.sh [--environment prod|dev|loc] [--yes] [--dry-run] [--help]
+usage: deploy/deploy.sh [--environment prod|dev|loc] [--yes] [--dry-run] [--open-api] [--help]
 
 Asks what it needs, shows what it will do, asks once, and then creates or updates, in this order:
-the AWS stack, the image, the work pool, the blocks, the deployments and the listener's run.
+the AWS stack, the image, the work pools, the blocks, the deployments, the worker and the listener's
+run. Before that it looks for what will hurt, and says so (deploy/preflight.py).
 
   --environment E  prod, dev or loc; they differ in names only
   --yes            ask nothing: the answers of the last time, else what is offered
   --dry-run        look, and print each command that would change something; change nothing
+  --open-api       go on with a Prefect API that is on this machine or that anybody may use;
+                   whoever reaches such a one can run what he likes in the roles of the tasks
   --help           this text
 
 It may be run again at any time: to upgrade (it builds what is checked out), to change an answer,
@@ -34,12 +40,13 @@ TEXT
 }
 
 main() {
-    environment='' yes='' dry_run=''
+    environment='' yes='' dry_run='' open_api=''
     while (($#)); do
         case $1 in
             --environment) environment=${2:?one of prod, dev, loc} && shift ;;
             --yes) yes=1 ;;
             --dry-run) dry_run=1 ;;
+            --open-api) open_api=--open-api ;;
             --help) usage && exit ;;
             *) usage >&2 && exit 2 ;;
         esac
@@ -69,13 +76,17 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
     create_stack
     step '3, image' "See the output of $docker above."
     push_image
-    step '4, work pool' 'See the lines above.'
-    create_pool
+    step '4, work pools' 'See the lines above.'
+    create_pools
     step '5, blocks' 'See the lines above.'
     save_blocks
     step '6, deployments' 'See the lines above.'
     run .venv/bin/prefect --no-prompt deploy --all
-    step '7, listener' 'Start it by hand: .venv/bin/prefect deployment run listen/biospex'
+    step '7, worker' "The events of its service say why, and the log ${log_group:-of the stack}:
+  aws ecs describe-services --cluster $environment-biospex-batch-creator \\
+    --services $environment-biospex-worker --region $AWS_REGION --query 'services[0].events[:5]'"
+    start_worker
+    step '8, listener' 'Start it by hand: .venv/bin/prefect deployment run listen/listen'
     start_listener
     step=''
     next
@@ -123,21 +134,38 @@ ask_the_rest() {
     [[ $yes ]] || echo "Enter takes what is in brackets, - leaves it empty."
     look_at_stack
     ask BUCKET 'Bucket with export/ and batch/' "${BUCKET:-$(given BucketName || default_bucket)}"
+    ask BUCKET_KEY_ARN 'KMS key of the bucket (ARN; empty: none of its own)' \
+        "${BUCKET_KEY_ARN-$(preflight bucket-key "$BUCKET" 2>/dev/null || given BucketKeyArn || true)}"
     ask VPC_ID 'VPC' "${VPC_ID:-$(output VpcId || default_vpc)}"
     [[ $VPC_ID ]] || fail "Which VPC? Of the account: $(vpcs 'Vpcs[].VpcId')"
     ask SUBNET_IDS 'Subnets, at most 3, each in another zone' \
         "${SUBNET_IDS:-$(output SubnetIds || subnets)}"
-    ask UPDATES_QUEUE_ARN "Callback queue (ARN; empty: the stack's $environment-batch-update)" \
-        "${UPDATES_QUEUE_ARN-$(given UpdatesQueueArn || updates_queue)}"
-    ask ALARM_TOPIC_ARN 'SNS topic for alarms (ARN; empty: alarms are only shown)' \
+    ask ASSIGN_PUBLIC_IP 'Public addresses (ENABLED; DISABLED in subnets with a NAT)' \
+        "${ASSIGN_PUBLIC_IP:-$(given AssignPublicIp || echo ENABLED)}"
+    ask_queue TRIGGER_QUEUE_ARN Trigger TriggerQueueArn "$environment-batch-trigger"
+    ask_queue UPDATES_QUEUE_ARN Callback UpdatesQueueArn "$environment-batch-update"
+    ask ALARM_TOPIC_ARN 'SNS topic for alarms (ARN; empty, not in prod: alarms are only shown)' \
         "${ALARM_TOPIC_ARN-$(given AlarmTopicArn || true)}"
+    [[ $ALARM_TOPIC_ARN || $environment != prod ]] || fail 'prod needs a topic that somebody reads:
+  aws sns create-topic --name biospex-operators
+  aws sns subscribe --topic-arn ARN --protocol email --notification-endpoint YOU@EXAMPLE.ORG'
     ask LOG_RETENTION_DAYS 'Days that CloudWatch keeps logs' \
         "${LOG_RETENTION_DAYS:-$(given LogRetentionDays || echo 90)}"
-    ask PREFECT_API_URL 'Prefect API' "${PREFECT_API_URL:-$(prefect_api_url)}"
-    [[ $PREFECT_API_URL ]] || fail 'The Prefect API is needed, http://HOST:4200/api or so.'
+    ask PREFECT_API_URL 'Prefect API' "${PREFECT_API_URL:-$(preflight api-url)}"
+    [[ $PREFECT_API_URL ]] || fail 'The Prefect API is needed, https://HOST/api or so.
+docs/where-prefect-runs.md says which ways there are.'
     export PREFECT_API_URL
+    ask_secret PREFECT_API_KEY PrefectApiKeySecretArn 'a key of Prefect Cloud'
+    ask_secret PREFECT_API_AUTH_STRING PrefectApiAuthStringSecretArn 'the auth string of a server'
+    [[ $open_api || $PREFECT_API_KEY_SECRET_ARN$PREFECT_API_AUTH_STRING_SECRET_ARN ]] ||
+        fail 'Worker and tasks sign in with a secret of Secrets Manager (plain text, no JSON):
+  aws secretsmanager create-secret --name biospex-prefect --secret-string USER:PASSWORD
+Answer with its ARN. --open-api: the API wants none.'
+    ask NOTIFICATION_BLOCK 'Notify of failed exports by (slack-webhook/NAME; empty: by nothing)' \
+        "${NOTIFICATION_BLOCK-}"
     ask CPU 'CPU of an export (1024 is one core)' "${CPU:-2048}"
     ask MEMORY 'Memory of an export (MiB)' "${MEMORY:-4096}"
+    old_disk=${EPHEMERAL_STORAGE-}
     ask EPHEMERAL_STORAGE 'Disk of an export (GiB, 21 to 200)' "${EPHEMERAL_STORAGE:-100}"
     ask CAPACITY 'Capacity (FARGATE or FARGATE_SPOT)' "${CAPACITY:-FARGATE}"
     [[ $CAPACITY =~ ^FARGATE(_SPOT)?$ ]] || fail "There is no capacity '$CAPACITY'."
@@ -154,30 +182,34 @@ ask_the_rest() {
     fi
 }
 
-look_at_stack() {
-    stack_exists=''
-    if aws cloudformation describe-stacks --stack-name "$stack" --query 'Stacks[0]' --output json \
-        >"$work/stack.json" 2>"$work/error"; then
-        stack_exists=1
-    else
-        grep -q 'does not exist' "$work/error" || fail "$(<"$work/error")"
-    fi
+# ask_queue VARIABLE WHAT PARAMETER NAME: the one that was there before the stack is kept.
+ask_queue() {
+    local default
+    if [[ $stack_exists ]]; then default=$(given "$3") || default=''; else default=$(preflight queue "$4") || exit; fi
+    ask "$1" "$2 queue (ARN; empty: the stack's $4)" "${!1-$default}"
 }
 
-# What the stack was given and what it has put out; both fail if there is no stack.
-given() { of_stack Parameters "$1"; }
-output() { of_stack Outputs "$1"; }
+# ask_secret VARIABLE PARAMETER WHAT
+ask_secret() {
+    local name=$1_SECRET_ARN
+    ask "$name" "Secret with $3 (ARN; empty: none)" "${!name-$(given "$2" || true)}"
+}
 
-of_stack() {
-    [[ $stack_exists ]] && .venv/bin/python -c '
-import json, sys
-path, kind, name = sys.argv[1:]
-print(*[
-    entry[f"{kind[:-1]}Value"]
-    for entry in json.load(open(path)).get(kind, ())
-    if entry[f"{kind[:-1]}Key"] == name
-])
-' "$work/stack.json" "$1" "$2"
+preflight() { .venv/bin/python -m deploy.preflight "$@"; }
+
+look_at_stack() {
+    stack_exists=''
+    preflight stack "$stack" >"$work/stack" || exit
+    [[ ! -s $work/stack ]] || stack_exists=1
+}
+
+# What the stack was given and has put out; both fail if there is no such thing.
+given() { line_of "$work/stack" "given_$1"; }
+output() { line_of "$work/stack" "output_$1"; }
+
+# line_of FILE NAME: the value of the line NAME=VALUE
+line_of() {
+    grep -q "^$2=" "$1" && sed -n "s/^$2=//p" "$1"
 }
 
 default_bucket() {
@@ -201,37 +233,23 @@ subnets() {
         sort | awk '!seen[$1]++ && ++count <= 3 { printf "%s%s", comma, $2; comma = "," }'
 }
 
-# A callback queue that was there before the stack.
-updates_queue() {
-    local url
-    url=$(queue_url "$environment-batch-update") || return 0
-    aws sqs get-queue-attributes --queue-url "$url" --attribute-names QueueArn \
-        --query Attributes.QueueArn --output text
-}
-
-queue_url() {
-    aws sqs get-queue-url --queue-name "$1" --query QueueUrl --output text 2>/dev/null
-}
-
-prefect_api_url() {
-    .venv/bin/python -c 'from prefect.settings import PREFECT_API_URL as u; print(u.value() or "")'
-}
-
 # -- the plan
 
 plan() {
-    local verb=create pool="create or update"
+    local verb=create pools="create or update"
     [[ ! $stack_exists ]] || verb=update
     cat <<TEXT
 
 Environment $environment: account $account, $AWS_REGION, Prefect at $PREFECT_API_URL
-  1. check        bucket $BUCKET, Prefect
+  1. check        bucket $BUCKET, network, quotas, old Lambda, Prefect
   2. stack        $verb $stack: queues, EFS, image repository, cluster, roles, alarms
   3. image        build $commit with $docker, push it
-  4. work pool    $pool $POOL: $CAPACITY, $CPU CPU units, $MEMORY MiB, $EPHEMERAL_STORAGE GiB
+  4. work pools   $pools $POOL: $CAPACITY, $CPU CPU units, $MEMORY MiB, $EPHEMERAL_STORAGE GiB
+                  and $LISTENER_POOL
   5. blocks       save $BLOCK, if there are none
-  6. deployments  create-batches/biospex and listen/biospex, with what brings the listener back
-  7. listener     start a run, or one that takes over if something has changed
+  6. deployments  create-batches/create-batches and listen/listen, with what brings the listener back
+  7. worker       of that image, as a service in the stack
+  8. listener     start a run, or one that takes over if something has changed
 TEXT
     [[ $LIFECYCLE_RULES != y* ]] || echo "     with 2: deploy/lifecycle.json for the bucket"
     [[ $commit != *-dirty ]] || echo "NOTE: uncommitted changes will be in the image."
@@ -249,73 +267,57 @@ confirm() {
 # -- the steps
 
 check() {
-    aws s3api head-bucket --bucket "$BUCKET" >/dev/null ||
-        fail "The bucket $BUCKET is not there, or not yours. It is made by BIOSPEX, not here."
-    if [[ ! $stack_exists ]] && queue_url "$environment-batch-trigger" >/dev/null; then
-        fail "The queue $environment-batch-trigger exists, but not in a stack $stack. CloudFormation
-cannot take it over: let its messages be worked off, delete it, wait a minute and run this again."
+    local in_flight=4 failed=''
+    [[ " $FLOW_SETTINGS " =~ \ MAX_IN_FLIGHT=([0-9]+)\  ]] && in_flight=${BASH_REMATCH[1]}
+    if [[ ! $stack_exists && ! $TRIGGER_QUEUE_ARN ]] &&
+        [[ $(preflight queue "$environment-batch-trigger") ]]; then
+        fail "The queue $environment-batch-trigger exists, and the stack cannot make another of that
+name: answer with its ARN, and it stays as it is."
     fi
-    look_at_prefect
-    [[ ${pool_type:-ecs} == ecs ]] || fail "The work pool $POOL is of the type $pool_type, not ecs."
-    # Two environments on one Prefect API would take each other's pool away.
-    local owner
-    owner=$(grep -oE '(prod|dev|loc)-batch-trigger' <<<"$pool_template" | head -n 1) || return 0
-    [[ $owner == "$environment-batch-trigger" ]] ||
-        fail "The work pool $POOL at $PREFECT_API_URL is that of ${owner%%-*}.
-Each environment needs a Prefect API of its own."
-}
-
-# The pool's type, empty if there is none, and its base job template; whether the blocks are saved;
-# whether a listener is scheduled or running; the UI.
-look_at_prefect() {
-    .venv/bin/python - "$POOL" "$BLOCK" >"$work/pool.json" 2>"$work/error" <<'PYTHON' ||
-import json, sys
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
-from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_UI_URL
-def found(read, *arguments):
-    try:
-        return read(*arguments)
-    except ObjectNotFound:
-        return None
-with get_client(sync_client=True) as prefect:
-    pool = found(prefect.read_work_pool, sys.argv[1])
-    block = found(prefect.read_block_document_by_name, sys.argv[2], "biospex-workspace")
-    listeners = prefect.read_flow_runs(
-        flow_filter=FlowFilter(name={"any_": ["listen"]}),
-        flow_run_filter=FlowRunFilter(
-            state={"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}
-        ),
-    )
-print(pool.type if pool else "")
-print("yes" if block else "")
-states = {run.state_type for run in listeners if run.deployment_id}
-print("scheduled" if "SCHEDULED" in states else "running" if states else "")
-print(PREFECT_UI_URL.value() or "")
-print(json.dumps(pool.base_job_template) if pool else "")
-PYTHON
-        fail "$PREFECT_API_URL does not answer as it should: $(tail -n 1 "$work/error")"
-    {
-        read -r pool_type
-        read -r blocks_are_saved
-        read -r listener
-        read -r ui
-        read -r pool_template || true
-    } <"$work/pool.json"
+    preflight aws --bucket "$BUCKET" --bucket-key-arn "$BUCKET_KEY_ARN" --vpc "$VPC_ID" \
+        --trigger-queue-arn "${TRIGGER_QUEUE_ARN:-$(output TriggerQueueArn || true)}" \
+        --cpu "$CPU" --in-flight "$in_flight" --capacity "$CAPACITY" || failed=1
+    preflight prefect --environment "$environment" --block "$BLOCK" ${open_api:+"$open_api"} \
+        "$POOL" "$LISTENER_POOL" >"$work/prefect" || failed=1
+    [[ ! $failed ]] || fail 'What begins with "stop" has to be put right first.'
+    ui=$(line_of "$work/prefect" ui) || ui=''
+    listener=$(line_of "$work/prefect" listener) || listener=''
 }
 
 create_stack() {
-    run aws cloudformation deploy --stack-name "$stack" --template-file deploy/stack.yaml \
-        --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset --parameter-overrides \
-        "Environment=$environment" "BucketName=$BUCKET" "VpcId=$VPC_ID" "SubnetIds=$SUBNET_IDS" \
-        "UpdatesQueueArn=$UPDATES_QUEUE_ARN" "AlarmTopicArn=$ALARM_TOPIC_ARN" \
-        "LogRetentionDays=$LOG_RETENTION_DAYS"
+    # The worker stays as it is until pools and deployments are new; the first has no image yet.
+    deploy_stack "$(given WorkerImage || true)"
     if [[ ! $bucket_has_rules && $LIFECYCLE_RULES == y* ]]; then
         run aws s3api put-bucket-lifecycle-configuration --bucket "$BUCKET" \
             --lifecycle-configuration file://deploy/lifecycle.json
     fi
+    [[ ! $TRIGGER_QUEUE_ARN ]] || redrive
+}
+
+# deploy_stack IMAGE-OF-THE-WORKER
+deploy_stack() {
+    run aws cloudformation deploy --stack-name "$stack" --template-file deploy/stack.yaml \
+        --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset --parameter-overrides \
+        "Environment=$environment" "BucketName=$BUCKET" "BucketKeyArn=$BUCKET_KEY_ARN" \
+        "VpcId=$VPC_ID" "SubnetIds=$SUBNET_IDS" "AssignPublicIp=$ASSIGN_PUBLIC_IP" \
+        "TriggerQueueArn=$TRIGGER_QUEUE_ARN" "UpdatesQueueArn=$UPDATES_QUEUE_ARN" \
+        "AlarmTopicArn=$ALARM_TOPIC_ARN" "LogRetentionDays=$LOG_RETENTION_DAYS" \
+        "PrefectApiUrl=$PREFECT_API_URL" "PrefectApiKeySecretArn=$PREFECT_API_KEY_SECRET_ARN" \
+        "PrefectApiAuthStringSecretArn=$PREFECT_API_AUTH_STRING_SECRET_ARN" "WorkerImage=$1"
     [[ $dry_run ]] || look_at_stack
+}
+
+# A trigger queue of before that gives up on nothing redrives to the stack's dead-letter queue.
+redrive() {
+    local url policy dead=DEAD-LETTER-QUEUE
+    url=$(aws sqs get-queue-url --queue-name "${TRIGGER_QUEUE_ARN##*:}" --query QueueUrl --output text)
+    policy=$(aws sqs get-queue-attributes --queue-url "$url" --attribute-names RedrivePolicy \
+        --query Attributes.RedrivePolicy --output text)
+    [[ $policy == None || ! $policy ]] || return 0
+    [[ ! $stack_exists ]] || dead=$(output DeadLetterQueueArn)
+    printf '{"RedrivePolicy": "{\\"deadLetterTargetArn\\": \\"%s\\", \\"maxReceiveCount\\": 10}"}' \
+        "$dead" >"$work/redrive.json"
+    run aws sqs set-queue-attributes --queue-url "$url" --attributes "file://$work/redrive.json"
 }
 
 push_image() {
@@ -326,7 +328,8 @@ push_image() {
         echo "$image is there already."
         return
     fi
-    run "$docker" build --platform linux/amd64 --tag "$image" .
+    run "$docker" build --platform linux/amd64 ${BASE_IMAGE:+--build-arg "BASE=$BASE_IMAGE"} \
+        --tag "$image" .
     run sign_in "${repository%%/*}"
     run "$docker" push "$image"
 }
@@ -340,46 +343,58 @@ is_pushed() {
         >/dev/null 2>&1
 }
 
-create_pool() {
-    local setting settings=()
-    for setting in $FLOW_SETTINGS; do settings+=(--env "$setting"); done
-    changed=1
-    if [[ $stack_exists ]]; then
-        .venv/bin/python -c 'import json, sys; print(json.dumps(json.load(sys.stdin)["Outputs"]))' \
-            <"$work/stack.json" >"$work/outputs.json"
-        .venv/bin/python -m deploy.job_template --image "$image" --cpu "$CPU" --memory "$MEMORY" \
-            --ephemeral-storage "$EPHEMERAL_STORAGE" --capacity "$CAPACITY" \
-            ${settings[@]+"${settings[@]}"} "$work/outputs.json" >"$work/template.json"
-    fi
-    if [[ ! $pool_type ]]; then
-        run .venv/bin/prefect --no-prompt work-pool create --type ecs \
-            --base-job-template "$work/template.json" "$POOL"
-    elif [[ $commit != *-dirty ]] && is_as_it_should_be; then
-        changed=''
-        echo "$POOL is as it should be."
-    else
-        run .venv/bin/prefect --no-prompt work-pool update \
-            --base-job-template "$work/template.json" "$POOL"
-    fi
+create_pools() {
+    changed=''
+    [[ ! $stack_exists ]] || aws cloudformation describe-stacks --stack-name "$stack" \
+        --query 'Stacks[0].Outputs' --output json >"$work/outputs.json"
+    create_pool 0 "$POOL" splitter --cpu "$CPU" --memory "$MEMORY" \
+        --ephemeral-storage "$EPHEMERAL_STORAGE" --capacity "$CAPACITY"
+    # It waits most of the time, and for good: little of everything, and not on Spot.
+    create_pool 1 "$LISTENER_POOL" listener --cpu 256 --memory 1024 --ephemeral-storage 21
 }
 
-is_as_it_should_be() {
-    [[ -s $work/template.json ]] && .venv/bin/python -c '
-import json, sys
-sys.exit(json.load(sys.stdin) != json.load(open(sys.argv[1])))
-' "$work/template.json" <<<"$pool_template"
+# create_pool NUMBER NAME KIND OPTION...
+create_pool() {
+    local number=$1 pool=$2 kind=$3 template=$work/$3.json setting settings=()
+    shift 3
+    for setting in $FLOW_SETTINGS; do settings+=(--env "$setting"); done
+    [[ ! $stack_exists ]] || .venv/bin/python -m deploy.job_template --pool "$kind" \
+        --image "$image" "$@" ${settings[@]+"${settings[@]}"} "$work/outputs.json" >"$template"
+    if ! line_of "$work/prefect" "pool_type_$number" >/dev/null; then
+        changed=1
+        run .venv/bin/prefect --no-prompt work-pool create --type ecs \
+            --base-job-template "$template" "$pool"
+    elif [[ $commit != *-dirty && -s $template ]] && preflight same "$pool" "$template"; then
+        echo "$pool is as it should be."
+    else
+        changed=1
+        run .venv/bin/prefect --no-prompt work-pool update --base-job-template "$template" "$pool"
+    fi
 }
 
 # On ECS the task's role gives the credentials: none of this shell may get into the block. Of the
 # task's disk an archive may take a third, its images the other; EFS, for larger ones, costs more.
 save_blocks() {
-    if [[ $blocks_are_saved ]]; then
+    if line_of "$work/prefect" blocks_are_saved >/dev/null; then
         echo "The blocks are there already and stay as they are."
+        [[ ! $old_disk || $old_disk == "$EPHEMERAL_STORAGE" ]] ||
+            run .venv/bin/python -m deploy.disk "$old_disk" "$EPHEMERAL_STORAGE"
         return
     fi
     run env -u AWS_ACCESS_KEY_ID -u AWS_SECRET_ACCESS_KEY -u AWS_SESSION_TOKEN -u AWS_PROFILE \
         -u AWS_ENDPOINT_URL EFS_PATH=/efs/batch \
         MAX_TMP_SIZE=$((EPHEMERAL_STORAGE * 1024 ** 3 / 3)) .venv/bin/python -m blocks.register
+}
+
+start_worker() {
+    deploy_stack "$image"
+    [[ ! $NOTIFICATION_BLOCK || $(line_of "$work/prefect" has_notice) ]] || add_notice
+}
+
+# The automation that tells somebody of each export that fails.
+add_notice() {
+    preflight notice "$environment" "$NOTIFICATION_BLOCK" >"$work/notice.json"
+    run .venv/bin/prefect --no-prompt automation create --from-file "$work/notice.json"
 }
 
 start_listener() {
@@ -388,7 +403,7 @@ start_listener() {
         echo "It is $listener."
         return
     fi
-    run .venv/bin/prefect deployment run listen/biospex
+    run .venv/bin/prefect deployment run listen/listen
 }
 
 next() {
@@ -397,16 +412,9 @@ next() {
 
 Done. See $ui/deployments
 
-A worker has to look after the pool $POOL. Once, in private subnets that reach the internet:
-  .venv/bin/prefect-aws ecs-worker deploy-service --work-pool-name $POOL \\
-    --stack-name $stack-worker --region $AWS_REGION --docker-image $image \\
-    --existing-cluster-identifier $(output ClusterArn) \\
-    --existing-vpc-id $VPC_ID --existing-subnet-ids PRIVATE-SUBNETS \\
-    --prefect-api-url $PREFECT_API_URL
-or on any machine that has AWS credentials:
-  $docker run --detach --restart always --env AWS_DEFAULT_REGION=$AWS_REGION \\
-    --env PREFECT_API_URL=$PREFECT_API_URL \\
-    $image prefect worker start --type ecs --pool $POOL
+Worker, listener and alarms: CloudWatch, dashboard $environment-biospex-batch-creator
+Who takes triggers (one, and only one): .venv/bin/python -m deploy.preflight consumers \\
+  $(output TriggerQueueArn)
 
 A first export, of an archive that is in the bucket:
   AWS_REGION=$AWS_REGION PREFECT_API_URL=$PREFECT_API_URL \\

@@ -203,6 +203,7 @@ def _fix(template: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 def _environment(outputs: Mapping[str, str]) -> dict[str, str | None]:
     return {
+        "BIOSPEX_ENVIRONMENT": _output(outputs, "Environment"),  # whose pool this is
         "AWS_REGION": _output(outputs, "ClusterArn").split(":")[3],
         "TRIGGER_QUEUE_URL": _output(outputs, "TriggerQueueUrl"),
         "ALLOWED_BUCKETS": _output(outputs, "BucketName"),

@@ -26,6 +26,7 @@ from blocks.saved import client, load_credentials, load_workspace, origin
 from flows.support import artifacts
 from flows.support.callbacks import client_for
 from flows.support.log_context import label_lines
+from flows.support.outage import waits_for_prefect
 from flows.support.progress import Progress, best_effort
 from flows.support.recovery import earlier_attempts
 from flows.support.task_runner import UploadPool, task_runner
@@ -207,17 +208,19 @@ def create_batches(request: Request) -> Result:
         for number, end in enumerate(earlier, 1):
             log.warning("Attempt %d ended %s: %s", number, end.name, end.message)
     outcome = None
-    try:
-        request = Request.parse(request)
-        Allowed().check(request)
-        sqs = client_for(request)
-        queues.check_callback_queue(sqs, request)
-        bucket = bucket_named(request.s3_bucket)
-        log.info("AWS credentials come from the %s", origin(load_credentials()))
-        outcome = split(request, bucket, earlier)
-        notify(sqs, request, outcome.result)
-    except Exception as error:
-        return ended(failed(error, request, outcome, earlier))
+    with waits_for_prefect():
+        try:
+            request = Request.parse(request)
+            Allowed().check(request)
+            queues.check_callback_queue(client_for(request), request)
+            bucket = bucket_named(request.s3_bucket)
+            log.info("AWS credentials come from the %s", origin(load_credentials()))
+            outcome = split(request, bucket, earlier)
+            # The client anew, which asks Prefect for the credentials: a callback that is sent
+            # while Prefect is away could not be noted, and would be sent once more.
+            notify(client_for(request), request, outcome.result)
+        except Exception as error:
+            return ended(failed(error, request, outcome, earlier))
     return ended(
         Completed(
             name="Completed with warnings" if outcome.warnings else "Completed",
@@ -238,8 +241,11 @@ def failed(
         earlier: how earlier attempts ended, for the summary.
     """
     log = get_run_logger()
-    begin, sentence = "Batches are made, but" if outcome else "No batches:", explain(error)
+    sentence = explain(error)
     stays = isinstance(error, ExportError | SetupError)
+    begin = "No batches:" if stays else "No batches yet:"
+    if outcome:
+        begin = "Batches are made, but"
     log.error("%s %s", begin, sentence)
     log.error("What to do: %s", advise(error))
     log.log(DEBUG if stays else ERROR, "The traceback:", exc_info=error)
@@ -271,7 +277,7 @@ def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Ou
     source = bucket.archive(request.export_path)
     export = Export(request, source, settings.limits, bucket_named, bucket)
     drop_abandoned_uploads(export)
-    warnings = []
+    warnings = list(request.corrections)
     if request.total_size not in (None, source.size):
         warnings.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
 
@@ -358,6 +364,7 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         path = download(export, directory)
         contents = extract(path, directory, export.limits)
         parts = partition(export, contents, settings)
+        parts.warnings.extend(contents.remarks)
         show_images(parts, contents)
         images = {name: contents.members[file] for name, file in parts.images.items()}
         modified = contents.members[parts.manifest].modified

@@ -1,7 +1,8 @@
 """Both deployments served from one process: ``python -m flows.serve``.
 
 Reads:      the environment: a Prefect API, AWS, ``TRIGGER_QUEUE_URL``
-Writes:     the deployments ``create-batches/biospex`` and ``listen/biospex``, one run of the latter
+Writes:     the deployments ``create-batches/create-batches`` and ``listen/listen``, a run of the
+            latter
 Triggered:  by a person, a container or a systemd unit; it runs until it is stopped
 """
 
@@ -48,10 +49,13 @@ async def serve(settings: Settings) -> None:
         pause_on_shutdown=False,
     )
     # A run form that is submitted empty is an empty request, whose missing fields are named.
-    for flow, parameters in ((create_batches, {"request": {}}), (listen, {})):
+    for flow, tag, parameters in (
+        (create_batches, "export", {"request": {}}),
+        (listen, "listener", {}),
+    ):
         deployment = await flow.ato_deployment(
-            "biospex",
-            tags=["biospex"],
+            flow.name,
+            tags=["biospex", tag],
             parameters=parameters,
             enforce_parameter_schema=False,  # a bad request is answered, not refused unheard
             entrypoint_type=EntrypointType.MODULE_PATH,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from splitter.errors import error_code
+from splitter.errors import Kind, is_kind
 from splitter.storage import Bucket, MultipartUpload
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ def assemble(
                 _upload(bucket.begin_upload(key, metadata), parts, pool, progress)
             except ClientError as error:
                 # An upload that is gone may be complete: the answer to that can have been lost.
-                if error_code(error) != "NoSuchUpload" or not bucket.holds(key, size, metadata):
+                gone = is_kind(error, Kind.UPLOAD_GONE)
+                if not (gone and bucket.holds(key, size, metadata)):
                     raise
     found = bucket.find(key)
     if not found or found.size != size:

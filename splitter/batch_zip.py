@@ -9,10 +9,9 @@ from pathlib import Path
 from zlib import crc32
 
 from splitter import zip_records
-from splitter.archive import Member
 from splitter.assembly import SentPart
 from splitter.manifest import MANIFEST, Batch
-from splitter.members import DosDateTime
+from splitter.members import DosDateTime, Member
 from splitter.storage import MAX_PARTS, MIB
 
 PART_SIZE = 8 * MIB

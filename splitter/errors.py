@@ -1,6 +1,8 @@
 """What goes wrong with an export, whether waiting helps, and how to say it to a project manager."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 from botocore import exceptions as botocore
@@ -16,29 +18,117 @@ class ExportError(Exception):
 
 
 class SetupError(Exception):
-    """The installation is at fault (a path, a setting, a permission): for the operator to mend."""
+    """The installation is at fault (a path, a setting, a permission): for the operator to fix."""
 
 
-TRANSIENT_CODES = frozenset(
-    {
-        # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html#ErrorCodeList
-        "InternalError",
-        "OperationAborted",
-        "NoSuchUpload",  # another run of the same export took the upload for one of a dead run
-        "RequestTimeout",
-        "ServiceUnavailable",
-        "SlowDown",
-        "503",
-        "500",
-        # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html
-        "RequestThrottled",
-        "ThrottlingException",
-        "Throttling",
-        # credentials that a role renews
-        "ExpiredToken",
-        "RequestExpired",
-    }
-)
+class Kind(Enum):
+    """What an error code of S3 or SQS means for whoever made the call."""
+
+    TRANSIENT = auto()
+    """The same call can succeed later."""
+
+    MISSING = auto()
+    """There is no such object, bucket or queue."""
+
+    REPLACED = auto()
+    """The object is there, and is another one than before."""
+
+    UPLOAD_GONE = auto()
+    """The multipart upload was completed or aborted by somebody else; transient as well."""
+
+    LEASE_LOST = auto()
+    """A message is visible again, with another listener, or deleted; or 12 hours are over."""
+
+    REFUSED = auto()
+    """The credentials or their role may not; an operator has to see to it."""
+
+    STATE = auto()
+    """The bucket or object is set up so that it cannot be done; an operator has to see to it."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What an error code means.
+
+    Attributes:
+        fix: what an operator has to do, where only he can help.
+        where: lower-case words of the service's message; the meaning holds only with them in it.
+    """
+
+    kind: Kind
+    fix: str = ""
+    where: str = ""
+
+
+_ROLE = "let the role of the tasks do it (SplitterRole in deploy/stack.yaml)"
+_KEYS = "correct the AWS credentials (the block aws-credentials/biospex, or the role of the tasks)"
+
+MEANINGS: Mapping[str, tuple[Meaning, ...]] = {
+    # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html#ErrorCodeList
+    **dict.fromkeys(
+        ("InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown"),
+        (Meaning(Kind.TRANSIENT),),
+    ),
+    **dict.fromkeys(("500", "503"), (Meaning(Kind.TRANSIENT),)),  # HEAD has no body
+    # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html
+    **dict.fromkeys(
+        ("RequestThrottled", "ThrottlingException", "Throttling"), (Meaning(Kind.TRANSIENT),)
+    ),
+    # credentials that a role renews
+    **dict.fromkeys(("ExpiredToken", "RequestExpired"), (Meaning(Kind.TRANSIENT),)),
+    "NoSuchUpload": (Meaning(Kind.UPLOAD_GONE),),
+    **dict.fromkeys(("404", "NotFound", "NoSuchKey"), (Meaning(Kind.MISSING),)),
+    "NoSuchBucket": (
+        Meaning(Kind.MISSING, "look whether the bucket was renamed or deleted (ALLOWED_BUCKETS)"),
+    ),
+    **dict.fromkeys(
+        ("NonExistentQueue", "QueueDoesNotExist", "InvalidAddress"),
+        (Meaning(Kind.MISSING, "look whether the queue that the request names is still there"),),
+    ),
+    **dict.fromkeys(("412", "PreconditionFailed"), (Meaning(Kind.REPLACED),)),
+    **dict.fromkeys(
+        ("MessageNotInflight", "ReceiptHandleIsInvalid", "InvalidParameterValue"),
+        (Meaning(Kind.LEASE_LOST),),
+    ),
+    **dict.fromkeys(
+        ("403", "AccessDenied", "AllAccessDisabled", "AccessDeniedException"),
+        (
+            Meaning(
+                Kind.REFUSED,
+                "let the role of the tasks use the bucket's KMS key: run deploy.sh with "
+                "BUCKET_KEY_ARN, and look whether the key's policy leaves access to IAM",
+                where="kms",
+            ),
+            Meaning(Kind.REFUSED, _ROLE),
+        ),
+    ),
+    **dict.fromkeys(
+        ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId"),
+        (Meaning(Kind.REFUSED, _KEYS),),
+    ),
+    # https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
+    "InvalidObjectState": (
+        Meaning(
+            Kind.STATE,
+            "restore the export from the archive (S3 console, Initiate restore), and take export/ "
+            "out of the lifecycle rule that put it there",
+        ),
+    ),
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock-managing.html
+    "InvalidRequest": (
+        Meaning(
+            Kind.STATE,
+            "take the default retention of Object Lock off the bucket, or use another: a locked "
+            "object needs a checksum with each upload, and could not expire",
+            where="object lock",
+        ),
+    ),
+    **dict.fromkeys(
+        ("KMS.DisabledException", "KMS.NotFoundException", "KMS.KMSInvalidStateException"),
+        (Meaning(Kind.STATE, "switch the bucket's KMS key on again, or give it another"),),
+    ),
+}
+"""Every code that something here depends on; all others are faults. The first that fits counts."""
 
 TRANSIENT_TYPES = (
     botocore.ConnectionError,
@@ -53,16 +143,49 @@ TRANSIENT_TYPES = (
 )
 
 
+def meaning_of(error: BaseException) -> Meaning | None:
+    """What the table says of an error; None for one of another service or code."""
+    if not isinstance(error, botocore.ClientError):
+        return None
+    code = error_code(error)
+    text = str(error.response.get("Error", {}).get("Message", "")).lower()
+    # SQS has AWS.SimpleQueueService. in front of some.
+    for meaning in MEANINGS.get(code) or MEANINGS.get(code.rpartition(".")[2], ()):
+        if meaning.where in text:
+            return meaning
+    return None
+
+
+def is_kind(error: BaseException, *kinds: Kind) -> bool:
+    """Whether the table has the error as one of these."""
+    meaning = meaning_of(error)
+    return meaning is not None and meaning.kind in kinds
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the same call can succeed later: throttling, 5xx answers and lost connections."""
     if isinstance(error, botocore.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or error_code(error) in TRANSIENT_CODES
+        # An upload that is gone: another run of the same export took it for one of a dead run.
+        return status >= 500 or is_kind(error, Kind.TRANSIENT, Kind.UPLOAD_GONE)
     if isinstance(error, TRANSIENT_TYPES):
         return True
-    # boto3 and s3transfer wrap the last of their own attempts
+    wrapped = _wrapped(error)
+    return wrapped is not None and is_transient(wrapped)
+
+
+def operator_fix(error: BaseException) -> str:
+    """What an operator has to do about an error of AWS; empty where the table knows nothing."""
+    meaning, wrapped = meaning_of(error), _wrapped(error)
+    if meaning:
+        return meaning.fix
+    return operator_fix(wrapped) if wrapped is not None else ""
+
+
+def _wrapped(error: BaseException) -> BaseException | None:
+    """boto3 and s3transfer wrap the last of their own attempts."""
     wrapped = getattr(error, "last_exception", None) or error.__cause__
-    return isinstance(wrapped, BaseException) and is_transient(wrapped)
+    return wrapped if isinstance(wrapped, BaseException) else None
 
 
 def require_field(answer: Mapping[str, Any], name: str) -> Any:
@@ -103,17 +226,22 @@ def explain(error: BaseException) -> str:
             f"Amazon storage did not answer properly, even after several attempts ({cause}); "
             "please ask for the batches again later."
         )
+    if operator_fix(error):
+        return (
+            f"Amazon storage refused the batch service something ({cause}); please tell the "
+            "operator, who finds on the page of the run what to do."
+        )
     return f"The batches could not be made because of a fault ({cause}); please tell the operator."
 
 
 def advise(error: BaseException) -> str:
     """What an operator can do about a failed export."""
     if isinstance(error, ExportError):
-        return (
-            "nothing here; the export or its request is at fault, and whoever asked for it is told."
-        )
+        return "no action needed here: the export or its request is at fault, as the sentence says."
     if isinstance(error, SetupError):
-        return "mend the installation as the message says, then press Retry."
+        return "fix the installation as the message says, then press Retry."
     if is_transient(error):
         return "look whether AWS and the network are well, then press Retry."
+    if fix := operator_fix(error):
+        return f"{fix}; then press Retry."
     return "read the traceback in the log; once the cause is gone, press Retry."

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from splitter import archive, manifest, zip_sample
+from splitter import formats, manifest, zip_sample
 from splitter.errors import SetupError
 from splitter.members import Limits
 from splitter.messages import Request
@@ -43,6 +43,14 @@ class Export:
         """Bytes of the archive, as it was when the run began."""
         return self.bucket.read(self.request.export_path, self.source.etag, start, length)
 
+    def identify(self) -> formats.Format:
+        """The archive's format, by its content.
+
+        Raises:
+            ArchiveError: if it is none that can be read, with what it is instead.
+        """
+        return formats.identify(self.read, self.source.size)
+
     def index(self) -> ZipIndex:
         """Where the members of the archive, a ZIP, stand."""
         return ZipIndex(ranged_file(self.read, self.source.size), self.limits)
@@ -77,7 +85,7 @@ def choose_lane(
         SetupError: if SPLIT_STRATEGY asks for a splice of what cannot be spliced.
     """
     size = export.source.size
-    format = archive.identify(export.read(0, min(archive.MAGIC_LENGTH, size)))
+    format = export.identify()
     remarks: Sequence[str] = ()
     if format != "zip":
         if settings.split_strategy == "extract":

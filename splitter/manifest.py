@@ -19,6 +19,11 @@ from splitter.messages import ARCHIVE_SUFFIXES
 
 MANIFEST = "manifest.csv"
 
+OTHER_LETTERS = (
+    " under this spelling (the program that zipped it may encode accents and other letters in its "
+    "own way; 7-Zip keeps them)"
+)
+
 PROBLEMS_SHOWN = 3
 
 # Tables that a person's program saved in the manifest's place, and how it calls them.
@@ -248,6 +253,7 @@ def check_images(
             if count <= PROBLEMS_SHOWN:
                 problems.append(
                     f"line {line} names '{short(name)}', which is not in the archive"
+                    + ("" if name.isascii() else OTHER_LETTERS)
                     if name not in ("", MANIFEST)
                     else f"line {line} names no image"
                     if name == ""
@@ -294,8 +300,9 @@ def _write(frame: pd.DataFrame) -> bytes:
     # Zooniverse's client drops the blanks that a cell without quotation marks begins with.
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in (frame.columns.tolist(), *frame.itertuples(index=False, name=None)):
-        writer = quoted if any("\r" in cell or cell[:1] == " " for cell in row) else plain
-        writer.writerow(row)
+        cells = "\0".join(row)
+        delicate = "\r" in cells or "\0 " in cells or cells[:1] == " "
+        (quoted if delicate else plain).writerow(row)
     return text.getvalue().encode()
 
 

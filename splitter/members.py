@@ -84,6 +84,22 @@ LINK = "is a link (an alias) to another file, not the file itself; pack the file
 DEVICE = "is a device or a pipe, not a file; pack the export again"
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of the archive and where its bytes lie in the store that ``archive.extract`` fills.
+
+    Attributes:
+        offset, size: the bytes of its content in the store.
+        crc: CRC-32 of the content.
+        modified: as the archive has it; UTC where the archive says which time it means.
+    """
+
+    offset: int
+    size: int
+    crc: int
+    modified: DosDateTime
+
+
 class Names:
     """The names of an archive's files; of those that no batch may hold, why not.
 
@@ -171,8 +187,8 @@ def _unsafe(name: str, limits: Limits) -> str | None:
     length = len(name.encode())
     if length > limits.max_name_bytes:
         return (
-            f"has a name of {length:,} bytes where {limits.max_name_bytes:,} are allowed "
-            "(MAX_NAME_BYTES); give it a shorter one"
+            f"has a name of {length:,} bytes where {limits.max_name_bytes:,} are allowed; "
+            "give it a shorter one"
         )
     return None
 
@@ -186,7 +202,7 @@ def check_count(count: int, limits: Limits) -> None:
     if count > limits.max_members:
         raise ArchiveError(
             f"The archive holds more than {limits.max_members:,} files, which no export of images "
-            "does (MAX_MEMBERS); export it again."
+            "does; export it again."
         )
 
 
@@ -199,8 +215,16 @@ def check_in_memory(what: str, size: int, limits: Limits) -> None:
     if size > limits.max_in_memory:
         raise ArchiveError(
             f"The archive's {what} is far too large, {size:,} bytes where "
-            f"{limits.max_in_memory:,} are allowed (MAX_IN_MEMORY); export it again."
+            f"{limits.max_in_memory:,} are allowed; export it again."
         )
+
+
+def too_much(max_size: int) -> ArchiveError:
+    """What to say of an archive that unpacks to more than ``max_size`` bytes."""
+    return ArchiveError(
+        f"The archive unpacks to more than {max_size:,} bytes, which no export of images "
+        "does; export it again."
+    )
 
 
 def is_noise(name: str) -> bool:

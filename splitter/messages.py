@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     StrictBool,
     StrictFloat,
     StrictInt,
@@ -23,6 +24,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from splitter.corrections import corrected
 from splitter.errors import ExportError, SetupError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
@@ -58,10 +60,19 @@ def _key(value: str) -> str:
     return value
 
 
+def _export_path(value: str) -> str:
+    if "://" in value:
+        raise ValueError(
+            "must be the key of an archive in the bucket of the request, such as export/….zip, and "
+            "not the address of another place"
+        )
+    return value
+
+
 def _file_name(value: str) -> str:
     if "/" in value or "\\" in value or ".." in value:
         raise ValueError("must be a plain file name, without a slash or '..'")
-    if not archive_stem(value):
+    if not archive_stem(value).strip():
         raise ValueError("must have a name in front of its extension")
     if len(value.encode()) > MAX_FILE_BYTES:
         raise ValueError(f"must not be longer than {MAX_FILE_BYTES} bytes")
@@ -120,7 +131,7 @@ class ReplyAddress(WireModel):
         if isinstance(message, ReplyAddress):
             return message
         try:
-            return ReplyAddress.model_validate(message)
+            return ReplyAddress.model_validate(corrected(message)[0])
         except ValidationError:
             return None
 
@@ -128,12 +139,14 @@ class ReplyAddress(WireModel):
 class Request(ReplyAddress):
     """One export to split, as the trigger message of BIOSPEX states it."""
 
+    _corrections: list[str] = PrivateAttr(default_factory=list)
+
     file: Annotated[Key, AfterValidator(_file_name)] = Field(
         description="File name of the archive, which names the batches, such as "
         "41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip.",
         examples=["41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"],
     )
-    export_path: Key = Field(
+    export_path: Annotated[Key, AfterValidator(_export_path)] = Field(
         description="S3 key of the archive, such as "
         "export/41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip.",
         examples=["export/41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"],
@@ -160,10 +173,19 @@ class Request(ReplyAddress):
         """
         if flaw := find_flaw(message):
             raise RequestError(flaw)
+        fields, corrections = corrected(message)
         try:
-            return cls.model_validate(message)
+            request = cls.model_validate(fields)
         except ValidationError as error:
             raise RequestError(_refusal(error)) from None
+        if corrections:
+            request._corrections = corrections
+        return request
+
+    @property
+    def corrections(self) -> list[str]:
+        """Sentences on the fields that were read otherwise than they were written."""
+        return self._corrections
 
     @property
     def stem(self) -> str:
@@ -308,6 +330,10 @@ def _refusal(error: ValidationError) -> str:
             problems[field] = f"'{field}' {problem['ctx']['error']}"
         elif field == to_camel("download_id"):
             problems[field] = f"'{field}' must be a number or a text"
+        elif problem["type"] == "string_pattern_mismatch":
+            problems[field] = f"'{field}' is not the name of a bucket, such as biospex-app"
+        elif problem["type"] in ("string_type", "string_too_short"):
+            problems[field] = f"'{field}' must be a text, and not an empty one"
         else:
             problems[field] = f"'{field}': {problem['msg'][:1].lower()}{problem['msg'][1:]}"
     return f"The request for batches cannot be carried out: {'; '.join(problems.values())}."

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from math import ceil
 from pathlib import Path
 
-from splitter import archive, manifest, splicing, zooniverse
-from splitter.archive import Member
+from splitter import manifest, splicing, zooniverse
 from splitter.assembly import CopiedPart, Part
 from splitter.batch_zip import BatchZip
 from splitter.lanes import Export, choose_lane
 from splitter.manifest import Partition
+from splitter.members import Member
 from splitter.settings import Settings
 from splitter.storage import DOWNLOAD_PART_SIZE
 from splitter.zip_index import ZipIndex
@@ -46,7 +46,7 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
         ]
         cost = splicing.cost(plans)
         gets, received = cost.gets, cost.bytes_read
-    elif archive.identify(export.read(0, min(archive.MAGIC_LENGTH, size))) == "zip":
+    elif export.identify() == "zip":
         index = export.index()
         cut = _partition(index, settings)
         parts = list(_zipped(cut, index))

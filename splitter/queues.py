@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from splitter.errors import SetupError, error_code, is_transient, require_field
+from splitter.errors import Kind, SetupError, error_code, is_kind, is_transient, require_field
 from splitter.messages import Failure, ReplyAddress, Result, to_json
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
 MAX_RECEIVE = 10
 MAX_WAIT = 20
-
-NO_QUEUE = ("NonExistentQueue", "QueueDoesNotExist", "InvalidAddress")
 
 SECONDS_TO_DEAD_LETTER = 60
 """How long a message that cannot be answered is received again, in all."""
@@ -119,12 +117,7 @@ class TriggerQueue:
         try:
             request(QueueUrl=self.url, ReceiptHandle=delivery.receipt_handle, **arguments)
         except ClientError as error:
-            # The message is visible again, with another listener, or deleted; or 12 hours are over.
-            if _code(error) in (
-                "MessageNotInflight",
-                "ReceiptHandleIsInvalid",
-                "InvalidParameterValue",
-            ):
+            if is_kind(error, Kind.LEASE_LOST):
                 return False
             raise
         return True
@@ -146,7 +139,7 @@ def check_callback_queue(client: "SQSClient", address: ReplyAddress) -> None:
     try:
         client.get_queue_attributes(QueueUrl=address.updates_queue_url, AttributeNames=["QueueArn"])
     except ClientError as error:
-        if _code(error) in NO_QUEUE:
+        if is_kind(error, Kind.MISSING):
             raise _callback_error(address, error) from error
         if is_transient(error):
             raise
@@ -177,12 +170,9 @@ def send_callback(client: "SQSClient", address: ReplyAddress, message: Result | 
     return str(require_field(answer, "MessageId"))
 
 
-def _code(error: ClientError) -> str:
-    return error_code(error).rpartition(".")[2]  # some have AWS.SimpleQueueService. in front
-
-
 def _callback_error(address: ReplyAddress, error: ClientError) -> CallbackError:
     return CallbackError(
         f"the queue {address.updates_queue_url}, where the answer goes, cannot be used "
-        f"({_code(error)}); look whether it exists and its policy lets this service send to it."
+        f"({error_code(error)}); look whether it exists and its policy lets this service send to "
+        "it."
     )

@@ -19,6 +19,9 @@ def _absolute(path: Path) -> Path:
     return path
 
 
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
 class Settings(BaseSettings):
     """The environment of one process; docs/configuration.md is this class as a table."""
 
@@ -41,7 +44,7 @@ class Settings(BaseSettings):
     verify: bool = Field(
         default=False, description="read each spliced batch back and check every image"
     )
-    efs_path: Annotated[Path, AfterValidator(_absolute)] = Field(
+    efs_path: AbsolutePath = Field(
         default=Path("/efs/batch"),
         description="mounted directory for archives above `MAX_TMP_SIZE`; it is never created",
     )

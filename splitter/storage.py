@@ -11,7 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, IncompleteReadError
 from botocore.response import StreamingBody
 
-from splitter.errors import TRANSIENT_TYPES, ExportError, error_code, require_field
+from splitter.errors import TRANSIENT_TYPES, ExportError, Kind, is_kind, require_field
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -89,7 +89,7 @@ class Bucket:
         try:
             head = self._client.head_object(Bucket=self.name, Key=key)
         except ClientError as error:
-            if error_code(error) in ("404", "NoSuchKey", "NotFound"):
+            if is_kind(error, Kind.MISSING):
                 return None
             raise
         return StoredObject(head["ContentLength"], head["ETag"], head["Metadata"])
@@ -108,7 +108,7 @@ class Bucket:
         try:
             found = self.find(key)
         except ClientError as error:
-            if error_code(error) in ("403", "AccessDenied", "AllAccessDisabled"):
+            if is_kind(error, Kind.REFUSED):
                 raise ObjectError(
                     f"The export {key} in the bucket {self.name} may not be read by the batch "
                     "service; check the bucket's name, or ask the operator for the permission."
@@ -284,7 +284,7 @@ class MultipartUpload:
                 Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
             )
         except ClientError as error:
-            if error_code(error) != "NoSuchUpload":
+            if not is_kind(error, Kind.UPLOAD_GONE):
                 raise
 
 
@@ -293,7 +293,7 @@ def unchanged_source(key: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        if error_code(error) in ("412", "PreconditionFailed", "NoSuchKey"):
+        if is_kind(error, Kind.REPLACED, Kind.MISSING):
             raise ObjectError(
                 f"The export {key} was replaced or deleted while it was read; "
                 "ask for its batches again."

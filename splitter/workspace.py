@@ -32,11 +32,14 @@ class Workspace:
     Attributes:
         tmp_path: for archives of up to ``max_tmp_size`` bytes.
         efs_path: for larger ones; the mount point of a shared file system.
+        tmp_name, efs_name: what an operator knows them by.
     """
 
     tmp_path: Path
     efs_path: Path
     max_tmp_size: int
+    tmp_name: str = "the temporary directory"
+    efs_name: str = "EFS_PATH"
 
     def root_for(self, archive_size: int) -> Path:
         """The directory that takes an archive of ``archive_size`` bytes, and has the room for it.
@@ -47,7 +50,7 @@ class Workspace:
         """
         large = archive_size > self.max_tmp_size
         root = self.efs_path if large else self.tmp_path
-        name = "EFS_PATH" if large else "the temporary directory"
+        name = self.efs_name if large else self.tmp_name
         if not root.is_dir():
             raise SetupError(f"{name} {root} does not exist; is the file system mounted?")
         try:

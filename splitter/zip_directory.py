@@ -8,6 +8,7 @@ import struct
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from zipfile import ZipInfo
 from zlib import crc32
 
@@ -118,6 +119,14 @@ def read_directory(read: Read, size: int, limits: Limits) -> Directory:
         )
     _place(directory, end, read, size)
     return directory
+
+
+def ends_as_zip(read: Read, size: int) -> bool:
+    """Whether an archive of ``size`` bytes that begins as something else is a ZIP behind it."""
+    tail_start = max(0, size - TAIL)
+    ends = islice(_ends(read(tail_start, size - tail_start), tail_start), MOST_ENDS)
+    starts = (end.starts()[0] for end in ends if end.count)
+    return any(start >= 0 and read(start, 4) == b"PK\1\2" for start in starts)
 
 
 def _find_end(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[_End, int, bytes]:
@@ -367,7 +376,7 @@ def _place(directory: Directory, end: _End, read: Read, size: int) -> None:
             "The archive is larger than its format allows, as macOS makes it; it was read all the "
             "same."
         )
-    elif shift and not end.several:
+    elif shift and infos and not several and not _is_at(infos[0], read, size):
         for info in infos:
             info.header_offset += shift
     if several:
@@ -392,10 +401,15 @@ def _prove(infos: list[ZipInfo], read: Read, size: int, complaint: str) -> None:
         if len(chosen) > 8 * PROVED:
             break
     for number in sorted(chosen & set(range(count))):
-        info = infos[number]
-        length = LOCAL_FILE_HEADER.size + len(encoded_name(info))
-        if not 0 <= info.header_offset <= size - length:
+        if not _is_at(infos[number], read, size):
             raise ArchiveError(complaint)
-        header = read(info.header_offset, length)
-        if not header.startswith(b"PK\3\4") or not header.endswith(encoded_name(info)):
-            raise ArchiveError(complaint)
+
+
+def _is_at(info: ZipInfo, read: Read, size: int) -> bool:
+    """Whether a member's local header stands where its entry says."""
+    name = encoded_name(info)
+    start, length = info.header_offset, LOCAL_FILE_HEADER.size + len(name)
+    if not 0 <= start <= size - length:
+        return False
+    header = read(start, length)
+    return header.startswith(b"PK\3\4") and header.endswith(name)

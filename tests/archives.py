@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 
-from splitter import zip_records
+from splitter import formats, zip_records
 
 FILES = {
     "a.jpg": bytes(range(256)) * 4,
@@ -31,6 +31,11 @@ class Unseekable(io.RawIOBase):
 
     def getvalue(self) -> bytes:
         return self._written.getvalue()
+
+
+def identified(data: bytes) -> formats.Format:
+    """The format of a file of these bytes."""
+    return formats.identify(lambda start, length: data[start : start + length], len(data))
 
 
 def zip_of(
@@ -119,13 +124,18 @@ STREAMED = zip_of(FILES, stream=Unseekable())
 ZIP64 = zip_of(dict.fromkeys(map(str, range(66_000)), b""))
 
 BROKEN_ZIPS = {
-    "empty": (b"", "central directory is missing"),
-    "only its last record's name": (b"PK\5\6" + bytes(7), "central directory is missing"),
-    "no ZIP": (b"\x1f\x8b" + bytes(100), "central directory is missing"),
-    "first half": (STREAMED[: len(STREAMED) // 2], "central directory is missing"),
-    "last byte lost": (STREAMED[:-1], "central directory is missing"),
+    "empty": (b"", "table of contents, at its very end, is missing"),
+    "only its last record's name": (
+        b"PK\5\6" + bytes(7),
+        "table of contents, at its very end, is missing",
+    ),
+    "no ZIP": (b"\x1f\x8b" + bytes(100), "table of contents, at its very end, is missing"),
+    "first half": (
+        STREAMED[: len(STREAMED) // 2],
+        "table of contents, at its very end, is missing",
+    ),
+    "last byte lost": (STREAMED[:-1], "table of contents, at its very end, is missing"),
     "cut at its front": (STREAMED[300:], "reaches beyond it"),
-    "bytes after its end": (STREAMED + b"\0", "does not end where the file does"),
     "overlap": (
         with_directory(STREAMED, set_on(1, header_offset=0)),
         "'a.jpg' overlaps the file after it",
@@ -148,21 +158,62 @@ BROKEN_ZIPS = {
         ZIP64[:-74] + struct.pack("<2Q", 65_999, 65_999) + ZIP64[-58:],
         "lists 66,000 files but counts 65,999",
     ),
-    "volume": (with_end(STREAMED, 4, 1), "one volume of several"),
-    "count of a volume": (with_end(STREAMED, 8, 2), "one volume of several"),
-    "encryption": (with_directory(STREAMED, set_on(0, flag_bits=9)), "is encrypted"),
-    "unsafe name": (zip_of({"../a.jpg": b""}), "an unsafe name, '../a.jpg'"),
-    "no name": (with_directory(STREAMED, set_on(0, orig_filename="")), "a file without a name"),
-    "name with a NUL": (
-        with_directory(STREAMED, set_on(0, orig_filename="a\0.jpg")),
-        "an unsafe name, 'a\\x00.jpg'",
-    ),
-    "name twice": (zip_of([("a.jpg", b"1"), ("./a.jpg", b"2")]), "two files named 'a.jpg'"),
-    "name not UTF-8": (zip_of({"é.jpg": b""}).replace("é".encode(), b"\xff\xff"), "is damaged"),
     "directory too large": (
         STREAMED[:-10] + struct.pack("<L", 2**30) + STREAMED[-6:],
-        "central directory is far too large",
+        "table of contents is far too large",
     ),
     "directory damaged": (STREAMED.replace(b"PK\1\2", b"PK\1\1"), "is damaged"),
 }
 """With what is said of each."""
+
+ODD_ZIPS = {
+    "encryption": (with_directory(STREAMED, set_on(0, flag_bits=9)), "a.jpg", "is encrypted"),
+    "unsafe name": (zip_of({"../a.jpg": b""}), "../a.jpg", "an unsafe name, '../a.jpg'"),
+    "no name": (with_directory(STREAMED, set_on(0, orig_filename="")), "", "has no name"),
+    "name with a NUL": (
+        with_directory(STREAMED, set_on(0, orig_filename="a\0.jpg")),
+        "a\\x00.jpg",
+        "an unsafe name, 'a\\x00.jpg'",
+    ),
+    "name twice": (
+        zip_of([("a.jpg", b"1"), ("./a.jpg", b"2")]),
+        "a.jpg",
+        "is in the archive twice",
+    ),
+    "name not UTF-8": (
+        zip_of({"é.jpg": b""}).replace("é".encode(), b"\xff\xff"),
+        "\\udcff\\udcff.jpg",
+        "an unsafe name",
+    ),
+    "symbolic link": (
+        with_directory(STREAMED, set_on(0, create_system=3, external_attr=0o120777 << 16)),
+        "a.jpg",
+        "is a link (an alias)",
+    ),
+    "pipe": (
+        with_directory(STREAMED, set_on(0, create_system=3, external_attr=0o10644 << 16)),
+        "a.jpg",
+        "is a device or a pipe",
+    ),
+    "JPEG by WinZip": (
+        with_directory(STREAMED, set_on(0, compress_type=96)),
+        "a.jpg",
+        "JPEG by WinZip (method 96)",
+    ),
+    "AES": (with_directory(STREAMED, set_on(0, compress_type=99)), "a.jpg", "is encrypted"),
+}
+"""Archives with a file that no batch may hold: its name, and what is said of it."""
+
+UNUSUAL_ZIPS = {
+    "bytes after its end": STREAMED + b"\r\n",
+    "a pipe's zeros after its end": STREAMED + bytes(10_240),
+    "volume number": with_end(STREAMED, 4, 1),
+    "volume of the directory": with_end(STREAMED, 6, 1),
+    "count of a volume": with_end(STREAMED, 8, 2),
+    "marker of one volume": b"PK00" + STREAMED,
+    "offset left to Zip64, which is not there": STREAMED[:-6] + b"\xff" * 4 + STREAMED[-2:],
+    "end record in the comment": with_end(STREAMED, 20, 22) + STREAMED[-22:],
+    "signature in the comment": with_end(STREAMED, 20, 9) + b"xPK\5\6xxxx",
+    "a program in front": b"MZ" + bytes(5000) + STREAMED,
+}
+"""Archives as some programs leave them: all of them hold ``FILES``."""

@@ -35,13 +35,15 @@ def aws() -> Iterator[str]:
         yield environment["AWS_ENDPOINT_URL"]
 
 
-BOTH_DATABASES = pytest.mark.parametrize(
-    "prefect_api",
-    ["SQLite", *(["PostgreSQL"] if POSTGRESQL else [])],
-    indirect=True,
-    scope="session",
-)
+DATABASES = ["SQLite", *(["PostgreSQL"] if POSTGRESQL else [])]
+
+BOTH_DATABASES = pytest.mark.parametrize("prefect_api", DATABASES, indirect=True, scope="session")
 """Mark of tests that run on Prefect's own database and on the one of production."""
+
+LIKE_PRODUCTION = pytest.mark.parametrize(
+    "prefect_api", DATABASES[-1:], indirect=True, scope="session"
+)
+"""Mark of slow tests, which run on the one of production if there is one."""
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from splitter import archive, zip_records
 from splitter.archive import Contents
-from splitter.members import DEFAULT_LIMITS, ArchiveError, Limits
-from tests.archives import BROKEN_ZIPS, FILES, Unseekable, overlap_bomb, tar_of, zip_of
+from splitter.members import DEFAULT_LIMITS, ArchiveError, Limits, Member
+from tests.archives import BROKEN_ZIPS, FILES, Unseekable, identified, overlap_bomb, tar_of, zip_of
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("4*"))
 TAR_FORMATS = {
@@ -54,6 +54,13 @@ def refusal_of(data: bytes) -> str:
     with pytest.raises(ArchiveError) as refusal:
         files_of(data)
     return str(refusal.value)
+
+
+def unusable_in(data: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, str]:
+    with tempfile.TemporaryDirectory() as folder:
+        contents = extract(data, Path(folder), limits)
+        assert not contents.members.keys() & contents.unusable.keys()
+        return contents.unusable
 
 
 def link(name: str, type: bytes) -> tarfile.TarInfo:
@@ -106,7 +113,7 @@ def test_the_format_is_told_by_the_content_whatever_the_name(
     path = tmp_path / f"export{suffix}"
     path.write_bytes(SMALL[name])
     contents = archive.extract(path, tmp_path / "store")
-    assert archive.identify(SMALL[name][: archive.MAGIC_LENGTH]) == name.partition("-")[0]
+    assert identified(SMALL[name]) == name.partition("-")[0]
     assert {file: contents.read(file) for file in contents.members} == FILES
 
 
@@ -179,7 +186,7 @@ def test_a_changed_byte_never_becomes_another_image(name: str, data: st.DataObje
 def test_a_changed_byte_of_a_stored_image_is_noticed(position: int) -> None:
     changed = bytearray(SMALL["zip-stored"])
     changed[SMALL["zip-stored"].index(FILES["b.jpg"]) + position] ^= 1
-    assert "Bad CRC-32 for file 'b.jpg'" in refusal_of(bytes(changed))
+    assert "'b.jpg' cannot be unpacked (its checksum" in refusal_of(bytes(changed))
 
 
 def zip_data_spans(data: bytes) -> list[tuple[int, int]]:
@@ -218,7 +225,7 @@ def patched(data: bytes, signature: bytes, offset: int, patch: bytes) -> bytes:
     return data
 
 
-CENTRAL, LOCAL, END = b"PK\1\2", b"PK\3\4", b"PK\5\6"
+CENTRAL, LOCAL = b"PK\1\2", b"PK\3\4"
 
 
 @pytest.mark.parametrize(
@@ -230,16 +237,10 @@ CENTRAL, LOCAL, END = b"PK\1\2", b"PK\3\4", b"PK\5\6"
         pytest.param(
             patched(SMALL["zip-lzma"], LOCAL, 40, b"\xff" * 8), id="lzma: corrupt properties"
         ),
-        pytest.param(
-            patched(SMALL["zip-stored"], END, 16, b"\xf0\xff\xff\x7f"), id="jump before the file"
-        ),
-        pytest.param(
-            patched(zip_of({"ü.jpg": b"1"}), b"\xc3\xbc", 1, b"\xff"), id="name is not its UTF-8"
-        ),
     ],
 )
 def test_what_the_libraries_raise_about_nonsense_is_a_damaged_archive(data: bytes) -> None:
-    assert "damaged or incomplete" in refusal_of(data)
+    assert "The archive is damaged: 'a.jpg' cannot be unpacked (" in refusal_of(data)
 
 
 def test_a_place_that_no_file_can_have_is_a_damaged_archive() -> None:
@@ -282,25 +283,34 @@ def test_a_changed_header_does_not_pass_for_the_end_of_a_tar(
 @pytest.mark.parametrize("make", [zip_of, tar_of])
 @pytest.mark.parametrize(
     "name",
-    ["../a.jpg", "x/../../a.jpg", "/etc/passwd", "C:/a.jpg", "x\\a.jpg", "x/\n.jpg", "\x7f.jpg"],
+    ["../a.jpg", "x/../../a.jpg", "/etc/passwd", "C:/a.jpg", "..\\a.jpg", "x/\n.jpg", "\x7f.jpg"],
 )
-def test_a_name_that_could_lead_elsewhere_is_refused(make: type, name: str) -> None:
-    complaint = refusal_of(make({name: b"1"}))
-    assert "unsafe name" in complaint
-    assert "\n" not in complaint
+def test_a_name_that_could_lead_elsewhere_is_for_no_batch(make: type, name: str) -> None:
+    ((known_as, reason),) = unusable_in(make({name: b"1"})).items()
+    assert "unsafe name" in reason
+    assert "\n" not in known_as + reason
 
 
-def test_a_name_that_is_not_utf8_is_refused_in_words_that_are() -> None:
-    complaint = refusal_of(tar_of({"\udce9.jpg": b"1"}, tarfile.GNU_FORMAT))
-    assert "unsafe name" in complaint
-    assert complaint.encode()
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_folders_may_be_parted_as_windows_does_or_twice(make: type) -> None:
+    names = ["x\\a.jpg", "x//b.jpg", "x/./c.jpg", ".//d.jpg"]
+    found = files_of(make([(name, name.encode()) for name in names]))
+    wanted = ["x/a.jpg", "x/b.jpg", "x/c.jpg", "d.jpg"]
+    assert found == {known: name.encode() for known, name in zip(wanted, names, strict=True)}
+
+
+def test_a_name_that_is_not_utf8_is_spoken_of_in_words_that_are() -> None:
+    ((name, reason),) = unusable_in(tar_of({"\udce9.jpg": b"1"}, tarfile.GNU_FORMAT)).items()
+    assert "unsafe name" in reason
+    assert (name + reason).encode()
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("make", [zip_of, tar_of])
 @pytest.mark.parametrize("names", [("a.jpg", "a.jpg"), ("a.jpg", "./a.jpg")])
-def test_two_files_of_one_name_are_refused(make: type, names: tuple[str, str]) -> None:
-    assert "two files named 'a.jpg'" in refusal_of(make([(names[0], b"1"), (names[1], b"2")]))
+def test_two_files_of_one_name_are_for_no_batch(make: type, names: tuple[str, str]) -> None:
+    unusable = unusable_in(make([(names[0], b"1"), (names[1], b"2")]))
+    assert "is in the archive twice" in unusable["a.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -314,18 +324,9 @@ def test_links_and_devices_in_a_tar_are_refused(type: bytes) -> None:
         assert f"a link or a device, '{name}'" in refusal_of(data)
 
 
-def test_an_encrypted_zip_is_refused_as_such() -> None:
+def test_an_encrypted_file_is_called_so() -> None:
     encrypted = patched(patched(zip_of(FILES), CENTRAL, 8, b"\1\0"), LOCAL, 6, b"\1\0")
-    assert "encrypted" in refusal_of(encrypted)
-
-
-@pytest.mark.parametrize(
-    ("offset", "patch"),
-    [(10, struct.pack("<H", 9)), (10, struct.pack("<H", 93)), (6, b"\xff\0"), (8, b"\x40\0")],
-    ids=["Deflate64", "Zstandard", "unknown version", "strong encryption"],
-)
-def test_a_zip_made_with_an_unknown_feature_is_refused_as_such(offset: int, patch: bytes) -> None:
-    assert "not supported" in refusal_of(patched(zip_of(FILES), CENTRAL, offset, patch))
+    assert {"is encrypted" in reason for reason in unusable_in(encrypted).values()} == {True}
 
 
 @pytest.mark.parametrize(
@@ -360,13 +361,13 @@ def test_the_overlap_bomb_is_refused_for_nothing_but_its_overlap() -> None:
 
 
 @pytest.mark.parametrize("make", [zip_of, tar_of])
-def test_a_file_without_a_name_is_refused(make: type) -> None:
-    assert "without a name" in refusal_of(make({"./": b"1"} if make is tar_of else {"": b"1"}))
+def test_a_file_without_a_name_is_for_no_batch(make: type) -> None:
+    assert "has no name" in unusable_in(make({"./." if make is tar_of else "": b"1"}))[""]
 
 
 def test_an_image_shorter_than_its_header_says_is_refused() -> None:
     data = patched(zip_of({"a.jpg": b"image"}), CENTRAL, 24, struct.pack("<L", 9))
-    assert "'a.jpg' is shorter than it says" in refusal_of(data)
+    assert "'a.jpg' cannot be unpacked (it is shorter than it says)" in refusal_of(data)
 
 
 def test_a_size_that_does_not_fit_the_data_is_refused() -> None:
@@ -421,7 +422,7 @@ def test_a_full_disk_is_not_blamed_on_the_archive(tmp_path: Path) -> None:
 
 
 def test_a_member_that_is_too_large_is_not_read_into_memory(tmp_path: Path) -> None:
-    member = archive.Member(0, 2**31, 0, (2026, 1, 1, 0, 0, 0))
+    member = Member(0, 2**31, 0, (2026, 1, 1, 0, 0, 0))
     with pytest.raises(ArchiveError, match=r"'manifest\.csv' is far too large"):
         Contents(tmp_path, {"manifest.csv": member}).read("manifest.csv")
 
@@ -439,7 +440,7 @@ def test_a_member_that_is_too_large_is_not_read_into_memory(tmp_path: Path) -> N
 def test_what_unpacks_to_too_much_is_refused_before_it_fills_the_disk(
     bomb: bytes, tmp_path: Path
 ) -> None:
-    with pytest.raises(ArchiveError, match=r"more than 67,108,864 bytes.*\(MAX_EXPANSION\)"):
+    with pytest.raises(ArchiveError, match="more than 67,108,864 bytes"):
         extract(bomb, tmp_path)
     assert (tmp_path / "store").stat().st_size <= 67_108_864
 
@@ -451,27 +452,28 @@ MAKERS = pytest.mark.parametrize("make", [zip_of, tar_of])
 @pytest.mark.parametrize(
     ("names", "problem"),
     [
-        (["a.jpg", "A.JPG"], "'a.jpg' and 'A.JPG'"),
-        (["\u00fc.jpg", "u\u0308.jpg"], "'\u00fc.jpg' and 'u\u0308.jpg'"),
+        (["a.jpg", "A.JPG"], "another file of the archive, 'a.jpg'"),
+        (["\u00fc.jpg", "u\u0308.jpg"], "another file of the archive, '\u00fc.jpg'"),
     ],
     ids=["case", "composition of an umlaut"],
 )
-def test_two_names_that_a_folder_cannot_hold_side_by_side_are_refused(
+def test_of_two_names_that_a_folder_cannot_hold_side_by_side_one_is_for_no_batch(
     make: type, names: list[str], problem: str
 ) -> None:
-    assert problem in refusal_of(make([(name, b"") for name in names]))
+    assert problem in unusable_in(make([(name, b"") for name in names]))[names[1]]
 
 
 @MAKERS
 @pytest.mark.parametrize("name", ["a" * 255, "ü" * 127 + "a"])
 def test_a_name_may_be_as_long_as_file_systems_take_it(make: type, name: str) -> None:
     assert list(files_of(make({name: b"1"}))) == [name]
-    assert f"of {len(name.encode()) + 1} bytes" in refusal_of(make({name + "a": b"1"}))
+    (reason,) = unusable_in(make({name + "a": b"1"})).values()
+    assert f"of {len(name.encode()) + 1} bytes" in reason
 
 
 @MAKERS
-def test_a_name_of_four_kibibytes_is_refused_with_the_limits_name(make: type) -> None:
-    complaint = refusal_of(make({"n" * 4096: b"1"}))
+def test_a_name_of_four_kibibytes_is_for_no_batch_and_the_limit_is_named(make: type) -> None:
+    (complaint,) = unusable_in(make({"n" * 4096: b"1"})).values()
     assert "a name of 4,096 bytes" in complaint
     assert "255 are allowed (MAX_NAME_BYTES)" in complaint
     assert len(complaint) < 300
@@ -484,7 +486,7 @@ def test_more_members_than_allowed_are_refused_folders_included(make: type, tmp_
         del files["folder/"]
         files["._noise"] = b""
     extract(make(files), tmp_path, Limits(max_members=3))
-    with pytest.raises(ArchiveError, match=r"more than 2 files.*\(MAX_MEMBERS\)"):
+    with pytest.raises(ArchiveError, match="more than 2 files"):
         extract(make(files), tmp_path, Limits(max_members=2))
 
 
@@ -500,7 +502,7 @@ def test_attributes_of_a_tar_are_not_read_whatever_their_size() -> None:
 def test_the_manifest_of_an_archive_is_not_read_above_the_limit(tmp_path: Path) -> None:
     contents = extract(zip_of(FILES), tmp_path, Limits(max_in_memory=500))
     assert contents.read("manifest.csv")
-    with pytest.raises(ArchiveError, match=r"1,024 bytes where 500 are allowed \(MAX_IN_MEMORY\)"):
+    with pytest.raises(ArchiveError, match="1,024 bytes where 500 are allowed"):
         contents.read("a.jpg")
 
 
@@ -508,4 +510,4 @@ def test_the_manifest_of_an_archive_is_not_read_above_the_limit(tmp_path: Path) 
 def test_a_size_far_behind_the_end_of_a_tar_ends_the_reading(name: str) -> None:
     far = tarfile.TarInfo(name)
     far.size = 2**62
-    assert "(MAX_EXPANSION)" in refusal_of(far.tobuf(tarfile.GNU_FORMAT) + tar_of(FILES))
+    assert "unpacks to more than" in refusal_of(far.tobuf(tarfile.GNU_FORMAT) + tar_of(FILES))

@@ -41,7 +41,7 @@ Shown = Callable[[Any], dict[str, Artifact]]
 
 
 @pytest.mark.parametrize("least", ["0", "99999999"], ids=["splice", "extract"])
-def test_which_rows_are_in_a_batch_and_where_it_is_stand_in_the_summary(
+def test_which_rows_are_in_a_batch_and_where_it_is_stand_in_a_table(
     least: str, shown: Shown, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BATCH_SIZE", "20")
@@ -50,15 +50,13 @@ def test_which_rows_are_in_a_batch_and_where_it_is_stand_in_the_summary(
     summary = str(page["summary"].data)
     assert "25 rows in 2 batches" in summary
     assert "No warnings." in summary
-    [row] = [line for line in summary.splitlines() if "-part2.zip" in line]
-    assert "| 21-25 | 5 |" in row
-    link = row.partition("](")[2].partition(")")[0]
-    assert requests.get(link, timeout=60).content.startswith(b"PK\3\4")
     [_, second] = json.loads(str(page["batches"].data))
     assert second["rows"] == "21-25"
     assert second["size"].endswith(" kB")
     assert second["bytes"] > 1000
-    assert str(page["images"].data).startswith("data:image/jpeg;base64,")
+    link = second["batch"].removeprefix(f"[{EXPORTS[0].stem}-part2.zip](").removesuffix(")")
+    assert requests.get(link, timeout=60).content.startswith(b"PK\3\4")
+    assert "](data:image/jpeg;base64," in str(page["images"].data)
     assert len(str(page["images"].data)) <= 40_000
 
 
@@ -73,15 +71,15 @@ def test_where_a_link_may_not_be_signed_or_would_not_last_the_console_is_linked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(variable, value)
-    summary = str(shown(request_for(EXPORTS[0]))["summary"].data)
-    assert "https://us-east-2.console.aws.amazon.com/s3/object/bucket-" in summary
-    assert "Signature" not in summary
+    batches = str(shown(request_for(EXPORTS[0]))["batches"].data)
+    assert "https://us-east-2.console.aws.amazon.com/s3/object/bucket-" in batches
+    assert "Signature" not in batches
 
 
 def test_what_biospex_was_told_is_a_sentence_and_then_the_message_line_by_line() -> None:
     failure = Failure(download_id=7, error="The archive is damaged; export it again.")
     assert callback_title(failure) == f"BIOSPEX was told: {failure.error}"
-    sentence, _, block = callback_markdown(failure).partition("\n\n```json\n")
+    sentence, _, block = callback_markdown(failure).partition("\n\nThe message:\n\n```json\n")
     assert failure.error in sentence
     assert json.loads(block.removesuffix("\n```")) == failure.model_dump(by_alias=True)
     assert '\n  "error": "The archive' in block
@@ -118,7 +116,7 @@ def test_pictures_that_cannot_be_made_make_no_export_fail(
     with zipfile.ZipFile(archive, "w") as export:
         export.writestr("a.jpg", b"<html>503</html>")
         export.writestr("manifest.csv", "imageName\na.jpg\n")
-    assert "`a.jpg`" in str(shown(request_for(archive))["images"].description)
+    assert "`a.jpg`" in str(shown(request_for(archive))["images"].data)
 
     def refuse(*_: object) -> bytes:
         raise MemoryError

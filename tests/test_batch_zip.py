@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitter import manifest, manifest_text
-from splitter.archive import Member
 from splitter.batch_zip import BatchZip
 from splitter.manifest import Batch
+from splitter.members import Member
 from splitter.storage import MAX_PARTS, MIB
 
 MODIFIED = (2026, 11, 24, 6, 43, 56)

@@ -262,7 +262,7 @@ def test_an_operator_changes_the_workspace_in_the_ui_and_the_next_run_uses_it(
     missing = tmp_path / "not-mounted"
     Workspace(efs_path=missing, max_tmp_size=0).save("biospex")
     try:
-        with pytest.raises(Exception, match=r"EFS_PATH .*not-mounted does not exist"):
+        with pytest.raises(Exception, match=r"EFS path of the block .*/biospex .*not-mounted does"):
             create_batches(request_for(EXPORTS[0]))
         assert not missing.exists()
         assert "tell the operator" in received()[0]["error"]
@@ -426,3 +426,66 @@ def test_the_state_of_a_run_says_what_was_made(
     assert state.name == name
     assert re.fullmatch(r"25 rows in 3 batches, \d+\.\d kB", str(state.message))
     assert len(state.result().batch_files) == 3
+
+
+def test_a_callback_queue_that_is_not_there_is_found_out_before_the_work(
+    s3: Any,
+    bucket_name: str,
+    queue_url: str,
+    request_for: MakeRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO"):
+        state: State[Any] = create_batches(
+            request_for(EXPORTS[0], updatesQueueUrl=f"{queue_url}-deleted"), return_state=True
+        )
+    assert state.is_failed()
+    assert "-deleted, where the answer goes, cannot be used" in str(state.message)
+    assert "No batches: " in caplog.text
+    assert "What to do: " in caplog.text
+    assert keys(s3, bucket_name) == []
+
+
+def test_a_last_callback_that_fails_says_that_batches_are_made_and_what_to_do(
+    sqs: Any,
+    s3: Any,
+    bucket_name: str,
+    request_for: MakeRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gone = sqs.create_queue(QueueName=f"gone-{bucket_name}")["QueueUrl"]
+
+    def checked_and_then_deleted(*_: object) -> None:
+        sqs.delete_queue(QueueUrl=gone)
+
+    monkeypatch.setattr("splitter.queues.check_callback_queue", checked_and_then_deleted)
+    with caplog.at_level("INFO"):
+        state: State[Any] = create_batches(
+            request_for(EXPORTS[0], updatesQueueUrl=gone), return_state=True
+        )
+    assert state.is_failed()
+    assert str(state.message).startswith("Batches are made, but ")
+    assert "Batches are made, but " in caplog.text
+    assert "What to do: " in caplog.text
+    assert keys(s3, bucket_name)
+
+
+def test_a_fifo_queue_is_told_too(sqs: Any, request_for: MakeRequest, bucket_name: str) -> None:
+    attributes = {"FifoQueue": "true"}
+    queue = sqs.create_queue(QueueName=f"{bucket_name}.fifo", Attributes=attributes)["QueueUrl"]
+    create_batches(request_for(EXPORTS[0], updatesQueueUrl=queue))
+    [message] = sqs.receive_message(QueueUrl=queue)["Messages"]
+    assert '"status": "success"' in message["Body"]
+
+
+def test_a_fault_that_may_pass_is_left_to_the_listener(
+    request_for: MakeRequest, received: Received, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("nobody thought of it")
+
+    monkeypatch.setattr("flows.create_batches.split", fail)
+    with pytest.raises(ValueError, match="nobody"):
+        create_batches(request_for(EXPORTS[0]))
+    assert received() == []

@@ -20,6 +20,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.events.actions import RunDeployment
 
 from blocks.saved import BLOCK_NAME, load_credentials, load_workspace
+from deploy.disk import follow
+from deploy.preflight import SERVICES
 from splitter.settings import Settings
 
 # moto's CloudFormation knows no alarms, and says so.
@@ -31,9 +33,17 @@ REGION = "eu-west-1"
 
 BUCKET = "bucket-of-the-deploy-script"
 STACK = "biospex-dev"
-POOL = "biospex-ecs"
-COPIED = ["Dockerfile", "requirements.lock", "prefect.yaml", "blocks", "flows", "deploy"]
-STEPS = ["check", "stack", "image", "work pool", "blocks", "deployments", "listener"]
+POOLS = ["biospex-ecs", "biospex-ecs-listener"]
+COPIED = [
+    "Dockerfile",
+    "requirements.lock",
+    "prefect.yaml",
+    "blocks",
+    "flows",
+    "splitter",
+    "deploy",
+]
+STEPS = ["check", "stack", "image", "work pools", "blocks", "deployments", "worker", "listener"]
 DOCKER = """\
 #!/bin/sh
 echo "$1" >> "$DOCKER_LOG"
@@ -58,7 +68,7 @@ def clear(prefect: SyncPrefectClient) -> None:
         prefect.delete_resource_owned_automations(f"prefect.deployment.{deployment.id}")
         prefect.delete_deployment(deployment.id)
     for pool in prefect.read_work_pools():
-        if pool.name == POOL:
+        if pool.name in POOLS:
             prefect.delete_work_pool(pool.name)
     for block in prefect.read_block_documents():
         if block.name == BLOCK_NAME:
@@ -72,15 +82,23 @@ def runs(prefect: SyncPrefectClient) -> list[FlowRun]:
 
 @pytest.fixture(scope="module")
 def cloudformation(aws: str) -> Iterator[Any]:
-    """An account with a bucket; moto is helped to the outputs of a stack made by a change set."""
+    """An account with a bucket.
+
+    moto is helped to the outputs of a stack made by a change set, and to resources that an update
+    makes because their condition has become true.
+    """
 
     def apply(change_set: ChangeSet) -> None:
         stack = change_set.stack
         applied(change_set)
+        for name in change_set.template_dict["Resources"]:
+            stack.resource_map[name]  # makes it, if it is not there and its condition is true
         stack.output_map = OutputMap(stack.resource_map, change_set.template_dict, stack.stack_id)
 
     applied = ChangeSet.apply
     s3: Any = boto3.client("s3", region_name=REGION)
+    for service in SERVICES:
+        boto3.client("iam").create_service_linked_role(AWSServiceName=service)
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ChangeSet, "apply", apply)
@@ -117,9 +135,10 @@ def deploy(prefect: SyncPrefectClient, cloudformation: Any, checkout: Path) -> D
     """Runs deploy.sh as an operator with keys in the shell."""
 
     def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        flag = environment.pop("OPEN_API", "--open-api")
         path = [str(checkout.parent / "bin"), str(checkout / ".venv" / "bin"), os.environ["PATH"]]
         return subprocess.run(
-            [checkout / "deploy" / "deploy.sh", "--yes", *arguments],
+            [checkout / "deploy" / "deploy.sh", "--yes", *arguments, *flag.split()],
             env={
                 **os.environ,
                 "PATH": os.pathsep.join(path),
@@ -154,7 +173,7 @@ def state(prefect: SyncPrefectClient, cloudformation: Any, checkout: Path) -> di
         "pools": {
             pool.name: pool.base_job_template
             for pool in prefect.read_work_pools()
-            if pool.name == POOL
+            if pool.name in POOLS
         },
         "deployments": sorted(str(one.id) for one in prefect.read_deployments()),
         "automations": sorted(one.name for one in prefect.read_automations()),
@@ -195,22 +214,35 @@ def test_a_full_run_ends_with_a_listener(
     commit = subprocess.run(
         ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    properties = prefect.read_work_pool(POOL).base_job_template["variables"]["properties"]
-    assert properties["image"]["default"] == f"{outputs['RepositoryUri']}:{commit}"
-    assert properties["env"]["default"]["TRIGGER_QUEUE_URL"] == outputs["TriggerQueueUrl"]
+    image = f"{outputs['RepositoryUri']}:{commit}"
+    for pool in POOLS:
+        template = prefect.read_work_pool(pool).base_job_template
+        definition = template["job_configuration"]["task_definition"]
+        assert definition["containerDefinitions"][0]["image"] == image
+        env = template["variables"]["properties"]["env"]["default"]
+        assert env["TRIGGER_QUEUE_URL"] == outputs["TriggerQueueUrl"]
+    ecs: Any = boto3.client("ecs", region_name=REGION)
+    [service] = ecs.describe_services(
+        cluster=outputs["ClusterArn"], services=["dev-biospex-worker"]
+    )["services"]
+    worker = ecs.describe_task_definition(taskDefinition=service["taskDefinition"])
+    containers = worker["taskDefinition"]["containerDefinitions"]
+    assert [one["image"] for one in containers] == [image, image]
     assert (checkout.parent / "docker.log").read_text().split()[-3:] == ["build", "login", "push"]
     create_batches, listen = (
         prefect.read_deployment_by_name(name)
-        for name in ("create-batches/biospex", "listen/biospex")
+        for name in ("create-batches/create-batches", "listen/listen")
     )
-    assert create_batches.work_pool_name == listen.work_pool_name == POOL
+    assert [create_batches.work_pool_name, listen.work_pool_name] == POOLS
     assert [run.deployment_id for run in runs(prefect)] == [listen.id]
-    (automation,) = prefect.read_automations()
-    (action,) = automation.actions
-    assert isinstance(action, RunDeployment)
-    assert action.deployment_id == listen.id
+    automations = prefect.read_automations()
+    assert {one.name for one in automations} == {"listen comes back", "listen did not begin"}
+    for automation in automations:
+        (action,) = automation.actions
+        assert isinstance(action, RunDeployment)
+        assert action.deployment_id == listen.id
     assert outputs["TriggerQueueUrl"] in deployed
-    assert outputs["ClusterArn"] in deployed
+    assert outputs["TriggerQueueArn"] in deployed
 
 
 @pytest.mark.usefixtures("deployed")
@@ -245,4 +277,35 @@ def test_another_environment_does_not_take_the_pool(deploy: Deploy) -> None:
     network = {"VPC_ID": "vpc-1", "SUBNET_IDS": "subnet-1", "UPDATES_QUEUE_ARN": ""}
     done = deploy("--environment", "loc", **network)
     assert done.returncode == 1
-    assert "Each environment needs a Prefect API of its own." in done.stderr
+    assert "each environment needs a Prefect API of its own." in done.stderr
+
+
+@pytest.mark.usefixtures("deployed")
+def test_the_threshold_follows_the_disk_unless_somebody_changed_it(checkout: Path) -> None:
+    workspace = load_workspace(Settings.load())
+    workspace.max_tmp_size = 100 * 1024**3 // 3
+    workspace.save(BLOCK_NAME, overwrite=True)
+    kept = checkout / "deploy" / "dev.env"
+    assert "EPHEMERAL_STORAGE=100\n" in kept.read_text()
+    assert follow(100, 150)
+    assert load_workspace(Settings.load()).max_tmp_size == 50 * 1024**3
+    assert not follow(100, 30)
+    assert load_workspace(Settings.load()).max_tmp_size == 50 * 1024**3
+
+
+def test_production_needs_a_topic_that_somebody_reads(deploy: Deploy) -> None:
+    network = {"VPC_ID": "vpc-1", "SUBNET_IDS": "subnet-1", "UPDATES_QUEUE_ARN": ""}
+    done = deploy("--environment", "prod", **network)
+    assert done.returncode == 1
+    assert "prod needs a topic that somebody reads" in done.stderr
+
+
+def test_an_open_prefect_on_this_machine_is_refused_unless_told(
+    deploy: Deploy,
+) -> None:
+    secret = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prefect"
+    network = {"VPC_ID": "vpc-1", "SUBNET_IDS": "subnet-1", "PREFECT_API_KEY_SECRET_ARN": secret}
+    refused = deploy("--environment", "loc", "--dry-run", OPEN_API="", **network)
+    assert refused.returncode == 1
+    assert "is this machine: tasks on ECS cannot reach it" in refused.stderr
+    assert "answers anybody" in refused.stderr

@@ -228,7 +228,7 @@ def test_a_trigger_becomes_tasks_and_the_tasks_split_the_export(
     sqs, updates, cluster = client("sqs"), loc["UpdatesQueueUrl"], loc["ClusterArn"]
     request = trigger(bucket, updates)
     sqs.send_message(QueueUrl=loc["TriggerQueueUrl"], MessageBody=json.dumps(request))
-    listening = started(api, "listen/biospex")
+    listening = started(api, "listen/listen")
 
     def export() -> FlowRun | None:
         found = api.read_flow_runs()
@@ -343,7 +343,7 @@ def test_a_run_cannot_choose_its_image_command_or_roles(
         "family": "another",
         "cpu": 512,
     }
-    export = started(api, "create-batches/biospex", {"request": request}, chosen)
+    export = started(api, "create-batches/create-batches", {"request": request}, chosen)
     task = task_of(export.id, loc["ClusterArn"])
     definition = definition_of(task)
     [defined] = definition["containerDefinitions"]
@@ -362,7 +362,7 @@ def test_a_task_on_spot_that_is_killed_makes_its_run_crashed(
 ) -> None:
     request = trigger(bucket, loc["UpdatesQueueUrl"])
     export = started(
-        api, "create-batches/biospex", {"request": request}, {"launch_type": "FARGATE_SPOT"}
+        api, "create-batches/create-batches", {"request": request}, {"launch_type": "FARGATE_SPOT"}
     )
     task = task_of(export.id, loc["ClusterArn"])
     assert task["capacityProviderName"] == "FARGATE_SPOT"

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,18 @@ from botocore.exceptions import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitter.errors import ExportError, SetupError, advise, explain, is_transient
+from splitter import errors
+from splitter.errors import (
+    MEANINGS,
+    ExportError,
+    Kind,
+    SetupError,
+    advise,
+    explain,
+    is_kind,
+    is_transient,
+    meaning_of,
+)
 
 
 def answer(code: str, status: int) -> ClientError:
@@ -114,8 +126,8 @@ def test_a_refusal_by_aws_is_named_by_its_code() -> None:
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        (ExportError("The archive is damaged."), "nothing here"),
-        (SetupError("EFS_PATH /efs does not exist."), "mend the installation"),
+        (ExportError("The archive is damaged."), "no action needed"),
+        (SetupError("EFS_PATH /efs does not exist."), "fix the installation"),
         (answer("SlowDown", 503), "whether AWS and the network are well"),
         (KeyError("x"), "read the traceback"),
     ],
@@ -123,3 +135,76 @@ def test_a_refusal_by_aws_is_named_by_its_code() -> None:
 )
 def test_an_operator_is_told_what_to_do(error: Exception, advice: str) -> None:
     assert advice in advise(error)
+
+
+def refusal(code: str, message: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": message}}, "PutObject")
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "fix"),
+    [
+        (
+            "AccessDenied",
+            "User: arn:aws:sts::1:assumed-role/x is not authorized to perform: "
+            "kms:GenerateDataKey on resource: arn:aws:kms:us-east-2:1:key/2",
+            "use the bucket's KMS key: run deploy.sh with BUCKET_KEY_ARN",
+        ),
+        ("AccessDenied", "Access Denied", "SplitterRole"),
+        ("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist", "credentials"),
+        (
+            "InvalidObjectState",
+            "The operation is not valid for the object's storage class",
+            "restore the export from the archive",
+        ),
+        (
+            "InvalidRequest",
+            "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with "
+            "Object Lock parameters",
+            "take the default retention of Object Lock off the bucket",
+        ),
+        ("KMS.DisabledException", "key is disabled", "switch the bucket's KMS key on again"),
+        ("NoSuchBucket", "The specified bucket does not exist", "renamed or deleted"),
+    ],
+)
+def test_what_only_an_operator_can_fix_says_what_to_do(code: str, message: str, fix: str) -> None:
+    error = refusal(code, message)
+    assert fix in advise(error)
+    assert fix in advise(caused_by(error))
+    assert advise(error).endswith("then press Retry.")
+    assert not is_transient(error)
+    assert f"({code} from PutObject)" in explain(error)
+    assert "please tell the operator" in explain(error)
+    assert "because of a fault" not in explain(error)
+
+
+def test_an_invalid_request_of_another_kind_is_a_fault() -> None:
+    error = refusal("InvalidRequest", "Missing required header for this request")
+    assert meaning_of(error) is None
+    assert "read the traceback" in advise(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("NoSuchKey", Kind.MISSING),
+        ("404", Kind.MISSING),
+        ("AWS.SimpleQueueService.NonExistentQueue", Kind.MISSING),
+        ("QueueDoesNotExist", Kind.MISSING),
+        ("412", Kind.REPLACED),
+        ("NoSuchUpload", Kind.UPLOAD_GONE),
+        ("AWS.SimpleQueueService.MessageNotInflight", Kind.LEASE_LOST),
+        ("ReceiptHandleIsInvalid", Kind.LEASE_LOST),
+        ("403", Kind.REFUSED),
+    ],
+)
+def test_the_codes_of_both_protocols_mean_the_same(code: str, kind: Kind) -> None:
+    assert is_kind(answer(code, 400), kind)
+
+
+def test_every_code_is_in_the_table_and_nowhere_else() -> None:
+    codes = {code for code in MEANINGS if not code.isdecimal()}
+    for source in (Path(errors.__file__).parent).glob("*.py"):
+        if source.name != "errors.py":
+            text = source.read_text()
+            assert not {code for code in codes if f'"{code}"' in text}, source

@@ -302,12 +302,12 @@ def test_the_same_rows_of_another_archive_are_another_batch() -> None:
     assert all(value.isascii() and '"' not in value for value in batch.metadata('"tag"').values())
 
 
-def test_more_cells_than_allowed_are_refused_with_the_limits_name() -> None:
+def test_more_cells_than_allowed_are_refused_with_their_number() -> None:
     text = "imageName,b\n" + "a.jpg,1\n" * 49
     assert len(read(text.encode(), max_cells=100)) == 49
-    with pytest.raises(ManifestError, match=r"more than 99 cells.*\(MAX_CELLS\)"):
+    with pytest.raises(ManifestError, match="more than 99 cells"):
         read(text.encode(), max_cells=99)
-    with pytest.raises(ManifestError, match=r"\(MAX_CELLS\)"):
+    with pytest.raises(ManifestError, match="more than 99 cells"):
         read(b"," * 100, max_cells=99)
 
 

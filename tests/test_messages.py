@@ -87,6 +87,8 @@ def test_a_missing_field_is_named(field: str) -> None:
         ("file", 41),
         ("file", ""),
         ("file", ".zip"),
+        ("file", "   "),
+        ("file", "  .zip"),
         ("file", ".tar.gz"),
         ("file", "../export.zip"),
         ("file", "folder/export.zip"),
@@ -100,13 +102,18 @@ def test_a_missing_field_is_named(field: str) -> None:
         ("exportPath", None),
         ("exportPath", "export/\n"),
         ("exportPath", "ü" * 600),
+        ("exportPath", "s3://another-bucket/export/a.zip"),
+        ("exportPath", "https://another-bucket.s3.us-east-2.amazonaws.com/export/a.zip"),
+        ("exportPath", "https://example.org/biospex-app/export/a.zip"),
+        ("exportPath", "https://[::1"),
         ("totalSize", -1),
         ("totalSize", "large"),
         ("totalSize", 1.5),
         ("s3Bucket", ""),
         ("s3Bucket", "Biospex App"),
         ("s3Bucket", "biospex-app\n"),
-        ("s3Bucket", "arn:aws:s3:::biospex"),
+        ("s3Bucket", "arn:aws:s3:::biospex/export"),
+        ("s3Bucket", "arn:aws:sqs:us-east-2:0:biospex"),
         ("s3Bucket", 5),
         ("updatesQueueUrl", ""),
         ("updatesQueueUrl", "prod-batch-update"),
@@ -275,3 +282,47 @@ def test_a_title_is_short_and_has_no_control_characters() -> None:
     name = title(trigger(file="a\0\n" + "b" * 5000, downloadId="c\x7f" + "d" * 5000))
     assert name.isprintable()
     assert len(name) < 500
+
+
+PATH = TRIGGER["exportPath"]
+HOST = "s3.us-east-2.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    ("field", "written", "taken"),
+    [
+        ("exportPath", f"/{PATH}", PATH),
+        ("exportPath", f"biospex-app/{PATH}", PATH),
+        ("exportPath", f"/biospex-app/{PATH}", PATH),
+        ("exportPath", f"export%2F{STEM}.zip", PATH),
+        ("exportPath", f"s3://biospex-app/{PATH}", PATH),
+        ("exportPath", f"https://biospex-app.{HOST}/{PATH}?X-Amz-Signature=1", PATH),
+        ("exportPath", f"https://biospex-app.s3.amazonaws.com/{PATH}", PATH),
+        ("exportPath", f"https://{HOST}/biospex-app/{PATH}?X-Amz-Expires=9", PATH),
+        ("s3Bucket", "arn:aws:s3:::biospex-app", "biospex-app"),
+        ("s3Bucket", " biospex-app ", "biospex-app"),
+        ("updatesQueueUrl", f" {TRIGGER['updatesQueueUrl']} ", TRIGGER["updatesQueueUrl"]),
+    ],
+)
+def test_what_a_person_wrote_of_a_field_is_taken_as_it_is_meant_with_a_warning(
+    field: str, written: str, taken: str
+) -> None:
+    request = Request.parse(trigger(**{field: written}))
+    assert request.model_dump(by_alias=True) == TRIGGER
+    [said] = request.corrections
+    assert f"'{field}' is " in said
+    assert f"'{taken}' was taken" in said
+    address = ReplyAddress.of(trigger(**{field: written}))
+    assert address
+    assert address.updates_queue_url == TRIGGER["updatesQueueUrl"]
+
+
+@pytest.mark.parametrize(
+    ("bucket", "path"),
+    [("export", f"export/{STEM}.zip"), ("biospex-app", "export/100%25.zip"), ("abc", "abc/")],
+)
+def test_a_path_that_can_be_meant_as_it_is_written_is_left_alone(bucket: str, path: str) -> None:
+    file = path.rpartition("/")[2] or f"{STEM}.zip"
+    request = Request.parse(trigger(s3Bucket=bucket, exportPath=path, file=file))
+    assert request.export_path == path
+    assert request.corrections == []

@@ -3,23 +3,27 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import VariableCreate
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Suspended
 
-from cli.services import served
+from cli.services import child, served
 from flows.support.recovery import failed_attempts
-from tests.conftest import BOTH_DATABASES, EXPORTS
-from tests.processes import eventually, kill, messages, run_named
+from tests.conftest import EXPORTS, LIKE_PRODUCTION
+from tests.processes import child_of, eventually, kill, messages, run_named
 
-pytestmark = [pytest.mark.usefixtures("prefect_api", "aws", "workspace"), BOTH_DATABASES]
+pytestmark = [pytest.mark.usefixtures("prefect_api", "aws", "workspace"), LIKE_PRODUCTION]
 
 MakeRequest = Callable[..., Any]
 Received = Callable[[], list[Any]]
@@ -67,6 +71,44 @@ def test_both_flows_served_answer_every_trigger_and_log_no_secret(
     assert not re.search("[A-Za-z0-9+/=]{100}", log)  # what a receipt handle looks like
 
 
+def test_of_a_crowd_what_can_be_answered_is_and_the_rest_are_dead_letters_soon(
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    queue_url: str,
+    request_for: MakeRequest,
+    received: Received,
+) -> None:
+    redrive = sqs.get_queue_attributes(QueueUrl=triggers, AttributeNames=["RedrivePolicy"])
+    policy = {**json.loads(redrive["Attributes"]["RedrivePolicy"]), "maxReceiveCount": 3}
+    sqs.set_queue_attributes(QueueUrl=triggers, Attributes={"RedrivePolicy": json.dumps(policy)})
+    good = request_for(EXPORTS[0], downloadId="good")
+    secret = {"__prefect_kind": "workspace_variable", "variable_name": "secret"}
+    prefect.create_variable(VariableCreate(name="secret", value="the variable's value"))
+    fields = ["file", "exportPath", "totalSize", "s3Bucket"]
+    bodies = [
+        json.dumps(good),
+        json.dumps({**good, "updatesQueueUrl": f"{queue_url}-deleted"}),
+        *(json.dumps({**good, "downloadId": field, field: secret}) for field in fields),
+        json.dumps({**good, "downloadId": secret}),
+        json.dumps({**good, "updatesQueueUrl": secret}),
+        json.dumps({**good, "downloadId": "zero", "file": "\0.zip"}),
+        "junk",
+    ]
+    for body in bodies:
+        sqs.send_message(QueueUrl=triggers, MessageBody=body)
+    environment = {**os.environ, "TRIGGER_QUEUE_URL": triggers, "MAX_ATTEMPTS": "1"}
+    with served(environment) as server:
+        listening = run_named(prefect, "listen for exports", StateType.RUNNING)
+        eventually(lambda: server.poll() is not None or not sum(messages(sqs, triggers)))
+        assert prefect.read_flow_run(listening.id).run_count == 1
+    answers = received()
+    assert sorted(answer["downloadId"] for answer in answers) == sorted([*fields, "good", "zero"])
+    assert [answer["downloadId"] for answer in answers if answer["status"] == "success"] == ["good"]
+    assert "the variable's value" not in json.dumps(answers)
+    assert sum(messages(sqs, f"{triggers}-dead")) == 4
+
+
 def test_killed_processes_come_back_and_every_trigger_is_answered_once(
     prefect: SyncPrefectClient,
     sqs: Any,
@@ -86,9 +128,9 @@ def test_killed_processes_come_back_and_every_trigger_is_answered_once(
         eventually(lambda: server.poll() is not None or not sum(messages(sqs, triggers)))
         assert server.poll() is None
     assert [callback["status"] for callback in received()] == ["success"]
-    assert [state.name for state in failed_attempts(prefect.read_flow_run_states(export.id))] == [
-        "Crashed"
-    ]
+    # The service may be stopped while the process of a run that has completed still exits.
+    ends = failed_attempts(prefect.read_flow_run_states(export.id))
+    assert ends[0].name == "Crashed"
     of_the_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[export.id]))
     messages_logged = [line.message for line in prefect.read_logs(of_the_run)]
     assert any(line.startswith("Attempt 1 ended Crashed: ") for line in messages_logged)
@@ -105,10 +147,82 @@ def test_of_two_listeners_the_one_that_started_later_stays(
         assert prefect.read_flow_run(second.id).state_type == StateType.RUNNING
 
 
-def test_serving_without_a_queue_says_which_variable_is_missing() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRIGGER_QUEUE_URL"}
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_end_the_service_and_the_listeners_run(
+    number: signal.Signals, prefect: SyncPrefectClient, triggers: str, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "TRIGGER_QUEUE_URL": triggers}
+    command = [sys.executable, "-m", "flows.serve"]
+    with (tmp_path / "log").open("wb") as log, child(command, environment, log) as server:
+        listening = run_named(prefect, "listen for exports", StateType.RUNNING)
+        server.send_signal(number)
+        server.wait(timeout=60)
+    ended = prefect.read_flow_run(listening.id).state
+    assert ended is not None
+    assert ended.is_final()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_suspended_listener_starts_no_export_and_goes_on_when_it_is_resumed(
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    request_for: MakeRequest,
+    received: Received,
+) -> None:
+    with served({**os.environ, "TRIGGER_QUEUE_URL": triggers, "VISIBILITY_TIMEOUT": "30"}):
+        listening = run_named(prefect, "listen for exports", StateType.RUNNING)
+        process = eventually(lambda: child_of(listening.id))
+        suspended: State[Any] = Suspended(timeout_seconds=3600)
+        prefect.set_flow_run_state(listening.id, suspended)
+        eventually(lambda: not Path(f"/proc/{process}").exists())
+        sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request_for(EXPORTS[0])))
+        assert prefect.read_flow_run(listening.id).state_name == "Suspended"
+        assert messages(sqs, triggers) == (1, 0)
+        prefect.resume_flow_run(listening.id)
+        eventually(lambda: not sum(messages(sqs, triggers)))
+    assert [callback["status"] for callback in received()] == ["success"]
+
+
+def test_a_run_form_submitted_empty_fails_once_with_a_sentence(
+    prefect: SyncPrefectClient, triggers: str
+) -> None:
+    with served({**os.environ, "TRIGGER_QUEUE_URL": triggers}):
+        run_named(prefect, "listen for exports", StateType.RUNNING)
+        deployment = prefect.read_deployment_by_name("create-batches/create-batches")
+        assert deployment.parameter_openapi_schema is not None
+        assert deployment.parameter_openapi_schema["required"] == ["request"]
+        run = prefect.create_flow_run_from_deployment(deployment.id)
+        eventually(lambda: prefect.read_flow_run(run.id).state_type == StateType.FAILED)
+        ended = prefect.read_flow_run(run.id)
+    assert ended.state is not None
+    assert "'downloadId' is missing" in str(ended.state.message)
+    assert ended.run_count == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"TRIGGER_QUEUE_URL": ""}, "TRIGGER_QUEUE_URL is not set"),
+        ({"PREFECT_API_URL": ""}, "PREFECT_API_URL is not set"),
+        ({"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "http://127.0.0.1:9/api does not answer"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "no AWS credentials were found"),
+    ],
+    ids=["no queue", "no Prefect", "Prefect is away", "no credentials"],
+)
+def test_what_serving_needs_is_said_in_one_sentence(
+    changes: dict[str, str], sentence: str, triggers: str, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "TRIGGER_QUEUE_URL": triggers, "HOME": str(tmp_path)}
+    environment |= {"AWS_EC2_METADATA_DISABLED": "true"}
+    for name, value in changes.items():
+        environment[name] = value
+        if not value:
+            del environment[name]
     done = subprocess.run(
         [sys.executable, "-m", "flows.serve"], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("Cannot serve: TRIGGER_QUEUE_URL is not set")
+    assert done.stderr.startswith("Cannot serve: ")
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -121,6 +121,7 @@ def test_names_and_outputs_are_those_of_the_environment(dev: Stack) -> None:
     queues = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}"
     resources = dev.resources()
     assert outputs == {
+        "Environment": "dev",
         "TriggerQueueUrl": f"{queues}/dev-batch-trigger",
         "TriggerQueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:dev-batch-trigger",
         "DeadLetterQueueUrl": f"{queues}/dev-batch-trigger-dead",

@@ -12,11 +12,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from prefect import runtime
-from prefect.artifacts import (
-    create_image_artifact,
-    create_markdown_artifact,
-    create_table_artifact,
-)
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -67,11 +63,6 @@ def publish(
     rows = sum(batch.rows for batch in parts.batches)
     remarks = "\n".join(f"- ⚠️ {warning}" for warning in warnings) or "No warnings."
     said = "\n".join(f"- {sentence}" for sentence in zooniverse)
-    listed = "\n".join(
-        f"| [{request.batch_file(batch.part)}]({link}) | {batch.first_row:,}-{batch.last_row:,} "
-        f"| {len(batch.images):,} | {size(written)} |"
-        for batch, written, link in batches
-    )
     create_markdown_artifact(
         key="summary",
         description=f"{count(rows, 'row')} in {count(len(batches), 'batch', 'batches')}",
@@ -80,10 +71,6 @@ def publish(
 {count(len(batches), "batch", "batches")}, {size(sum(sizes))}, made in {duration(seconds)}.
 
 {remarks}
-
-| batch | rows | images | size |
-| --- | --- | --- | --- |
-{listed}
 
 | | |
 | --- | --- |
@@ -107,10 +94,10 @@ What to do with a batch: {Docs().page("zooniverse.md")}
                 "rows": f"{batch.first_row}-{batch.last_row}",
                 "images": len(batch.images),
                 "size": size(written),
-                "key": request.batch_key(batch.part),
+                "batch": f"[{request.batch_file(batch.part)}]({link})",
                 "bytes": written,
             }
-            for batch, written, _ in batches
+            for batch, written, link in batches
         ],
     )
 
@@ -118,10 +105,11 @@ What to do with a batch: {Docs().page("zooniverse.md")}
 def publish_pictures(names: Sequence[str], sheet: bytes) -> None:
     """Attach a contact sheet, a JPEG with a thumbnail of each of the images of these names."""
     _remove("images")
-    create_image_artifact(
+    create_markdown_artifact(
         key="images",
-        image_url=f"data:image/jpeg;base64,{b64encode(sheet).decode()}",
-        description="From left to right: " + ", ".join(f"`{name}`" for name in names),
+        description=f"{count(len(names), 'image')}, evenly spread over the export",
+        markdown=f"![thumbnails](data:image/jpeg;base64,{b64encode(sheet).decode()})\n\n"
+        "From left to right: " + ", ".join(f"`{name}`" for name in names),
     )
 
 
@@ -152,7 +140,7 @@ def callback_title(message: Result | Failure) -> str:
 def callback_markdown(message: Result | Failure) -> str:
     """The sentence, and the message as it was sent, line by line."""
     sent = json.dumps(json.loads(to_json(message)), indent=2, ensure_ascii=False)
-    return f"{callback_title(message)}\n\n```json\n{sent}\n```"
+    return f"{callback_title(message)}\n\nThe message:\n\n```json\n{sent}\n```"
 
 
 def console_link(region: str, bucket: str, key: str) -> str:

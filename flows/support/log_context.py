@@ -9,11 +9,18 @@ from typing import Any
 
 from prefect.context import FlowRunContext, TaskRunContext
 
+from splitter.errors import ExportError, SetupError
 from splitter.messages import Request
+
+RAISED_ONCE_MORE = "Engine execution exited with unexpected exception"
+"""How Prefect logs what a flow run has ended with, where the run has a process of its own."""
 
 
 class Labels(logging.Filter):
-    """Adds ``download_id``, ``file`` and ``part`` to the log records of a run, None if unknown."""
+    """Adds ``download_id``, ``file`` and ``part`` to the log records of a run, None if unknown.
+
+    Takes the tracebacks off faults that their sentences explain, but for those logged at DEBUG.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,6 +29,12 @@ class Labels(logging.Filter):
         self._parts: dict[str, int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if record.levelno > logging.DEBUG and isinstance(error, ExportError | SetupError):
+            # Its sentence has been logged, and the run has ended with it.
+            if record.getMessage().startswith(RAISED_ONCE_MORE):
+                return False
+            record.exc_info = None
         run, task = FlowRunContext.get(), TaskRunContext.get()
         if run and run.parameters:
             self._request = run.parameters.get("request")

@@ -13,6 +13,8 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
+from splitter.wording import size
+
 SECONDS_BETWEEN_UPDATES = 2.0
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -44,13 +46,13 @@ class Progress:
         self._logger = get_run_logger()
         self._updated = self._logged = time.monotonic()
         self._artifact = cast(
-            UUID, create_progress_artifact(0.0, description=f"{what}, {total:,} bytes")
+            UUID, create_progress_artifact(0.0, description=f"{what}, {size(total)}")
         )
 
-    def __call__(self, size: int) -> None:
-        """Count ``size`` more bytes; fewer, where a part is sent again and ``size`` is negative."""
+    def __call__(self, count: int) -> None:
+        """Count ``count`` more bytes; fewer, where a part is sent again and it is negative."""
         with self._lock:
-            self._done += size
+            self._done += count
             now = time.monotonic()
             if now - self._updated < SECONDS_BETWEEN_UPDATES:
                 return
@@ -58,7 +60,7 @@ class Progress:
             percent = self.percent
             if now - self._logged >= SECONDS_BETWEEN_LINES:
                 self._logged = now
-                self._logger.info("%s: %.0f %% of %s bytes", self._what, percent, self._total)
+                self._logger.info("%s: %.0f %% of %s", self._what, percent, size(self._total))
         self._show(percent)
 
     @property

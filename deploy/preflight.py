@@ -1,0 +1,660 @@
+"""What deploy.sh looks at before it changes anything; by itself it changes nothing.
+
+    python -m deploy.preflight stack biospex-prod       what a stack was given and has put out
+    python -m deploy.preflight queue prod-batch-update  the ARN of a queue, nothing if there is none
+    python -m deploy.preflight bucket-key biospex-app   the KMS key a bucket encrypts with, if any
+    python -m deploy.preflight aws …                    one sentence for each thing that will hurt
+    python -m deploy.preflight prefect …                the same for Prefect, and what is there
+    python -m deploy.preflight same POOL TEMPLATE.json  whether the work pool has that template
+    python -m deploy.preflight consumers QUEUE-ARN      who takes messages from the trigger queue
+
+What the shell reads is on standard output, as NAME=VALUE; sentences for a person are on standard
+error. The exit status is 1 if one of them begins with "stop".
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+ARCHIVED = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes whose objects cannot be read until somebody restores them."""
+
+# https://docs.aws.amazon.com/AmazonECS/latest/developerguide/service-quotas.html
+VCPU_QUOTAS = {"FARGATE": "L-3032A538", "FARGATE_SPOT": "L-36FBB829"}
+
+SERVICES = ("ecs.amazonaws.com", "elasticfilesystem.amazonaws.com")
+"""Those that act by a role of their own in the account, which is made once."""
+
+WORKER_VCPU = 0.75
+"""Of worker and listener together."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that whoever deploys has to know.
+
+    Attributes:
+        level: ``stop`` if going on would fail or do harm, else ``note``.
+        sentence: what is so, what it means and what to do.
+    """
+
+    level: Literal["stop", "note"]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be deployed, as far as the checks ask for it.
+
+    Attributes:
+        bucket_key_arn: the KMS key that the splitter will be allowed to use, or empty.
+        trigger_queue_arn: an existing queue that is kept, or empty for the stack's own.
+        vcpu: of all exports that run at once.
+        capacity: FARGATE or FARGATE_SPOT.
+    """
+
+    bucket: str
+    vpc_id: str
+    bucket_key_arn: str
+    trigger_queue_arn: str
+    vcpu: float
+    capacity: str
+
+
+def stop(sentence: str) -> Finding:
+    return Finding("stop", sentence)
+
+
+def note(sentence: str) -> Finding:
+    return Finding("note", sentence)
+
+
+def code_of(error: ClientError) -> str:
+    return str(error.response["Error"]["Code"])
+
+
+# -- AWS
+
+
+def bucket_is_there(plan: Plan) -> Iterator[Finding]:
+    try:
+        boto3.client("s3").head_bucket(Bucket=plan.bucket)
+    except ClientError as error:
+        if code_of(error) not in ("404", "403"):
+            raise
+        is_not = "is not there" if code_of(error) == "404" else "is not yours"
+        yield stop(f"The bucket {plan.bucket} {is_not}. It is made by BIOSPEX, not here.")
+
+
+def bucket_key(bucket: str) -> str:
+    """The ARN of the customer's KMS key that the bucket encrypts with, or nothing."""
+    try:
+        answer = boto3.client("s3").get_bucket_encryption(Bucket=bucket)
+    except ClientError as error:
+        if code_of(error) == "ServerSideEncryptionConfigurationNotFoundError":
+            return ""
+        raise
+    for rule in answer["ServerSideEncryptionConfiguration"]["Rules"]:
+        default = rule.get("ApplyServerSideEncryptionByDefault", {})
+        key = default.get("KMSMasterKeyID", "")
+        if default.get("SSEAlgorithm", "").startswith("aws:kms") and key:
+            found = boto3.client("kms").describe_key(KeyId=key)["KeyMetadata"]
+            return found["Arn"] if found["KeyManager"] == "CUSTOMER" else ""
+    return ""
+
+
+def bucket_encryption(plan: Plan) -> Iterator[Finding]:
+    """https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html"""
+    arn = bucket_key(plan.bucket)
+    if not arn:
+        return
+    if plan.bucket_key_arn != arn:
+        yield stop(
+            f"The bucket {plan.bucket} encrypts with the KMS key {arn}, which the tasks may not "
+            "use yet: answer BUCKET_KEY_ARN with it."
+        )
+    policy = boto3.client("kms").get_key_policy(KeyId=arn, PolicyName="default")["Policy"]
+    if f":iam::{arn.split(':')[4]}:root" not in policy:
+        yield note(
+            f"The policy of the KMS key {arn} does not leave access to IAM: add the role of the "
+            "stack's output SplitterRoleArn to it, with kms:Decrypt and kms:GenerateDataKey."
+        )
+
+
+def object_lock(plan: Plan) -> Iterator[Finding]:
+    """https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock.html"""
+    try:
+        answer = boto3.client("s3").get_object_lock_configuration(Bucket=plan.bucket)
+    except ClientError as error:
+        if code_of(error) == "ObjectLockConfigurationNotFoundError":
+            return
+        raise
+    if answer["ObjectLockConfiguration"].get("Rule"):
+        yield stop(
+            f"The bucket {plan.bucket} locks each new object (Object Lock, default retention): S3 "
+            "then refuses uploads without a checksum, and batches could not expire; remove the "
+            "default retention or use another bucket."
+        )
+
+
+def lifecycle_rules(bucket: str) -> list[Any]:
+    """The rules of a bucket that are switched on."""
+    try:
+        rules = boto3.client("s3").get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    except ClientError as error:
+        if code_of(error) == "NoSuchLifecycleConfiguration":
+            return []
+        raise
+    return [rule for rule in rules if rule["Status"] == "Enabled"]
+
+
+def touches(rule: Any, prefix: str) -> bool:
+    """Whether a lifecycle rule is for some object that begins so."""
+    conditions = rule.get("Filter", {})
+    conditions = conditions.get("And", conditions)
+    own = conditions.get("Prefix", rule.get("Prefix", ""))
+    return bool(own.startswith(prefix) or prefix.startswith(own))
+
+
+def versioning(plan: Plan) -> Iterator[Finding]:
+    if boto3.client("s3").get_bucket_versioning(Bucket=plan.bucket).get("Status") != "Enabled":
+        return
+    rules = lifecycle_rules(plan.bucket)
+    if not any("NoncurrentVersionExpiration" in rule and touches(rule, "batch/") for rule in rules):
+        yield note(
+            f"The bucket {plan.bucket} keeps old versions and has no rule that ends them: batches "
+            "that expire or are made again go on to cost; add NoncurrentVersionExpiration for "
+            "batch/, as in deploy/lifecycle.json."
+        )
+
+
+def archived_exports(plan: Plan) -> Iterator[Finding]:
+    for rule in lifecycle_rules(plan.bucket):
+        for step in rule.get("Transitions", ()):
+            for prefix in ("export/", "batch/"):
+                if step.get("StorageClass") in ARCHIVED and touches(rule, prefix):
+                    yield stop(
+                        f"A lifecycle rule of the bucket {plan.bucket} moves {prefix} to "
+                        f"{step['StorageClass']}, where it cannot be read: leave it out there."
+                    )
+    listed = boto3.client("s3").list_objects_v2(Bucket=plan.bucket, Prefix="export/")
+    archived = [one for one in listed.get("Contents", ()) if one.get("StorageClass") in ARCHIVED]
+    if archived:
+        yield note(
+            f"{len(archived)} of the first {listed['KeyCount']} exports in {plan.bucket} are "
+            f"archived ({archived[0]['Key']}): restore one before batches are asked of it."
+        )
+
+
+def s3_endpoint(plan: Plan) -> Iterator[Finding]:
+    """https://docs.aws.amazon.com/vpc/latest/privatelink/vpc-endpoints-s3.html"""
+    ec2 = boto3.client("ec2")
+    service = f"com.amazonaws.{ec2.meta.region_name}.s3"
+    found = ec2.describe_vpc_endpoints(
+        Filters=[
+            {"Name": "vpc-id", "Values": [plan.vpc_id]},
+            {"Name": "service-name", "Values": [service]},
+            {"Name": "vpc-endpoint-type", "Values": ["Gateway"]},
+        ]
+    )["VpcEndpoints"]
+    if not found:
+        yield note(
+            f"{plan.vpc_id} has no gateway endpoint for S3, so exports go through NAT at some "
+            "$0.045 a GB, where there is one. It is free: aws ec2 create-vpc-endpoint --vpc-id "
+            f"{plan.vpc_id} --service-name {service} --route-table-ids TABLES-OF-THE-SUBNETS"
+        )
+
+
+def vcpu_quota(plan: Plan) -> Iterator[Finding]:
+    try:
+        quota = boto3.client("service-quotas").get_service_quota(
+            ServiceCode="fargate", QuotaCode=VCPU_QUOTAS[plan.capacity]
+        )["Quota"]
+    except ClientError as error:
+        if code_of(error) != "NoSuchResourceException":
+            raise
+        yield note("The quota of Fargate's vCPU could not be read; look at Service Quotas.")
+        return
+    needed = plan.vcpu + WORKER_VCPU
+    if quota["Value"] < needed:
+        yield stop(
+            f"This account may run {quota['Value']:g} vCPU of {plan.capacity} at once, and "
+            f"{needed:g} are asked for: have {VCPU_QUOTAS[plan.capacity]} raised in Service "
+            "Quotas, or lower CPU or MAX_IN_FLIGHT."
+        )
+
+
+def service_roles(plan: Plan) -> Iterator[Finding]:
+    """https://docs.aws.amazon.com/AmazonECS/latest/developerguide/using-service-linked-roles.html"""
+    iam = boto3.client("iam")
+    for service in SERVICES:
+        if not iam.list_roles(PathPrefix=f"/aws-service-role/{service}/")["Roles"]:
+            yield stop(
+                f"{service} has no role in this account yet, without which a first stack fails; "
+                f"make it: aws iam create-service-linked-role --aws-service-name {service}"
+            )
+
+
+def queue_arn(name: str) -> str:
+    """The ARN of a queue by its name; empty if there is none, and for no other reason."""
+    sqs = boto3.client("sqs")
+    try:
+        url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
+    except ClientError as error:
+        # queryCompatible: the older code, or the newer
+        if code_of(error).rpartition(".")[2] not in ("NonExistentQueue", "QueueDoesNotExist"):
+            raise
+        return ""
+    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+    return attributes["Attributes"]["QueueArn"]
+
+
+def kept_queue(plan: Plan) -> Iterator[Finding]:
+    """The trigger queue of before: whether it is there, and gives up on what nobody can answer."""
+    if not plan.trigger_queue_arn:
+        return
+    name = plan.trigger_queue_arn.rpartition(":")[2]
+    if queue_arn(name) != plan.trigger_queue_arn:
+        yield stop(f"There is no queue {plan.trigger_queue_arn} in this account and region.")
+        return
+    sqs = boto3.client("sqs")
+    attributes = sqs.get_queue_attributes(
+        QueueUrl=sqs.get_queue_url(QueueName=name)["QueueUrl"],
+        AttributeNames=["RedrivePolicy", "MessageRetentionPeriod"],
+    )["Attributes"]
+    if "RedrivePolicy" not in attributes:
+        yield note(
+            f"The queue {name} has no redrive policy, so a message that cannot be answered comes "
+            "back again and again; the next step gives it the stack's dead-letter queue."
+        )
+    if int(attributes["MessageRetentionPeriod"]) >= 1209600:
+        yield note(
+            f"The queue {name} keeps messages for 14 days, as its dead-letter queue does, whose "
+            "clock runs from the first sending: a late one is lost there. Set its "
+            "MessageRetentionPeriod to 604800."
+        )
+
+
+def lambda_mappings(trigger_queue_arn: str) -> list[Any]:
+    """Event source mappings that take messages from the queue, or are about to, or have just."""
+    pages = (
+        boto3.client("lambda")
+        .get_paginator("list_event_source_mappings")
+        .paginate(EventSourceArn=trigger_queue_arn)
+    )
+    found = [mapping for page in pages for mapping in page["EventSourceMappings"]]
+    return [mapping for mapping in found if mapping["State"] != "Disabled"]
+
+
+def old_lambda(plan: Plan) -> Iterator[Finding]:
+    for mapping in lambda_mappings(plan.trigger_queue_arn) if plan.trigger_queue_arn else ():
+        yield stop(
+            f"The Lambda {mapping['FunctionArn']} takes messages from the same queue "
+            f"({mapping['State']}): aws lambda update-event-source-mapping --uuid "
+            f"{mapping['UUID']} --no-enabled, and wait until it is Disabled."
+        )
+
+
+AWS_CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
+    bucket_is_there,
+    bucket_encryption,
+    object_lock,
+    versioning,
+    archived_exports,
+    s3_endpoint,
+    vcpu_quota,
+    service_roles,
+    kept_queue,
+    old_lambda,
+)
+
+
+def check_aws(plan: Plan) -> Iterator[Finding]:
+    """All findings. What AWS refuses to show is a note; what cannot be reached is a stop."""
+    for check in AWS_CHECKS:
+        try:
+            found = list(check(plan))
+        except ClientError as error:
+            yield note(f"{check.__name__} could not be looked at: {error}")
+        else:
+            yield from found
+            if check is bucket_is_there and found:
+                return
+
+
+def consumers(trigger_queue_arn: str) -> tuple[list[str], list[Finding]]:
+    """Who takes messages from the queue, and what is wrong with that: there must be one."""
+    found = [f"Lambda {one['FunctionArn']}" for one in lambda_mappings(trigger_queue_arn)]
+    found += [f"listener {name}" for name in running_listeners()]
+    if len(found) == 1:
+        return found, []
+    if not found:
+        sentence = "Nobody takes triggers from the queue: start the listener or the Lambda."
+    else:
+        sentence = f"{len(found)} take triggers from the queue; all but one have to be stopped."
+    return found, [stop(sentence)]
+
+
+# -- the stack
+
+
+def stack(name: str) -> dict[str, str]:
+    """What a stack was given and has put out, by names for the shell; empty if there is none."""
+    try:
+        [found] = boto3.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+    except ClientError as error:
+        if "does not exist" in str(error):
+            return {}
+        raise
+    lines = {"stack_exists": "1"}
+    for one in found.get("Parameters", ()):
+        lines[f"given_{one['ParameterKey']}"] = one["ParameterValue"]
+    for one in found.get("Outputs", ()):
+        lines[f"output_{one['OutputKey']}"] = one["OutputValue"]
+    return lines
+
+
+# -- Prefect, imported where it is needed: it takes seconds, and most calls do without
+
+
+def api_url() -> str:
+    """The API that this shell's Prefect talks to, by its profile; may be empty."""
+    from prefect.settings import PREFECT_API_URL
+
+    return str(PREFECT_API_URL.value() or "")
+
+
+def is_open(url: str) -> bool:
+    """Whether the API answers somebody who does not sign in.
+
+    Raises:
+        URLError: if it does not answer, or not as Prefect's API does.
+    """
+    request = Request(  # noqa: S310, the operator's own address
+        f"{url}/work_pools/filter", b"{}", {"Content-Type": "application/json"}
+    )
+    try:
+        with urlopen(request, timeout=20):  # noqa: S310
+            return True
+    except HTTPError as error:
+        if error.code in (401, 403):
+            return False
+        raise
+
+
+def check_api(url: str, *, open_is_wanted: bool) -> Iterator[Finding]:
+    """Whether runs on ECS reach the API, and whether others cannot."""
+    if open_is_wanted:
+        return
+    host = urlsplit(url).hostname or ""
+    if host in ("localhost", "0.0.0.0", "::1") or host.startswith("127."):  # noqa: S104
+        yield stop(
+            f"{url} is this machine: tasks on ECS cannot reach it. Give an address that they can; "
+            "docs/where-prefect-runs.md says which ways there are (--open-api: go on all the same)."
+        )
+    try:
+        if is_open(url):
+            yield stop(
+                f"{url} answers anybody, and whoever reaches it can run what he likes in the "
+                "tasks' roles. Set PREFECT_SERVER_API_AUTH_STRING at the server and "
+                "PREFECT_API_AUTH_STRING here (--open-api: go on all the same)."
+            )
+    except (URLError, TimeoutError) as error:
+        yield stop(f"{url} does not answer: {error}")
+
+
+def running_listeners() -> list[str]:
+    """Names of the listeners whose process is at work."""
+    return [run.name for run in listeners() if run.state_type == "RUNNING"]
+
+
+def listeners() -> list[Any]:
+    """The runs of the listener that are not over."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+
+    with get_client(sync_client=True) as prefect:
+        found = prefect.read_flow_runs(
+            flow_filter=FlowFilter.model_validate({"name": {"any_": ["listen"]}}),
+            flow_run_filter=FlowRunFilter.model_validate(
+                {"state": {"type": {"any_": ["RUNNING", "SCHEDULED"]}}}
+            ),
+        )
+    return [run for run in found if run.deployment_id]
+
+
+def prefect_state(environment: str, pools: Sequence[str], block: str) -> dict[str, str]:
+    """What is there, by names for the shell.
+
+    A listener that is pending is not counted: its task may never start. One more does no harm, for
+    the later of two takes over.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.settings import PREFECT_UI_URL
+
+    lines = {"ui": str(PREFECT_UI_URL.value() or "")}
+    with get_client(sync_client=True) as prefect:
+        for number, pool in enumerate(pools):
+            with suppress(ObjectNotFound):
+                found = prefect.read_work_pool(pool)
+                lines[f"pool_type_{number}"] = found.type
+                lines[f"pool_owner_{number}"] = owner_of(found.base_job_template)
+        with suppress(ObjectNotFound):
+            if prefect.read_block_document_by_name(block, "biospex-workspace"):
+                lines["blocks_are_saved"] = "yes"
+        if prefect.read_automations_by_name(notice_name(environment)):
+            lines["has_notice"] = "yes"
+    states = {run.state_type for run in listeners()}
+    lines["listener"] = "scheduled" if "SCHEDULED" in states else "running" if states else ""
+    return lines
+
+
+def owner_of(template: Any) -> str:
+    """The environment that a work pool's template was made for; empty if none of ours."""
+    env = template.get("variables", {}).get("properties", {}).get("env", {}).get("default", {})
+    return str(env.get("BIOSPEX_ENVIRONMENT", ""))
+
+
+def check_pools(environment: str, state: dict[str, str], pools: Sequence[str]) -> Iterator[Finding]:
+    """Two environments on one Prefect API would take each other's pools away."""
+    for number, pool in enumerate(pools):
+        kind, owner = state.get(f"pool_type_{number}"), state.get(f"pool_owner_{number}")
+        if kind not in (None, "ecs"):
+            yield stop(f"The work pool {pool} is of the type {kind}, not ecs.")
+        if owner and owner != environment:
+            yield stop(
+                f"The work pool {pool} is that of {owner}: each environment needs a Prefect API of "
+                "its own."
+            )
+
+
+def notice_name(environment: str) -> str:
+    return f"{environment}: tell me when an export fails"
+
+
+def notice(environment: str, block: str) -> str:
+    """The automation that notifies of failed exports, for ``prefect automation create``.
+
+    Args:
+        block: a notification block as type and name, ``slack-webhook/operators``.
+    """
+    from prefect.client.orchestration import get_client
+
+    kind, _, name = block.partition("/")
+    with get_client(sync_client=True) as prefect:
+        block_document_id = str(prefect.read_block_document_by_name(name, kind).id)
+    ended = ["prefect.flow-run.Failed", "prefect.flow-run.Crashed"]
+    return json.dumps(
+        {
+            "name": notice_name(environment),
+            "description": "Sends the sentence that BIOSPEX was told. docs/operations.md",
+            "trigger": {
+                "type": "event",
+                "posture": "Reactive",
+                "match": {"prefect.resource.id": "prefect.flow-run.*"},
+                "match_related": {
+                    "prefect.resource.role": "flow",
+                    "prefect.resource.name": "create-batches",
+                },
+                "expect": ended,
+                "threshold": 1,
+            },
+            "actions": [
+                {
+                    "type": "send-notification",
+                    "block_document_id": block_document_id,
+                    "subject": f"BIOSPEX {environment}: {{{{ flow_run.name }}}} has failed",
+                    "body": "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+                }
+            ],
+        }
+    )
+
+
+def has_template(pool: str, template: Any) -> bool:
+    """Whether the work pool's template is that one."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as prefect:
+        return bool(prefect.read_work_pool(pool).base_job_template == template)
+
+
+# -- the command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what is asked; the exit status is 1 if something stops the deployment."""
+    options = _options(arguments)
+    try:
+        return int(options.run(options))
+    except (ClientError, BotoCoreError) as error:
+        return report([stop(f"AWS does not answer as it should: {error}")])
+
+
+def report(findings: Iterable[Finding]) -> int:
+    """Print the findings; 1 if one of them stops."""
+    status = 0
+    for finding in findings:
+        print(f"{finding.level}: {finding.sentence}", file=sys.stderr)
+        status |= finding.level == "stop"
+    return status
+
+
+def show(lines: dict[str, str]) -> None:
+    for name, value in lines.items():
+        print(f"{name}={value}")
+
+
+def _stack(options: argparse.Namespace) -> int:
+    show(stack(options.name))
+    return 0
+
+
+def _queue(options: argparse.Namespace) -> int:
+    print(queue_arn(options.name))
+    return 0
+
+
+def _bucket_key(options: argparse.Namespace) -> int:
+    print(bucket_key(options.bucket))
+    return 0
+
+
+def _aws(options: argparse.Namespace) -> int:
+    return report(
+        check_aws(
+            Plan(
+                bucket=options.bucket,
+                vpc_id=options.vpc,
+                bucket_key_arn=options.bucket_key_arn,
+                trigger_queue_arn=options.trigger_queue_arn,
+                vcpu=options.cpu / 1024 * options.in_flight,
+                capacity=options.capacity,
+            )
+        )
+    )
+
+
+def _prefect(options: argparse.Namespace) -> int:
+    url = api_url()
+    findings = list(check_api(url, open_is_wanted=options.open_api))
+    if not findings:
+        try:
+            state = prefect_state(options.environment, options.pools, options.block)
+        except Exception as error:  # whatever it is, Prefect is not as it should be
+            findings = [stop(f"{url} does not answer as it should: {error}")]
+        else:
+            show(state)
+            findings += check_pools(options.environment, state, options.pools)
+    return report(findings)
+
+
+def _api_url(options: argparse.Namespace) -> int:
+    print(api_url())
+    return 0
+
+
+def _same(options: argparse.Namespace) -> int:
+    return 0 if has_template(options.pool, json.loads(Path(options.template).read_text())) else 1
+
+
+def _notice(options: argparse.Namespace) -> int:
+    print(notice(options.environment, options.block))
+    return 0
+
+
+def _consumers(options: argparse.Namespace) -> int:
+    found, findings = consumers(options.queue_arn)
+    for one in found:
+        print(one)
+    return report(findings)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m deploy.preflight")
+    commands = parser.add_subparsers(required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], *positional: str) -> Any:
+        made = commands.add_parser(name)
+        made.set_defaults(run=run)
+        for argument in positional:
+            made.add_argument(argument)
+        return made
+
+    command("stack", _stack, "name")
+    command("queue", _queue, "name")
+    command("bucket-key", _bucket_key, "bucket")
+    command("api-url", _api_url)
+    command("same", _same, "pool", "template")
+    command("notice", _notice, "environment", "block")
+    command("consumers", _consumers, "queue_arn")
+    aws = command("aws", _aws)
+    aws.add_argument("--bucket", required=True)
+    aws.add_argument("--vpc", required=True)
+    aws.add_argument("--bucket-key-arn", default="")
+    aws.add_argument("--trigger-queue-arn", default="")
+    aws.add_argument("--cpu", type=int, required=True, help="units of one export")
+    aws.add_argument("--in-flight", type=int, required=True, help="exports at once")
+    aws.add_argument("--capacity", choices=list(VCPU_QUOTAS), required=True)
+    prefect = command("prefect", _prefect)
+    prefect.add_argument("--environment", required=True)
+    prefect.add_argument("--block", required=True)
+    prefect.add_argument("--open-api", action="store_true")
+    prefect.add_argument("pools", nargs="+")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

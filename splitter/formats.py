@@ -1,0 +1,155 @@
+"""What a file is, by its first bytes, whatever it is called."""
+
+import re
+import tarfile
+from html import unescape
+from typing import Literal, cast
+
+from splitter.members import ArchiveError
+from splitter.zip_directory import Read, ends_as_zip
+
+Format = Literal["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst"]
+
+START = 4096
+"""Bytes from the start of a file that tell what it is."""
+
+BLOCK = 512
+"""Bytes of a tar's header (POSIX.1-2017, pax, ustar Interchange Format)."""
+
+ZIP_STARTS = (
+    b"PK\3\4",  # APPNOTE 4.3.7
+    b"PK\5\6",  # 4.3.16, a ZIP of nothing
+    b"PK\7\x08",  # 8.5.4, of several volumes, or once meant to be
+    b"PK00PK",  # 8.5.5, of one volume, where several were expected
+)
+
+COMPRESSED: dict[bytes, str] = {
+    b"\x1f\x8b": "gz",  # RFC 1952, section 2.3.1
+    b"BZh": "bz2",
+    b"\xfd7zXZ\0": "xz",  # The .xz File Format, section 2.1.1.1
+    b"\x28\xb5\x2f\xfd": "zst",  # RFC 8878, section 3.1.1
+}
+
+REZIP = "unpack it, and make an ordinary ZIP of what it holds"
+EXPORT_AGAIN = "the download or the export went wrong: export it again"
+
+# The first bytes, what they are of, and what helps. https://en.wikipedia.org/wiki/List_of_file_signatures
+OTHERS: list[tuple[bytes, str, str]] = [
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive (.7z)", REZIP),
+    (b"Rar!\x1a\x07", "a RAR archive", REZIP),
+    (b"070701", "a cpio archive", REZIP),
+    (b"070702", "a cpio archive", REZIP),
+    (b"070707", "a cpio archive", REZIP),
+    (b"\xc7\x71", "a cpio archive", REZIP),
+    (b"\x1f\x9d", "a file compressed by Unix compress (.Z)", REZIP),
+    (b"LZIP", "a file compressed by lzip (.lz)", REZIP),
+    (b"\x04\x22\x4d\x18", "a file compressed by LZ4 (.lz4)", REZIP),
+    (b"MSCF", "a Windows cabinet (.cab)", REZIP),
+    (b"!<arch>\n", "an ar archive", REZIP),
+    (b"MZ", "a Windows program (.exe), perhaps a self-extracting archive", REZIP),
+    (b"\x7fELF", "a Linux program, perhaps a self-extracting archive", REZIP),
+    (b"\xca\xfe\xba\xbe", "a macOS program", REZIP),
+    (b"#!", "a script, perhaps a self-extracting archive", REZIP),
+    (b"%PDF-", "a PDF document", "send the export instead"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel or Word file", "send the export instead"),
+    (b"\xff\xd8\xff", "a single JPEG image", "zip it together with its manifest.csv"),
+    (b"\x89PNG\r\n", "a single PNG image", "zip it together with its manifest.csv"),
+    (b"GIF8", "a single GIF image", "zip it together with its manifest.csv"),
+    (b"II*\0", "a single TIFF image", "zip it together with its manifest.csv"),
+    (b"MM\0*", "a single TIFF image", "zip it together with its manifest.csv"),
+    (b"\0\5\x16\7", "macOS's notes about a file (AppleDouble)", "send the file without '._'"),
+    (b"\0\5\x16\0", "macOS's notes about a file (AppleSingle)", "send the file itself"),
+]
+
+
+def identify(read: Read, size: int) -> Format:
+    """Tell an archive's format by its content, whatever it is called.
+
+    Args:
+        read: gives bytes of it: its first, and its last where a ZIP may begin with something else.
+        size: bytes that it has.
+
+    Returns:
+        What it is read as. What a compressed file holds is known when it is read: see
+        ``check_tar``.
+
+    Raises:
+        ArchiveError: if it is nothing that can be read, with what it is instead.
+    """
+    start = read(0, min(START, size))
+    if start.startswith(ZIP_STARTS):
+        return "zip"
+    for magic, compression in COMPRESSED.items():
+        if start.startswith(magic):
+            return cast("Format", f"tar.{compression}")
+    if is_tar(start):
+        return "tar"
+    if ends_as_zip(read, size):
+        return "zip"
+    what, advice = describe(start)
+    raise ArchiveError(f"The export is {what}, not a ZIP or tar archive; {advice}.")
+
+
+def is_tar(block: bytes) -> bool:
+    """Whether a file that begins with ``block`` is a tar: its first header's checksum is right.
+
+    Tars of Unix V7 have nothing else to be known by.
+    """
+    try:
+        tarfile.TarInfo.frombuf(block[:BLOCK], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def check_tar(start: bytes, compression: str) -> None:
+    """Make sure that a compressed file holds a tar.
+
+    Args:
+        start: the first ``BLOCK`` bytes of what it holds, or all there are.
+
+    Raises:
+        ArchiveError: with what it holds instead.
+    """
+    # Of a damaged tar the name of its format is left, and what is wrong is said where it is read.
+    if is_tar(start) or start[257:262] == b"ustar":
+        return
+    what, _ = describe(start)
+    raise ArchiveError(
+        f"The export is a .{compression} file that holds {what}, where a tar was expected; {REZIP}."
+    )
+
+
+def describe(start: bytes) -> tuple[str, str]:
+    """What a file is that begins so, and what a person can do with it."""
+    if not start:
+        return "empty", EXPORT_AGAIN
+    if start.startswith(ZIP_STARTS):
+        return "a ZIP", REZIP
+    for magic, compression in COMPRESSED.items():
+        if start.startswith(magic):
+            return f"a .{compression} file", REZIP
+    for magic, what, advice in OTHERS:
+        if start.startswith(magic):
+            return what, advice
+    if not start.strip(b"\0"):
+        return "a file of nothing but zeros", EXPORT_AGAIN
+    return _describe_text(start) or (
+        f"no format that is known here (it begins with the bytes {start[:8].hex(' ')})",
+        EXPORT_AGAIN,
+    )
+
+
+def _describe_text(start: bytes) -> tuple[str, str] | None:
+    text = start.decode("utf-8-sig", errors="ignore").lstrip()
+    if not text or re.search(r"[\x00-\x08\x0e-\x1f]", text):
+        return None
+    if re.match(r"<(!doctype html|html|head|body)", text, re.IGNORECASE):
+        title = re.search(r"<title[^>]*>(.*?)</title", text, re.IGNORECASE | re.DOTALL)
+        name = " ".join(unescape(title[1]).split())[:80] if title else ""
+        return f"a web page{f' titled {name!r}' if name else ''} (HTML)", EXPORT_AGAIN
+    if text.startswith("<"):
+        code = re.search(r"<Code>(\w+)</Code>", text)
+        return f"an XML document{f' that says {code[1]}' if code else ''}", EXPORT_AGAIN
+    line = text.splitlines()[0][:40]
+    return f"a text file that begins with '{line}'", "send the export, images and manifest in a ZIP"

@@ -1,0 +1,331 @@
+"""A tar, compressed or not, read once from front to end into a store.
+
+Formats: POSIX.1-2017 (pax and ustar), GNU tar's extensions and Unix V7, as ``tarfile`` reads them.
+"""
+
+import bz2
+import lzma
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from queue import Queue
+from threading import Thread
+from typing import IO, Protocol, Self, cast
+
+from isal import igzip_lib, isal_zlib
+
+from splitter.formats import BLOCK, COMPRESSED, Format, check_tar, is_tar
+from splitter.members import (
+    DEVICE,
+    LINK,
+    ArchiveError,
+    DosDateTime,
+    Member,
+    Names,
+    plain,
+    reading,
+    too_much,
+)
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+CHUNK = 256 * 1024
+"""Bytes read, or decompressed, at a time."""
+
+CHUNKS_AHEAD = 16
+
+LONGEST_EXTENSION_HEADER = 1024 * 1024
+"""Bytes of a header that only speaks of the next member: its long name, its PAX attributes. macOS
+keeps a file's resource fork there."""
+
+EXTENSION_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+MULTI_VOLUME = b"M"  # GNU tar: the rest of a file that began on another volume
+
+LONGEST_WINDOW = 128 * 1024 * 1024
+"""Bytes of memory that xz and Zstandard may take: what their own tools take by default."""
+
+DEAD_LINK = (
+    "is a hard link to a file that does not stand before it in the archive; pack the files "
+    "themselves"
+)
+
+
+def extract_tar(
+    archive: IO[bytes],
+    format: Format,
+    output: IO[bytes],
+    progress: Callable[[int], object],
+    names: Names,
+    max_size: int,
+) -> tuple[dict[str, Member], list[str]]:
+    """Write the content of every file to ``output``, one after the other.
+
+    Decompression runs in a thread of its own, beside reading the tar, checksums and writing.
+
+    Args:
+        progress: told the number of bytes written since the last call.
+        names: takes the names, and what is unusable.
+        max_size: bytes that the archive may unpack to.
+
+    Returns:
+        The files by name, and warnings, one sentence each.
+
+    Raises:
+        ArchiveError: if it is damaged or truncated, unpacks to too much, or is not one whole tar.
+    """
+    warnings: list[str] = []
+    compression = format.partition(".")[2]
+    chunks = _decompressed(archive, compression, warnings) if compression else _plain(archive)
+    with reading(), closing(_Ahead(chunks, max_size)) as stream:
+        if compression:
+            check_tar(stream.peek(BLOCK), compression)
+        with tarfile.open(
+            fileobj=cast("IO[bytes]", stream),
+            mode="r|",
+            bufsize=CHUNK,
+            tarinfo=_Header,
+            encoding="utf-8",
+        ) as source:
+            members = _members(source, output, progress, names, max_size)
+            _check_rest(source, warnings)
+    return members, warnings
+
+
+def _members(
+    source: tarfile.TarFile,
+    output: IO[bytes],
+    progress: Callable[[int], object],
+    names: Names,
+    max_size: int,
+) -> dict[str, Member]:
+    members: dict[str, Member] = {}
+    end = linked = 0
+    while info := source.next():
+        source.members = []  # type: ignore[attr-defined]  # or it keeps them all, attributes too
+        # A sparse file takes no room in the archive. And tarfile goes on to the next header in
+        # small steps, however far behind the archive's end it is said to be.
+        if max(end + linked + info.size, source.offset) > max_size:
+            raise too_much(max_size)
+        if info.type == MULTI_VOLUME:
+            raise ArchiveError(
+                "The export is one volume of a tar that was split into several; pack it again as "
+                "a single file."
+            )
+        target = members.get(plain(info.linkname)) if info.islnk() else None
+        name = names.claim(info.name, not _is_file(info), _why_not(info, target))
+        if name is None:
+            continue
+        if target:
+            # GNU tar stores a file that has two names once; this is its second name.
+            linked += target.size
+            members[name] = target
+            if end + linked > max_size:
+                raise too_much(max_size)
+            continue
+        content = source.extractfile(info)
+        if content is None:
+            continue
+        crc = size = 0
+        while chunk := content.read(CHUNK):
+            output.write(chunk)
+            crc = isal_zlib.crc32(chunk, crc)
+            size += len(chunk)
+            progress(len(chunk))
+        members[name] = Member(end, size, crc, _dos_date_time(info.mtime))
+        end += size
+    return members
+
+
+def _is_file(info: tarfile.TarInfo) -> bool:
+    """Whether a row could name the member; folders, volume labels and listings are not meant."""
+    return info.isreg() or info.issym() or info.islnk() or info.isdev()
+
+
+def _why_not(info: tarfile.TarInfo, target: Member | None) -> str | None:
+    if info.issym():
+        return LINK
+    if info.isdev():
+        return DEVICE
+    return DEAD_LINK if info.islnk() and target is None else None
+
+
+def _check_rest(source: tarfile.TarFile, warnings: list[str]) -> None:
+    """Read what follows a tar's end, for the checksum behind it, and see that nothing is lost."""
+    seen = b""
+    extra = 0
+    rest = cast("IO[bytes]", source.fileobj)
+    while chunk := rest.read(CHUNK):
+        extra += len(chunk)
+        chunk = seen + chunk if seen else chunk.lstrip(b"\0")
+        seen = chunk[:BLOCK]
+    if not seen:
+        return
+    if is_tar(seen):
+        raise ArchiveError(
+            "The export is two tar archives, one behind the other, of which most programs read "
+            "only the first; unpack both and make one ordinary ZIP of what they hold."
+        )
+    warnings.append(f"{extra:,} bytes follow the archive's end; they were passed over.")
+
+
+class _Decompressor(Protocol):
+    """What bz2, lzma, zstd and igzip_lib have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+def _decompressor(compression: str) -> _Decompressor:
+    match compression:
+        case "gz":
+            return cast("_Decompressor", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP))
+        case "bz2":
+            return bz2.BZ2Decompressor()
+        case "xz":
+            return lzma.LZMADecompressor(memlimit=LONGEST_WINDOW)
+        case _:
+            longest = LONGEST_WINDOW.bit_length() - 1
+            options = {int(zstd.DecompressionParameter.window_log_max): longest}
+            return zstd.ZstdDecompressor(options=options)
+
+
+def _plain(archive: IO[bytes]) -> Iterator[bytes]:
+    while chunk := archive.read(CHUNK):
+        yield chunk
+
+
+def _decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> Iterator[bytes]:
+    """The content of a compressed file of one or several streams, each checked.
+
+    Raises:
+        EOFError, and what the decompressors raise: if it is truncated or damaged.
+    """
+    magic = next(magic for magic, of in COMPRESSED.items() if of == compression)
+    decompressor = _decompressor(compression)
+    data = archive.read(CHUNK)
+    while True:
+        yield decompressor.decompress(data, CHUNK)
+        data = b""
+        if decompressor.eof:
+            # As gunzip does: zeros behind the end are padding, other bytes are passed over.
+            data = (decompressor.unused_data + archive.read(CHUNK)).lstrip(b"\0")
+            while len(data) < len(magic) and (more := archive.read(CHUNK)):
+                data = (data + more).lstrip(b"\0")
+            if not data:
+                return
+            if not data.startswith(magic):
+                warnings.append("Bytes follow the end of the compressed data; they were ignored.")
+                return
+            decompressor = _decompressor(compression)
+        elif decompressor.needs_input:
+            data = archive.read(CHUNK)
+            if not data:
+                raise EOFError("it ends before its compressed data does")
+
+
+class _Ahead:
+    """A file, as far as ``tarfile`` needs one, that a thread fills some chunks ahead."""
+
+    def __init__(self, chunks: Iterator[bytes], max_size: int) -> None:
+        self._chunks = chunks
+        self._max_size = max_size
+        self._queue: Queue[bytes | BaseException] = Queue(CHUNKS_AHEAD)
+        self._peeked = b""
+        self._at_end = False
+        self._closed = False
+        self._thread = Thread(target=self._fill, daemon=True)
+        self._thread.start()
+
+    def read(self, _: int) -> bytes:
+        """The next bytes, as many as there are; ``tarfile`` goes on until it has enough.
+
+        Raises:
+            ArchiveError: if all of them together are too many.
+        """
+        if self._peeked:
+            data, self._peeked = self._peeked, b""
+            return data
+        return self._next()
+
+    def peek(self, length: int) -> bytes:
+        """At least ``length`` of the next bytes, if there are so many."""
+        while len(self._peeked) < length and (chunk := self._next()):
+            self._peeked += chunk
+        return self._peeked
+
+    def close(self) -> None:
+        self._closed = True
+        while self._thread.is_alive():
+            while not self._queue.empty():
+                self._queue.get()
+            self._thread.join(0.01)
+
+    def _next(self) -> bytes:
+        if self._at_end:
+            return b""
+        chunk = self._queue.get()
+        if isinstance(chunk, BaseException):
+            self._at_end = True
+            raise chunk
+        self._at_end = not chunk
+        return chunk
+
+    def _fill(self) -> None:
+        size = 0
+        try:
+            for chunk in self._chunks:
+                size += len(chunk)
+                if size > self._max_size:
+                    raise too_much(self._max_size)
+                if self._closed:
+                    return
+                if chunk:
+                    self._queue.put(chunk)
+            self._queue.put(b"")
+        except BaseException as error:
+            self._queue.put(error)
+
+
+class _Header(tarfile.TarInfo):
+    """A member's header; ``tarfile`` itself takes a damaged or missing one for the tar's end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        # tarfile would hold such a member in memory, whatever its size.
+        if header.type in EXTENSION_HEADERS and header.size > LONGEST_EXTENSION_HEADER:
+            raise tarfile.ReadError(f"{header.size:,} bytes of attributes for one file")
+        return header
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # zeros, as every tar ends
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from error
+
+
+def _dos_date_time(seconds: float) -> DosDateTime:
+    """Seconds since 1970, UTC, in the range of a ZIP's time stamp (APPNOTE 4.4.6)."""
+    moment = time.gmtime(max(0, min(seconds, 2**32)))
+    if moment.tm_year < 1980:
+        return (1980, 1, 1, 0, 0, 0)
+    return (moment.tm_year, *moment[1:6])

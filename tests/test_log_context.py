@@ -1,0 +1,34 @@
+"""What the log of a run leaves out."""
+
+import logging
+import sys
+
+import pytest
+
+from flows.support.log_context import RAISED_ONCE_MORE, Labels
+from splitter.errors import ExportError, SetupError
+
+
+def passed(error: Exception, message: str, level: int) -> logging.LogRecord | None:
+    try:
+        raise error
+    except Exception:
+        record = logging.LogRecord("x", level, "x.py", 1, message, (), sys.exc_info())
+    return record if Labels().filter(record) else None
+
+
+@pytest.mark.parametrize("error", [ExportError("A sentence."), SetupError("A sentence.")])
+def test_a_fault_that_its_sentence_explains_has_no_traceback_above_debug(error: Exception) -> None:
+    assert passed(error, RAISED_ONCE_MORE, logging.ERROR) is None
+    warned = passed(error, "It could not be shown", logging.WARNING)
+    assert warned
+    assert not warned.exc_info
+    debugged = passed(error, "The traceback:", logging.DEBUG)
+    assert debugged
+    assert debugged.exc_info
+
+
+def test_a_fault_that_nobody_foresaw_keeps_its_traceback() -> None:
+    record = passed(KeyError("x"), RAISED_ONCE_MORE, logging.ERROR)
+    assert record
+    assert record.exc_info

@@ -1,0 +1,202 @@
+"""Tars as every program writes them: read once, checked, and refused with the true cause."""
+
+import bz2
+import gzip
+import io
+import lzma
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splitter import archive
+from splitter.archive import Contents
+from splitter.members import ArchiveError, Limits
+from tests.archives import FILES, tar_of
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+TAR = tar_of(FILES)
+GZIP = gzip.compress(TAR, mtime=0)
+
+COMPRESS = [gzip.compress, bz2.compress, lzma.compress, zstd.compress]
+ODD = [tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
+
+
+def unpacked(data: bytes, tmp_path: Path, limits: Limits | None = None) -> Contents:
+    path = tmp_path / "export"
+    path.write_bytes(data)
+    return archive.extract(path, tmp_path / "store", limits=limits or Limits())
+
+
+def content(contents: Contents) -> dict[str, bytes]:
+    return {name: contents.read(name) for name in contents.members}
+
+
+def entry(name: str, kind: bytes, target: str = "", size: int = 0) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, target, size
+    return info
+
+
+@pytest.mark.parametrize(
+    "compress",
+    COMPRESS,
+    ids=lambda f: f.__module__,
+)
+def test_a_tar_is_read_whatever_it_is_compressed_by(
+    compress: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    assert content(unpacked(compress(TAR), tmp_path)) == FILES
+
+
+@pytest.mark.parametrize("compress", COMPRESS)
+def test_every_stream_of_a_compressed_file_is_read(
+    compress: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    data = compress(TAR[:1500]) + compress(TAR[1500:])
+    assert content(unpacked(data, tmp_path)) == FILES
+
+
+@pytest.mark.parametrize("compress", COMPRESS)
+def test_a_compressed_file_that_was_cut_off_is_refused(
+    compress: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    data = compress(TAR)
+    for length in (len(data) // 2, len(data) - 1):
+        with pytest.raises(ArchiveError, match="damaged or incomplete"):
+            unpacked(data[:length], tmp_path)
+
+
+@given(st.integers(0, len(GZIP) - 1), st.integers(0, 7))
+def test_a_flipped_bit_is_refused_where_zlib_refuses_it(
+    tmp_path_factory: pytest.TempPathFactory, position: int, bit: int
+) -> None:
+    damaged = bytearray(GZIP)
+    damaged[position] ^= 1 << bit
+    try:
+        expected = gzip.decompress(bytes(damaged))
+    except (OSError, EOFError, zlib.error):
+        expected = None
+    try:
+        found = content(unpacked(bytes(damaged), tmp_path_factory.mktemp("bit")))
+    except ArchiveError:
+        return
+    assert expected == TAR
+    assert found == FILES
+
+
+@given(st.integers(0, len(GZIP) - 1))
+def test_no_beginning_of_a_gzip_passes_for_the_whole(
+    tmp_path_factory: pytest.TempPathFactory, length: int
+) -> None:
+    with pytest.raises(ArchiveError):
+        unpacked(GZIP[:length], tmp_path_factory.mktemp("cut"))
+
+
+def test_what_follows_the_end_of_a_gzip_is_passed_over_with_a_remark(tmp_path: Path) -> None:
+    contents = unpacked(GZIP + b"\r\n", tmp_path)
+    assert content(contents) == FILES
+    assert contents.remarks == ["Bytes follow the end of the compressed data; they were ignored."]
+    assert not unpacked(GZIP + bytes(700), tmp_path).remarks
+
+
+def test_what_follows_the_end_of_a_tar_is_passed_over_with_a_remark(tmp_path: Path) -> None:
+    contents = unpacked(gzip.compress(TAR + b"Thank you!"), tmp_path)
+    assert content(contents) == FILES
+    assert "follow the archive's end" in contents.remarks[0]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_two_tars_one_behind_the_other_are_not_cut_silently(
+    pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    with pytest.raises(ArchiveError, match="two tar archives, one behind the other"):
+        unpacked(pack(TAR + tar_of({"c.jpg": b"c"})), tmp_path)
+
+
+def test_a_hard_link_is_the_file_that_it_names(tmp_path: Path) -> None:
+    links = [entry("c.jpg", tarfile.LNKTYPE, "./a.jpg"), entry("d.jpg", tarfile.LNKTYPE, "c.jpg")]
+    contents = unpacked(tar_of(FILES, others=links), tmp_path)
+    a = FILES["a.jpg"]
+    assert content(contents) == {**FILES, "c.jpg": a, "d.jpg": a}
+    assert contents.store.stat().st_size == sum(map(len, FILES.values()))
+
+
+@pytest.mark.parametrize("target", ["c.jpg", "later.jpg", "../a.jpg", ""])
+def test_a_hard_link_to_what_does_not_stand_before_it_is_unusable(
+    target: str, tmp_path: Path
+) -> None:
+    contents = unpacked(tar_of(FILES, others=[entry("c.jpg", tarfile.LNKTYPE, target)]), tmp_path)
+    assert content(contents) == FILES
+    assert "hard link" in contents.unusable["c.jpg"]
+
+
+def test_hard_links_count_towards_what_an_archive_may_unpack_to(tmp_path: Path) -> None:
+    files = {"a.jpg": bytes(1024 * 1024)}
+    links = [entry(f"{number}.jpg", tarfile.LNKTYPE, "a.jpg") for number in range(70)]
+    with pytest.raises(ArchiveError, match="unpacks to more than"):
+        unpacked(gzip.compress(tar_of(files, others=links)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
+)
+def test_a_symbolic_link_or_device_is_unusable_and_does_not_hinder_the_rest(
+    kind: bytes, tmp_path: Path
+) -> None:
+    contents = unpacked(tar_of(FILES, others=[entry("c.jpg", kind, "a.jpg")]), tmp_path)
+    assert content(contents) == FILES
+    assert set(contents.unusable) == {"c.jpg"}
+
+
+@pytest.mark.parametrize("kind", [b"V", b"D", tarfile.DIRTYPE])
+def test_volume_labels_listings_and_folders_are_passed_over(kind: bytes, tmp_path: Path) -> None:
+    contents = unpacked(tar_of(FILES, others=[entry("Herbarium 7", kind)]), tmp_path)
+    assert content(contents) == FILES
+    assert not contents.unusable
+
+
+def test_a_volume_of_a_split_tar_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="one volume of a tar"):
+        unpacked(tar_of(FILES, others=[entry("b.jpg", b"M")]), tmp_path)
+
+
+def with_attributes(length: int) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as file:
+        for name, data in FILES.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            info.pax_headers = {"SCHILY.xattr.com.apple.ResourceFork": "r" * length}
+            file.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def test_attributes_may_be_as_long_as_a_resource_fork(tmp_path: Path) -> None:
+    assert content(unpacked(with_attributes(1_000_000), tmp_path)) == FILES
+    with pytest.raises(ArchiveError, match="bytes of attributes for one file"):
+        unpacked(with_attributes(2_000_000), tmp_path)
+
+
+@pytest.mark.parametrize("compress", COMPRESS)
+def test_a_bomb_ends_at_the_limit(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    bomb = compress(tar_of({"a.jpg": bytes(80 * 1024 * 1024)}))
+    with pytest.raises(ArchiveError, match="unpacks to more than"):
+        unpacked(bomb, tmp_path)
+    assert (tmp_path / "store").stat().st_size <= 64 * 1024 * 1024
+
+
+def test_an_xz_that_asks_for_gigabytes_of_memory_is_refused(tmp_path: Path) -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1024**3}]
+    greedy = bytearray(lzma.compress(TAR, filters=filters))
+    with pytest.raises(ArchiveError):
+        unpacked(bytes(greedy), tmp_path)
