@@ -46,7 +46,7 @@ async def serve(settings: Settings) -> None:
     service = Runner(
         name="biospex",
         limit=settings.max_in_flight + 1,  # every export in flight, and the listener
-        query_seconds=2,
+        query_seconds=1,
         pause_on_shutdown=False,
     )
     # A run form that is submitted empty is an empty request, whose missing fields are named.
