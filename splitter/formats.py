@@ -28,6 +28,8 @@ COMPRESSED: dict[bytes, str] = {
     b"BZh": "bz2",
     b"\xfd7zXZ\0": "xz",  # The .xz File Format, section 2.1.1.1
     b"\x28\xb5\x2f\xfd": "zst",  # RFC 8878, section 3.1.1
+    # Frames to be skipped, which parallel compressors put in front: section 3.1.2.
+    **{bytes([0x50 + number]) + b"\x2a\x4d\x18": "zst" for number in range(16)},
 }
 
 REZIP = "unpack it, and make an ordinary ZIP of what it holds"

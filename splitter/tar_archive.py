@@ -223,7 +223,7 @@ def _decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> 
     Raises:
         EOFError, and what the decompressors raise: if it is truncated or damaged.
     """
-    magic = next(magic for magic, of in COMPRESSED.items() if of == compression)
+    magics = tuple(magic for magic, of in COMPRESSED.items() if of == compression)
     decompressor = _decompressor(compression)
     data = archive.read(CHUNK)
     while True:
@@ -234,11 +234,11 @@ def _decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> 
             # More is read only where little is left: what many small streams (as bgzip writes them)
             # leave over would add up.
             data = decompressor.unused_data.lstrip(b"\0")
-            while len(data) < len(magic) and (more := archive.read(CHUNK)):
+            while len(data) < len(magics[0]) and (more := archive.read(CHUNK)):
                 data = (data + more).lstrip(b"\0")
             if not data:
                 return
-            if not data.startswith(magic):
+            if not data.startswith(magics):
                 warnings.append("Bytes follow the end of the compressed data; they were ignored.")
                 return
             decompressor = _decompressor(compression)

@@ -66,6 +66,12 @@ def test_every_stream_of_a_compressed_file_is_read(
     assert content(unpacked(data, tmp_path)) == FILES
 
 
+def test_zstandard_frames_that_are_to_be_skipped_are(tmp_path: Path) -> None:
+    skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"
+    data = skipped + zstd.compress(TAR[:1500]) + skipped + zstd.compress(TAR[1500:])
+    assert content(unpacked(data, tmp_path)) == FILES
+
+
 @pytest.mark.parametrize("compress", COMPRESS)
 def test_a_compressed_file_that_was_cut_off_is_refused(
     compress: Callable[[bytes], bytes], tmp_path: Path
