@@ -212,23 +212,10 @@ def create_batches(request: Request | str) -> Result:
         for number, end in enumerate(earlier, 1):
             log.warning("Attempt %d ended %s: %s", number, end.name, end.message)
     outcome = None
-<<<<<<< HEAD
-    try:
-        if isinstance(request, str):
-            request = from_a_person(request)
-        request = Request.parse(request)
-        Allowed().check(request)
-        sqs = client_for(request)
-        queues.check_callback_queue(sqs, request)
-        bucket = bucket_named(request.s3_bucket)
-        log.info("AWS credentials come from the %s", origin(load_credentials()))
-        outcome = split(request, bucket, earlier)
-        notify(sqs, request, outcome.result)
-    except Exception as error:
-        return ended(failed(error, request, outcome, earlier))
-=======
     with waits_for_prefect():
         try:
+            if isinstance(request, str):
+                request = from_a_person(request)
             request = Request.parse(request)
             Allowed().check(request)
             queues.check_callback_queue(client_for(request), request)
@@ -240,7 +227,6 @@ def create_batches(request: Request | str) -> Result:
             notify(client_for(request), request, outcome.result)
         except Exception as error:
             return ended(failed(error, request, outcome, earlier))
->>>>>>> main
     return ended(
         Completed(
             name="Completed with warnings" if outcome.warnings else "Completed",
