@@ -141,7 +141,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a Prefect server, or runs programs of its own, is slow; ``make quick`` goes without.
+    """What needs a Prefect server, or runs programs of its own, is slow: no part of ``make quick``.
 
     A file of tests says so itself where it does not show: ``pytestmark = pytest.mark.slow``.
     """
