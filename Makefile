@@ -1,7 +1,7 @@
 # make demo   split two examples on this machine; ARCHIVE=path BATCH_SIZE=n KEEP=1 VERBOSE=1
 # make test   lint, types, import rules and the tests
 # make quick  the tests that need no other process, in under a minute
-# make bench  both lanes beside the floor, the limit and the shell; GIGABYTES=2.4 REPEAT=3
+# make bench  both lanes beside the floor and the limit, on real JPEGs; GIGABYTES=1.6 REPEAT=3
 # make serve  serve both deployments against the Prefect API and the AWS that the environment names
 # make submit split an archive that is in S3: ARCHIVE=s3://bucket/key, PLAN=1 to see what it takes
 # make deploy set everything up on AWS, after a few questions; see deploy/deploy.sh --help
@@ -12,7 +12,7 @@ KEEP ?=
 VERBOSE ?=
 PLAN ?=
 export ARCHIVE
-GIGABYTES ?= 2.4
+GIGABYTES ?= 1.6
 REPEAT ?= 3
 
 # One virtual environment for one Python: another PYTHON makes it anew.

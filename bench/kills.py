@@ -26,9 +26,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +49,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun
 
-from bench.export import make_export
+from bench.export import MEAN_IMAGE, make_export
 from bench.object_store import seaweedfs
 from cli.services import REGION, create_queues, embedded_aws, embedded_prefect, trigger
 from flows.support.artifacts import CALLBACK_KEY
@@ -69,7 +67,6 @@ VICTIMS: tuple[Victim, ...] = get_args(Victim)
 LEFTOVERS = ("uploads", "files", "other files", "messages", "dead letters", "runs", "processes")
 
 IMAGES = 500
-MEAN_IMAGE = 300_000  # bytes; 150 MB an export
 SETTINGS = {
     "BATCH_SIZE": "100",
     "SPLICE_MIN_SIZE": "0",
@@ -136,7 +133,6 @@ class Served:
         self._environment = {**os.environ, **environment, "TMPDIR": str(tmp), "EFS_PATH": str(tmp)}
         self._marker = f"TMPDIR={tmp}".encode()
         self._log = log
-        self._ended: list[subprocess.Popen[bytes]] = []
         self.process = self._start()
 
     def restart(self) -> None:
@@ -530,16 +526,10 @@ def _parent(pid: int) -> int | None:
 def make_exports(directory: Path) -> list[Path]:
     """A ZIP and a tar.gz of the same members."""
     directory.mkdir()
-    spliced = directory / "41-spliced.zip"
-    make_export(spliced, IMAGES, IMAGES * MEAN_IMAGE, order="merged")
-    extracted = directory / "43-extracted.tar.gz"
-    with zipfile.ZipFile(spliced) as archive, tarfile.open(extracted, "w:gz", compresslevel=1) as t:
-        for info in archive.infolist():
-            member = tarfile.TarInfo(info.filename)
-            member.size = info.file_size
-            with archive.open(info) as content:
-                t.addfile(member, content)
-    return [spliced, extracted]
+    exports = [directory / "41-spliced.zip", directory / "43-extracted.tar.gz"]
+    for path in exports:
+        make_export(path, IMAGES, order="merged")
+    return exports
 
 
 def line(this: Round) -> str:

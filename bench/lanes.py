@@ -1,33 +1,33 @@
-"""What both lanes take, beside the floor, the limit and the shell: ``make bench GIGABYTES=2.4``.
+"""What both lanes take, beside the floor and the limit: ``make bench GIGABYTES=1.6``.
 
-In turn, on this machine, against SeaweedFS:
+In turn, on this machine, against SeaweedFS, with exports of real JPEGs (``bench/export.py``):
 
-a  floor    s5cmd downloads the export and uploads it again
-b  limit    the UploadPartCopy calls of the splice lane's plan, and nothing else
-c  shell    aws s3 cp, unzip, zip -0 by batch, aws s3 cp
-d  extract  create_batches with SPLIT_STRATEGY=extract
-e  splice   create_batches with SPLIT_STRATEGY=splice
+floor             s5cmd downloads the ZIP and uploads it again
+limit             the UploadPartCopy calls of the splice lane's plan, and nothing else
+extract ZIP       create_batches with SPLIT_STRATEGY=extract
+extract tar.gz    the same of the same images in the old format
+splice            create_batches with SPLIT_STRATEGY=splice, images in the order of the rows
+splice merged     images in four such runs, as in an export of more than 8,000
+splice shuffled   images in random order
 
-Seconds of d and e are the flow run's own; the start of Python and Prefect is not in them. Peak
-memory is that of the largest process. A second table has the splice lane on a sorted export, on one
-merged from four, and on a shuffled one. Figures are the medians of ``--repeat`` rounds.
+Seconds of the lanes are the flow run's own; the start of Python and Prefect is not in them. Peak
+memory is that of the largest process. Figures are the medians of ``--repeat`` rounds; in each round
+every way has its turn, so that a slow minute of the machine falls on all of them.
 """
 
 import argparse
-import csv
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -35,7 +35,7 @@ from uuid import uuid4
 
 import boto3
 
-from bench.export import Order, make_export
+from bench.export import MEAN_IMAGE, Order
 from bench.object_store import seaweedfs
 from cli.services import REGION, embedded_aws, embedded_prefect, trigger
 from splitter import manifest, splicing
@@ -43,9 +43,11 @@ from splitter.assembly import PARALLEL_PARTS, CopiedPart
 from splitter.storage import CLIENT_CONFIG, Bucket
 from splitter.zip_index import ZipIndex, ranged_file
 
-MEAN_IMAGE = 300_000  # bytes; 8,000 images are 2.4 GB
 BATCH_SIZE = 2000
 SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+Way = Callable[[Path, Path, str], "Measured"]
+"""Given an archive, a directory and a bucket that holds the archive."""
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Bench:
             str(archive),
             bucket,
             f"export/{archive.name}",
-            ExtraArgs={"ContentType": "application/zip"},
+            ExtraArgs={"ContentType": "application/octet-stream"},
         )
         os.sync()
         try:
@@ -109,11 +111,10 @@ class Bench:
         index = ZipIndex(ranged_file(partial(bucket.read, key, source.etag), source.size))
         cut = manifest.partition_export(index.members, index.read, "imageName", BATCH_SIZE)
         modified = index.members[cut.manifest].info.date_time
+        plans = [splicing.plan_batch(batch, index.members, modified) for batch in cut.batches]
         copies: list[Callable[[], object]] = []
-        for batch in cut.batches:
-            upload = bucket.begin_upload(f"batch/{batch.part}.zip", {})
-            plan = splicing.plan_batch(batch, index.members, modified)
-            parts = splicing.parts(plan, bucket, key, source)
+        for batch, parts in enumerate(splicing.parts(plans, bucket, key, source), 1):
+            upload = bucket.begin_upload(f"batch/{batch}.zip", {})
             copies += [
                 partial(part.send, upload, number)
                 for number, part in enumerate(parts, 1)
@@ -124,24 +125,6 @@ class Bench:
             for future in [pool.submit(copy) for copy in copies]:
                 future.result()
         return Measured(time.perf_counter() - started, 0, 0, None, {"COPY": len(copies)})
-
-    def shell(self, archive: Path, scratch: Path, bucket: str) -> Measured:
-        """A person's way. The batches' lists of files are made beforehand and cost nothing here."""
-        images = scratch / "images"
-        aws: list[str | Path] = [SCRIPTS / "aws", "s3", "cp", "--only-show-errors"]
-        commands: list[list[str | Path]] = [
-            [*aws, f"s3://{bucket}/export/{archive.name}", scratch / "export.zip"],
-            ["unzip", "-q", scratch / "export.zip", "-d", images],
-        ]
-        for part, names in enumerate(_batches(archive), 1):
-            batch = scratch / f"part{part}.zip"
-            listed = scratch / f"part{part}.txt"
-            listed.write_text("\n".join(["manifest.csv", *names]))
-            commands += [
-                ["sh", "-c", f"cd {images} && zip -0 -q -@ {batch} < {listed}"],
-                [*aws, batch, f"s3://{bucket}/batch/part{part}.zip"],
-            ]
-        return self._commands(commands)
 
     def lane(self, strategy: str, archive: Path, scratch: Path, bucket: str) -> Measured:
         request = {**trigger(1, archive, self.updates), "s3Bucket": bucket}
@@ -181,13 +164,6 @@ class Bench:
         return Measured(time.perf_counter() - started, peak_memory=peak)
 
 
-def _batches(archive: Path) -> Iterator[list[str]]:
-    rows = subprocess.run(["unzip", "-p", archive, "manifest.csv"], stdout=subprocess.PIPE)
-    names = [row["imageName"] for row in csv.DictReader(rows.stdout.decode().splitlines(True))]
-    for start in range(0, len(names), BATCH_SIZE):
-        yield names[start : start + BATCH_SIZE]
-
-
 def typical(rounds: Sequence[Measured]) -> Measured:
     """The round with the median time, with the highest memory of all."""
     middle = sorted(rounds, key=lambda one: one.seconds)[len(rounds) // 2]
@@ -217,10 +193,11 @@ def row(name: str, found: Measured, *bases: Measured) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gigabytes", type=float, default=2.4)
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--gigabytes", type=float, default=1.6)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--directory", type=Path, help="where the exports and the store go")
+    parser.add_argument("--only", nargs="*", default=[], metavar="WAY", help="beside the floor")
     options = parser.parse_args()
     images = round(options.gigabytes * 1e9 / MEAN_IMAGE)
     with ExitStack() as stack:
@@ -232,41 +209,42 @@ def main() -> None:
         endpoint = stack.enter_context(seaweedfs(directory / "store"))
         bench = Bench(endpoint, {**aws, **prefect}, directory)
 
-        def export(order: Order) -> Path:
-            path = directory / f"export-{order}.zip"
-            make_export(path, images, images * MEAN_IMAGE, order=order)
+        @cache
+        def export(order: Order, suffix: str = ".zip") -> Path:
+            path = directory / f"export-{order}{suffix}"
+            # In a process of its own: Linux counts this one's peak of memory to those it starts.
+            command = [sys.executable, "-m", "bench.export", str(path), "--order", order]
+            subprocess.run([*command, "--images", str(images)], check=True)
             return path
 
-        def run(way: Callable[[Path, Path, str], Measured], archive: Path) -> Measured:
-            rounds = [bench.measure(partial(way, archive), archive) for _ in range(options.repeat)]
-            return typical(rounds)
+        extract, splice = partial(bench.lane, "extract"), partial(bench.lane, "splice")
+        ways: dict[str, tuple[Way, Callable[[], Path]]] = {
+            "floor": (bench.floor, partial(export, "sorted")),
+            "limit": (bench.limit, partial(export, "sorted")),
+            "extract ZIP": (extract, partial(export, "sorted")),
+            "extract tar.gz": (extract, partial(export, "sorted", ".tar.gz")),
+            "splice": (splice, partial(export, "sorted")),
+            "splice merged": (splice, partial(export, "merged")),
+            "splice shuffled": (splice, partial(export, "shuffled")),
+        }
+        wanted = {name for name in ways if name in ("floor", "limit", *(options.only or ways))}
+        rounds: dict[str, list[Measured]] = {name: [] for name in ways if name in wanted}
+        for number in range(1, options.repeat + 1):
+            for name, found in rounds.items():
+                way, archive = ways[name]
+                found.append(bench.measure(partial(way, archive()), archive()))
+                print(f"round {number}, {name}: {found[-1].seconds:.1f} s", file=sys.stderr)
 
-        archive = export("sorted")
-        print(
-            f"{options.gigabytes} GB, {images:,} images, batches of {BATCH_SIZE}; "
-            f"{os.cpu_count()} cores, {platform.machine()}, {time.strftime('%Y-%m-%d')}; "
-            f"medians of {options.repeat}\n\n"
-            "| | s | to floor | to limit | MB read | MB written | MiB peak | requests |\n"
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
-            flush=True,
-        )
-        floor = run(bench.floor, archive)
-        limit = run(bench.limit, archive)
-        print(row("a floor", floor, floor, limit), flush=True)
-        print(row("b limit", limit, floor, limit), flush=True)
-        if shutil.which("zip") and shutil.which("unzip"):
-            print(row("c shell", run(bench.shell, archive), floor, limit), flush=True)
-        print(row("d extract", run(partial(bench.lane, "extract"), archive), floor, limit))
-        spliced = run(partial(bench.lane, "splice"), archive)
-        print(row("e splice", spliced, floor, limit), flush=True)
-        print(
-            "\n| splice of | s | MB read | MB written | MiB peak | requests |\n"
-            "| --- | ---: | ---: | ---: | ---: | --- |"
-        )
-        print(row("sorted", spliced))
-        orders: tuple[Order, ...] = ("merged", "shuffled")
-        for order in orders:
-            print(row(order, run(partial(bench.lane, "splice"), export(order))), flush=True)
+    results = {name: typical(found) for name, found in rounds.items()}
+    print(
+        f"{options.gigabytes} GB, {images:,} images, batches of {BATCH_SIZE:,}; "
+        f"{os.cpu_count()} cores, {platform.machine()}, {time.strftime('%Y-%m-%d')}; "
+        f"medians of {options.repeat}\n\n"
+        "| | s | to floor | to limit | MB read | MB written | MiB peak | requests |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
+    )
+    for name, result in results.items():
+        print(row(name, result, results["floor"], results["limit"]))
 
 
 if __name__ == "__main__":

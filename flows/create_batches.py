@@ -26,6 +26,7 @@ from blocks.saved import client, load_credentials, load_workspace, origin
 from flows.support import artifacts
 from flows.support.callbacks import client_for
 from flows.support.log_context import label_lines
+from flows.support.outage import waits_for_prefect
 from flows.support.progress import Progress, best_effort
 from flows.support.recovery import earlier_attempts
 from flows.support.task_runner import UploadPool, task_runner
@@ -211,19 +212,21 @@ def create_batches(request: Request | str) -> Result:
         for number, end in enumerate(earlier, 1):
             log.warning("Attempt %d ended %s: %s", number, end.name, end.message)
     outcome = None
-    try:
-        if isinstance(request, str):
-            request = from_a_person(request)
-        request = Request.parse(request)
-        Allowed().check(request)
-        sqs = client_for(request)
-        queues.check_callback_queue(sqs, request)
-        bucket = bucket_named(request.s3_bucket)
-        log.info("AWS credentials come from the %s", origin(load_credentials()))
-        outcome = split(request, bucket, earlier)
-        notify(sqs, request, outcome.result)
-    except Exception as error:
-        return ended(failed(error, request, outcome, earlier))
+    with waits_for_prefect():
+        try:
+            if isinstance(request, str):
+                request = from_a_person(request)
+            request = Request.parse(request)
+            Allowed().check(request)
+            queues.check_callback_queue(client_for(request), request)
+            bucket = bucket_named(request.s3_bucket)
+            log.info("AWS credentials come from the %s", origin(load_credentials()))
+            outcome = split(request, bucket, earlier)
+            # The client anew, which asks Prefect for the credentials: a callback that is sent
+            # while Prefect is away could not be noted, and would be sent once more.
+            notify(client_for(request), request, outcome.result)
+        except Exception as error:
+            return ended(failed(error, request, outcome, earlier))
     return ended(
         Completed(
             name="Completed with warnings" if outcome.warnings else "Completed",
@@ -360,15 +363,12 @@ def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Pa
     show_images(parts, index)
     images = {name: index.members[file] for name, file in parts.images.items()}
     modified = index.members[parts.manifest].info.date_time
-    plans = [
-        splicing.parts(
-            splicing.plan_batch(batch, images, modified),
-            export.bucket,
-            export.request.export_path,
-            export.source,
-        )
-        for batch in parts.batches
-    ]
+    plans = splicing.parts(
+        [splicing.plan_batch(batch, images, modified) for batch in parts.batches],
+        export.bucket,
+        export.request.export_path,
+        export.source,
+    )
     return parts, put_batches(splice, export, parts, plans, verify=settings.verify)
 
 

@@ -63,7 +63,7 @@ BUSY_WAIT = 2
 SECONDS_BETWEEN_LOOKS = 30
 """Between two looks at a run whose state stays; another state is looked at at once."""
 
-TIME_TO_COME_BACK = timedelta(seconds=10)
+TIME_TO_RESTART = timedelta(seconds=10)
 """Before a listener that died starts again."""
 
 
@@ -92,9 +92,7 @@ def restart_listener(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any])
     with get_client(sync_client=True) as prefect:
         prefect.set_flow_run_state(
             flow_run.id,
-            AwaitingRetry(
-                scheduled_time=datetime.now(UTC) + TIME_TO_COME_BACK, message="Comes back"
-            ),
+            AwaitingRetry(scheduled_time=datetime.now(UTC) + TIME_TO_RESTART, message="Restarted"),
         )
 
 

@@ -1,11 +1,13 @@
 """An object put together of parts: copied by S3 from another object, or sent from here."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from itertools import count
+from queue import PriorityQueue
+from typing import TYPE_CHECKING, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -15,9 +17,14 @@ from splitter.storage import Bucket, MultipartUpload
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
+T = TypeVar("T")
+
 PARALLEL_PARTS = 8
 """Threads that send parts. They bound the requests under way, and the memory: each thread holds one
 part that is sent, of about 8 MiB. S3 copies some 2 GiB at a time."""
+
+PARALLEL_BATCHES = 16
+"""Objects put together at the same time. Their parts wait for the threads in one queue."""
 
 
 class AssemblyError(Exception):
@@ -31,10 +38,12 @@ class SentPart:
     Attributes:
         size: bytes.
         content: makes them, when it is the part's turn.
+        position: in the archive. Of all parts that wait, the one that stands first is next.
     """
 
     size: int
     content: Callable[[], bytearray]
+    position: int = 0
 
     def send(self, upload: MultipartUpload, number: int) -> "CompletedPartTypeDef":
         return upload.upload_part(number, self.content())
@@ -60,12 +69,54 @@ class CopiedPart:
 Part = SentPart | CopiedPart
 
 
+class PartPool:
+    """Threads that do, of all that waits, what stands first in the archive, then what came first.
+
+    Batches that are fetched from all over an archive pass over it side by side in this way.
+    """
+
+    def __init__(self, threads: int = PARALLEL_PARTS) -> None:
+        self._threads = ThreadPoolExecutor(threads)
+        self._waiting: PriorityQueue[tuple[int, int, Callable[[], None]]] = PriorityQueue()
+        self._numbers = count()
+
+    def __enter__(self) -> "PartPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, part: Part, work: Callable[[], T]) -> "Future[T]":
+        """Have ``work`` done when it is the part's turn."""
+        position = part.position if isinstance(part, SentPart) else 0
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as error:
+                    future.set_exception(error)
+
+        self._waiting.put((position, next(self._numbers), run))
+        self._threads.submit(self._run_first)
+        return future
+
+    def close(self) -> None:
+        """Wait for what has been submitted."""
+        self._threads.shutdown()
+
+    def _run_first(self) -> None:
+        _, _, run = self._waiting.get_nowait()
+        run()
+
+
 def assemble(
     bucket: Bucket,
     key: str,
     parts: Sequence[Part],
     metadata: Mapping[str, str],
-    pool: Executor,
+    pool: PartPool,
     progress: Callable[[int], object],
 ) -> bool:
     """Put a ZIP together in S3, unless an object of that size and metadata is there.
@@ -75,8 +126,7 @@ def assemble(
 
     Args:
         parts: in order; all but the last of the size that S3 asks for.
-        pool: sends the parts, of any number of objects; ``PARALLEL_PARTS`` threads. It must not be
-            the pool that runs this function.
+        pool: sends the parts, of any number of objects.
         progress: told the number of bytes in place since the last call, from any thread.
 
     Returns:
@@ -92,7 +142,7 @@ def assemble(
         return False
     match parts:
         case [SentPart() as only]:
-            bucket.put(key, pool.submit(only.content).result(), metadata)
+            bucket.put(key, pool.submit(only, only.content).result(), metadata)
             progress(size)
         case _:
             try:
@@ -113,7 +163,7 @@ def assemble(
 def _upload(
     upload: MultipartUpload,
     parts: Sequence[Part],
-    pool: Executor,
+    pool: PartPool,
     progress: Callable[[int], object],
 ) -> None:
     """Send the parts and complete the upload, or leave nothing behind."""
@@ -123,7 +173,9 @@ def _upload(
         progress(part.size)
         return sent
 
-    futures = [pool.submit(partial(send, *numbered)) for numbered in enumerate(parts, 1)]
+    futures = [
+        pool.submit(part, partial(send, number, part)) for number, part in enumerate(parts, 1)
+    ]
     try:
         wait(futures, return_when=FIRST_EXCEPTION)
         upload.complete([future.result() for future in futures])

@@ -300,8 +300,9 @@ def _write(frame: pd.DataFrame) -> bytes:
     # Zooniverse's client drops the blanks that a cell without quotation marks begins with.
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in (frame.columns.tolist(), *frame.itertuples(index=False, name=None)):
-        writer = quoted if any("\r" in cell or cell[:1] == " " for cell in row) else plain
-        writer.writerow(row)
+        cells = "\0".join(row)
+        delicate = "\r" in cells or "\0 " in cells or cells[:1] == " "
+        (quoted if delicate else plain).writerow(row)
     return text.getvalue().encode()
 
 

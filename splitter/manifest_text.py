@@ -6,6 +6,7 @@ warning, and refused with what the program made of it otherwise.
 """
 
 import csv
+import io
 import re
 import sys
 import unicodedata
@@ -147,6 +148,10 @@ def bare(text: str) -> str:
     return text[start:end]
 
 
+def _visible(name: str) -> str:
+    return "".join(letter for letter in bare(name) if unicodedata.category(letter) != "Cf")
+
+
 def short(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
@@ -279,11 +284,12 @@ def _records(text: bytes, separator: str) -> Iterator[Row]:
 
 def _lines(text: bytes) -> Iterator[str]:
     # A line at a time: no byte of a character is that of a line end (RFC 3629, section 3).
-    for number, line in enumerate(LINE.finditer(text), 1):
+    found = (line.group() for line in LINE.finditer(text)) if b"\r" in text else io.BytesIO(text)
+    for number, line in enumerate(found, 1):
         try:
-            yield line.group().decode()
+            yield line.decode()
         except UnicodeDecodeError as error:
-            raise ManifestError(_not_utf8(text, line.group(), number, error)) from error
+            raise ManifestError(_not_utf8(text, line, number, error)) from error
 
 
 def _not_utf8(text: bytes, line: bytes, number: int, error: UnicodeDecodeError) -> str:
@@ -314,12 +320,12 @@ def _column(header: Sequence[str], image_column: str, warnings: list[str]) -> in
     """
     found = [position for position, name in enumerate(header) if name == image_column]
     if not found:
-        wanted = bare(image_column)
-        found = [position for position, name in enumerate(header) if bare(name) == wanted]
+        wanted = _visible(image_column)
+        found = [position for position, name in enumerate(header) if _visible(name) == wanted]
         if len(found) == 1:
             warnings.append(
-                f"The manifest's column '{image_column}' has blanks or invisible characters around "
-                "its name; they were left as they are."
+                f"The manifest's column '{image_column}' has blanks or invisible characters in its "
+                "name; they were left as they are."
             )
     if len(found) > 1:
         raise ManifestError(
@@ -360,8 +366,8 @@ def _without_column(
     below = _header_below(records, image_column)
     if below:
         return (
-            f"The manifest has the names of its columns in line {below}, not in the first, which "
-            f"is '{short(line)}'; delete what stands above them and zip the export again."
+            f"The manifest has its header, the names of its columns, in line {below}, below a "
+            f"title ('{short(line)}'); delete what stands above it and zip the export again."
         )
     return (
         f"The manifest has no column named '{image_column}', one is needed to find the images; "
@@ -447,17 +453,18 @@ def _rows(
         raise ManifestError("The manifest has a header but no rows; there is nothing to split.")
     if empty:
         warnings.append(
-            f"{empty:,} rows of the manifest have nothing but empty cells, the first in line "
-            f"{empty_line}; they were left out."
+            f"{empty:,} {'row' if empty == 1 else 'rows'} of nothing but empty cells in the "
+            f"manifest, the first in line {empty_line}; left out."
         )
     if width < len(header):
+        more = len(header) - width
         warnings.append(
-            f"{len(header) - width} columns at the manifest's right end have neither a name nor a "
-            "cell; they were left out."
+            f"{more} {'column' if more == 1 else 'columns'} at the manifest's right end without a "
+            "name and without a cell; left out."
         )
 
 
-TOTAL = re.compile(r"(?i)\b(?:grand\s+)?(?:total|sum|summe|count|somme|suma)\b")
+TOTAL = re.compile(r"(?i)\b(?:sub)?(?:totale?s?|sum|summe|count|somme|suma|gesamt|anzahl)\b")
 
 
 def looks_like_total(cells: Sequence[str]) -> bool:
@@ -498,9 +505,9 @@ class _Faults:
         """Refuse the manifest if a row was noted."""
         if self._again:
             raise ManifestError(
-                f"The manifest has the names of its columns once more in line {self._again[0]}: "
-                "another manifest was pasted below the first; keep one, or delete that line if "
-                "both belong to this export."
+                "The manifest has its header, the names of its columns, once more in line "
+                f"{self._again[0]}: another manifest was pasted below the first; keep one, or "
+                "delete that line if both belong to this export."
             )
         line, cells = self._last
         if self.count == 1 and line == self.last_line and looks_like_total(cells):

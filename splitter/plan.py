@@ -42,8 +42,7 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
         images = {name: index.members[file] for name, file in cut.images.items()}
         plans = [splicing.plan_batch(batch, images, modified) for batch in cut.batches]
         parts: list[Sequence[Part]] = [
-            splicing.parts(plan, export.bucket, request.export_path, export.source)
-            for plan in plans
+            *splicing.parts(plans, export.bucket, request.export_path, export.source)
         ]
         cost = splicing.cost(plans)
         gets, received = cost.gets, cost.bytes_read

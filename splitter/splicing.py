@@ -5,7 +5,7 @@ order, form a few long runs, usually one. So a batch is a multipart upload: S3 c
 this machine uploads the batch's manifest and its central directory.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +13,18 @@ from zipfile import ZipInfo
 from zlib import crc32
 
 from splitter import zip_records
-from splitter.assembly import AssemblyError, CopiedPart, Part, SentPart
+from splitter.assembly import (
+    PARALLEL_BATCHES,
+    PARALLEL_PARTS,
+    AssemblyError,
+    CopiedPart,
+    Part,
+    SentPart,
+)
 from splitter.manifest import MANIFEST, Batch
 from splitter.members import DEFAULT_LIMITS, ArchiveError, DosDateTime, Limits
 from splitter.storage import MAX_PARTS, MIB, Bucket, StoredObject
+from splitter.windows import Range, Windows, windows_over
 from splitter.zip_index import MemberSpan, ZipIndex, ranged_file
 from splitter.zip_sample import header_disagreement
 
@@ -28,44 +36,27 @@ class PartLimits:
     """What bounds the parts of a batch; sizes in bytes.
 
     Attributes:
-        least: of every part but the last.
-        copied: of one copied part, at most. S3 takes 5 GiB; smaller parts are copied side by side.
-        parts: of one upload, at most.
-        gap: between two ranges, at most, to be fetched by one request. What is read in vain takes
+        min_part_size: of every part but the last.
+        max_copy_size: of one copied part, at most. S3 takes 5 GiB; smaller parts are copied side by
+            side.
+        max_parts: of one upload.
+        max_gap: between two ranges that are fetched by one request. What is read in vain takes
             less time than another request.
+        window: fetched by one request, at most.
+        batches: that share what is fetched. All of them want their next bytes from the same stretch
+            of a shuffled archive, which is in memory meanwhile: their parts, one beside the other.
     """
 
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
-    least: int = 5 * MIB
-    copied: int = 256 * MIB
-    parts: int = MAX_PARTS
-    gap: int = 64 * 1024
+    min_part_size: int = 5 * MIB
+    max_copy_size: int = 256 * MIB
+    max_parts: int = MAX_PARTS
+    max_gap: int = 64 * 1024
+    window: int = 8 * MIB
+    batches: int = PARALLEL_BATCHES
 
 
 S3_LIMITS = PartLimits()
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Bytes of the archive: from ``start`` up to, not including, ``end``."""
-
-    start: int
-    end: int
-
-    @property
-    def size(self) -> int:
-        return self.end - self.start
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """One ranged GET of the archive and what of it is kept: ascending ranges, small gaps between"""
-
-    kept: tuple[Range, ...]
-
-    @property
-    def whole(self) -> Range:
-        return Range(self.kept[0].start, self.kept[-1].end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +74,12 @@ class Copied:
 class Uploaded:
     """A part that this machine uploads: ranges of the archive too short to copy, then ``end``."""
 
-    fetches: tuple[Fetch, ...]
+    ranges: tuple[Range, ...]
     end: bytes = b""
 
     @property
     def size(self) -> int:
-        return sum(kept.size for fetch in self.fetches for kept in fetch.kept) + len(self.end)
+        return sum(found.size for found in self.ranges) + len(self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,35 +152,42 @@ def plan_batch(
     return Plan(tuple(_parts(runs, manifest + directory, size, limits)), size)
 
 
-def cost(plans: Iterable[Plan]) -> Cost:
+def cost(plans: Sequence[Plan], limits: PartLimits = S3_LIMITS) -> Cost:
     """What it takes to carry out ``plans``, where none of the batches is there yet."""
-    plans = list(plans)
     uploads = [part for plan in plans for part in plan.parts if isinstance(part, Uploaded)]
-    fetches = [fetch for upload in uploads for fetch in upload.fetches]
+    windows = [window for some in _groups(plans, limits) for window in _windows(some, limits)]
     return Cost(
         copies=sum(len(plan.parts) for plan in plans) - len(uploads),
         puts=len(uploads),
         posts=2 * sum(len(plan.parts) > 1 for plan in plans),
-        gets=len(fetches),
+        gets=len(windows),
         heads=2 * len(plans),
-        bytes_read=sum(fetch.whole.size for fetch in fetches),
+        bytes_read=sum(window.size for window in windows),
         bytes_sent=sum(upload.size for upload in uploads),
     )
 
 
-def parts(plan: Plan, bucket: Bucket, key: str, source: StoredObject) -> list[Part]:
-    """The plan of a batch as parts to be assembled in ``bucket``.
+def parts(
+    plans: Sequence[Plan],
+    bucket: Bucket,
+    key: str,
+    source: StoredObject,
+    limits: PartLimits = S3_LIMITS,
+) -> list[list[Part]]:
+    """The plan of each batch as parts to be assembled in ``bucket``.
 
     Args:
-        key, source: of the archive that the plan was made for; a part of another one fails.
+        key, source: of the archive that the plans were made for; a part of another one fails.
     """
-    read_into = partial(bucket.read_into, key, source.etag)
-    return [
-        CopiedPart(key, source.etag, part.range.start, part.range.end)
-        if isinstance(part, Copied)
-        else SentPart(part.size, partial(_content, part, read_into))
-        for part in plan.parts
-    ]
+    read = partial(bucket.read, key, source.etag)
+    batches: list[list[Part]] = []
+    for some in _groups(plans, limits):
+        # Each batch's part under way covers one stretch, and the parts after it reach beyond that.
+        stretch = (len(some) + PARALLEL_PARTS) * limits.min_part_size
+        windows = Windows(_windows(some, limits), 1 + stretch // limits.window, read)
+        for plan in some:
+            batches.append([_part(part, key, source, windows) for part in plan.parts])
+    return batches
 
 
 def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -229,7 +227,7 @@ def _parts(
     A run too short for a part of its own waits for the bytes that follow, up to the front of a
     long run, until together they are a part.
     """
-    least = max(limits.least, -(-size // (limits.parts - 1)))
+    least = max(limits.min_part_size, -(-size // (limits.max_parts - 1)))
     waiting: list[Range] = []
     lacking = least
     for start, stop in ((run.start, run.end) for run in runs):
@@ -241,12 +239,12 @@ def _parts(
             lacking -= cut - start
             start = cut
         if lacking <= 0:
-            yield Uploaded(_fetches(waiting, least, limits.gap))
+            yield Uploaded(tuple(waiting))
             waiting = []
             lacking = least
         if start < stop:
-            yield from map(Copied, _even(Range(start, stop), max(limits.copied, 2 * least)))
-    yield Uploaded(_fetches(waiting, least, limits.gap), end)
+            yield from map(Copied, _even(Range(start, stop), max(limits.max_copy_size, 2 * least)))
+    yield Uploaded(tuple(waiting), end)
 
 
 def _even(whole: Range, most: int) -> Iterator[Range]:
@@ -256,29 +254,31 @@ def _even(whole: Range, most: int) -> Iterator[Range]:
     return map(Range, cuts, cuts[1:])
 
 
-def _fetches(ranges: Iterable[Range], longest: int, gap: int) -> tuple[Fetch, ...]:
-    """Ranges up to ``gap`` apart as one request, of ``longest`` bytes unless a range is longer."""
-    groups: list[list[Range]] = []
-    for found in ranges:
-        near = groups and found.start - groups[-1][-1].end <= gap
-        if near and found.end - groups[-1][0].start <= longest:
-            groups[-1].append(found)
-        else:
-            groups.append([found])
-    return tuple(Fetch(tuple(group)) for group in groups)
+def _groups(plans: Sequence[Plan], limits: PartLimits) -> Iterator[Sequence[Plan]]:
+    """The plans whose batches are put together at the same time, and so share what is fetched."""
+    for first in range(0, len(plans), limits.batches):
+        yield plans[first : first + limits.batches]
 
 
-def _content(part: Uploaded, read_into: Callable[[int, Sequence[memoryview]], None]) -> bytearray:
-    """The bytes of an uploaded part, put where they belong as they arrive."""
+def _windows(plans: Iterable[Plan], limits: PartLimits) -> list[Range]:
+    """What is fetched for the uploaded parts of some batches, a request each."""
+    uploads = (part for plan in plans for part in plan.parts if isinstance(part, Uploaded))
+    ranges = (found for part in uploads for found in part.ranges)
+    return list(windows_over(ranges, limits.window, limits.max_gap))
+
+
+def _part(part: Copied | Uploaded, key: str, source: StoredObject, windows: Windows) -> Part:
+    if isinstance(part, Copied):
+        return CopiedPart(key, source.etag, part.range.start, part.range.end)
+    # In the order of the archive, so that the batches pass over it together.
+    position = part.ranges[0].start if part.ranges else 0
+    return SentPart(part.size, partial(_content, part, windows), position)
+
+
+def _content(part: Uploaded, windows: Windows) -> bytearray:
+    """The bytes of an uploaded part."""
     content = bytearray(part.size)
-    rest = memoryview(content)
-    for fetch in part.fetches:
-        buffers: list[memoryview] = []
-        position = fetch.whole.start
-        for kept in fetch.kept:
-            buffers += [memoryview(bytearray(kept.start - position)), rest[: kept.size]]
-            rest = rest[kept.size :]
-            position = kept.end
-        read_into(fetch.whole.start, buffers)
-    rest[:] = part.end
+    start_of_end = part.size - len(part.end)
+    windows.copy(part.ranges, memoryview(content)[:start_of_end])
+    content[start_of_end:] = part.end
     return content

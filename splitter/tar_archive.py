@@ -43,6 +43,12 @@ LONGEST_EXTENSION_HEADER = 1024 * 1024
 """Bytes of a header that only speaks of the next member: its long name, its PAX attributes. macOS
 keeps a file's resource fork there."""
 
+LONGEST_GLOBAL_HEADER = 64 * 1024
+"""Bytes of one that speaks of all members: ``tarfile`` copies what it holds for each of them."""
+
+MOST_EXTENSION_HEADERS = 16
+"""In front of one member; ``tarfile`` holds all of them at a time."""
+
 EXTENSION_HEADERS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -90,12 +96,8 @@ def extract_tar(
     with reading(), closing(_Ahead(chunks, max_size)) as stream:
         if compression:
             check_tar(stream.peek(BLOCK), compression)
-        with tarfile.open(
-            fileobj=cast("IO[bytes]", stream),
-            mode="r|",
-            bufsize=CHUNK,
-            tarinfo=_Header,
-            encoding="utf-8",
+        with _Tar.open(
+            fileobj=cast("IO[bytes]", stream), mode="r|", bufsize=CHUNK, encoding="utf-8"
         ) as source:
             members = _members(source, output, progress, names, max_size)
             _check_rest(source, warnings)
@@ -308,19 +310,34 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         header = super().frombuf(buf, encoding, errors)
+        of_all = header.type == tarfile.XGLTYPE
+        most = LONGEST_GLOBAL_HEADER if of_all else LONGEST_EXTENSION_HEADER
         # tarfile would hold such a member in memory, whatever its size.
-        if header.type in EXTENSION_HEADERS and header.size > LONGEST_EXTENSION_HEADER:
+        if header.type in EXTENSION_HEADERS and header.size > most:
             raise tarfile.ReadError(f"{header.size:,} bytes of attributes for one file")
         return header
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        source = cast("_Tar", archive)
+        source.depth += 1
         try:
+            if source.depth > MOST_EXTENSION_HEADERS:
+                raise tarfile.ReadError("attributes of attributes")
             return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # zeros, as every tar ends
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from error
+        finally:
+            source.depth -= 1
+
+
+class _Tar(tarfile.TarFile):
+    """A tar that knows how many headers it is reading, each of which speaks of the next."""
+
+    tarinfo = _Header
+    depth = 0
 
 
 def _dos_date_time(seconds: float) -> DosDateTime:

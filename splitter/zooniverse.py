@@ -183,24 +183,27 @@ def _of_cells(parts: Partition, sizes: Mapping[str, int], others: frozenset[str]
     header: list[str] = []
     for batch in parts.batches:
         header, *rows = csv.reader(io.StringIO(batch.manifest.decode(), newline=""))
+        names = "\n".join(row[column] for row in rows).encode()
+        may_be_like = _extensions(batch.manifest) > _extensions(names)
+        has_nul = b"\0" in batch.manifest
         for number, row in enumerate(rows, batch.first_row):
             name = row[column]
+            row_hash = hash(tuple(row))
             if name in seen_images:
-                again = rows_again if hash(tuple(row)) in seen_rows else images_again
+                again = rows_again if row_hash in seen_rows else images_again
                 again.add(f"{name} (row {number})")
             seen_images.add(name)
-            seen_rows.add(hash(tuple(row)))
-            text = "\n".join(row)
-            if len(text) > LONGEST_CELL:
+            seen_rows.add(row_hash)
+            if sum(map(len, row)) > LONGEST_CELL:
                 for cell in row:
                     if len(cell) > LONGEST_CELL:
                         long.add(f"row {number} with {len(cell):,} characters")
             if number == batch.first_row:
                 for cell in set(row).intersection(FOLDERS):
                     folders.add(f"'{cell}' (row {number})")
-            if "\0" in text:
+            if has_nul and "\0" in "".join(row):
                 nul.add(f"row {number}")
-            if len(LIKE_AN_IMAGE.findall(text)) > 1 or not others.isdisjoint(row):
+            if may_be_like or not others.isdisjoint(row):
                 for position, cell in enumerate(row):
                     if position != column and cell in others:
                         lost.setdefault(position, Cases()).add(f"{cell} (row {number})")
@@ -243,6 +246,12 @@ def _of_cells(parts: Partition, sizes: Mapping[str, int], others: frozenset[str]
         yield f"Columns have the same name, of which Zooniverse keeps the last: {listed}."
     if "\0" in "".join(header):
         yield "The header has a NUL character, which Zooniverse's database cannot hold."
+
+
+def _extensions(text: bytes) -> int:
+    """How often a text has one of them; much faster than a look at each cell."""
+    lower = text.lower()
+    return sum(lower.count(extension.encode()) for extension in EXTENSIONS)
 
 
 def _notes(parts: Partition) -> list[str]:

@@ -35,13 +35,15 @@ def aws() -> Iterator[str]:
         yield environment["AWS_ENDPOINT_URL"]
 
 
-BOTH_DATABASES = pytest.mark.parametrize(
-    "prefect_api",
-    ["SQLite", *(["PostgreSQL"] if POSTGRESQL else [])],
-    indirect=True,
-    scope="session",
-)
+DATABASES = ["SQLite", *(["PostgreSQL"] if POSTGRESQL else [])]
+
+BOTH_DATABASES = pytest.mark.parametrize("prefect_api", DATABASES, indirect=True, scope="session")
 """Mark of tests that run on Prefect's own database and on the one of production."""
+
+LIKE_PRODUCTION = pytest.mark.parametrize(
+    "prefect_api", DATABASES[-1:], indirect=True, scope="session"
+)
+"""Mark of slow tests, which run on the one of production if there is one."""
 
 
 @pytest.fixture(scope="session")
@@ -136,3 +138,13 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv("EFS_PATH", str(directory))
     return directory
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a Prefect server, or runs programs of its own, is slow; ``make quick`` goes without.
+
+    A file of tests says so itself where it does not show: ``pytestmark = pytest.mark.slow``.
+    """
+    for item in items:
+        if {"prefect_api", "prefect"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)

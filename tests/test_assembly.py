@@ -2,14 +2,13 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
-from splitter.assembly import AssemblyError, SentPart, assemble
+from splitter.assembly import AssemblyError, PartPool, SentPart, assemble
 from splitter.storage import MIB, Bucket, MultipartUpload
 
 KEY = "batch/a-part1.zip"
@@ -30,8 +29,8 @@ def bucket(s3: Any, bucket_name: str) -> Bucket:
 
 
 @pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as threads:
+def pool() -> Iterator[PartPool]:
+    with PartPool(4) as threads:
         yield threads
 
 
@@ -54,7 +53,7 @@ def nothing_is_left(s3: Any, bucket: Bucket) -> bool:
 
 
 def test_parts_become_one_zip_object_that_says_where_it_comes_from(
-    pieces: list[bytes], s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+    pieces: list[bytes], s3: Any, bucket: Bucket, pool: PartPool
 ) -> None:
     steps: list[int] = []
     assert assemble(bucket, KEY, parts_of(pieces), METADATA, pool, steps.append)
@@ -65,7 +64,7 @@ def test_parts_become_one_zip_object_that_says_where_it_comes_from(
 
 
 def test_what_is_there_is_neither_made_nor_sent_again(
-    pieces: list[bytes], bucket: Bucket, pool: ThreadPoolExecutor
+    pieces: list[bytes], bucket: Bucket, pool: PartPool
 ) -> None:
     assemble(bucket, KEY, parts_of(pieces), METADATA, pool, lambda _: None)
     unmade = [SentPart(len(piece), fail) for piece in pieces]
@@ -78,7 +77,7 @@ def test_what_is_there_is_neither_made_nor_sent_again(
     ("data", "rows"), [(b"longer", "1-2000"), (b"other", "1-10")], ids=["size", "metadata"]
 )
 def test_another_batch_in_its_place_is_replaced(
-    data: bytes, rows: str, s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+    data: bytes, rows: str, s3: Any, bucket: Bucket, pool: PartPool
 ) -> None:
     assemble(bucket, KEY, parts_of([b"first"]), {"rows": "1-2000"}, pool, lambda _: None)
     assert assemble(bucket, KEY, parts_of([data]), {"rows": rows}, pool, lambda _: None)
@@ -87,7 +86,7 @@ def test_another_batch_in_its_place_is_replaced(
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_a_part_that_cannot_be_made_leaves_nothing(
-    failing: int, s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+    failing: int, s3: Any, bucket: Bucket, pool: PartPool
 ) -> None:
     parts = parts_of([bytes(8 * MIB)] * 3)
     parts[failing] = SentPart(8 * MIB, fail)
@@ -97,7 +96,7 @@ def test_a_part_that_cannot_be_made_leaves_nothing(
 
 
 def test_a_single_part_that_cannot_be_made_leaves_nothing(
-    s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+    s3: Any, bucket: Bucket, pool: PartPool
 ) -> None:
     with pytest.raises(OSError, match="the images are gone"):
         assemble(bucket, KEY, [SentPart(5, fail)], METADATA, pool, lambda _: None)
@@ -105,7 +104,7 @@ def test_a_single_part_that_cannot_be_made_leaves_nothing(
 
 
 def test_parts_that_s3_does_not_take_together_leave_nothing(
-    s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+    s3: Any, bucket: Bucket, pool: PartPool
 ) -> None:
     parts = parts_of([bytes(5 * MIB - 1), b"end"])
     with pytest.raises(s3.exceptions.ClientError, match="EntityTooSmall"):
@@ -121,14 +120,14 @@ def test_the_parts_not_yet_begun_when_one_fails_are_not_made(s3: Any, bucket: Bu
         return bytearray(5 * MIB)
 
     parts = [SentPart(5 * MIB, fail), *[SentPart(5 * MIB, make)] * 40]
-    with ThreadPoolExecutor(1) as one, pytest.raises(OSError, match="the images are gone"):
+    with PartPool(1) as one, pytest.raises(OSError, match="the images are gone"):
         assemble(bucket, KEY, parts, METADATA, one, lambda _: None)
     assert len(made) < 40
     assert nothing_is_left(s3, bucket)
 
 
 def test_an_upload_that_cannot_be_dropped_does_not_hide_why_it_failed(
-    bucket: Bucket, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, pool: PartPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def abort(_: MultipartUpload) -> None:
         raise ClientError({"Error": {"Code": "AccessDenied"}}, "AbortMultipartUpload")
@@ -140,7 +139,7 @@ def test_an_upload_that_cannot_be_dropped_does_not_hide_why_it_failed(
 
 
 def test_parts_stand_in_their_order_whichever_is_there_first(
-    s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+    s3: Any, bucket: Bucket, pool: PartPool
 ) -> None:
     pieces = [bytes([number]) * 5 * MIB for number in range(3)]
     others_are_there = threading.Event()
@@ -162,7 +161,7 @@ def test_parts_stand_in_their_order_whichever_is_there_first(
 
 
 def test_an_object_of_another_size_than_its_parts_is_removed(
-    pieces: list[bytes], s3: Any, bucket: Bucket, pool: ThreadPoolExecutor
+    pieces: list[bytes], s3: Any, bucket: Bucket, pool: PartPool
 ) -> None:
     *parts, last = parts_of(pieces)
     wrong = SentPart(last.size + 1, last.content)
@@ -171,7 +170,7 @@ def test_an_object_of_another_size_than_its_parts_is_removed(
     assert nothing_is_left(s3, bucket)
 
 
-def test_a_part_is_made_when_it_is_its_turn(bucket: Bucket, pool: ThreadPoolExecutor) -> None:
+def test_a_part_is_made_when_it_is_its_turn(bucket: Bucket, pool: PartPool) -> None:
     alive: Counter[str] = Counter()
     most = 0
 
@@ -187,3 +186,20 @@ def test_a_part_is_made_when_it_is_its_turn(bucket: Bucket, pool: ThreadPoolExec
 
     assemble(bucket, KEY, [SentPart(8 * MIB, make)] * 16, METADATA, pool, lambda _: None)
     assert 1 <= most <= 5  # one for each thread, and one that is just being let go
+
+
+def test_what_stands_first_in_the_archive_is_next_whoever_submitted_it_first() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def first() -> None:
+        begun.set()
+        go_on.wait()
+
+    with PartPool(1) as pool:
+        pool.submit(SentPart(1, bytearray), first)
+        begun.wait()
+        for position in (30, 10, 20):
+            pool.submit(SentPart(1, bytearray, position), partial(done.append, position))
+        go_on.set()
+    assert done == [10, 20, 30]

@@ -12,14 +12,13 @@ import re
 import shutil
 import subprocess
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from splitter import archive, manifest, splicing
-from splitter.assembly import assemble
+from splitter.assembly import PartPool, assemble
 from splitter.batch_zip import BatchZip
 from splitter.errors import ExportError, explain
 from splitter.lanes import Export, Lane, choose_lane
@@ -83,12 +82,12 @@ class Split:
         images = {name: lane.index.members[file] for name, file in parts.images.items()}
         modified = lane.index.members[parts.manifest].info.date_time
         made = []
-        with ThreadPoolExecutor(4) as pool:
+        with PartPool(4) as pool:
             for batch in parts.batches:
                 plan = splicing.plan_batch(batch, images, modified)
                 key = self.export.request.batch_key(batch.part)
-                pieces = splicing.parts(
-                    plan, self.bucket, self.export.request.export_path, self.export.source
+                [pieces] = splicing.parts(
+                    [plan], self.bucket, self.export.request.export_path, self.export.source
                 )
                 assemble(self.bucket, key, pieces, {}, pool, lambda _: None)
                 splicing.verify(self.bucket, key, batch)

@@ -13,7 +13,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.cloudformation import parsing
 from moto.cloudformation.models import ChangeSet
 from moto.cloudformation.parsing import OutputMap
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -92,22 +91,17 @@ def cloudformation(aws: str) -> Iterator[Any]:
     def apply(change_set: ChangeSet) -> None:
         stack = change_set.stack
         applied(change_set)
+        for name in change_set.template_dict["Resources"]:
+            stack.resource_map[name]  # makes it, if it is not there and its condition is true
         stack.output_map = OutputMap(stack.resource_map, change_set.template_dict, stack.stack_id)
 
-    def update(*arguments: Any, **names: Any) -> Any:
-        logical_id, template, resources = arguments
-        if resources[logical_id] is None:
-            return parsing.parse_and_create_resource(*arguments, **names)
-        return updated(logical_id, template, resources, **names)
-
-    applied, updated = ChangeSet.apply, parsing.parse_and_update_resource
+    applied = ChangeSet.apply
     s3: Any = boto3.client("s3", region_name=REGION)
     for service in SERVICES:
         boto3.client("iam").create_service_linked_role(AWSServiceName=service)
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ChangeSet, "apply", apply)
-        patch.setattr(parsing, "parse_and_update_resource", update)
         yield boto3.client("cloudformation", region_name=REGION)
 
 
@@ -283,7 +277,7 @@ def test_another_environment_does_not_take_the_pool(deploy: Deploy) -> None:
     network = {"VPC_ID": "vpc-1", "SUBNET_IDS": "subnet-1", "UPDATES_QUEUE_ARN": ""}
     done = deploy("--environment", "loc", **network)
     assert done.returncode == 1
-    assert "Each environment needs a Prefect API of its own." in done.stderr
+    assert "each environment needs a Prefect API of its own." in done.stderr
 
 
 @pytest.mark.usefixtures("deployed")
@@ -310,9 +304,8 @@ def test_an_open_prefect_on_this_machine_is_refused_unless_told(
     deploy: Deploy,
 ) -> None:
     secret = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prefect"
-    refused = deploy(
-        "--environment", "dev", "--dry-run", OPEN_API="", PREFECT_API_KEY_SECRET_ARN=secret
-    )
+    network = {"VPC_ID": "vpc-1", "SUBNET_IDS": "subnet-1", "PREFECT_API_KEY_SECRET_ARN": secret}
+    refused = deploy("--environment", "loc", "--dry-run", OPEN_API="", **network)
     assert refused.returncode == 1
     assert "is this machine: tasks on ECS cannot reach it" in refused.stderr
     assert "answers anybody" in refused.stderr

@@ -9,15 +9,22 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import yaml  # type: ignore[import-untyped]
+from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Pending
 from prefect_aws import AwsCredentials
+from pydantic import SecretStr
 
 from blocks.register import register
 from blocks.saved import BLOCK_NAME, client, load_credentials, load_workspace, origin
 from blocks.workspace import Workspace
 from cli.services import REGION
+from deploy import preflight
 from splitter.settings import Settings
 from splitter.storage import CLIENT_CONFIG
+from tests.processes import eventually
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws")
 
@@ -71,6 +78,53 @@ def test_prefect_deploy_takes_both_deployments_on_an_ecs_work_pool() -> None:
         "updatesQueueUrl",
     }
     assert all(field["description"] and field["examples"] for field in fields.values())
+
+
+def test_a_listener_that_never_begins_is_replaced(deployed: None, tmp_path: Path) -> None:
+    """As after a task that ECS has no room for: the run is pending, and nothing more is heard."""
+    patient = (ROOT / "prefect.yaml").read_text()
+    assert patient.count("within: 300") == 1
+    (tmp_path / "prefect.yaml").write_text(patient.replace("within: 300", "within: 10"))
+    prefect("deploy", "--all", "--prefect-file", str(tmp_path / "prefect.yaml"))
+    with get_client(sync_client=True) as api:
+        listen = api.read_deployment_by_name("listen/listen").id
+        stuck = api.create_flow_run_from_deployment(listen)
+        api.set_flow_run_state(stuck.id, Pending(name="Submitting"))
+
+        def replacement() -> list[FlowRun]:
+            found = api.read_flow_runs()
+            return [run for run in found if run.deployment_id == listen and run.id != stuck.id]
+
+        assert eventually(replacement)
+        for run in api.read_flow_runs():
+            if run.deployment_id == listen:
+                api.delete_flow_run(run.id)
+
+
+def test_the_server_of_a_lab_asks_everybody_to_sign_in() -> None:
+    deploy = ROOT / "deploy"
+    services = yaml.safe_load((deploy / "compose.yaml").read_text())["services"]
+    asked = services["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
+    assert asked.startswith("${PREFECT_API_AUTH_STRING:?")  # compose stops where it is not set
+    assert services["prefect"]["ports"] == ["127.0.0.1:4200:4200"]
+    assert services["batch-creator"]["env_file"] == [".env"]
+    assert "\nPREFECT_API_AUTH_STRING=" in (deploy / "env.example").read_text()
+    unit = (deploy / "systemd" / "biospex-prefect.service").read_text()
+    assert "EnvironmentFile=/etc/biospex-prefect.env" in unit
+
+
+def test_somebody_can_be_told_when_an_export_fails(tmp_path: Path) -> None:
+    SlackWebhook(url=SecretStr("https://hooks.example.org/x")).save("operators", overwrite=True)
+    assert "has_notice" not in preflight.prefect_state("prod", [], BLOCK_NAME)
+    notice = tmp_path / "notice.json"
+    notice.write_text(preflight.notice("prod", "slack-webhook/operators"))
+    prefect("automation", "create", "--from-file", str(notice))
+    assert preflight.prefect_state("prod", [], BLOCK_NAME)["has_notice"] == "yes"
+    with get_client(sync_client=True) as api:
+        [made] = api.read_automations_by_name("prod: tell me when an export fails")
+        assert [action.type for action in made.actions] == ["send-notification"]
+        api.delete_automation(made.id)
+    SlackWebhook.delete("operators")
 
 
 @pytest.fixture

@@ -93,7 +93,8 @@ def test_a_plan_says_of_zooniverse_what_the_summary_says(
 ) -> None:
     path = FOLDER / CASES["85-jpg-url-in-references"]["file"]
     state: State[Any] = create_batches(request_for(path), return_state=True)
-    said = [line[2:] for line in summary_of(state).partition("### Zooniverse\n\n")[2].splitlines()]
+    section = summary_of(state).partition("### Zooniverse\n\n")[2].partition("\n\n")[0]
+    said = [line.removeprefix("- ") for line in section.splitlines()]
     assert "the column 'references'" in "".join(said)
     assert main([f"s3://{bucket_name}/export/{path.name}", "--plan"]) == 0
     printed = capsys.readouterr().out

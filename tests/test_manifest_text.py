@@ -45,15 +45,15 @@ def saved_with(separator: str) -> str:
         (b"PK\3\4\x14\0 a workbook", "is a workbook (.xlsx", "CSV UTF-8"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1", "is an old Excel workbook", "CSV UTF-8"),
         ("<html><body><table>", "is a web page", "export it again"),
-        ("Florida, 2026\n" + PLAIN, "names of its columns in line 2", "delete what stands above"),
-        ("Florida,,\n\n" + PLAIN, "names of its columns in line 3", "delete what stands above"),
+        ("Florida, 2026\n" + PLAIN, "header, the names of its columns, in line 2", "delete"),
+        ("Florida,,\n\n" + PLAIN, "in line 3, below a title", "delete what stands"),
         (PLAIN + "Total,2\n", "looks like a total ('Total, 2')", "delete it"),
         (PLAIN + "Total,,2\n", "looks like a total ('Total, 2')", "delete it"),
         (PLAIN.replace("imageName", "imagename"), "but one named 'imagename'", "write its name as"),
         (PLAIN.replace("imageName", "Image Name"), "but one named 'Image Name'", "write its"),
         (PLAIN.replace("imageName", "image_name"), "but one named 'image_name'", "write its"),
-        (PLAIN + PLAIN, "names of its columns once more in line 4", "pasted below"),
-        (PLAIN + "imageName,x\na.jpg,1\n", "names of its columns once more in line 4", "keep one"),
+        (PLAIN + PLAIN, "names of its columns, once more in line 4", "pasted below"),
+        (PLAIN + "imageName,x\na.jpg,1\n", "names of its columns, once more in line 4", "keep one"),
         ("1,a.jpg,x\n2,b.jpg,y\n", "its first line is already the row of an image", "export it"),
         ('imageName,note\na.jpg,x\nb.jpg,5\\" tall\n', "after a backslash in line 3", "export it"),
     ],
@@ -74,8 +74,11 @@ def test_what_a_program_made_of_the_manifest_is_named_with_what_to_click(
         (codecs.BOM_UTF16_BE + PLAIN.encode("utf-16-be"), "saved as UTF-16"),
         (codecs.BOM_UTF16_LE + saved_with("\t").encode("utf-16-le"), "'Unicode Text'"),
         (2 * codecs.BOM_UTF8 + PLAIN.encode(), "more than one byte order mark"),
-        ((PLAIN + ",,\n,,\n").encode(), "2 rows of the manifest have nothing but empty cells"),
-        ((PLAIN + ",,,,,,\n").encode(), "first in line 4"),
+        ((PLAIN + ",,\n,,\n").encode(), "2 rows of nothing but empty cells"),
+        (
+            (PLAIN + ",,,,,,\n").encode(),
+            "1 row of nothing but empty cells in the manifest, the first in line 4",
+        ),
         (PLAIN.replace("\n", ",,\n").encode(), "2 columns at the manifest's right end"),
         (PLAIN.replace("note\n", "note,,\n").encode(), "2 columns at the manifest's right end"),
     ],
@@ -89,13 +92,14 @@ def test_what_has_one_reading_is_read_with_a_warning(data: bytes, warning: str) 
 
 
 @pytest.mark.parametrize(
-    "name", ["imageName ", "\u00a0imageName", "imageName\u200b", "\u2060imageName\t"]
+    "name",
+    ["imageName ", "\u00a0imageName", "imageName\u200b", "\u2060imageName\t", "image\u200bName"],
 )
 def test_the_image_column_is_found_with_blanks_around_its_name(name: str) -> None:
     text = PLAIN.replace("imageName", name)
     parts = cut(text.encode())
     assert parts.batches[0].images == ("a.jpg", "b.jpg")
-    assert "invisible characters around its name" in parts.warnings[0]
+    assert "invisible characters in its name" in parts.warnings[0]
     assert parts.batches[0].manifest.decode() == text
 
 

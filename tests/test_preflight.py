@@ -290,6 +290,12 @@ def test_an_api_with_an_auth_string_is_not_open(
         assert not preflight.is_open(environment["PREFECT_API_URL"])
 
 
+def test_an_address_that_is_not_the_apis_is_an_error(prefect_api: dict[str, str]) -> None:
+    url = f"{prefect_api['PREFECT_API_URL']}/elsewhere"
+    found = list(preflight.check_api(url, open_is_wanted=False))
+    assert "does not answer: HTTP Error 404" in found[-1].sentence
+
+
 def test_an_api_that_does_not_answer_is_an_error() -> None:
     found = list(preflight.check_api("http://192.0.2.1.invalid/api", open_is_wanted=False))
     assert [finding.level for finding in found] == ["stop"]

@@ -13,16 +13,17 @@ from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import VariableCreate
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Suspended
 
 from cli.services import child, served
 from flows.support.recovery import failed_attempts
-from tests.conftest import BOTH_DATABASES, EXPORTS
+from tests.conftest import EXPORTS, LIKE_PRODUCTION
 from tests.processes import child_of, eventually, kill, messages, run_named
 
-pytestmark = [pytest.mark.usefixtures("prefect_api", "aws", "workspace"), BOTH_DATABASES]
+pytestmark = [pytest.mark.usefixtures("prefect_api", "aws", "workspace"), LIKE_PRODUCTION]
 
 MakeRequest = Callable[..., Any]
 Received = Callable[[], list[Any]]
@@ -68,6 +69,44 @@ def test_both_flows_served_answer_every_trigger_and_log_no_secret(
     assert "not-for-any-log" not in log
     assert "Signature" not in log
     assert not re.search("[A-Za-z0-9+/=]{100}", log)  # what a receipt handle looks like
+
+
+def test_of_a_crowd_what_can_be_answered_is_and_the_rest_are_dead_letters_soon(
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    queue_url: str,
+    request_for: MakeRequest,
+    received: Received,
+) -> None:
+    redrive = sqs.get_queue_attributes(QueueUrl=triggers, AttributeNames=["RedrivePolicy"])
+    policy = {**json.loads(redrive["Attributes"]["RedrivePolicy"]), "maxReceiveCount": 3}
+    sqs.set_queue_attributes(QueueUrl=triggers, Attributes={"RedrivePolicy": json.dumps(policy)})
+    good = request_for(EXPORTS[0], downloadId="good")
+    secret = {"__prefect_kind": "workspace_variable", "variable_name": "secret"}
+    prefect.create_variable(VariableCreate(name="secret", value="the variable's value"))
+    fields = ["file", "exportPath", "totalSize", "s3Bucket"]
+    bodies = [
+        json.dumps(good),
+        json.dumps({**good, "updatesQueueUrl": f"{queue_url}-deleted"}),
+        *(json.dumps({**good, "downloadId": field, field: secret}) for field in fields),
+        json.dumps({**good, "downloadId": secret}),
+        json.dumps({**good, "updatesQueueUrl": secret}),
+        json.dumps({**good, "downloadId": "zero", "file": "\0.zip"}),
+        "junk",
+    ]
+    for body in bodies:
+        sqs.send_message(QueueUrl=triggers, MessageBody=body)
+    environment = {**os.environ, "TRIGGER_QUEUE_URL": triggers, "MAX_ATTEMPTS": "1"}
+    with served(environment) as server:
+        listening = run_named(prefect, "listen for exports", StateType.RUNNING)
+        eventually(lambda: server.poll() is not None or not sum(messages(sqs, triggers)))
+        assert prefect.read_flow_run(listening.id).run_count == 1
+    answers = received()
+    assert sorted(answer["downloadId"] for answer in answers) == sorted([*fields, "good", "zero"])
+    assert [answer["downloadId"] for answer in answers if answer["status"] == "success"] == ["good"]
+    assert "the variable's value" not in json.dumps(answers)
+    assert sum(messages(sqs, f"{triggers}-dead")) == 4
 
 
 def test_killed_processes_come_back_and_every_trigger_is_answered_once(

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from bench.object_store import seaweedfs
 from splitter import zip_records
-from splitter.assembly import AssemblyError, SentPart, assemble
+from splitter.assembly import AssemblyError, PartPool, SentPart, assemble
 from splitter.manifest import Batch
 from splitter.members import ArchiveError
 from splitter.splicing import (
@@ -70,8 +70,7 @@ def assembled(plan: Plan, source: bytes) -> bytes:
         if isinstance(part, Copied):
             content += source[part.range.start : part.range.end]
             continue
-        for fetch in part.fetches:
-            content += b"".join(source[kept.start : kept.end] for kept in fetch.kept)
+        content += b"".join(source[found.start : found.end] for found in part.ranges)
         content += part.end
     return content
 
@@ -100,10 +99,12 @@ def sources(draw: st.DrawFn) -> bytes:
 
 small_limits = st.builds(
     PartLimits,
-    least=st.integers(1, 2000),
-    copied=st.integers(1, 2000),
-    parts=st.integers(2, 40),
-    gap=st.integers(0, 300),
+    min_part_size=st.integers(1, 2000),
+    max_copy_size=st.integers(1, 2000),
+    max_parts=st.integers(2, 40),
+    max_gap=st.integers(0, 300),
+    window=st.integers(1, 2000),
+    batches=st.integers(1, 3),
 )
 
 
@@ -129,18 +130,14 @@ def test_a_plan_keeps_the_limits_and_gives_a_whole_zip(
 
     *parts, final = plan.parts
     assert isinstance(final, Uploaded)
-    assert len(plan.parts) <= limits.parts
-    least = max(limits.least, -(-plan.size // (limits.parts - 1)))
+    assert len(plan.parts) <= limits.max_parts
+    least = max(limits.min_part_size, -(-plan.size // (limits.max_parts - 1)))
     for part in parts:
-        assert least <= part.size <= max(2 * least, limits.copied)
+        assert least <= part.size <= max(2 * least, limits.max_copy_size)
     for part in plan.parts:
         if isinstance(part, Uploaded):
             assert part.size - len(part.end) < 2 * least  # what is fetched into memory
-            for fetch in part.fetches:
-                assert fetch.whole.size < 2 * least
-                for one, other in zip(fetch.kept, fetch.kept[1:], strict=False):
-                    assert 0 <= other.start - one.end <= limits.gap
-    if plan.size < limits.least:
+    if plan.size < limits.min_part_size:
         assert not parts
 
 
@@ -157,21 +154,23 @@ def kinds(plan: Plan) -> str:
 def test_a_run_is_one_copied_part_and_a_long_one_several_of_the_same_size() -> None:
     files = {f"{number}.jpg": bytes(100) for number in range(10)}
     source = zip_of(files, zipfile.ZIP_STORED)
-    plan = planned(source, list(files), PartLimits(least=50, copied=1350))
+    plan = planned(source, list(files), PartLimits(min_part_size=50, max_copy_size=1350))
     assert kinds(plan) == "CU"
-    plan = planned(source, list(files), PartLimits(least=50, copied=1349))
+    plan = planned(source, list(files), PartLimits(min_part_size=50, max_copy_size=1349))
     assert kinds(plan) == "CCU"
     assert [part.size for part in plan.parts[:2]] == [675, 675]
 
 
 def test_a_short_run_is_filled_up_from_the_front_of_a_long_one() -> None:
     files = {name: bytes(size) for name, size in [("a", 10), ("x", 999), ("b", 900), ("c", 900)]}
-    plan = planned(zip_of(files, zipfile.ZIP_STORED), ["a", "b", "c"], PartLimits(least=300, gap=0))
+    plan = planned(
+        zip_of(files, zipfile.ZIP_STORED), ["a", "b", "c"], PartLimits(min_part_size=300, max_gap=0)
+    )
     assert kinds(plan) == "UCU"
     first, second, _ = plan.parts
     assert isinstance(first, Uploaded)
     assert first.size == 300
-    assert [fetch.whole.size for fetch in first.fetches] == [41, 259]
+    assert [found.size for found in first.ranges] == [41, 259]
     assert second.size == 2 * 931 - 259
 
 
@@ -182,8 +181,9 @@ def test_small_gaps_are_read_over() -> None:
         files |= {f"{number}.jpg": bytes(1000), f"__MACOSX/._{number}.jpg": bytes(200)}
     source = zip_of(files, zipfile.ZIP_STORED)
     images = [name for name in files if not name.startswith("__")]
-    assert cost([planned(source, images, PartLimits(least=10_000, gap=0))]).gets == 50
-    assert cost([planned(source, images, PartLimits(least=10_000))]).gets == 10
+    for max_gap, requests in [(0, 50), (300, 7)]:
+        limits = PartLimits(min_part_size=10_000, max_gap=max_gap, window=10_000)
+        assert cost([planned(source, images, limits)], limits).gets == requests
 
 
 def test_a_batch_of_less_than_5_mib_is_one_put() -> None:
@@ -196,7 +196,7 @@ def test_a_batch_of_less_than_5_mib_is_one_put() -> None:
 def test_other_programs_open_the_batch_of_a_real_export(tool: str, tmp_path: Path) -> None:
     source = EXPORT.read_bytes()
     images = [name for name in index_of(source).members if name != "manifest.csv"]
-    plan = planned(source, images[::2], PartLimits(least=10_000))
+    plan = planned(source, images[::2], PartLimits(min_part_size=10_000))
     path = tmp_path / "batch.zip"
     path.write_bytes(assembled(plan, source))
     run(TEST[tool], path)
@@ -252,7 +252,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for part in plan.parts:
             begin = batch.tell()
             if isinstance(part, Uploaded):
-                assert not part.fetches
+                assert not part.ranges
                 batch.write(part.end)
                 continue
             for start in starts:
@@ -326,8 +326,8 @@ def bucket(client: Any) -> Bucket:
 
 
 @pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as threads:
+def pool() -> Iterator[PartPool]:
+    with PartPool(4) as threads:
         yield threads
 
 
@@ -350,12 +350,10 @@ def requests(client: Any) -> Iterator[Counter[str]]:
 
 
 @pytest.fixture
-def splice_to(
-    bucket: Bucket, source: StoredObject, pool: ThreadPoolExecutor
-) -> Callable[[Plan, str], bool]:
+def splice_to(bucket: Bucket, source: StoredObject, pool: PartPool) -> Callable[[Plan, str], bool]:
     def run(plan: Plan, key: str) -> bool:
         done: list[int] = []
-        planned = parts(plan, bucket, KEY, source)
+        [planned] = parts([plan], bucket, KEY, source)
         made = assemble(bucket, key, planned, {"rows": "1-9"}, pool, done.append)
         assert sum(done) == plan.size
         return made
@@ -413,9 +411,35 @@ def requests_of(cost: Cost) -> Counter[str]:
     return +counter
 
 
+def test_batches_from_all_over_an_archive_read_it_once_together(
+    client: Any,
+    bucket: Bucket,
+    source: StoredObject,
+    requests: Counter[str],
+    pool: PartPool,
+) -> None:
+    """As many as are put together at the same time; the bytes are those of batches made alone."""
+    limits = PartLimits(window=MIB, batches=3)
+    plans = [planned(ARCHIVE, NAMES[first::3]) for first in range(3)]
+    planned_parts = parts(plans, bucket, KEY, source, limits)
+    keys = [f"batch/together-{number}.zip" for number in range(3)]
+    with ThreadPoolExecutor(3) as tasks:
+        made = [
+            tasks.submit(assemble, bucket, key, some, {}, pool, lambda _: None)
+            for key, some in zip(keys, planned_parts, strict=True)
+        ]
+        assert all(future.result() for future in made)
+    expected = cost(plans, limits)
+    assert expected.gets == requests["GetObject"]
+    assert expected.bytes_read <= len(ARCHIVE)
+    assert expected.gets < cost(plans, replace(limits, batches=1)).gets
+    for key, plan in zip(keys, plans, strict=True):
+        assert stored(client, bucket, key) == assembled(plan, ARCHIVE)
+
+
 @pytest.mark.parametrize("name", ["contiguous", "scattered", "a single put"])
 def test_a_source_replaced_after_the_plan_is_a_failure_that_leaves_nothing(
-    name: str, client: Any, bucket: Bucket, pool: ThreadPoolExecutor
+    name: str, client: Any, bucket: Bucket, pool: PartPool
 ) -> None:
     key, source_key = f"batch/{name}-replaced.zip", "export/replaced.zip"
     client.put_object(Bucket=bucket.name, Key=source_key, Body=ARCHIVE)
@@ -423,7 +447,7 @@ def test_a_source_replaced_after_the_plan_is_a_failure_that_leaves_nothing(
     client.put_object(Bucket=bucket.name, Key=source_key, Body=ARCHIVE[:-1] + b"!")
     plan = planned(ARCHIVE, BATCHES[name][0])
     with pytest.raises(ObjectError, match=r"export/replaced\.zip was replaced"):
-        planned_parts = parts(plan, bucket, source_key, source)
+        [planned_parts] = parts([plan], bucket, source_key, source)
         assemble(bucket, key, planned_parts, {}, pool, lambda _: None)
     assert nothing_is_left(client, bucket, key)
 
@@ -440,9 +464,9 @@ def test_a_part_that_fails_takes_the_upload_with_it(
 
 @pytest.mark.parametrize("name", ["contiguous", "a single put"])
 def test_a_batch_of_another_size_than_planned_is_removed(
-    name: str, client: Any, bucket: Bucket, source: StoredObject, pool: ThreadPoolExecutor
+    name: str, client: Any, bucket: Bucket, source: StoredObject, pool: PartPool
 ) -> None:
-    *first, last = parts(planned(ARCHIVE, BATCHES[name][0]), bucket, KEY, source)
+    [[*first, last]] = parts([planned(ARCHIVE, BATCHES[name][0])], bucket, KEY, source)
     assert isinstance(last, SentPart)
     wrong = [*first, replace(last, size=last.size + 1)]
     with pytest.raises(AssemblyError, match="instead of"):

@@ -187,6 +187,13 @@ def test_attributes_may_be_as_long_as_a_resource_fork(tmp_path: Path) -> None:
         unpacked(with_attributes(2_000_000), tmp_path)
 
 
+def test_headers_that_speak_of_headers_without_end_are_refused(tmp_path: Path) -> None:
+    record = b"20 comment=a remark\n"
+    header = entry("x", tarfile.XHDTYPE, size=len(record)).tobuf(tarfile.USTAR_FORMAT)
+    with pytest.raises(ArchiveError, match="attributes of attributes"):
+        unpacked((header + record.ljust(512, b"\0")) * 50 + TAR, tmp_path)
+
+
 @pytest.mark.parametrize("compress", COMPRESS)
 def test_a_bomb_ends_at_the_limit(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
     bomb = compress(tar_of({"a.jpg": bytes(80 * 1024 * 1024)}))

@@ -7,8 +7,11 @@ from contextlib import contextmanager
 
 from httpx import HTTPStatusError, TransportError
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from splitter.errors import is_transient
+
+PREFECT_TRIES = 9
 
 
 class Outage:
@@ -42,6 +45,17 @@ class Outage:
             self.reachable_since = time.monotonic()
             self._logger.info("All services answer again")
         self._lasts = False
+
+
+@contextmanager
+def waits_for_prefect() -> Iterator[None]:
+    """Let what a run asks of Prefect's API outlast an outage of a quarter of an hour.
+
+    Prefect's client waits 2, 4, 8 … seconds between its tries, and by default gives up after a
+    minute; the run would fail, and its work be done once more.
+    """
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: PREFECT_TRIES}):
+        yield
 
 
 def is_outage(error: BaseException) -> bool:

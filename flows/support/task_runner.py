@@ -1,13 +1,12 @@
 """Where the batches of an export are made: in this process, or on the workers of a Dask cluster."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from splitter.assembly import PARALLEL_PARTS
+from splitter.assembly import PARALLEL_BATCHES, PartPool
 
 
 def task_runner(scheduler: str | None) -> TaskRunner[Any]:
@@ -18,8 +17,8 @@ def task_runner(scheduler: str | None) -> TaskRunner[Any]:
             cluster's workers need this code, its environment, and the file that holds the images.
     """
     if scheduler is None:
-        # A task waits while threads send its parts, so some at once keep those busy.
-        return ThreadPoolTaskRunner(max_workers=4)
+        # A task only waits while threads send its parts.
+        return ThreadPoolTaskRunner(max_workers=PARALLEL_BATCHES)
     from prefect_dask.task_runners import DaskTaskRunner  # takes a second to import
 
     return DaskTaskRunner(address=scheduler)
@@ -33,13 +32,13 @@ class UploadPool:
 
     def __init__(self, progress: Callable[[int], object]) -> None:
         self.progress = progress
-        self.pool = ThreadPoolExecutor(PARALLEL_PARTS)
+        self.pool = PartPool()
 
     def __reduce__(self) -> Any:
         return _pool_of_this_process, ()
 
     def close(self) -> None:
-        self.pool.shutdown()
+        self.pool.close()
 
 
 @cache

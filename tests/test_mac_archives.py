@@ -1,0 +1,158 @@
+"""What macOS's Archive Utility makes above 4 GiB or 65,535 files: no Zip64, numbers that overflow.
+
+The images are holes in the archive, so that 4.5 GB take no room; where they have to be unpacked,
+the holes stand between them instead.
+"""
+
+import os
+import struct
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+
+from splitter import archive, manifest, zip_sample
+from splitter.members import ArchiveError
+from splitter.splicing import Copied, Plan, Uploaded, plan_batch
+from splitter.zip_index import ZipIndex
+
+IMAGES = 450
+SIZE = 10_000_000
+HOLE = crc32(bytes(SIZE))
+LOCAL_EXTRA = b"UX\x0c\x00" + bytes(12)
+CENTRAL_EXTRA = b"UX\x08\x00" + bytes(8)
+GIB = 1024**3
+HOLES = bytes(1024 * 1024)
+
+Members = Sequence[tuple[str, bytes | None]]
+
+
+def export(folder: str = "", content: bytes | None = None) -> list[tuple[str, bytes | None]]:
+    """Images, holes unless they have a content, and their manifest."""
+    names = [f"{number:05}.jpg" for number in range(IMAGES)]
+    text = "".join(f"{line}\n" for line in ["imageName", *names]).encode()
+    return [*((folder + name, content) for name in names), (f"{folder}manifest.csv", text)]
+
+
+def write(path: Path, members: Members, gap: int = 0) -> None:
+    """An archive as Archive Utility writes it, but not compressed, so without descriptors."""
+    entries = bytearray()
+    with path.open("wb") as file:
+        for name, content in members:
+            offset = file.tell() % 2**32
+            size = SIZE if content is None else len(content)
+            crc = HOLE if content is None else crc32(content)
+            fields = struct.pack("<5H3LH", 20, 0, 0, 0, 0x5A79, crc, size, size, len(name))
+            file.write(b"PK\3\4" + fields + struct.pack("<H", len(LOCAL_EXTRA)))
+            file.write(name.encode() + LOCAL_EXTRA)
+            if content is None:
+                file.seek(size, os.SEEK_CUR)
+            else:
+                file.write(content)
+            file.seek(gap, os.SEEK_CUR)
+            entries += b"PK\1\2" + struct.pack("<H", 0x0315) + fields
+            entries += struct.pack("<4H2L", len(CENTRAL_EXTRA), 0, 0, 0, 0o100644 << 16, offset) + (
+                name.encode() + CENTRAL_EXTRA
+            )
+        start = file.tell() % 2**32
+        count = len(members) % 2**16
+        file.write(entries)
+        file.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(entries), start, 0))
+
+
+def test_an_archive_above_4_gib_can_be_spliced(tmp_path: Path) -> None:
+    write(tmp_path / "export", export())
+    with (tmp_path / "export").open("rb") as file:
+        index = ZipIndex(file)
+        assert list(index.members) == [name for name, _ in export()]
+        assert index.members["00449.jpg"].start > 4 * GIB
+        assert "larger than its format allows" in index.remarks[0]
+        assert index.why_not_spliceable("") is None
+        what, looked = zip_sample.disagreement(index, index.read_at)
+        assert what is None
+        assert "64 of 451 files" in looked
+        parts = manifest.partition_export(index.members, index.read, "imageName", 2000)
+        plan = plan_batch(parts.batches[0], index.members, (2026, 11, 24, 0, 0, 0))
+        put_together(plan, tmp_path / "export", tmp_path / "part1.zip")
+    with zipfile.ZipFile(tmp_path / "part1.zip") as made:
+        assert made.namelist() == [name for name, _ in export()]
+        for name in ("00000.jpg", "00428.jpg", "00449.jpg", "manifest.csv"):
+            assert made.read(name) == index_content(name)
+
+
+def index_content(name: str) -> bytes:
+    content = dict(export())[name]
+    return bytes(SIZE) if content is None else content
+
+
+def put_together(plan: Plan, source: Path, path: Path) -> None:
+    """The batch of a plan; holes stay holes."""
+    with source.open("rb") as archive, path.open("wb") as batch:
+        for part in plan.parts:
+            kept = [part.range] if isinstance(part, Copied) else []
+            if isinstance(part, Uploaded):
+                kept = list(part.ranges)
+            for found in kept:
+                archive.seek(found.start)
+                left = found.size
+                while left:
+                    block = archive.read(min(left, 1024 * 1024))
+                    left -= len(block)
+                    if block == HOLES[: len(block)]:
+                        batch.seek(len(block), os.SEEK_CUR)
+                    else:
+                        batch.write(block)
+            if isinstance(part, Uploaded):
+                batch.write(part.end)
+
+
+@pytest.mark.parametrize("folder", ["", "My Export/"])
+def test_an_archive_above_4_gib_is_extracted(folder: str, tmp_path: Path) -> None:
+    members = export(folder, b"image")
+    noise: Members = [(f"__MACOSX/{folder}._{number}.jpg", b"fork") for number in range(3)]
+    write(tmp_path / "export", [*members, *noise], gap=SIZE)
+    assert (tmp_path / "export").stat().st_size > 4 * GIB
+    contents = archive.extract(tmp_path / "export", tmp_path / "store")
+    assert list(contents.members) == [name for name, _ in members]
+    assert all(contents.read(name) == content for name, content in members)
+    parts = manifest.partition_export(contents.members, contents.read, "imageName", 100)
+    assert parts.folder == folder
+    assert len(parts.batches) == 5
+
+
+def test_more_files_than_the_format_counts(tmp_path: Path) -> None:
+    members = [(f"{number:05}.jpg", b"") for number in range(66_000)]
+    write(tmp_path / "export", members)
+    contents = archive.extract(tmp_path / "export", tmp_path / "store")
+    assert list(contents.members) == [name for name, _ in members]
+
+
+def test_offsets_that_do_not_lead_to_files_are_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "export"
+    write(path, export())
+    with path.open("r+b") as file:
+        file.seek(ZipIndex(file).members["manifest.csv"].start)
+        file.write(bytes(4))
+    with path.open("rb") as file, pytest.raises(ArchiveError, match="do not stand where"):
+        ZipIndex(file)
+
+
+def test_offsets_that_jump_too_often_are_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "export"
+    members = export()
+    write(path, members)
+    data = bytearray()
+    with path.open("rb") as file:
+        start = ZipIndex(file).members["manifest.csv"].end
+        file.seek(start)
+        data += file.read()
+    entries = [at for at in range(len(data)) if data.startswith(b"PK\1\2", at)]
+    for number, at in enumerate(entries):
+        struct.pack_into("<L", data, at + 42, 2**31 - number)
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(data)
+    with path.open("rb") as file, pytest.raises(ArchiveError, match="do not stand where"):
+        ZipIndex(file)
