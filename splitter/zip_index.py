@@ -37,6 +37,7 @@ ENCRYPTED = 0x1  # 4.4.4, bit 0
 MASKED = 0x2000  # 4.4.4, bit 13
 AES = 99  # 4.4.5
 PATCH = 0x20  # 4.4.4, bit 5
+LATEST_VERSION = 63  # 4.4.3.2: of APPNOTE 6.3, ten times; Python's zipfile refuses a later one
 LONGEST_EXTRA_FIELD = MAX_16  # 4.4.11
 LONGEST_DATA_DESCRIPTOR = 24  # 4.3.9: signature, CRC-32 and two sizes of eight bytes
 
@@ -148,6 +149,8 @@ class ZipIndex:
                 return (
                     f"'{name}' is compressed by {method_name(info.compress_type)}, not by DEFLATE"
                 )
+            if info.extract_version > LATEST_VERSION:
+                return f"'{name}' asks for a later version of ZIP than programs read"
             if info.compress_type == ZIP_STORED and info.flag_bits & DATA_DESCRIPTOR:
                 return f"'{name}' is stored without its size in front, so no stream can be read"
             if span.size > _shortest(info) + LONGEST_EXTRA_FIELD + LONGEST_DATA_DESCRIPTOR:

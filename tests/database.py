@@ -36,6 +36,10 @@ def postgresql() -> Iterator[str]:
             found = pwd.getpwnam(user)
             os.chown(directory, found.pw_uid, found.pw_gid)
         data = f"{directory}/data"
+        binaries = POSTGRESQL
+        if user and "site-packages" in binaries.parts:
+            # The checkout may stand where that user cannot read.
+            binaries = Path(shutil.copytree(binaries.parent, f"{directory}/pginstall")) / "bin"
 
         def run(*command: str) -> None:
             log = Path(directory) / "programs.log"
@@ -45,8 +49,8 @@ def postgresql() -> Iterator[str]:
                 )
             assert done.returncode == 0, log.read_text()
 
-        run(f"{POSTGRESQL}/initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8")
-        control = (f"{POSTGRESQL}/pg_ctl", "-D", data, "-w", "-l", f"{directory}/server.log")
+        run(f"{binaries}/initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8")
+        control = (f"{binaries}/pg_ctl", "-D", data, "-w", "-l", f"{directory}/server.log")
         run(*control, "-o", f"-k {directory} -c listen_addresses= -c fsync=off", "start")
         try:
             yield f"postgresql+asyncpg://postgres@/postgres?host={directory}"

@@ -231,6 +231,11 @@ def test_an_ordinary_archive_can_be_spliced(data: bytes) -> None:
     assert index_of(data).why_not_spliceable("") is None
 
 
+def test_what_asks_for_a_later_version_of_zip_is_extracted_and_zipped_anew() -> None:
+    index = index_of(with_directory(STREAMED, set_on(0, extract_version=64)))
+    assert "a later version of ZIP" in str(index.why_not_spliceable(""))
+
+
 def test_images_in_a_folder_cannot_be_spliced() -> None:
     index = index_of(FIXTURES[1].read_bytes())
     folder = next(iter(index.members)).partition("/")[0] + "/"
