@@ -179,12 +179,12 @@ def parts(
     Args:
         key, source: of the archive that the plans were made for; a part of another one fails.
     """
-    read = partial(bucket.read, key, source.etag)
+    read_into = partial(bucket.read_into, key, source.etag)
     batches: list[list[Part]] = []
     for some in _groups(plans, limits):
         # Each batch's part under way covers one stretch, and the parts after it reach beyond that.
         stretch = (len(some) + PARALLEL_PARTS) * limits.min_part_size
-        windows = Windows(_windows(some, limits), 1 + stretch // limits.window, read)
+        windows = Windows(_windows(some, limits), 1 + stretch // limits.window, read_into)
         for plan in some:
             batches.append([_part(part, key, source, windows) for part in plan.parts])
     return batches
