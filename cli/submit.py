@@ -9,9 +9,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import PurePosixPath
-from urllib.parse import urlsplit
+from datetime import datetime
 
 from botocore.exceptions import BotoCoreError, ClientError
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -20,12 +18,13 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import get_current_settings
 
 from blocks.saved import client, load_credentials
+from cli.pool_settings import planned_settings
 from flows.create_batches import bucket_named
 from flows.support.recovery import callback_of
 from splitter import queues
 from splitter.errors import ExportError, SetupError, explain
 from splitter.lanes import Export
-from splitter.messages import Request, to_json
+from splitter.messages import Request, spelled_out, to_json
 from splitter.plan import plan
 from splitter.settings import Allowed, Settings
 
@@ -38,22 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Submit an archive, or print what would become of it; 0 if it was split or can be."""
     options = _options(arguments)
     settings = Settings.load()
-    address = urlsplit(options.archive)
-    key = address.path.removeprefix("/")
     credentials = load_credentials()
-    bucket = bucket_named(address.netloc)
-    source = bucket.archive(key)
-    request = Request.parse(
-        {
-            "downloadId": options.download_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
-            "file": PurePosixPath(key).name,
-            "exportPath": key,
-            "totalSize": source.size,
-            "s3Bucket": bucket.name,
-            "updatesQueueUrl": settings.updates_queue_url or "https://unset.invalid/",
-        }
-    )
+    queue = settings.updates_queue_url or "https://unset.invalid/"
+    request = Request.parse(spelled_out(options.archive, queue, options.download_id))
+    bucket = bucket_named(request.s3_bucket)
+    source = bucket.archive(request.export_path)
     if options.plan:
+        settings, said = planned_settings()
+        print(said)
         for line in plan(Export(request, source, settings.limits, bucket_named, bucket), settings):
             print(line)
         return 0
@@ -103,17 +94,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m cli.submit", description=str(__doc__).partition("\n")[0]
     )
-    parser.add_argument("archive", type=_s3_url, metavar="s3://BUCKET/KEY")
+    parser.add_argument("archive", metavar="s3://BUCKET/KEY")
     parser.add_argument("--plan", action="store_true", help="print the batches, write nothing")
     parser.add_argument("--download-id", help="what the callback is to name (the time)")
     return parser.parse_args(arguments)
-
-
-def _s3_url(text: str) -> str:
-    address = urlsplit(text)
-    if address.scheme != "s3" or not address.netloc or len(address.path) < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like s3://biospex-app/export/41.zip")
-    return text
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from splitter.errors import ExportError, SetupError, advise, explain, is_transie
 from splitter.lanes import Export, choose_lane
 from splitter.manifest import Batch, Partition
 from splitter.members import Limits
-from splitter.messages import Failure, ReplyAddress, Request, Result, title
+from splitter.messages import Failure, ReplyAddress, Request, Result, spelled_out, title
 from splitter.queues import CallbackError
 from splitter.settings import Allowed, Settings
 from splitter.storage import Bucket
@@ -176,7 +176,8 @@ class Outcome:
 
 
 def run_name() -> str:
-    return title(runtime.flow_run.parameters.get("request"))
+    request = runtime.flow_run.parameters.get("request")
+    return request if isinstance(request, str) else title(request)
 
 
 @flow(
@@ -185,7 +186,7 @@ def run_name() -> str:
     # A request that cannot be carried out is answered, so the flow checks it, not Prefect.
     validate_parameters=False,
 )
-def create_batches(request: Request) -> Result:
+def create_batches(request: Request | str) -> Result:
     """Split one export into batch ZIPs of BATCH_SIZE rows and tell BIOSPEX where they are.
 
     A large ZIP is **spliced**: S3 itself copies the images' bytes into the batches. Any other
@@ -196,6 +197,9 @@ def create_batches(request: Request) -> Result:
     The outcome goes to the request's `updatesQueueUrl`: every batch's file name, or, where the
     export or the installation is at fault, one sentence that says why there are none. Any other
     fault only ends the run: the listener tries it again, MAX_ATTEMPTS in all, before it answers.
+
+    **To start one by hand**, give `s3://bucket/key` as the request: the answer then goes to
+    UPDATES_QUEUE_URL. A trigger message always says everything itself.
 
     **To repeat a run**, press Retry: it uploads what is missing and sends the callback again.
 
@@ -210,6 +214,8 @@ def create_batches(request: Request) -> Result:
     outcome = None
     with waits_for_prefect():
         try:
+            if isinstance(request, str):
+                request = from_a_person(request)
             request = Request.parse(request)
             Allowed().check(request)
             queues.check_callback_queue(client_for(request), request)
@@ -229,6 +235,19 @@ def create_batches(request: Request) -> Result:
             data=outcome.result,
         )
     )
+
+
+def from_a_person(address: str) -> Any:
+    """The request of a run that was started with an archive's address; no trigger comes here.
+
+    Raises:
+        RequestError: if it is no address.
+        SetupError: if the answer has nowhere to go.
+    """
+    queue = Settings.load().updates_queue_url
+    if not queue:
+        raise SetupError("UPDATES_QUEUE_URL is not set; a run by hand needs a queue to answer to.")
+    return spelled_out(address, queue)
 
 
 def failed(

@@ -35,7 +35,7 @@ from prefect.states import AwaitingRetry, Failed
 from blocks.saved import client, load_credentials
 from flows.support import decision
 from flows.support.callbacks import client_for
-from flows.support.outage import Outage, is_outage
+from flows.support.outage import BRIEF, Outage, is_outage, waits_for_prefect
 from flows.support.progress import best_effort
 from flows.support.recovery import (
     force_cancelled,
@@ -123,7 +123,11 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
     sqs = client(load_credentials(), "sqs", queues.CLIENT_CONFIG, queues.region_of(url))
     queue = TriggerQueue(sqs, url, settings.visibility_timeout)
     allowed = Allowed()
-    with get_client(sync_client=True) as prefect, stopped_by_signal() as stopping:
+    with (
+        get_client(sync_client=True) as prefect,
+        stopped_by_signal() as stopping,
+        waits_for_prefect(BRIEF),  # for messages are to be kept invisible meanwhile
+    ):
         outage = Outage()
         listener = Listener(queue, prefect, deployment, settings, allowed, outage)
         get_run_logger().info("Listening to %s", url)

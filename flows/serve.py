@@ -31,6 +31,7 @@ from prefect.types.entrypoint import EntrypointType
 from blocks.saved import load_credentials
 from flows.create_batches import create_batches
 from flows.listen import listen
+from flows.support.outage import waits_for_prefect
 from splitter.errors import SetupError
 from splitter.settings import Settings
 
@@ -45,7 +46,7 @@ async def serve(settings: Settings) -> None:
     service = Runner(
         name="biospex",
         limit=settings.max_in_flight + 1,  # every export in flight, and the listener
-        query_seconds=2,
+        query_seconds=1,
         pause_on_shutdown=False,
     )
     # A run form that is submitted empty is an empty request, whose missing fields are named.
@@ -115,6 +116,7 @@ if __name__ == "__main__":
     try:
         checked = Settings.load()
         check(checked)
-        asyncio.run(serve(checked))
+        with waits_for_prefect():
+            asyncio.run(serve(checked))
     except SetupError as error:
         sys.exit(f"Cannot serve: {error}")

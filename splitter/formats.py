@@ -28,10 +28,17 @@ COMPRESSED: dict[bytes, str] = {
     b"BZh": "bz2",
     b"\xfd7zXZ\0": "xz",  # The .xz File Format, section 2.1.1.1
     b"\x28\xb5\x2f\xfd": "zst",  # RFC 8878, section 3.1.1
+    # Frames to be skipped, which parallel compressors put in front: section 3.1.2.
+    **{bytes([0x50 + number]) + b"\x2a\x4d\x18": "zst" for number in range(16)},
 }
 
 REZIP = "unpack it, and make an ordinary ZIP of what it holds"
+SEND_INSTEAD = "send the export instead"
 EXPORT_AGAIN = "the download or the export went wrong: export it again"
+
+# First files of the ZIP that an Office program writes (ECMA-376, part 2; ODF 1.3, part 2).
+OFFICE = (b"[Content_Types].xml", b"_rels/.rels", b"docProps/", b"xl/workbook.xml")
+OPEN_DOCUMENT = b"mimetypeapplication/vnd.oasis.opendocument"
 
 # The first bytes, what they are of, and what helps. https://en.wikipedia.org/wiki/List_of_file_signatures
 OTHERS: list[tuple[bytes, str, str]] = [
@@ -50,8 +57,8 @@ OTHERS: list[tuple[bytes, str, str]] = [
     (b"\x7fELF", "a Linux program, perhaps a self-extracting archive", REZIP),
     (b"\xca\xfe\xba\xbe", "a macOS program", REZIP),
     (b"#!", "a script, perhaps a self-extracting archive", REZIP),
-    (b"%PDF-", "a PDF document", "send the export instead"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel or Word file", "send the export instead"),
+    (b"%PDF-", "a PDF document", SEND_INSTEAD),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel or Word file", SEND_INSTEAD),
     (b"\xff\xd8\xff", "a single JPEG image", "zip it together with its manifest.csv"),
     (b"\x89PNG\r\n", "a single PNG image", "zip it together with its manifest.csv"),
     (b"GIF8", "a single GIF image", "zip it together with its manifest.csv"),
@@ -78,6 +85,8 @@ def identify(read: Read, size: int) -> Format:
     """
     start = read(0, min(START, size))
     if start.startswith(ZIP_STARTS):
+        if document := _office(start):
+            raise ArchiveError(f"The export is {document}; {SEND_INSTEAD}.")
         return "zip"
     for magic, compression in COMPRESSED.items():
         if start.startswith(magic):
@@ -88,6 +97,19 @@ def identify(read: Read, size: int) -> Format:
         return "zip"
     what, advice = describe(start)
     raise ArchiveError(f"The export is {what}, not a ZIP or tar archive; {advice}.")
+
+
+def _office(start: bytes) -> str | None:
+    """What document a ZIP that begins so is, by the name of its first file; None for others."""
+    name = start[30:]  # APPNOTE 4.3.7
+    if name.startswith(OPEN_DOCUMENT):
+        return "an OpenDocument file, such as .ods or .odt"
+    if not name.startswith(OFFICE):
+        return None
+    for folder, document in ((b"xl/", "an Excel file"), (b"word/", "a Word file")):
+        if folder in start:
+            return document
+    return "an Office document, such as an Excel file"
 
 
 def is_tar(block: bytes) -> bool:

@@ -6,6 +6,7 @@ The wire's camelCase names stop here.
 import json
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from math import isfinite
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -291,6 +292,29 @@ def _has_control(value: Any) -> bool:
 
 def _flaw(problem: str) -> str:
     return f"The request for batches cannot be carried out: {problem}."
+
+
+def spelled_out(address: str, updates_queue_url: str, download_id: str | None = None) -> Any:
+    """The request that a person means by ``s3://bucket/key``; never what a trigger may be.
+
+    Args:
+        updates_queue_url: where the answer goes.
+        download_id: what the callback names; the time, if there is none.
+
+    Raises:
+        RequestError: if it is no such address.
+    """
+    parts = urlsplit(address)
+    key = parts.path.removeprefix("/")
+    if parts.scheme != "s3" or not parts.netloc or not key:
+        raise RequestError(f"{address[:200]!r} is not like s3://biospex-app/export/41.zip.")
+    return {
+        "downloadId": download_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
+        "file": key.rpartition("/")[2],
+        "exportPath": key,
+        "s3Bucket": parts.netloc,
+        "updatesQueueUrl": updates_queue_url,
+    }
 
 
 def archive_stem(file: str) -> str:

@@ -50,6 +50,13 @@ EXTENSION_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
+
+LONGEST_GLOBAL_HEADER = 64 * 1024
+"""Bytes of one that speaks of all members: ``tarfile`` copies what it holds for each of them."""
+
+MOST_EXTENSION_HEADERS = 16
+"""In front of one member; all of them are in memory at a time."""
+
 MULTI_VOLUME = b"M"  # GNU tar: the rest of a file that began on another volume
 
 LONGEST_WINDOW = 128 * 1024 * 1024
@@ -90,7 +97,7 @@ def extract_tar(
     with reading(), closing(_Ahead(chunks, max_size)) as stream:
         if compression:
             check_tar(stream.peek(BLOCK), compression)
-        with tarfile.open(
+        with _Tar.open(
             fileobj=cast("IO[bytes]", stream),
             mode="r|",
             bufsize=CHUNK,
@@ -216,7 +223,7 @@ def _decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> 
     Raises:
         EOFError, and what the decompressors raise: if it is truncated or damaged.
     """
-    magic = next(magic for magic, of in COMPRESSED.items() if of == compression)
+    magics = tuple(magic for magic, of in COMPRESSED.items() if of == compression)
     decompressor = _decompressor(compression)
     data = archive.read(CHUNK)
     while True:
@@ -224,12 +231,14 @@ def _decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> 
         data = b""
         if decompressor.eof:
             # As gunzip does: zeros behind the end are padding, other bytes are passed over.
-            data = (decompressor.unused_data + archive.read(CHUNK)).lstrip(b"\0")
-            while len(data) < len(magic) and (more := archive.read(CHUNK)):
+            # More is read only where little is left: what many small streams (as bgzip writes them)
+            # leave over would add up.
+            data = decompressor.unused_data.lstrip(b"\0")
+            while len(data) < len(magics[0]) and (more := archive.read(CHUNK)):
                 data = (data + more).lstrip(b"\0")
             if not data:
                 return
-            if not data.startswith(magic):
+            if not data.startswith(magics):
                 warnings.append("Bytes follow the end of the compressed data; they were ignored.")
                 return
             decompressor = _decompressor(compression)
@@ -308,19 +317,38 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         header = super().frombuf(buf, encoding, errors)
+        most = LONGEST_EXTENSION_HEADER
+        if header.type == tarfile.XGLTYPE:
+            most = LONGEST_GLOBAL_HEADER
         # tarfile would hold such a member in memory, whatever its size.
-        if header.type in EXTENSION_HEADERS and header.size > LONGEST_EXTENSION_HEADER:
+        if header.type in EXTENSION_HEADERS and header.size > most:
             raise tarfile.ReadError(f"{header.size:,} bytes of attributes for one file")
         return header
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        source = cast("_Tar", archive)
+        source.depth += 1
         try:
+            if source.depth > MOST_EXTENSION_HEADERS:
+                raise tarfile.ReadError("too many headers with attributes for one file")
             return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # zeros, as every tar ends
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from error
+        finally:
+            source.depth -= 1
+
+
+class _Tar(tarfile.TarFile):
+    """A tar.
+
+    Attributes:
+        depth: of the headers that are being read, each of which speaks of the next.
+    """
+
+    depth = 0
 
 
 def _dos_date_time(seconds: float) -> DosDateTime:

@@ -156,6 +156,8 @@ def _without_zip64(extra: bytes) -> bytes:
     while position + 4 <= len(extra):
         identifier, length = struct.unpack_from("<2H", extra, position)
         end = position + 4 + length
+        if end > len(extra):  # some readers refuse a directory with half a field
+            break
         if identifier != ZIP64_EXTRA_ID:
             kept += extra[position:end]
         position = end

@@ -138,3 +138,13 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv("EFS_PATH", str(directory))
     return directory
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a Prefect server, or runs programs of its own, is slow: no part of ``make quick``.
+
+    A file of tests says so itself where it does not show: ``pytestmark = pytest.mark.slow``.
+    """
+    for item in items:
+        if {"prefect_api", "prefect"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)

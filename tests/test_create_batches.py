@@ -489,3 +489,20 @@ def test_a_fault_that_may_pass_is_left_to_the_listener(
     with pytest.raises(ValueError, match="nobody"):
         create_batches(request_for(EXPORTS[0]))
     assert received() == []
+
+
+def test_a_person_starts_a_run_with_the_archives_address_alone(
+    bucket_name: str,
+    queue_url: str,
+    request_for: MakeRequest,
+    received: Received,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = f"s3://{bucket_name}/{request_for(EXPORTS[0])['exportPath']}"
+    with pytest.raises(SetupError, match="UPDATES_QUEUE_URL is not set"):
+        create_batches(address)
+    monkeypatch.setenv("UPDATES_QUEUE_URL", queue_url)
+    assert create_batches(address).batch_files == [f"{EXPORTS[0].stem}-part1.zip"]
+    with pytest.raises(ExportError, match="is not like s3://"):
+        create_batches("export/41.zip")
+    assert [callback["status"] for callback in received()] == ["success"]

@@ -225,9 +225,9 @@ def test_a_full_run_ends_with_a_listener(
     [service] = ecs.describe_services(
         cluster=outputs["ClusterArn"], services=["dev-biospex-worker"]
     )["services"]
-    worker = ecs.describe_task_definition(taskDefinition=service["taskDefinition"])
-    containers = worker["taskDefinition"]["containerDefinitions"]
-    assert [one["image"] for one in containers] == [image, image]
+    assert service["desiredCount"] == 1
+    given = {one["ParameterKey"]: one["ParameterValue"] for one in stack["Parameters"]}
+    assert given["WorkerImage"] == image  # what becomes of it, test_ecs_worker.py tells
     assert (checkout.parent / "docker.log").read_text().split()[-3:] == ["build", "login", "push"]
     create_batches, listen = (
         prefect.read_deployment_by_name(name)

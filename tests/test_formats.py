@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import tarfile
+import zipfile
 
 import pytest
 
@@ -63,6 +64,25 @@ def test_what_cannot_be_read_is_called_by_its_name(name: str) -> None:
     with pytest.raises(ArchiveError) as refused:
         identified(data)
     assert str(refused.value).startswith(f"The export is {what}")
+
+
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [
+        (["[Content_Types].xml", "_rels/.rels", "xl/workbook.xml"], "an Excel file"),
+        (["docProps/app.xml", "xl/workbook.xml"], "an Excel file"),
+        (["[Content_Types].xml", "word/document.xml"], "a Word file"),
+    ],
+)
+def test_an_office_document_is_a_zip_but_no_export(files: list[str], what: str) -> None:
+    with pytest.raises(ArchiveError, match=f"The export is {what}; send the export instead"):
+        identified(zip_of(dict.fromkeys(files, b"<xml/>")))
+
+
+def test_an_open_document_is_a_zip_but_no_export() -> None:
+    kind = b"application/vnd.oasis.opendocument.spreadsheet"
+    with pytest.raises(ArchiveError, match="an OpenDocument file"):
+        identified(zip_of({"mimetype": kind}, compression=zipfile.ZIP_STORED))
 
 
 @pytest.mark.parametrize("name", ["7-Zip", "RAR", "cpio", "program"])

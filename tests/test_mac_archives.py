@@ -93,7 +93,7 @@ def put_together(plan: Plan, source: Path, path: Path) -> None:
         for part in plan.parts:
             kept = [part.range] if isinstance(part, Copied) else []
             if isinstance(part, Uploaded):
-                kept = [found for fetch in part.fetches for found in fetch.kept]
+                kept = list(part.ranges)
             for found in kept:
                 archive.seek(found.start)
                 left = found.size

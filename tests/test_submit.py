@@ -9,7 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
 
+from cli.pool_settings import POOL
 from cli.services import create_queues, served
 from cli.submit import main
 from flows.create_batches import create_batches
@@ -53,6 +56,32 @@ def test_an_archive_is_submitted_and_followed_to_its_callback(
     }
     assert refused.returncode == 1
     assert "The archive is damaged or incomplete" in refused.stdout
+
+
+def test_the_plan_goes_by_the_settings_of_the_work_pool(
+    prefect: SyncPrefectClient,
+    bucket_name: str,
+    request_for: MakeRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Printed,
+) -> None:
+    env = {"BATCH_SIZE": "10", "SPLIT_STRATEGY": "splice", "EFS_PATH": "/efs/batch", "OTHER": "1"}
+    template = {
+        "job_configuration": {"command": "{{ command }}"},
+        "variables": {"properties": {"command": {}, "env": {"default": env}}, "type": "object"},
+    }
+    pool = WorkPoolCreate(name=POOL, type="ecs", base_job_template=template)
+    prefect.create_work_pool(pool, overwrite=True)
+    monkeypatch.setenv("SPLIT_STRATEGY", "extract")
+    try:
+        assert main([f"s3://{bucket_name}/{request_for(EXPORTS[0])['exportPath']}", "--plan"]) == 0
+    finally:
+        prefect.delete_work_pool(POOL)
+    said, *lines = capsys.readouterr().out.splitlines()
+    assert "BATCH_SIZE=10 (work pool biospex-ecs)" in said
+    assert "SPLIT_STRATEGY=extract (this shell)" in said
+    assert "OTHER" not in said
+    assert len([line for line in lines if re.match(r" +\d+ +\d", line)]) == 3
 
 
 @pytest.mark.parametrize("splice_min_size", ["0", "999999999"], ids=["splice", "extract"])

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitter import archive
+from splitter import archive, tar_archive
 from splitter.archive import Contents
 from splitter.members import ArchiveError, Limits
 from tests.archives import FILES, tar_of
@@ -63,6 +63,12 @@ def test_every_stream_of_a_compressed_file_is_read(
     compress: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     data = compress(TAR[:1500]) + compress(TAR[1500:])
+    assert content(unpacked(data, tmp_path)) == FILES
+
+
+def test_zstandard_frames_that_are_to_be_skipped_are(tmp_path: Path) -> None:
+    skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"
+    data = skipped + zstd.compress(TAR[:1500]) + skipped + zstd.compress(TAR[1500:])
     assert content(unpacked(data, tmp_path)) == FILES
 
 
@@ -185,6 +191,37 @@ def test_attributes_may_be_as_long_as_a_resource_fork(tmp_path: Path) -> None:
     assert content(unpacked(with_attributes(1_000_000), tmp_path)) == FILES
     with pytest.raises(ArchiveError, match="bytes of attributes for one file"):
         unpacked(with_attributes(2_000_000), tmp_path)
+
+
+def test_what_speaks_of_all_files_is_short(tmp_path: Path) -> None:
+    header = tarfile.TarInfo.create_pax_global_header({"comment": "x" * 70_000})
+    with pytest.raises(ArchiveError, match="bytes of attributes for one file"):
+        unpacked(header + TAR, tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_headers_before_one_file_are_not_all_held_in_memory(count: int, tmp_path: Path) -> None:
+    long = tarfile.TarInfo("././@LongLink")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 5
+    name = long.tobuf(tarfile.GNU_FORMAT) + b"z.jpg".ljust(512, b"\0")
+    data = name * count + TAR
+    if count == 1:
+        assert "z.jpg" in unpacked(data, tmp_path).members
+        return
+    with pytest.raises(ArchiveError, match="too many headers with attributes"):
+        unpacked(data, tmp_path)
+
+
+def test_many_small_streams_are_read_without_heaping_up(tmp_path: Path) -> None:
+    data = TAR + bytes(8 * 1024 * 1024)
+    step = 4096
+    small = b"".join(gzip.compress(data[at : at + step], 0) for at in range(0, len(data), step))
+    file, total = io.BytesIO(small), 0
+    for piece in tar_archive._decompressed(file, "gz", []):
+        total += len(piece)
+        # What was read is never more than two reads ahead of what was unpacked.
+        assert file.tell() <= total * 1.1 + 2 * tar_archive.CHUNK
+    assert total == len(data)
 
 
 @pytest.mark.parametrize("compress", COMPRESS)

@@ -11,7 +11,8 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from splitter.errors import is_transient
 
-PREFECT_TRIES = 9
+PATIENT, BRIEF = 9, 2
+"""Tries of Prefect's client: of who only waits, and of who has something else to do meanwhile."""
 
 
 class Outage:
@@ -48,13 +49,13 @@ class Outage:
 
 
 @contextmanager
-def waits_for_prefect() -> Iterator[None]:
-    """Let what a run asks of Prefect's API outlast an outage of a quarter of an hour.
+def waits_for_prefect(tries: int = PATIENT) -> Iterator[None]:
+    """Let what is asked of Prefect's API outlast an outage of a quarter of an hour.
 
     Prefect's client waits 2, 4, 8 … seconds between its tries, and by default gives up after a
-    minute; the run would fail, and its work be done once more.
+    minute: a run would fail, and a runner end after the third time, with all that it runs.
     """
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: PREFECT_TRIES}):
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: tries}):
         yield
 
 

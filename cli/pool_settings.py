@@ -1,0 +1,40 @@
+"""The settings that a run on ECS would have: those of its work pool, where there is one."""
+
+import os
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+
+from splitter.settings import Settings
+
+POOL = "biospex-ecs"
+"""The work pool of the exports, by prefect.yaml."""
+
+
+def planned_settings() -> tuple[Settings, str]:
+    """What a run would work by, and a line that says where it comes from.
+
+    A variable of this shell wins, so that another value can be tried.
+    """
+    settings = Settings.load()
+    names = [name.upper() for name in Settings.model_fields]
+    shell = {name: os.environ[name] for name in names if name in os.environ}
+    pool = {name: value for name, value in _pool().items() if name in names and name not in shell}
+    if pool:
+        chosen: dict[str, Any] = {name.lower(): value for name, value in pool.items()}
+        settings = Settings(**chosen)
+    said = [f"{name}={value} (this shell)" for name, value in shell.items()]
+    said += [f"{name}={value} (work pool {POOL})" for name, value in pool.items()]
+    return settings, "Settings: " + ", ".join([*said, "the others as they come"])
+
+
+def _pool() -> dict[str, str]:
+    """The environment that the work pool gives its runs; empty where there is none."""
+    with get_client(sync_client=True) as prefect:
+        try:
+            template = prefect.read_work_pool(POOL).base_job_template
+        except ObjectNotFound:
+            return {}
+    env = template.get("variables", {}).get("properties", {}).get("env", {}).get("default", {})
+    return {name: value for name, value in env.items() if value is not None}
