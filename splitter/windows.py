@@ -2,7 +2,7 @@
 
 import mmap
 from bisect import bisect_right
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -70,6 +70,11 @@ class Windows:
         self._read_into = read_into
         self._lock = Lock()
         self._found: OrderedDict[int, Future[memoryview]] = OrderedDict()
+        self._expected: Counter[int] = Counter()
+
+    def expect(self, ranges: Sequence[Range]) -> None:
+        """Say that ``ranges`` will be copied once; a window goes when all have copied from it."""
+        self._expected.update({number for found in ranges for number in self._over(found)})
 
     def copy(self, ranges: Sequence[Range], target: memoryview) -> None:
         """Put the bytes of ``ranges``, one after the other, into ``target``.
@@ -95,6 +100,11 @@ class Windows:
                 others.append((number, future))
         for number, future in others:
             _copy(self._settled(number, future), pieces[number])
+        with self._lock:
+            self._expected.subtract(pieces.keys())
+            for number in pieces:
+                if self._expected[number] == 0:
+                    self._found.pop(number, None)
 
     def _over(self, found: Range) -> range:
         """The numbers of the windows that hold bytes of a range."""

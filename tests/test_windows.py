@@ -99,3 +99,22 @@ def test_a_window_that_cannot_be_read_fails_only_the_thread_that_tried() -> None
         assert second.result() == DATA[10:60]
     assert copy() == DATA[10:60]
     assert attempts == [0, 0]
+
+
+def test_a_window_is_dropped_when_all_that_was_expected_has_been_copied() -> None:
+    reads: Counter[int] = Counter()
+
+    def counted(start: int, buffers: Sequence[memoryview]) -> None:
+        reads[start] += 1
+        read_into(start, buffers)
+
+    windows = Windows([Range(at, at + 100) for at in (0, 100, 200)], 2, counted)
+    early, late = [Range(0, 50), Range(110, 150)], [Range(0, 40), Range(220, 230)]
+    windows.expect(early)
+    windows.expect(late)
+    # The second has gone when the third comes, so that the first, read longer ago, need not go.
+    for ranges in (early, late):
+        windows.copy(ranges, memoryview(bytearray(sum(one.size for one in ranges))))
+    assert reads == {0: 1, 100: 1, 200: 1}
+    windows.copy(early, memoryview(bytearray(90)))  # a part that is sent again
+    assert reads == {0: 2, 100: 2, 200: 1}
