@@ -183,7 +183,7 @@ def parts(
     batches: list[list[Part]] = []
     for some in _groups(plans, limits):
         # Each batch's part under way covers one stretch, and the parts after it reach beyond that:
-        # with half the threads' parts more, less than a twentieth is read twice.
+        # with half the threads' parts more, little is read twice.
         stretch = (len(some) + PARALLEL_PARTS // 2) * limits.min_part_size
         windows = Windows(_windows(some, limits), 1 + stretch // limits.window, read_into)
         for plan in some:
