@@ -43,7 +43,8 @@ from splitter.assembly import PARALLEL_PARTS, CopiedPart
 from splitter.storage import CLIENT_CONFIG, Bucket
 from splitter.zip_index import ZipIndex, ranged_file
 
-BATCH_SIZE = 2000
+MAX_BATCH_SIZE, MIN_BATCHES = 2000, 4
+"""A small export is cut into as many batches, so that its order makes a difference."""
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 Way = Callable[[Path, Path, str], "Measured"]
@@ -64,10 +65,13 @@ class Measured:
 class Bench:
     """An export in a fresh bucket, and the ways to split it."""
 
-    def __init__(self, endpoint: str, environment: Mapping[str, str], directory: Path) -> None:
+    def __init__(
+        self, endpoint: str, environment: Mapping[str, str], directory: Path, batch_size: int
+    ) -> None:
         self.directory = directory
+        self.batch_size = batch_size
         self.environment = {**os.environ, **environment, "AWS_ENDPOINT_URL_S3": endpoint}
-        self.environment |= {"BATCH_SIZE": str(BATCH_SIZE), "PREFECT_LOGGING_LEVEL": "ERROR"}
+        self.environment |= {"BATCH_SIZE": str(batch_size), "PREFECT_LOGGING_LEVEL": "ERROR"}
         keys = (environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
         session = boto3.Session(*keys, region_name=REGION)
         self.s3 = session.client("s3", endpoint_url=endpoint, config=CLIENT_CONFIG)
@@ -109,7 +113,7 @@ class Bench:
         key = f"export/{archive.name}"
         source = bucket.archive(key)
         index = ZipIndex(ranged_file(partial(bucket.read, key, source.etag), source.size))
-        cut = manifest.partition_export(index.members, index.read, "imageName", BATCH_SIZE)
+        cut = manifest.partition_export(index.members, index.read, "imageName", self.batch_size)
         modified = index.members[cut.manifest].info.date_time
         plans = [splicing.plan_batch(batch, index.members, modified) for batch in cut.batches]
         copies: list[Callable[[], object]] = []
@@ -200,6 +204,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], metavar="WAY", help="beside the floor")
     options = parser.parse_args()
     images = round(options.gigabytes * 1e9 / MEAN_IMAGE)
+    batch_size = min(MAX_BATCH_SIZE, -(-images // MIN_BATCHES))
     with ExitStack() as stack:
         directory = Path(
             stack.enter_context(TemporaryDirectory(prefix="bench-", dir=options.directory))
@@ -207,7 +212,7 @@ def main() -> None:
         aws = stack.enter_context(embedded_aws())
         prefect = stack.enter_context(embedded_prefect(directory))
         endpoint = stack.enter_context(seaweedfs(directory / "store"))
-        bench = Bench(endpoint, {**aws, **prefect}, directory)
+        bench = Bench(endpoint, {**aws, **prefect}, directory, batch_size)
 
         @cache
         def export(order: Order, suffix: str = ".zip") -> Path:
@@ -237,7 +242,7 @@ def main() -> None:
 
     results = {name: typical(found) for name, found in rounds.items()}
     print(
-        f"{options.gigabytes} GB, {images:,} images, batches of {BATCH_SIZE:,}; "
+        f"{options.gigabytes} GB, {images:,} images, batches of {batch_size:,}; "
         f"{os.cpu_count()} cores, {platform.machine()}, {time.strftime('%Y-%m-%d')}; "
         f"medians of {options.repeat}\n\n"
         "| | s | to floor | to limit | MB read | MB written | MiB peak | requests |\n"

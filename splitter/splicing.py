@@ -52,7 +52,7 @@ class PartLimits:
     max_copy_size: int = 256 * MIB
     max_parts: int = MAX_PARTS
     max_gap: int = 64 * 1024
-    window: int = 8 * MIB
+    window: int = 4 * MIB
     batches: int = PARALLEL_BATCHES
 
 
@@ -179,12 +179,13 @@ def parts(
     Args:
         key, source: of the archive that the plans were made for; a part of another one fails.
     """
-    read = partial(bucket.read, key, source.etag)
+    read_into = partial(bucket.read_into, key, source.etag)
     batches: list[list[Part]] = []
     for some in _groups(plans, limits):
-        # Each batch's part under way covers one stretch, and the parts after it reach beyond that.
-        stretch = (len(some) + PARALLEL_PARTS) * limits.min_part_size
-        windows = Windows(_windows(some, limits), 1 + stretch // limits.window, read)
+        # Each batch's part under way covers one stretch, and the parts after it reach beyond that:
+        # with half the threads' parts more, little is read twice.
+        stretch = (len(some) + PARALLEL_PARTS // 2) * limits.min_part_size
+        windows = Windows(_windows(some, limits), 1 + stretch // limits.window, read_into)
         for plan in some:
             batches.append([_part(part, key, source, windows) for part in plan.parts])
     return batches
@@ -270,6 +271,7 @@ def _windows(plans: Iterable[Plan], limits: PartLimits) -> list[Range]:
 def _part(part: Copied | Uploaded, key: str, source: StoredObject, windows: Windows) -> Part:
     if isinstance(part, Copied):
         return CopiedPart(key, source.etag, part.range.start, part.range.end)
+    windows.expect(part.ranges)
     # In the order of the archive, so that the batches pass over it together.
     position = part.ranges[0].start if part.ranges else 0
     return SentPart(part.size, partial(_content, part, windows), position)

@@ -1,7 +1,8 @@
 """Ranges of an archive read by few requests: neighbours together, once for all who want them."""
 
+import mmap
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -51,21 +52,29 @@ class Windows:
     """
 
     def __init__(
-        self, windows: Sequence[Range], most: int, read: Callable[[int, int], bytes]
+        self,
+        windows: Sequence[Range],
+        most: int,
+        read_into: Callable[[int, Sequence[memoryview]], None],
     ) -> None:
         """
         Args:
             windows: ascending.
             most: windows in memory, but for those that a thread is copying from. One that is
                 wanted again after it has been dropped is read again.
-            read: gives bytes of the archive, from a start on, of a length.
+            read_into: fills buffers with bytes of the archive, from a start on.
         """
         self._windows = windows
         self._starts = [window.start for window in windows]
         self._most = most
-        self._read = read
+        self._read_into = read_into
         self._lock = Lock()
-        self._found: OrderedDict[int, Future[bytes]] = OrderedDict()
+        self._found: OrderedDict[int, Future[memoryview]] = OrderedDict()
+        self._expected: Counter[int] = Counter()
+
+    def expect(self, ranges: Sequence[Range]) -> None:
+        """Say that ``ranges`` will be copied once; a window goes when all have copied from it."""
+        self._expected.update({number for found in ranges for number in self._over(found)})
 
     def copy(self, ranges: Sequence[Range], target: memoryview) -> None:
         """Put the bytes of ``ranges``, one after the other, into ``target``.
@@ -73,32 +82,36 @@ class Windows:
         Raises:
             Exception: what reading a window raised.
         """
-        wanted = {number for found in ranges for number in self._over(found)}
-        content = {}
-        others = []
-        for number in sorted(wanted):
-            future, mine = self._claim(number)
-            if mine:
-                content[number] = self._fill(number, future)
-            else:
-                others.append((number, future))
-        for number, future in others:
-            content[number] = self._settled(number, future)
-        position = 0
+        pieces: dict[int, list[tuple[int, memoryview]]] = defaultdict(list)
         for found in ranges:
             for number in self._over(found):
                 window = self._windows[number]
                 start, end = max(found.start, window.start), min(found.end, window.end)
-                piece = memoryview(content[number])[start - window.start : end - window.start]
-                target[position : position + len(piece)] = piece
-                position += len(piece)
+                pieces[number].append((start - window.start, target[: end - start]))
+                target = target[end - start :]
+        others = []
+        for number in sorted(pieces):
+            future, mine = self._claim(number)
+            if mine:
+                _copy(self._fill(number, future), pieces[number])
+            elif future.done():
+                _copy(self._settled(number, future), pieces[number])
+            else:
+                others.append((number, future))
+        for number, future in others:
+            _copy(self._settled(number, future), pieces[number])
+        with self._lock:
+            self._expected.subtract(pieces.keys())
+            for number in pieces:
+                if self._expected[number] == 0:
+                    self._found.pop(number, None)
 
     def _over(self, found: Range) -> range:
         """The numbers of the windows that hold bytes of a range."""
         first = bisect_right(self._starts, found.start) - 1
         return range(first, bisect_right(self._starts, found.end - 1))
 
-    def _claim(self, number: int) -> tuple[Future[bytes], bool]:
+    def _claim(self, number: int) -> tuple[Future[memoryview], bool]:
         """What becomes a window's bytes, and whether it is the caller who has to read them."""
         with self._lock:
             known = self._found.get(number)
@@ -109,10 +122,12 @@ class Windows:
                 self._found.popitem(last=False)
             return future, not known
 
-    def _fill(self, number: int, future: "Future[bytes]") -> bytes:
+    def _fill(self, number: int, future: "Future[memoryview]") -> memoryview:
         window = self._windows[number]
+        # Mapped: what many threads give back to malloc, it does not always give back.
+        content = memoryview(mmap.mmap(-1, window.size))
         try:
-            content = self._read(window.start, window.size)
+            self._read_into(window.start, [content])
         except BaseException as error:
             with self._lock:
                 if self._found.get(number) is future:
@@ -122,7 +137,7 @@ class Windows:
         future.set_result(content)
         return content
 
-    def _settled(self, number: int, future: "Future[bytes]") -> bytes:
+    def _settled(self, number: int, future: "Future[memoryview]") -> memoryview:
         """A window's bytes, which another thread reads, or this one, where that fails."""
         while True:
             with suppress(Exception):
@@ -130,3 +145,9 @@ class Windows:
             future, mine = self._claim(number)
             if mine:
                 return self._fill(number, future)
+
+
+def _copy(content: memoryview, pieces: Iterable[tuple[int, memoryview]]) -> None:
+    """Fill each buffer with a window's bytes from its offset on."""
+    for offset, buffer in pieces:
+        buffer[:] = content[offset : offset + len(buffer)]

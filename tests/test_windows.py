@@ -1,6 +1,7 @@
 import random
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -24,8 +25,10 @@ def bytes_of(found: list[Range]) -> bytes:
     return b"".join(DATA[one.start : one.end] for one in found)
 
 
-def read(start: int, length: int) -> bytes:
-    return DATA[start : start + length]
+def read_into(start: int, buffers: Sequence[memoryview]) -> None:
+    for buffer in buffers:
+        buffer[:] = DATA[start : start + len(buffer)]
+        start += len(buffer)
 
 
 @given(ranges, st.integers(1, 300), st.integers(0, 100), st.integers(1, 4))
@@ -42,7 +45,7 @@ def test_windows_cover_what_is_wanted_and_give_its_bytes(
         assert wanted == covered
 
     target = bytearray(sum(one.size for one in found))
-    Windows(windows, most, read).copy(found, memoryview(target))
+    Windows(windows, most, read_into).copy(found, memoryview(target))
     assert target == bytes_of(found)
 
 
@@ -50,9 +53,9 @@ def test_threads_that_want_the_same_windows_read_each_once() -> None:
     reads: Counter[int] = Counter()
     barrier = threading.Barrier(4)
 
-    def counted(start: int, length: int) -> bytes:
+    def counted(start: int, buffers: Sequence[memoryview]) -> None:
         reads[start] += 1
-        return read(start, length)
+        read_into(start, buffers)
 
     windows = Windows([Range(at, at + 100) for at in range(0, 1000, 100)], 10, counted)
 
@@ -71,13 +74,13 @@ def test_a_window_that_cannot_be_read_fails_only_the_thread_that_tried() -> None
     begun, fail = threading.Event(), threading.Event()
     attempts: list[int] = []
 
-    def failing_once(start: int, length: int) -> bytes:
+    def failing_once(start: int, buffers: Sequence[memoryview]) -> None:
         attempts.append(start)
         if len(attempts) == 1:
             begun.set()
             fail.wait()
             raise ConnectionResetError
-        return read(start, length)
+        read_into(start, buffers)
 
     windows = Windows([Range(0, 100)], 1, failing_once)
 
@@ -96,3 +99,22 @@ def test_a_window_that_cannot_be_read_fails_only_the_thread_that_tried() -> None
         assert second.result() == DATA[10:60]
     assert copy() == DATA[10:60]
     assert attempts == [0, 0]
+
+
+def test_a_window_is_dropped_when_all_that_was_expected_has_been_copied() -> None:
+    reads: Counter[int] = Counter()
+
+    def counted(start: int, buffers: Sequence[memoryview]) -> None:
+        reads[start] += 1
+        read_into(start, buffers)
+
+    windows = Windows([Range(at, at + 100) for at in (0, 100, 200)], 2, counted)
+    early, late = [Range(0, 50), Range(110, 150)], [Range(0, 40), Range(220, 230)]
+    windows.expect(early)
+    windows.expect(late)
+    # The second has gone when the third comes, so that the first, read longer ago, need not go.
+    for ranges in (early, late):
+        windows.copy(ranges, memoryview(bytearray(sum(one.size for one in ranges))))
+    assert reads == {0: 1, 100: 1, 200: 1}
+    windows.copy(early, memoryview(bytearray(90)))  # a part that is sent again
+    assert reads == {0: 2, 100: 2, 200: 1}
