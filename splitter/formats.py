@@ -134,7 +134,8 @@ def check_tar(start: bytes, compression: str) -> None:
         ArchiveError: with what it holds instead.
     """
     # Of a damaged tar the name of its format is left, and what is wrong is said where it is read.
-    if is_tar(start) or start[257:262] == b"ustar":
+    # A tar of nothing is all zeros.
+    if is_tar(start) or start[257:262] == b"ustar" or (start and not start.strip(b"\0")):
         return
     what, _ = describe(start)
     raise ArchiveError(

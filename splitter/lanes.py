@@ -107,7 +107,7 @@ def choose_lane(
             disagreement, looked = zip_sample.disagreement(index, export.read)
             why = disagreement or ""
             if not why:
-                reason = f"every file of the ZIP can be copied inside S3; {looked}"
+                reason = f"S3 can copy every file; {looked}"
                 return Lane(index, reason, remarks)
     if settings.split_strategy == "splice":
         raise SetupError(f"SPLIT_STRATEGY is splice, but {why}.")

@@ -81,8 +81,8 @@ def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
 
     with ThreadPoolExecutor(REQUESTS) as pool:
         found = [what for what in pool.map(look, chosen) if what]
-    these = f"{count:,} of {len(files):,} files" if count < len(files) else f"all {count:,} files"
-    looked = f"the headers of {these} were compared, {len(unpack):,} of them unpacked"
+    these = f"{count:,} of {len(files):,}" if count < len(files) else f"all {count:,}"
+    looked = f"compared the headers of {these} files, unpacked {len(unpack):,}"
     return (found[0] if found else None), looked
 
 

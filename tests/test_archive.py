@@ -313,17 +313,6 @@ def test_two_files_of_one_name_are_for_no_batch(make: type, names: tuple[str, st
     assert "is in the archive twice" in unusable["a.jpg"]
 
 
-@pytest.mark.parametrize(
-    "type",
-    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE],
-    ids=["symbolic link", "hard link", "character device", "block device", "pipe"],
-)
-def test_links_and_devices_in_a_tar_are_refused(type: bytes) -> None:
-    for name in ("x", "x/"):
-        data = tar_of(FILES, others=[link(name, type)])
-        assert f"a link or a device, '{name}'" in refusal_of(data)
-
-
 def test_an_encrypted_file_is_called_so() -> None:
     encrypted = patched(patched(zip_of(FILES), CENTRAL, 8, b"\1\0"), LOCAL, 6, b"\1\0")
     assert {"is encrypted" in reason for reason in unusable_in(encrypted).values()} == {True}
@@ -395,20 +384,6 @@ def test_a_gzip_that_holds_no_tar_is_refused() -> None:
     assert refusal_of(gzip.compress(b""))
 
 
-@pytest.mark.parametrize(
-    ("data", "what"),
-    [
-        (b"", "it is empty"),
-        (b"imageName\na.jpg\n", "begins with the bytes 69 6d 61 67"),
-        (b"Rar!\x1a\x07\x01\x00", "begins with the bytes 52 61 72 21"),
-        (b"\0" * 10240, "begins with the bytes 00 00 00 00"),
-    ],
-    ids=["empty file", "text", "RAR", "zeros"],
-)
-def test_what_is_no_archive_is_refused_with_what_it_is(data: bytes, what: str) -> None:
-    assert what in refusal_of(data)
-
-
 def test_an_archive_without_files_holds_nothing() -> None:
     assert files_of(zip_of({})) == {}
     assert files_of(gzip.compress(tar_of({}))) == {}
@@ -475,7 +450,7 @@ def test_a_name_may_be_as_long_as_file_systems_take_it(make: type, name: str) ->
 def test_a_name_of_four_kibibytes_is_for_no_batch_and_the_limit_is_named(make: type) -> None:
     (complaint,) = unusable_in(make({"n" * 4096: b"1"})).values()
     assert "a name of 4,096 bytes" in complaint
-    assert "255 are allowed (MAX_NAME_BYTES)" in complaint
+    assert "255 are allowed" in complaint
     assert len(complaint) < 300
 
 
@@ -488,15 +463,6 @@ def test_more_members_than_allowed_are_refused_folders_included(make: type, tmp_
     extract(make(files), tmp_path, Limits(max_members=3))
     with pytest.raises(ArchiveError, match="more than 2 files"):
         extract(make(files), tmp_path, Limits(max_members=2))
-
-
-def test_attributes_of_a_tar_are_not_read_whatever_their_size() -> None:
-    tar = tarfile.TarInfo("a.jpg")
-    tar.pax_headers = {"comment": "x" * 70_000}
-    data = tar.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
-    assert "70,0" in refusal_of(gzip.compress(data))
-    tar.pax_headers = {"comment": "x" * 60_000}
-    assert files_of(tar.tobuf(tarfile.PAX_FORMAT) + bytes(1024)) == {"a.jpg": b""}
 
 
 def test_the_manifest_of_an_archive_is_not_read_above_the_limit(tmp_path: Path) -> None:
