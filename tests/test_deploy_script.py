@@ -301,8 +301,9 @@ def test_production_needs_a_topic_that_somebody_reads(deploy: Deploy) -> None:
 
 
 def test_an_open_prefect_on_this_machine_is_refused_unless_told(
-    deploy: Deploy,
+    deploy: Deploy, checkout: Path
 ) -> None:
+    (checkout / "deploy" / "loc.env").unlink(missing_ok=True)  # answers of another test
     secret = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prefect"
     network = {"VPC_ID": "vpc-1", "SUBNET_IDS": "subnet-1", "PREFECT_API_KEY_SECRET_ARN": secret}
     refused = deploy("--environment", "loc", "--dry-run", OPEN_API="", **network)
