@@ -35,7 +35,7 @@ LAMBDA_SECONDS, LAMBDA_DISK_GB = 900, 10
 
 TASK_CPUS, TASK_GB = 2, 4
 START_SECONDS = 60  # of a Fargate task, an estimate: image pull, Python and Prefect
-SPLICED, EXTRACTED = 0.5, 0.15  # GB a second, the README's table
+SPLICED, EXTRACTED = 0.5, 0.15  # GB a second, near the table of docs/performance.md
 SPACE = 2.1  # bytes of disk for each of the archive, as in splitter/workspace.py
 MODIFIED = (2026, 11, 24, 0, 0, 0)
 

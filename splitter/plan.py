@@ -18,7 +18,7 @@ from splitter.settings import Settings
 from splitter.storage import DOWNLOAD_PART_SIZE
 from splitter.zip_index import ZipIndex
 
-# Bytes a second, from the README's table: a store on the same two cores, not AWS.
+# Bytes a second, near the table of docs/performance.md: a store on the same two cores, not AWS.
 COPIED_IN_S3 = 500_000_000
 THROUGH_THE_WORKER = 100_000_000
 
