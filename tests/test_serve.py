@@ -155,6 +155,8 @@ def test_both_signals_end_the_service_and_the_listeners_run(
     command = [sys.executable, "-m", "flows.serve"]
     with (tmp_path / "log").open("wb") as log, child(command, environment, log) as server:
         listening = run_named(prefect, "listen for exports", StateType.RUNNING)
+        # Before it has its own handler, Prefect's is at work.
+        eventually(lambda: "Listening to" in (tmp_path / "log").read_text())
         server.send_signal(number)
         server.wait(timeout=60)
     ended = prefect.read_flow_run(listening.id).state
