@@ -141,13 +141,13 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a Prefect server, or runs programs of its own, is slow: no part of ``make quick``.
+    """What needs a service, or runs programs of its own, is slow: no part of ``make quick``.
 
     A file of tests says so itself where it does not show: ``pytestmark = pytest.mark.slow``. The
     slow ones begin first, so that no worker is left alone with a long file in the end.
     """
     for item in items:
-        if {"prefect_api", "prefect"} & set(getattr(item, "fixturenames", ())):
+        if {"prefect_api", "prefect", "aws"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow_files)

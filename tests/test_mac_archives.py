@@ -18,6 +18,8 @@ from splitter.members import ArchiveError
 from splitter.splicing import Copied, Plan, Uploaded, plan_batch
 from splitter.zip_index import ZipIndex
 
+pytestmark = pytest.mark.slow  # archives above 4 GiB
+
 IMAGES = 450
 SIZE = 10_000_000
 HOLE = crc32(bytes(SIZE))

@@ -18,6 +18,8 @@ from tests.archives import tar_of, zip_of
 from tests.conftest import EXPORTS, FIXTURES
 from tests.panoptes import Panoptes, panoptes, upload
 
+pytestmark = pytest.mark.slow  # runs the client for each batch
+
 CASES = sorted((FIXTURES / "cases" / "manifests").glob("*.zip"))
 
 JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0" + bytes(300)
