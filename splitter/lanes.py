@@ -6,6 +6,7 @@ from typing import Any
 
 from splitter import formats, manifest, zip_sample
 from splitter.errors import SetupError
+from splitter.manifest import Partition
 from splitter.members import Limits
 from splitter.messages import Request
 from splitter.settings import Settings
@@ -95,7 +96,7 @@ def choose_lane(
         index = read_index(export)
         remarks = index.remarks
         if index.unusable:
-            _check_named(index, settings)
+            partition_index(index, settings)  # which refuses a row that names one
         if settings.split_strategy == "extract":
             return Lane(None, "SPLIT_STRATEGY asks for it", remarks)
         if settings.split_strategy == "auto" and size <= settings.splice_min_size:
@@ -114,8 +115,13 @@ def choose_lane(
     return Lane(None, why, remarks)
 
 
-def _check_named(index: ZipIndex, settings: Settings) -> None:
-    manifest.partition_export(
+def partition_index(index: ZipIndex, settings: Settings) -> Partition:
+    """The batches of a ZIP, by its index and its manifest.
+
+    Raises:
+        ManifestError: as ``manifest.partition_export``.
+    """
+    return manifest.partition_export(
         index.members,
         index.read,
         settings.image_column,

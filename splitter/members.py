@@ -242,11 +242,6 @@ def reading() -> Iterator[None]:
     """Turn what the libraries say about a bad archive into what a project manager can act on."""
     try:
         yield
-    except NotImplementedError as error:  # zipfile, for a compression method it does not have
-        raise ArchiveError(
-            f"The archive uses a feature that is not supported ({error}); "
-            "zip the export again with ordinary compression."
-        ) from error
     except DAMAGE as error:
         raise _damaged(error) from error
     except OSError as error:  # from bz2, or from a jump to where no file can have a byte

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from math import ceil
 from pathlib import Path
 
-from splitter import manifest, splicing, zooniverse
+from splitter import splicing, zooniverse
 from splitter.assembly import CopiedPart, Part
 from splitter.batch_zip import BatchZip
-from splitter.lanes import Export, choose_lane
+from splitter.lanes import Export, choose_lane, partition_index
 from splitter.manifest import Partition
 from splitter.members import Member
 from splitter.settings import Settings
@@ -77,15 +77,7 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
 
 
 def _partition(index: ZipIndex, settings: Settings) -> Partition:
-    cut = manifest.partition_export(
-        index.members,
-        index.read,
-        settings.image_column,
-        settings.batch_size,
-        settings.max_cells,
-        index.unusable,
-    )
-    return zooniverse.inspect(cut, index)
+    return zooniverse.inspect(partition_index(index, settings), index)
 
 
 def _zipped(cut: Partition, index: ZipIndex) -> Iterator[Sequence[Part]]:
