@@ -9,11 +9,14 @@ listener    the process of ``listen``
 both        those two at once
 service     the process of ``flows.serve`` alone; its children live on, and it is started again
 container   every process of ``flows.serve``, which is started again
+prefect     the Prefect server, which is started again after ``--outage`` seconds; no export may
+            need a second attempt for that
 
 When the trigger queue is empty and every run has ended, the round counts callbacks, compares each
-object with that of an undisturbed run, and looks for what is left. SQS is moto's, S3 is SeaweedFS.
-A service serves every run that its Prefect API has, so rounds that go on at the same time have a
-Prefect server each. The exit status is 1 if a round broke the promise.
+object with that of an undisturbed run, and looks for what is left. SQS is moto's, S3 is
+SeaweedFS, Prefect's database is PostgreSQL. A service serves every run that its Prefect API has, so
+rounds that go on at the same time have a Prefect server each. The exit status is 1 if a round broke
+the promise.
 """
 
 import argparse
@@ -49,17 +52,27 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun
 
+from bench.database import postgresql
 from bench.export import MEAN_IMAGE, make_export
 from bench.object_store import seaweedfs
-from cli.services import REGION, create_queues, embedded_aws, embedded_prefect, trigger
+from cli.services import (
+    REGION,
+    create_queues,
+    embedded_aws,
+    embedded_prefect,
+    free_port,
+    trigger,
+)
 from flows.support.artifacts import CALLBACK_KEY
+from flows.support.decision import SERVICE_STOPPED
+from flows.support.recovery import failed_attempts
 from splitter.storage import CLIENT_CONFIG
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
-Victim = Literal["flow", "sender", "listener", "both", "service", "container"]
+Victim = Literal["flow", "sender", "listener", "both", "service", "container", "prefect"]
 Processes = dict[int, UUID | None]
 """Ids of processes, with the flow run that each is for."""
 
@@ -131,7 +144,7 @@ class Served:
 
     def __init__(self, environment: Mapping[str, str], tmp: Path, log: Path) -> None:
         self._environment = {**os.environ, **environment, "TMPDIR": str(tmp), "EFS_PATH": str(tmp)}
-        self._marker = f"TMPDIR={tmp}".encode()
+        self._tmp = tmp
         self._log = log
         self.process = self._start()
 
@@ -143,13 +156,9 @@ class Served:
     def processes(self) -> Processes:
         """The live processes, each with the flow run that it is for."""
         found: Processes = {}
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            with suppress(OSError):
-                variables = path.read_bytes().split(b"\0")
-                if self._marker in variables:
-                    ids = [v for v in variables if v.startswith(b"PREFECT__FLOW_RUN_ID=")]
-                    run = UUID(ids[0].partition(b"=")[2].decode()) if ids else None
-                    found[int(path.parent.name)] = run
+        for pid, variables in processes_with(f"TMPDIR={self._tmp}"):
+            ids = [v for v in variables if v.startswith(b"PREFECT__FLOW_RUN_ID=")]
+            found[pid] = UUID(ids[0].partition(b"=")[2].decode()) if ids else None
         return found
 
     def stop(self) -> bool:
@@ -186,23 +195,52 @@ class Served:
             )
 
 
+class PrefectServer:
+    """A Prefect server whose runs outlive its process."""
+
+    def __init__(self, home: Path, database: str) -> None:
+        self._home = home
+        self._database = database
+        self._port = free_port()
+        self._running = ExitStack()
+        self.environment: Mapping[str, str] = {}
+
+    def start(self) -> None:
+        self.environment = self._running.enter_context(
+            embedded_prefect(self._home, self._port, self._database)
+        )
+
+    def stop(self) -> None:
+        """End it, or see to what is left of it."""
+        self._running.close()
+
+    def processes(self) -> Processes:
+        """The live processes of the server, not those of its clients."""
+        found = processes_with(f"PREFECT_SERVER_DATABASE_CONNECTION_URL={self._database}")
+        return {pid: None for pid, _ in found}
+
+
 class Place:
     """A Prefect server, and the rounds that go on there one after the other."""
 
     def __init__(
         self,
+        server: PrefectServer,
+        outage: float,
         environment: Mapping[str, str],
         s3: "S3Client",
         sqs: "SQSClient",
         exports: Sequence[Path],
         directory: Path,
     ) -> None:
-        self._environment = environment
+        self._server = server
+        self._outage = outage
+        self._environment = {**environment, **server.environment}
         self._s3 = s3
         self._sqs = sqs
         self._exports = exports
         self._directory = directory
-        self._prefect = SyncPrefectClient(environment["PREFECT_API_URL"])
+        self._prefect = SyncPrefectClient(server.environment["PREFECT_API_URL"])
         self._listening: dict[UUID, bool] = {}
         self._names: dict[UUID, str] = {}
         self.expected: dict[str, str] = {}
@@ -247,6 +285,8 @@ class Place:
         finally:
             served.kill()
         self._count_callbacks(this, updates, before, killed)
+        if this.victim == "prefect":
+            self._count_attempts(this, before)
         self._compare(this, bucket)
         self._count_leftovers(this, bucket, triggers, tmp, before)
         self._remove(bucket)
@@ -271,10 +311,14 @@ class Place:
             for pid in chosen:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            this.hit = ", ".join(sorted(self._name(run) for run in chosen.values()))
             this.left["uploads at the kill"] = len(self._uploads(bucket))
             if this.victim in ("service", "container"):
                 served.restart()
+            if this.victim == "prefect":
+                self._server.stop()
+                time.sleep(self._outage)
+                self._server.start()
+            this.hit = ", ".join(sorted({self._name(run) for run in chosen.values()}))
             return killed
         return None
 
@@ -300,6 +344,8 @@ class Place:
                 return [export | listener for export in exports for listener in listeners]
             case "service":
                 return [{served.process.pid: None}]
+            case "prefect":
+                return [self._server.processes()] if exports else []
             case _:
                 return [every]
 
@@ -377,6 +423,15 @@ class Place:
             late = [moment for moments in sent.values() for moment in moments if moment > killed]
             this.seconds = max(late) - killed if late else None
 
+    def _count_attempts(self, this: Round, before: set[UUID]) -> None:
+        """An outage of Prefect is no fault of an export, nor of the service."""
+        for run in self._new(before):
+            states = self._prefect.read_flow_run_states(run.id)
+            failed = [end for end in failed_attempts(states) if end.message != SERVICE_STOPPED]
+            if failed:
+                ends = ", ".join(f"{state.name} ({state.message})" for state in failed)
+                this.broken.append(f"{run.name} was tried more than once: {ends}")
+
     def _compare(self, this: Round, bucket: str) -> None:
         found = {}
         for key in self._keys(bucket):
@@ -453,7 +508,7 @@ class Place:
     def _name(self, run_id: UUID | None) -> str:
         """What a process is for."""
         if run_id is None:
-            return "flows.serve"
+            return "a service"
         if run_id not in self._names:
             name = self._prefect.read_flow_run(run_id).name
             if " " not in name:  # Prefect's own, until the run begins
@@ -516,6 +571,15 @@ class Place:
         self._s3.delete_bucket(Bucket=bucket)
 
 
+def processes_with(variable: str) -> Iterator[tuple[int, list[bytes]]]:
+    """The live processes whose environment has a variable as NAME=value, each with all of it."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            variables = path.read_bytes().split(b"\0")
+            if variable.encode() in variables:
+                yield int(path.parent.name), variables
+
+
 def _parent(pid: int) -> int | None:
     """The parent of a process; None if it has just ended."""
     with suppress(OSError):
@@ -571,6 +635,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the moments of the kills")
     parser.add_argument("--only", type=int, metavar="ROUND", help="repeat this round alone")
     parser.add_argument("--places", type=int, default=3, help="rounds at a time")
+    parser.add_argument("--outage", type=float, default=180, help="seconds without Prefect (180)")
     parser.add_argument("--directory", type=Path, help="where the logs are kept; must not exist")
     options = parser.parse_args()
     numbers = [options.only] if options.only else list(range(1, options.rounds + 1))
@@ -588,9 +653,14 @@ def main() -> int:
         for number in range(min(options.places, len(numbers))):
             home = scratch / f"prefect-{number}"
             home.mkdir()
-            prefect = stack.enter_context(embedded_prefect(home))
-            environment = {**aws, **prefect, "AWS_ENDPOINT_URL_S3": endpoint}
-            places.put(Place(environment, s3, sqs, exports, logs / f"place-{number}"))
+            server = PrefectServer(home, stack.enter_context(postgresql()))
+            stack.callback(server.stop)
+            server.start()
+            environment = {**aws, "AWS_ENDPOINT_URL_S3": endpoint}
+            place = Place(
+                server, options.outage, environment, s3, sqs, exports, logs / f"place-{number}"
+            )
+            places.put(place)
         pool = ThreadPoolExecutor(places.qsize())
         stack.callback(pool.shutdown, cancel_futures=True)
 

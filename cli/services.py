@@ -56,13 +56,20 @@ def embedded_aws() -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def embedded_prefect(home: Path) -> Iterator[dict[str, str]]:
-    """A Prefect server with its data in ``home``; yields the environment that leads to it.
+def embedded_prefect(
+    home: Path, port: int | None = None, database: str | None = None
+) -> Iterator[dict[str, str]]:
+    """A Prefect server; yields the environment that leads to it.
+
+    Args:
+        home: the directory of its log, and of its data unless there is a database.
+        port: where it listens; any that is free if not given.
+        database: URL of a PostgreSQL database.
 
     Raises:
         SetupError: with the end of its log, if it does not start.
     """
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{port or free_port()}"
     environment = {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"{url}/api",
@@ -72,7 +79,10 @@ def embedded_prefect(home: Path) -> Iterator[dict[str, str]]:
     }
     log = home / "server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--port", url.rpartition(":")[2]]
-    with log.open("wb") as output, child(command, environment, output) as server:
+    settings = dict(environment)
+    if database:
+        settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
+    with log.open("ab") as output, child(command, settings, output) as server:
         _wait_until_healthy(f"{url}/api/health", server, log)
         yield environment
 

@@ -28,7 +28,7 @@ from flows.support.callbacks import client_for
 from flows.support.log_context import label_lines
 from flows.support.outage import waits_for_prefect
 from flows.support.progress import Progress, best_effort
-from flows.support.recovery import earlier_attempts
+from flows.support.recovery import earlier_attempts, leave_if_superseded
 from flows.support.task_runner import UploadPool, task_runner
 from splitter import archive, manifest, queues, splicing, storage, workspace, zooniverse
 from splitter.archive import Contents
@@ -222,8 +222,9 @@ def create_batches(request: Request | str) -> Result:
             bucket = bucket_named(request.s3_bucket)
             log.info("AWS credentials come from the %s", origin(load_credentials()))
             outcome = split(request, bucket, earlier)
-            # The client anew, which asks Prefect for the credentials: a callback that is sent
-            # while Prefect is away could not be noted, and would be sent once more.
+            # Which waits for Prefect: a callback that is sent while Prefect is away could not be
+            # noted, and would be sent once more.
+            leave_if_superseded()
             notify(client_for(request), request, outcome.result)
         except Exception as error:
             return ended(failed(error, request, outcome, earlier))
@@ -274,6 +275,7 @@ def failed(
     if address and stays and not outcome and not isinstance(error, CallbackError):
         try:
             failure = Failure(download_id=address.download_id, error=sentence)
+            leave_if_superseded()
             notify(client_for(address), address, failure)
         except Exception as unsent:
             log.error("BIOSPEX could not be told: %s", explain(unsent))

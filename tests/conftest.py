@@ -14,8 +14,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
+from bench.database import POSTGRESQL, postgresql
 from cli.services import REGION, create_queues, embedded_aws, embedded_prefect, trigger
-from tests.database import POSTGRESQL, postgresql
 
 # A busy machine is slow, not wrong.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -53,11 +53,9 @@ def prefect_api(
     """A Prefect server, for this process and its children. Yields their environment."""
     home = tmp_path_factory.mktemp("prefect")
     with ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as only_for_the_server:
-            if getattr(request, "param", "SQLite") == "PostgreSQL":
-                database = stack.enter_context(postgresql())
-                only_for_the_server.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", database)
-            environment = stack.enter_context(embedded_prefect(home))
+        is_sqlite = getattr(request, "param", "SQLite") == "SQLite"
+        database = None if is_sqlite else stack.enter_context(postgresql())
+        environment = stack.enter_context(embedded_prefect(home, database=database))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in environment.items():
             patch.setenv(name, value)

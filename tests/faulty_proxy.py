@@ -35,6 +35,7 @@ Operation = Literal[
     "AbortMultipartUpload",
     "DeleteObject",
     "SendMessage",
+    "RunTask",
     "CONNECT",
 ]
 
@@ -44,6 +45,7 @@ Fault = Literal[
     "broken late",  # InternalError after status 200, as S3 answers to copies and completions
     "refused",  # AccessDenied
     "gone",  # NoSuchUpload
+    "no capacity",  # what ECS answers to RunTask where Fargate has no room
     "reset",  # the connection is reset, the request goes nowhere
     "silent",  # no answer ever, the request goes nowhere
     "lost",  # the request is carried out, the connection closes without an answer
@@ -61,6 +63,8 @@ ANSWERS = {
     "gone": (404, "Not Found", "NoSuchUpload", ""),
 }
 """Status, reason and the codes of S3 and of SQS."""
+
+NO_CAPACITY = "Capacity is unavailable at this time. Please try again later."
 
 CUT_AFTER = 100_000
 """Bytes of a request's body."""
@@ -176,6 +180,11 @@ class Faults(HttpProxyBasePlugin):
                 return None
             case Rule(fault="silent") as rule:
                 rule.apply()
+                return None
+            case Rule(fault="no capacity") as rule:
+                rule.apply()
+                failures = [{"arn": "arn:aws:ecs:::cluster", "reason": NO_CAPACITY}]
+                self.answer(200, "OK", json.dumps({"tasks": [], "failures": failures}))
                 return None
             case Rule(fault=fault) as rule if fault in ANSWERS:
                 rule.apply()

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -30,6 +31,7 @@ from cli import services as local
 from cli.services import REGION, child
 from deploy import job_template
 from tests.conftest import EXPORTS
+from tests.faulty_proxy import NO_CAPACITY, FaultyProxy, Rule, faulty_proxy
 from tests.processes import eventually, messages
 from tests.test_stack import Stack, client, grants, listed, stack
 
@@ -112,8 +114,16 @@ def events(loc: Stack) -> str:
 
 
 @pytest.fixture(scope="module")
+def to_ecs() -> Iterator[FaultyProxy]:
+    """What lies between the workers and ECS."""
+    with faulty_proxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
 def workers(
     deployed: None,
+    to_ecs: FaultyProxy,
     loc: Stack,
     calls: Path,
     api: SyncPrefectClient,
@@ -126,6 +136,10 @@ def workers(
             log = processes.enter_context((directory / container["name"]).open("wb"))
             environment = {one["name"]: one["value"] for one in container["environment"]}
             environment |= recording(calls / "worker") | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+            # Nothing but ECS is asked by way of the proxy; the name sets it apart.
+            ecs = os.environ["AWS_ENDPOINT_URL"].replace("127.0.0.1", "localhost")
+            environment |= {"AWS_ENDPOINT_URL_ECS": ecs, "http_proxy": to_ecs.url}
+            environment |= {"no_proxy": "127.0.0.1"}
             command = [sys.executable, "-m", *container["command"]]
             processes.enter_context(child(command, environment, log))
         yield
@@ -214,6 +228,10 @@ def container(task: Any, home: Path, aws: str, calls: Path) -> Iterator[subproce
         process.wait(timeout=60)
 
 
+def log_of(home: Path) -> str:
+    return (home / "container.log").read_text()
+
+
 def trigger(bucket: str, updates: str) -> dict[str, Any]:
     """The message for an export that is now in the bucket."""
     archive = EXPORTS[0]
@@ -221,37 +239,103 @@ def trigger(bucket: str, updates: str) -> dict[str, Any]:
     return {**local.trigger(512, archive, updates), "s3Bucket": bucket}
 
 
-@pytest.mark.usefixtures("workers")
-def test_a_trigger_becomes_tasks_and_the_tasks_split_the_export(
-    loc: Stack, bucket: str, api: SyncPrefectClient, aws: str, calls: Path, tmp_path: Path
+@dataclass(frozen=True)
+class Listening:
+    """The listener's run, its task and the container."""
+
+    run: FlowRun
+    task: Any
+    process: subprocess.Popen[bytes]
+
+
+@pytest.fixture(scope="module")
+def listening(
+    workers: None,
+    loc: Stack,
+    api: SyncPrefectClient,
+    aws: str,
+    calls: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Listening]:
+    run = started(api, "listen/listen")
+    task = task_of(run.id, loc["ClusterArn"])
+    with container(task, tmp_path_factory.mktemp("tasks") / "listener", aws, calls) as process:
+        yield Listening(run, task, process)
+
+
+def run_of(api: SyncPrefectClient, request: Any, state: str | None = None) -> FlowRun:
+    """The run that the listener makes of a message, as soon as there is one, in a state."""
+
+    def find() -> FlowRun | None:
+        for run in api.read_flow_runs():
+            if run.parameters == {"request": request} and state in (None, run.state_name):
+                return run
+        return None
+
+    return eventually(find)
+
+
+def answer(loc: Stack) -> Any:
+    """The one message on the callback queue, once the trigger queue is empty."""
+    sqs, updates = client("sqs"), loc["UpdatesQueueUrl"]
+    eventually(lambda: messages(sqs, loc["TriggerQueueUrl"]) == (0, 0))
+    [message] = sqs.receive_message(QueueUrl=updates, MaxNumberOfMessages=10)["Messages"]
+    sqs.delete_message(QueueUrl=updates, ReceiptHandle=message["ReceiptHandle"])
+    return json.loads(message["Body"])
+
+
+def test_a_trigger_becomes_a_task_and_the_task_splits_the_export(
+    listening: Listening,
+    loc: Stack,
+    bucket: str,
+    api: SyncPrefectClient,
+    aws: str,
+    calls: Path,
+    tmp_path: Path,
 ) -> None:
-    sqs, updates, cluster = client("sqs"), loc["UpdatesQueueUrl"], loc["ClusterArn"]
-    request = trigger(bucket, updates)
-    sqs.send_message(QueueUrl=loc["TriggerQueueUrl"], MessageBody=json.dumps(request))
-    listening = started(api, "listen/listen")
-
-    def export() -> FlowRun | None:
-        found = api.read_flow_runs()
-        return next((one for one in found if one.parameters == {"request": request}), None)
-
-    listener = task_of(listening.id, cluster)
-    with container(listener, tmp_path / "listener", aws, calls):
-        task = task_of(eventually(export).id, cluster)
-        with container(task, tmp_path / "splitter", aws, calls) as process:
-            log = tmp_path / "splitter" / "container.log"
-            assert process.wait(timeout=120) == 0, log.read_text()
-        [message] = sqs.receive_message(QueueUrl=updates)["Messages"]
-        eventually(lambda: messages(sqs, loc["TriggerQueueUrl"]) == (0, 0))
-    answer = json.loads(message["Body"])
-    assert (answer["status"], answer["downloadId"]) == ("success", 512)
+    request = trigger(bucket, loc["UpdatesQueueUrl"])
+    client("sqs").send_message(QueueUrl=loc["TriggerQueueUrl"], MessageBody=json.dumps(request))
+    task = task_of(run_of(api, request).id, loc["ClusterArn"])
+    with container(task, tmp_path / "splitter", aws, calls) as process:
+        assert process.wait(timeout=120) == 0, log_of(tmp_path / "splitter")
+    told = answer(loc)
+    assert (told["status"], told["downloadId"]) == ("success", 512)
     stored = client("s3").list_objects_v2(Bucket=bucket, Prefix="batch/")["Contents"]
-    assert [one["Key"] for one in stored] == [f"batch/{name}" for name in answer["batchFiles"]]
+    assert [one["Key"] for one in stored] == [f"batch/{name}" for name in told["batchFiles"]]
     assert len(stored) == 3
     check_task(task, loc, bucket)
-    check_listener(listener, loc)
+    check_listener(listening.task, loc)
 
-    # The listener, stopped as ECS stops a task, leaves a run behind that the worker starts again.
-    states = [state.name for state in api.read_flow_run_states(listening.id)]
+
+@pytest.mark.usefixtures("listening")
+def test_where_ecs_has_no_capacity_an_export_waits_and_no_failure_is_sent(
+    loc: Stack,
+    bucket: str,
+    api: SyncPrefectClient,
+    aws: str,
+    calls: Path,
+    to_ecs: FaultyProxy,
+    tmp_path: Path,
+) -> None:
+    to_ecs.inject(Rule("RunTask", "no capacity", times=10**6))
+    request = {**trigger(bucket, loc["UpdatesQueueUrl"]), "downloadId": 513}
+    client("sqs").send_message(QueueUrl=loc["TriggerQueueUrl"], MessageBody=json.dumps(request))
+    export = run_of(api, request, "AwaitingRetry")
+    assert export.state and NO_CAPACITY in str(export.state.message)
+    to_ecs.inject()
+    task = task_of(export.id, loc["ClusterArn"])
+    with container(task, tmp_path / "splitter-late", aws, calls) as process:
+        assert process.wait(timeout=120) == 0, log_of(tmp_path / "splitter-late")
+    assert answer(loc)["status"] == "success"
+    assert "Attempt 1 ended" not in log_of(tmp_path / "splitter-late")
+
+
+def test_a_listener_that_ecs_stops_leaves_a_run_that_the_worker_starts_again(
+    listening: Listening, api: SyncPrefectClient
+) -> None:
+    listening.process.terminate()
+    assert listening.process.wait(timeout=60) == 0
+    states = [state.name for state in api.read_flow_run_states(listening.run.id)]
     assert states[states.index("Running") + 1] == "AwaitingRetry"
 
 

@@ -16,7 +16,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import VariableCreate
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import State, StateType
-from prefect.states import Suspended
+from prefect.states import Crashed, Suspended
 
 from cli.services import child, served
 from flows.support.recovery import failed_attempts
@@ -135,6 +135,30 @@ def test_killed_processes_come_back_and_every_trigger_is_answered_once(
     messages_logged = [line.message for line in prefect.read_logs(of_the_run)]
     assert any(line.startswith("Attempt 1 ended Crashed: ") for line in messages_logged)
     assert prefect.read_flow_run(listening.id).run_count == 2
+
+
+def test_an_attempt_that_was_only_out_of_reach_says_nothing_once_another_has_begun(
+    prefect: SyncPrefectClient,
+    sqs: Any,
+    triggers: str,
+    request_for: MakeRequest,
+    received: Received,
+) -> None:
+    request = request_for(EXPORTS[0], downloadId="stopped")
+    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(request))
+    environment = {**os.environ, "TRIGGER_QUEUE_URL": triggers, "VISIBILITY_TIMEOUT": "30"}
+    with served(environment):
+        export = run_named(prefect, f"{EXPORTS[0].name} for download stopped", StateType.RUNNING)
+        process = cast(int, child_of(export.id))
+        os.kill(process, signal.SIGSTOP)
+        prefect.set_flow_run_state(export.id, Crashed(message="Out of reach"), force=True)
+        # As another task of a pool would; the service itself waits for the process that it has.
+        elsewhere = [sys.executable, "-m", "prefect", "flow-run", "execute", str(export.id)]
+        assert subprocess.run(elsewhere, env=environment).returncode == 0
+        os.kill(process, signal.SIGCONT)
+        eventually(lambda: child_of(export.id) is None)
+    assert [callback["status"] for callback in received()] == ["success"]
+    assert prefect.read_flow_run(export.id).state_name == "Completed"
 
 
 def test_of_two_listeners_the_one_that_started_later_stays(

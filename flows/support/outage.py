@@ -19,7 +19,7 @@ class Outage:
     """The outages that a loop goes through.
 
     Attributes:
-        reachable_since: moment of ``time.monotonic()`` from which on every service answered.
+        reachable_since: moment of ``time.monotonic()`` before which a service did not answer.
     """
 
     SECONDS_BETWEEN_TRIES = 5
@@ -41,9 +41,10 @@ class Outage:
                 self._logger.warning("Waiting for a service that does not answer: %r", error)
             self._lasts = True
             stopping.wait(self.SECONDS_BETWEEN_TRIES)
+            # Not only once all is over: what is tried next may be to judge the runs.
+            self.reachable_since = time.monotonic()
             return
         if self._lasts:
-            self.reachable_since = time.monotonic()
             self._logger.info("All services answer again")
         self._lasts = False
 

@@ -4,6 +4,7 @@ A run is retried as itself, same id and same page, for it finds in S3 what earli
 in place. An attempt counts once its own code has begun; Prefect's ``run_count`` counts otherwise.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,9 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import ArtifactSort
+from prefect.context import SyncClientContext
 from prefect.events.filters import EventFilter, EventOrder
+from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 
@@ -43,6 +46,34 @@ def failed_attempts(states: Sequence[State[Any]]) -> list[State[Any]]:
             ends.append(state)
             is_begun = False
     return ends
+
+
+def is_superseded(run: FlowRun) -> bool:
+    """Whether the current run, as Prefect has it now, is no longer this process's to go on with.
+
+    It was cancelled, suspended, taken for dead or started again: another one answers for it.
+    """
+    return not is_running(run) or run.run_count > runtime.flow_run.run_count
+
+
+def leave_if_superseded() -> None:
+    """End this process, which says nothing more, if another one answers for its run.
+
+    So an attempt that was only slow, or out of reach, does not send a second callback, nor put a
+    state of its own over that of the attempt that goes on.
+    """
+    if not runtime.deployment.id:
+        return
+    # The run's own client, for a new one does not wait for a server that it never reached.
+    with SyncClientContext.get_or_create() as context:
+        run = context.client.read_flow_run(UUID(runtime.flow_run.id))
+    if is_superseded(run):
+        get_run_logger().warning("This run is %s, not this attempt's any more", run.state_name)
+        os._exit(0)
+
+
+def is_running(run: FlowRun) -> bool:
+    return run.state_type == StateType.RUNNING
 
 
 def earlier_attempts() -> list[State[Any]]:

@@ -18,7 +18,12 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.logging import get_run_logger
 
 from flows.support.decision import MISSED_HEARTBEATS
-from flows.support.recovery import force_cancelled, missed_heartbeats
+from flows.support.recovery import (
+    force_cancelled,
+    is_running,
+    is_superseded,
+    missed_heartbeats,
+)
 
 SECONDS_BETWEEN_LOOKS = 30
 """Between two looks for listeners that are dead."""
@@ -51,7 +56,7 @@ class Takeover:
         ``reachable_since``: as for ``recovery.observe``.
         """
         here = self._prefect.read_flow_run(UUID(runtime.flow_run.id))
-        if here.state_type != StateType.RUNNING or here.run_count > runtime.flow_run.run_count:
+        if is_superseded(here):
             return Standing.NOT_RUNNING
         if not here.deployment_id or not here.start_time:
             return Standing.LISTENS
@@ -81,7 +86,3 @@ class Takeover:
             owed = missed_heartbeats(self._prefect, run, reachable_since)
             return owed >= MISSED_HEARTBEATS
         return run.state is not None and datetime.now(UTC) - run.state.timestamp > TIME_TO_START
-
-
-def is_running(run: FlowRun) -> bool:
-    return run.state_type == StateType.RUNNING
