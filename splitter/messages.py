@@ -246,6 +246,11 @@ def parse_body(body: str) -> Any:
     return message
 
 
+RESERVED = "__"
+"""Begins the names by which Prefect knows what to evaluate, as it would of a run that a person
+copies in its UI; no field of BIOSPEX has such a name."""
+
+
 def _refuse_number(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
@@ -276,6 +281,8 @@ def find_flaw(message: Any) -> str | None:
         for key, element in inner:
             if _has_control(key):
                 return _flaw("the name of a field has a control character")
+            if str(key).startswith(RESERVED):
+                return _flaw(f"the name of a field begins with '{RESERVED}'")
             open_values.append((str(key) if depth == 0 else field, depth + 1, element))
         if depth > MAX_TRIGGER_DEPTH:
             return _flaw(f"'{field}' is nested too deeply")

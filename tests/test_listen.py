@@ -148,39 +148,19 @@ def test_a_message_that_cannot_be_answered_is_left_for_the_redrive_policy(
     assert sum(messages(sqs, triggers)) == len(JUNK)
 
 
-def evil(request: dict[str, Any], field: str, secret: str) -> dict[str, Any]:
-    """A request one of whose fields Prefect would look into, at some depth."""
-    variable = {"__prefect_kind": "workspace_variable", "variable_name": secret}
-    template = {"__prefect_kind": "jinja", "template": "{{ 'a' * 50_000_000 }}"}
-    return {**request, field: variable, "more": {"deep": [template, {"$ref": {"x": variable}}]}}
+VARIABLE = {"__prefect_kind": "workspace_variable", "variable_name": "secret"}
+TEMPLATE = {"__prefect_kind": "jinja", "template": "{{ 'a' * 50_000_000 }}"}
 
 
-@pytest.mark.parametrize("field", ["file", "exportPath", "totalSize", "s3Bucket", "unknown"])
-def test_a_message_is_data_and_nothing_in_it_is_evaluated(
-    field: str,
+def test_a_message_is_data_as_it_came(
     listener_of: Any,
     prefect: SyncPrefectClient,
     sqs: Any,
     triggers: str,
     request_for: MakeRequest,
 ) -> None:
-    message = evil(request_for(EXPORTS[0]), field, "secret")
-    sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(message))
-    receive(listener_of())
-    [run] = runs(prefect, listener_of)
-    assert run.parameters == {"request": message}
-
-
-@pytest.mark.parametrize("kind", ["workspace_variable", "jinja", "json", "none"])
-def test_a_message_that_is_itself_such_a_thing_is_not_evaluated_either(
-    kind: str,
-    listener_of: Any,
-    prefect: SyncPrefectClient,
-    sqs: Any,
-    triggers: str,
-    request_for: MakeRequest,
-) -> None:
-    message = {**request_for(EXPORTS[0]), "__prefect_kind": kind, "value": '{"a": 1}'}
+    more = {"$ref": {"block_document_id": str(uuid4())}, "text": "{{ prefect.variables.secret }}"}
+    message = {**request_for(EXPORTS[0]), "more": [more]}
     sqs.send_message(QueueUrl=triggers, MessageBody=json.dumps(message))
     receive(listener_of())
     [run] = runs(prefect, listener_of)
@@ -195,10 +175,17 @@ def test_a_message_that_is_itself_such_a_thing_is_not_evaluated_either(
         ({"note": {"deep": ["\x01"]}}, "'note' must not contain control characters"),
         ({"note": "a" * 100_000}, "longer than 16,384 bytes"),
         ({"note": [[[[[[[[[[]]]]]]]]]]}, "nested too deeply"),
+        *(({field: VARIABLE}, "begins with '__'") for field in ("file", "s3Bucket", "unknown")),
+        ({"more": {"deep": [{"x": TEMPLATE}]}}, "begins with '__'"),
+        ({**TEMPLATE}, "begins with '__'"),
         ({"note": 10**30}, "too large a number"),
         ({"downloadId": 10**30}, "'downloadId' is too large a number"),
     ],
-    ids=["in a field", "in the id", "deep", "long", "nested", "large number", "large id"],
+    ids=[
+        *("in a field", "in the id", "deep", "long", "nested"),
+        *("variable as file", "variable as bucket", "variable elsewhere", "deep template"),
+        *("template itself", "large number", "large id"),
+    ],
 )
 def test_a_message_that_no_service_should_be_given_is_answered_once(
     changes: dict[str, Any],
