@@ -1,13 +1,9 @@
 """One emulated AWS and one Prefect server for the whole session, both real, over HTTP."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
-import boto3
 import pytest
 from hypothesis import HealthCheck, settings
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -15,7 +11,9 @@ from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from bench.database import POSTGRESQL, postgresql
-from cli.services import REGION, create_queues, embedded_aws, embedded_prefect, trigger
+from cli.services import embedded_aws, embedded_prefect
+from splitter.storage import Bucket
+from tests.biospex import Biospex
 
 # A busy machine is slow, not wrong.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -69,62 +67,20 @@ def prefect_api(
 
 
 @pytest.fixture
-def s3(aws: str) -> Any:
-    return boto3.client("s3", region_name=REGION)
+def biospex(aws: str) -> Biospex:
+    return Biospex.new()
 
 
 @pytest.fixture
-def sqs(aws: str) -> Any:
-    return boto3.client("sqs", region_name=REGION)
-
-
-@pytest.fixture
-def bucket_name(s3: Any) -> str:
-    name = f"bucket-{uuid4()}"
-    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
-    return name
-
-
-@pytest.fixture
-def queue_url(sqs: Any) -> str:
-    return str(sqs.create_queue(QueueName=f"queue-{uuid4()}")["QueueUrl"])
-
-
-@pytest.fixture
-def triggers(sqs: Any) -> str:
-    return create_queues(sqs, f"test-{uuid4()}")[0]
+def bucket(biospex: Biospex) -> Bucket:
+    """BIOSPEX's bucket as the splitter sees it."""
+    return Bucket(biospex.s3, biospex.bucket)
 
 
 @pytest.fixture
 def prefect(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
     with get_client(sync_client=True) as client:
         yield client
-
-
-@pytest.fixture
-def received(sqs: Any, queue_url: str) -> Callable[[], list[Any]]:
-    """Takes every message of the callback queue, parsed."""
-
-    def receive() -> list[Any]:
-        bodies = []
-        while messages := sqs.receive_message(QueueUrl=queue_url).get("Messages"):
-            for message in messages:
-                bodies.append(json.loads(message["Body"]))
-                sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
-        return bodies
-
-    return receive
-
-
-@pytest.fixture
-def request_for(s3: Any, bucket_name: str, queue_url: str) -> Callable[..., dict[str, Any]]:
-    """Puts an archive into the bucket and makes the trigger message for it."""
-
-    def make(archive: Path, **changes: Any) -> dict[str, Any]:
-        s3.upload_file(str(archive), bucket_name, f"export/{archive.name}")
-        return {**trigger(512, archive, queue_url), "s3Bucket": bucket_name, **changes}
-
-    return make
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -23,13 +23,6 @@ def eventually(look: Callable[[], Found | None]) -> Found:
             return found
         time.sleep(0.2)
     raise AssertionError("It did not happen within three minutes.")
-
-
-def messages(sqs: Any, queue_url: str) -> tuple[int, int]:
-    """How many messages the queue holds: visible, and in flight."""
-    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    found = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
-    return int(found[names[0]]), int(found[names[1]])
 
 
 def child_of(flow_run_id: UUID) -> int | None:

@@ -16,11 +16,10 @@ from prefect.client.schemas.objects import Artifact, State
 from flows.create_batches import create_batches
 from flows.support.artifacts import callback_markdown, callback_title
 from splitter.messages import Failure, Result
+from tests.biospex import Biospex
 from tests.conftest import EXPORTS
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
-
-MakeRequest = Callable[..., Any]
 
 
 @pytest.fixture
@@ -42,11 +41,11 @@ Shown = Callable[[Any], dict[str, Artifact]]
 
 @pytest.mark.parametrize("least", ["0", "99999999"], ids=["splice", "extract"])
 def test_which_rows_are_in_a_batch_and_where_it_is_stand_in_a_table(
-    least: str, shown: Shown, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+    least: str, shown: Shown, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BATCH_SIZE", "20")
     monkeypatch.setenv("SPLICE_MIN_SIZE", least)
-    page = shown(request_for(EXPORTS[0]))
+    page = shown(biospex.request(EXPORTS[0]))
     summary = str(page["summary"].data)
     assert "25 rows in 2 batches" in summary
     assert "No warnings." in summary
@@ -64,14 +63,10 @@ def test_which_rows_are_in_a_batch_and_where_it_is_stand_in_a_table(
     ("variable", "value"), [("PRESIGNED_LINKS", "false"), ("AWS_SESSION_TOKEN", "of a role")]
 )
 def test_where_a_link_may_not_be_signed_or_would_not_last_the_console_is_linked(
-    variable: str,
-    value: str,
-    shown: Shown,
-    request_for: MakeRequest,
-    monkeypatch: pytest.MonkeyPatch,
+    variable: str, value: str, shown: Shown, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
-    batches = str(shown(request_for(EXPORTS[0]))["batches"].data)
+    batches = str(shown(biospex.request(EXPORTS[0]))["batches"].data)
     assert "https://us-east-2.console.aws.amazon.com/s3/object/bucket-" in batches
     assert "Signature" not in batches
 
@@ -88,40 +83,38 @@ def test_what_biospex_was_told_is_a_sentence_and_then_the_message_line_by_line()
 
 
 def test_a_failure_says_what_is_wrong_and_where_its_sentence_is_explained(
-    shown: Shown, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+    shown: Shown, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCS_URL", "https://docs.example/")
-    page = shown(request_for(EXPORTS[0], exportPath="export/gone.zip"))
+    page = shown(biospex.request(EXPORTS[0], exportPath="export/gone.zip"))
     summary = str(page["summary"].data)
     assert summary.startswith("**No batches.** There is no export export/gone.zip")
     assert "[messages.md](https://docs.example/messages.md)" in summary
     assert "batches" not in page
 
 
-def test_a_request_need_not_say_how_large_the_archive_is(
-    shown: Shown, request_for: MakeRequest
-) -> None:
-    request = request_for(EXPORTS[0])
+def test_a_request_need_not_say_how_large_the_archive_is(shown: Shown, biospex: Biospex) -> None:
+    request = biospex.request(EXPORTS[0])
     del request["totalSize"]
     assert "No warnings." in str(shown(request)["summary"].data)
     assert "The request says 1 bytes" in str(
-        shown(request_for(EXPORTS[0], totalSize=1))["summary"].data
+        shown(biospex.request(EXPORTS[0], totalSize=1))["summary"].data
     )
 
 
 def test_pictures_that_cannot_be_made_make_no_export_fail(
-    shown: Shown, request_for: MakeRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shown: Shown, biospex: Biospex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = tmp_path / f"{uuid4()}.zip"
     with zipfile.ZipFile(archive, "w") as export:
         export.writestr("a.jpg", b"<html>503</html>")
         export.writestr("manifest.csv", "imageName\na.jpg\n")
-    assert "`a.jpg`" in str(shown(request_for(archive))["images"].data)
+    assert "`a.jpg`" in str(shown(biospex.request(archive))["images"].data)
 
     def refuse(*_: object) -> bytes:
         raise MemoryError
 
     monkeypatch.setattr("flows.create_batches.contact_sheet", refuse)
-    page = shown(request_for(archive))
+    page = shown(biospex.request(archive))
     assert "images" not in page
     assert "1 row in 1 batch" in str(page["summary"].data)

@@ -3,13 +3,13 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from splitter.assembly import AssemblyError, PartPool, SentPart, assemble
 from splitter.storage import MIB, Bucket, MultipartUpload
+from tests.biospex import Biospex
 
 KEY = "batch/a-part1.zip"
 METADATA = {"rows": "1-2000", "source-etag": "abc"}
@@ -21,11 +21,6 @@ SIZES = {
     "in parts": [8 * MIB, 8 * MIB, 5],
     "in parts of 5 MiB": [5 * MIB, 5 * MIB],
 }
-
-
-@pytest.fixture
-def bucket(s3: Any, bucket_name: str) -> Bucket:
-    return Bucket(s3, bucket_name)
 
 
 @pytest.fixture
@@ -47,17 +42,16 @@ def fail() -> bytearray:
     raise OSError("the images are gone")
 
 
-def nothing_is_left(s3: Any, bucket: Bucket) -> bool:
-    uploads = s3.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
-    return bucket.find(KEY) is None and not uploads
+def nothing_is_left(biospex: Biospex) -> bool:
+    return not biospex.batches() and not biospex.incomplete_uploads()
 
 
 def test_parts_become_one_zip_object_that_says_where_it_comes_from(
-    pieces: list[bytes], s3: Any, bucket: Bucket, pool: PartPool
+    pieces: list[bytes], biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     steps: list[int] = []
     assert assemble(bucket, KEY, parts_of(pieces), METADATA, pool, steps.append)
-    found = s3.get_object(Bucket=bucket.name, Key=KEY)
+    found = biospex.s3.get_object(Bucket=bucket.name, Key=KEY)
     assert found["Body"].read() == b"".join(pieces)
     assert (found["ContentType"], found["Metadata"]) == ("application/zip", METADATA)
     assert sum(steps) == sum(map(len, pieces))
@@ -77,42 +71,44 @@ def test_what_is_there_is_neither_made_nor_sent_again(
     ("data", "rows"), [(b"longer", "1-2000"), (b"other", "1-10")], ids=["size", "metadata"]
 )
 def test_another_batch_in_its_place_is_replaced(
-    data: bytes, rows: str, s3: Any, bucket: Bucket, pool: PartPool
+    data: bytes, rows: str, biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     assemble(bucket, KEY, parts_of([b"first"]), {"rows": "1-2000"}, pool, lambda _: None)
     assert assemble(bucket, KEY, parts_of([data]), {"rows": rows}, pool, lambda _: None)
-    assert s3.get_object(Bucket=bucket.name, Key=KEY)["Body"].read() == data
+    assert biospex.s3.get_object(Bucket=biospex.bucket, Key=KEY)["Body"].read() == data
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_a_part_that_cannot_be_made_leaves_nothing(
-    failing: int, s3: Any, bucket: Bucket, pool: PartPool
+    failing: int, biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     parts = parts_of([bytes(8 * MIB)] * 3)
     parts[failing] = SentPart(8 * MIB, fail)
     with pytest.raises(OSError, match="the images are gone"):
         assemble(bucket, KEY, parts, METADATA, pool, lambda _: None)
-    assert nothing_is_left(s3, bucket)
+    assert nothing_is_left(biospex)
 
 
 def test_a_single_part_that_cannot_be_made_leaves_nothing(
-    s3: Any, bucket: Bucket, pool: PartPool
+    biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     with pytest.raises(OSError, match="the images are gone"):
         assemble(bucket, KEY, [SentPart(5, fail)], METADATA, pool, lambda _: None)
-    assert nothing_is_left(s3, bucket)
+    assert nothing_is_left(biospex)
 
 
 def test_parts_that_s3_does_not_take_together_leave_nothing(
-    s3: Any, bucket: Bucket, pool: PartPool
+    biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     parts = parts_of([bytes(5 * MIB - 1), b"end"])
-    with pytest.raises(s3.exceptions.ClientError, match="EntityTooSmall"):
+    with pytest.raises(biospex.s3.exceptions.ClientError, match="EntityTooSmall"):
         assemble(bucket, KEY, parts, METADATA, pool, lambda _: None)
-    assert nothing_is_left(s3, bucket)
+    assert nothing_is_left(biospex)
 
 
-def test_the_parts_not_yet_begun_when_one_fails_are_not_made(s3: Any, bucket: Bucket) -> None:
+def test_the_parts_not_yet_begun_when_one_fails_are_not_made(
+    biospex: Biospex, bucket: Bucket
+) -> None:
     made: list[int] = []
 
     def make() -> bytearray:
@@ -123,7 +119,7 @@ def test_the_parts_not_yet_begun_when_one_fails_are_not_made(s3: Any, bucket: Bu
     with PartPool(1) as one, pytest.raises(OSError, match="the images are gone"):
         assemble(bucket, KEY, parts, METADATA, one, lambda _: None)
     assert len(made) < 40
-    assert nothing_is_left(s3, bucket)
+    assert nothing_is_left(biospex)
 
 
 def test_an_upload_that_cannot_be_dropped_does_not_hide_why_it_failed(
@@ -139,7 +135,7 @@ def test_an_upload_that_cannot_be_dropped_does_not_hide_why_it_failed(
 
 
 def test_parts_stand_in_their_order_whichever_is_there_first(
-    s3: Any, bucket: Bucket, pool: PartPool
+    biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     pieces = [bytes([number]) * 5 * MIB for number in range(3)]
     others_are_there = threading.Event()
@@ -156,18 +152,18 @@ def test_parts_stand_in_their_order_whichever_is_there_first(
 
     parts = [SentPart(5 * MIB, first), *parts_of(pieces[1:])]
     assert assemble(bucket, KEY, parts, METADATA, pool, progress)
-    assert s3.get_object(Bucket=bucket.name, Key=KEY)["Body"].read() == b"".join(pieces)
+    assert biospex.s3.get_object(Bucket=bucket.name, Key=KEY)["Body"].read() == b"".join(pieces)
     assert steps == [5 * MIB] * 3
 
 
 def test_an_object_of_another_size_than_its_parts_is_removed(
-    pieces: list[bytes], s3: Any, bucket: Bucket, pool: PartPool
+    pieces: list[bytes], biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     *parts, last = parts_of(pieces)
     wrong = SentPart(last.size + 1, last.content)
     with pytest.raises(AssemblyError, match="instead of"):
         assemble(bucket, KEY, [*parts, wrong], METADATA, pool, lambda _: None)
-    assert nothing_is_left(s3, bucket)
+    assert nothing_is_left(biospex)
 
 
 def test_a_part_is_made_when_it_is_its_turn(bucket: Bucket, pool: PartPool) -> None:

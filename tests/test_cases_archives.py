@@ -26,6 +26,7 @@ from splitter.manifest import Partition
 from splitter.messages import Request
 from splitter.settings import Settings
 from splitter.storage import Bucket
+from tests.biospex import Biospex
 
 CASES = Path(__file__).parent / "fixtures" / "cases" / "archives"
 INDEX = json.loads((CASES / "index.json").read_text())
@@ -106,19 +107,14 @@ class Split:
         )
 
 
-@pytest.fixture
-def bucket(s3: Any, bucket_name: str) -> Bucket:
-    return Bucket(s3, bucket_name)
-
-
 @pytest.mark.parametrize("strategy", ["auto", "extract"])
 @pytest.mark.parametrize("name", NAMES)
 def test_an_archive_comes_to_its_batches_or_to_the_true_cause(
-    name: str, strategy: str, bucket: Bucket, s3: Any, tmp_path: Path
+    name: str, strategy: str, bucket: Bucket, biospex: Biospex, tmp_path: Path
 ) -> None:
     case = INDEX[name]
     path = CASES / case["file"]
-    s3.upload_file(str(path), bucket.name, f"export/{path.name}")
+    biospex.s3.upload_file(str(path), bucket.name, f"export/{path.name}")
     wanted, _, pattern = case["expect"].partition(":")
     try:
         _, _, batches = Split(bucket, path, strategy, tmp_path).run()

@@ -30,9 +30,10 @@ from prefect_aws.workers.ecs_worker import ECSJobConfiguration, ECSWorker
 from cli import services as local
 from cli.services import REGION, child
 from deploy import job_template
+from tests.biospex import messages
 from tests.conftest import EXPORTS
 from tests.faulty_proxy import NO_CAPACITY, FaultyProxy, Rule, faulty_proxy
-from tests.processes import eventually, messages
+from tests.processes import eventually
 from tests.test_stack import Stack, client, grants, listed, stack
 
 pytestmark = [

@@ -5,7 +5,6 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from prefect.client.schemas.objects import State
 
 from cli.submit import main
 from flows.create_batches import create_batches
+from tests.biospex import Biospex
 from tests.conftest import FIXTURES
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
@@ -34,31 +34,21 @@ def summary_of(state: State[Any]) -> str:
     return next(str(artifact.data) for artifact in found if artifact.flow_run_id == run)
 
 
-def rows_and_images(s3: Any, bucket: str, files: list[str]) -> tuple[int, dict[str, bytes]]:
+def rows_and_images(biospex: Biospex, files: list[str]) -> tuple[int, dict[str, bytes]]:
     rows = 0
     images: dict[str, bytes] = {}
     for file in files:
-        body = s3.get_object(Bucket=bucket, Key=f"batch/{file}")["Body"].read()
-        with zipfile.ZipFile(io.BytesIO(body)) as batch:
-            assert batch.testzip() is None
-            text = io.StringIO(batch.read("manifest.csv").decode(), newline="")
-            rows += len(list(csv.DictReader(text)))
-            images |= {
-                name: batch.read(name) for name in batch.namelist() if name != "manifest.csv"
-            }
+        batch = biospex.batch(file)
+        text = io.StringIO(batch.pop("manifest.csv").decode(), newline="")
+        rows += len(list(csv.DictReader(text)))
+        images |= batch
     return rows, images
 
 
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("case", CASES)
 def test_a_changed_export_is_read_rightly_or_refused_with_the_cause(
-    case: str,
-    lane: str,
-    s3: Any,
-    bucket_name: str,
-    request_for: Callable[..., Any],
-    received: Callable[[], list[Any]],
-    monkeypatch: pytest.MonkeyPatch,
+    case: str, lane: str, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BATCH_SIZE", "5")
     monkeypatch.setenv("SPLICE_MIN_SIZE", "0")
@@ -66,15 +56,15 @@ def test_a_changed_export_is_read_rightly_or_refused_with_the_cause(
     path = FOLDER / CASES[case]["file"]
     kind, _, wanted = CASES[case]["expect"].partition(":")
 
-    state: State[Any] = create_batches(request_for(path), return_state=True)
+    state: State[Any] = create_batches(biospex.request(path), return_state=True)
 
-    [callback] = received()
+    [callback] = biospex.callbacks()
     if kind == "refuse" or (kind == "either" and callback["status"] == "failed"):
         assert callback["status"] == "failed"
         assert re.search(wanted, callback["error"])
         return
     assert callback["status"] == "success"
-    rows, images = rows_and_images(s3, bucket_name, callback["batchFiles"])
+    rows, images = rows_and_images(biospex, callback["batchFiles"])
     with zipfile.ZipFile(path) as source:
         files = {name: source.read(name) for name in source.namelist() if ".jpg" in name}
     assert images.items() <= files.items()
@@ -89,14 +79,14 @@ def test_a_changed_export_is_read_rightly_or_refused_with_the_cause(
 
 
 def test_a_plan_says_of_zooniverse_what_the_summary_says(
-    bucket_name: str, request_for: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    biospex: Biospex, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = FOLDER / CASES["85-jpg-url-in-references"]["file"]
-    state: State[Any] = create_batches(request_for(path), return_state=True)
+    state: State[Any] = create_batches(biospex.request(path), return_state=True)
     section = summary_of(state).partition("### Zooniverse\n\n")[2].partition("\n\n")[0]
     said = [line.removeprefix("- ") for line in section.splitlines()]
     assert "the column 'references'" in "".join(said)
-    assert main([f"s3://{bucket_name}/export/{path.name}", "--plan"]) == 0
+    assert main([f"s3://{biospex.bucket}/export/{path.name}", "--plan"]) == 0
     printed = capsys.readouterr().out
     assert printed.partition("Zooniverse:\n")[2].splitlines() == said
 

@@ -18,6 +18,7 @@ from blocks.saved import REGION
 from cli.services import embedded_prefect
 from deploy import preflight
 from deploy.preflight import Finding, Plan
+from tests.biospex import Biospex
 
 pytestmark = pytest.mark.usefixtures("aws")
 
@@ -32,11 +33,11 @@ def region(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def plan(bucket_name: str) -> Plan:
+def plan(biospex: Biospex) -> Plan:
     """A bucket with nothing odd, a new VPC, and a queue of the stack's own."""
     vpc = client("ec2").create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     return Plan(
-        bucket=bucket_name,
+        bucket=biospex.bucket,
         vpc_id=vpc,
         bucket_key_arn="",
         trigger_queue_arn="",
@@ -46,9 +47,9 @@ def plan(bucket_name: str) -> Plan:
 
 
 @pytest.fixture
-def queue(triggers: str) -> str:
+def queue(biospex: Biospex) -> str:
     """The ARN of a trigger queue with a redrive policy."""
-    return preflight.queue_arn(triggers.rpartition("/")[2])
+    return preflight.queue_arn(biospex.trigger_queue_url.rpartition("/")[2])
 
 
 def only(findings: Iterator[Finding], level: str, text: str) -> None:
@@ -182,11 +183,11 @@ def test_a_trigger_queue_that_is_kept_has_to_be_there(plan: Plan, queue: str) ->
     only(preflight.kept_queue(missing), "stop", "There is no queue")
 
 
-def test_a_trigger_queue_that_never_gives_up(plan: Plan, queue_url: str) -> None:
+def test_a_trigger_queue_that_never_gives_up(plan: Plan, biospex: Biospex) -> None:
     client("sqs").set_queue_attributes(
-        QueueUrl=queue_url, Attributes={"MessageRetentionPeriod": "1209600"}
+        QueueUrl=biospex.queue_url, Attributes={"MessageRetentionPeriod": "1209600"}
     )
-    queue = preflight.queue_arn(queue_url.rpartition("/")[2])
+    queue = preflight.queue_arn(biospex.queue_url.rpartition("/")[2])
     found = list(preflight.kept_queue(replace(plan, trigger_queue_arn=queue)))
     assert [finding.level for finding in found] == ["note", "note"]
     assert "no redrive policy" in found[0].sentence

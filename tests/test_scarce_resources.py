@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -17,7 +16,7 @@ import pytest
 
 from flows.create_batches import create_batches
 from splitter.workspace import sweep
-from tests.test_create_batches import keys
+from tests.biospex import Biospex
 
 MIB = 1024 * 1024
 DISK = 12 * MIB
@@ -72,30 +71,25 @@ def export(path: Path, images: dict[str, bytes], rows: int) -> Path:
 
 @pytest.mark.usefixtures("prefect_api", "aws")
 def test_a_disk_that_fills_during_a_step_is_answered_with_its_name(
-    tmp_path: Path,
-    s3: Any,
-    bucket_name: str,
-    request_for: Callable[..., Any],
-    received: Callable[[], list[Any]],
-    workspace: Path,
+    tmp_path: Path, biospex: Biospex, workspace: Path
 ) -> None:
     noise = random.Random(1).randbytes(5 * MIB)
     requests = [
-        request_for(export(tmp_path / "extract.zip", {"a.jpg": bytes(2 * DISK)}, 1)),
-        request_for(export(tmp_path / "download.zip", {"a.jpg": noise}, 1)),
+        biospex.request(export(tmp_path / "extract.zip", {"a.jpg": bytes(2 * DISK)}, 1)),
+        biospex.request(export(tmp_path / "download.zip", {"a.jpg": noise}, 1)),
     ]
     namespace = ["unshare", "-rm"]
     may = subprocess.run([*namespace, "true"], capture_output=True).returncode == 0
     wrapper = [*(namespace if may else []), "sh", "-c", SMALL_DISK, "sh"]
 
     assert split(requests, *wrapper) == [("Failed", []), ("Failed", [])]
-    sentences = [message["error"] for message in received()]
+    sentences = [message["error"] for message in biospex.callbacks()]
     assert len(sentences) == 2
     for sentence in sentences:
         assert f"{workspace} became full" in sentence
         assert "tell the operator" in sentence
-    assert keys(s3, bucket_name) == []
-    assert s3.list_multipart_uploads(Bucket=bucket_name).get("Uploads", []) == []
+    assert biospex.batches() == []
+    assert biospex.incomplete_uploads() == []
 
 
 WITH_LITTLE_MEMORY = """

@@ -14,6 +14,7 @@ import pytest
 from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 
 from cli.services import REGION
+from tests.biospex import Biospex
 
 pytestmark = [
     pytest.mark.usefixtures("aws"),
@@ -509,12 +510,12 @@ def test_only_tasks_of_this_account_take_a_role(output: str, dev: Stack) -> None
 # -- the proposal for the bucket
 
 
-def test_the_lifecycle_proposal_is_taken_and_leaves_exports_alone(
-    s3: Any, bucket_name: str
-) -> None:
+def test_the_lifecycle_proposal_is_taken_and_leaves_exports_alone(biospex: Biospex) -> None:
     proposal = json.loads(LIFECYCLE.read_text())
-    s3.put_bucket_lifecycle_configuration(Bucket=bucket_name, LifecycleConfiguration=proposal)
-    rules = s3.get_bucket_lifecycle_configuration(Bucket=bucket_name)["Rules"]
+    biospex.s3.put_bucket_lifecycle_configuration(
+        Bucket=biospex.bucket, LifecycleConfiguration=proposal
+    )
+    rules = biospex.s3.get_bucket_lifecycle_configuration(Bucket=biospex.bucket)["Rules"]
     assert all(rule["Status"] == "Enabled" for rule in rules)
     assert all(rule["Filter"] == {"Prefix": "batch/"} for rule in rules)
     [expiry] = [rule["Expiration"]["Days"] for rule in rules if "Expiration" in rule]

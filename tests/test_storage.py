@@ -3,18 +3,13 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
 
 from splitter.errors import explain, is_transient
 from splitter.storage import CLIENT_CONFIG, MIB, Bucket, ObjectError, StoredObject
-
-
-@pytest.fixture
-def bucket(s3: Any, bucket_name: str) -> Bucket:
-    return Bucket(s3, bucket_name)
+from tests.biospex import Biospex
 
 
 def put(bucket: Bucket, data: bytes, key: str, **metadata: str) -> None:
@@ -70,9 +65,9 @@ def test_an_archive_that_is_not_there_is_said(bucket: Bucket) -> None:
         bucket.archive("export/a.zip")
 
 
-def test_a_bucket_that_is_not_there_is_said(s3: Any) -> None:
+def test_a_bucket_that_is_not_there_is_said(biospex: Biospex) -> None:
     with pytest.raises(ObjectError, match="in the bucket not-there"):
-        Bucket(s3, "not-there").archive("export/a.zip")
+        Bucket(biospex.s3, "not-there").archive("export/a.zip")
 
 
 def test_an_empty_archive_is_said(bucket: Bucket) -> None:

@@ -5,22 +5,20 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 
 from cli.pool_settings import POOL
-from cli.services import create_queues, served
+from cli.services import served
 from cli.submit import main
 from flows.create_batches import create_batches
+from tests.biospex import Biospex
 from tests.conftest import EXPORTS
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
 
-MakeRequest = Callable[..., Any]
 Printed = pytest.CaptureFixture[str]
 
 
@@ -33,16 +31,17 @@ def submit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_an_archive_is_submitted_and_followed_to_its_callback(
-    sqs: Any, queue_url: str, request_for: MakeRequest, s3: Any, bucket_name: str
-) -> None:
-    triggers, _ = create_queues(sqs, "submit")
-    request = request_for(EXPORTS[0])
-    s3.put_object(Bucket=bucket_name, Key="export/broken.zip", Body=b"PK\3\4 and no more")
-    queues = {"TRIGGER_QUEUE_URL": triggers, "UPDATES_QUEUE_URL": queue_url}
+def test_an_archive_is_submitted_and_followed_to_its_callback(biospex: Biospex) -> None:
+    biospex.s3.put_object(
+        Bucket=biospex.bucket, Key="export/broken.zip", Body=b"PK\3\4 and no more"
+    )
+    queues = {
+        "TRIGGER_QUEUE_URL": biospex.trigger_queue_url,
+        "UPDATES_QUEUE_URL": biospex.queue_url,
+    }
     with served({**os.environ, **queues}):
-        done = submit(f"s3://{bucket_name}/{request['exportPath']}", "--download-id=7", **queues)
-        refused = submit(f"s3://{bucket_name}/export/broken.zip", **queues)
+        done = submit(biospex.address(EXPORTS[0]), "--download-id=7", **queues)
+        refused = submit(f"s3://{biospex.bucket}/export/broken.zip", **queues)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"Sent the trigger for {EXPORTS[0].name} as download 7"
@@ -59,11 +58,7 @@ def test_an_archive_is_submitted_and_followed_to_its_callback(
 
 
 def test_the_plan_goes_by_the_settings_of_the_work_pool(
-    prefect: SyncPrefectClient,
-    bucket_name: str,
-    request_for: MakeRequest,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Printed,
+    prefect: SyncPrefectClient, biospex: Biospex, monkeypatch: pytest.MonkeyPatch, capsys: Printed
 ) -> None:
     env = {"BATCH_SIZE": "10", "SPLIT_STRATEGY": "splice", "EFS_PATH": "/efs/batch", "OTHER": "1"}
     template = {
@@ -74,7 +69,7 @@ def test_the_plan_goes_by_the_settings_of_the_work_pool(
     prefect.create_work_pool(pool, overwrite=True)
     monkeypatch.setenv("SPLIT_STRATEGY", "extract")
     try:
-        assert main([f"s3://{bucket_name}/{request_for(EXPORTS[0])['exportPath']}", "--plan"]) == 0
+        assert main([biospex.address(EXPORTS[0]), "--plan"]) == 0
     finally:
         prefect.delete_work_pool(POOL)
     said, *lines = capsys.readouterr().out.splitlines()
@@ -86,23 +81,19 @@ def test_the_plan_goes_by_the_settings_of_the_work_pool(
 
 @pytest.mark.parametrize("splice_min_size", ["0", "999999999"], ids=["splice", "extract"])
 def test_the_plan_of_a_zip_is_what_a_run_then_makes(
-    splice_min_size: str,
-    s3: Any,
-    bucket_name: str,
-    request_for: MakeRequest,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Printed,
+    splice_min_size: str, biospex: Biospex, monkeypatch: pytest.MonkeyPatch, capsys: Printed
 ) -> None:
     monkeypatch.setenv("BATCH_SIZE", "10")
     monkeypatch.setenv("SPLICE_MIN_SIZE", splice_min_size)
-    request = request_for(EXPORTS[0])
-    assert main([f"s3://{bucket_name}/{request['exportPath']}", "--plan"]) == 0
+    address = biospex.address(EXPORTS[0])
+    assert main([address, "--plan"]) == 0
     printed = capsys.readouterr().out
-    assert s3.list_objects_v2(Bucket=bucket_name, Prefix="batch/")["KeyCount"] == 0
+    assert biospex.batches() == []
 
-    create_batches(request)
+    monkeypatch.setenv("UPDATES_QUEUE_URL", biospex.queue_url)
+    create_batches(address)
 
-    made = s3.list_objects_v2(Bucket=bucket_name, Prefix="batch/")["Contents"]
+    made = biospex.s3.list_objects_v2(Bucket=biospex.bucket, Prefix="batch/")["Contents"]
     planned = re.findall(r"^ +(\d+) +(\d+-\d+) +(\d+) +([\d,]+) +\d+ +\d+$", printed, re.MULTILINE)
     assert [(part, rows, images) for part, rows, images, _ in planned] == [
         ("1", "1-10", "10"),
@@ -113,12 +104,9 @@ def test_the_plan_of_a_zip_is_what_a_run_then_makes(
     assert f"{sum(entry['Size'] for entry in made):,}" in printed
 
 
-def test_the_plan_of_a_tar_says_what_cannot_be_known(
-    bucket_name: str, request_for: MakeRequest, capsys: Printed
-) -> None:
+def test_the_plan_of_a_tar_says_what_cannot_be_known(biospex: Biospex, capsys: Printed) -> None:
     [tar] = [path for path in EXPORTS if path.suffix == ".gz"]
-    request = request_for(tar)
-    assert main([f"s3://{bucket_name}/{request['exportPath']}", "--plan"]) == 0
+    assert main([biospex.address(tar), "--plan"]) == 0
     printed = capsys.readouterr().out
     assert "Lane: extract, a tar.gz archive cannot be copied piece by piece" in printed
     assert "known when it has been unpacked" in printed
@@ -133,17 +121,16 @@ def test_the_plan_of_a_tar_says_what_cannot_be_known(
     ],
 )
 def test_what_cannot_be_submitted_is_said_in_one_line(
-    arguments: list[str], complaint: str, bucket_name: str
+    arguments: list[str], complaint: str, biospex: Biospex
 ) -> None:
-    done = submit(*(argument.format(bucket=bucket_name) for argument in arguments))
+    done = submit(*(argument.format(bucket=biospex.bucket) for argument in arguments))
     assert done.returncode in (1, 2)
     assert complaint in done.stderr.splitlines()[-1]
 
 
 def test_a_queue_that_is_not_set_is_named(
-    bucket_name: str, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+    biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = request_for(EXPORTS[0])
-    done = submit(f"s3://{bucket_name}/{request['exportPath']}")
+    done = submit(biospex.address(EXPORTS[0]))
     assert done.returncode == 1
     assert done.stderr.startswith("TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set")

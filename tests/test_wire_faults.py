@@ -3,10 +3,11 @@
 import gzip
 import random
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -22,8 +23,8 @@ from blocks.saved import BLOCK_NAME
 from cli.services import REGION
 from flows import create_batches as flow
 from tests.archives import tar_of
+from tests.biospex import Biospex
 from tests.faulty_proxy import Fault, FaultyProxy, Operation, Rule, faulty_proxy
-from tests.test_create_batches import batch, keys
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "credentials", "no_delay")
 
@@ -44,8 +45,6 @@ EVERYWHERE: tuple[Operation, ...] = (
     "SendMessage",
 )
 MANY = 1000
-
-Split = Callable[..., dict[str, State[Any]]]
 
 
 @pytest.fixture(scope="module")
@@ -96,70 +95,68 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-@pytest.fixture
-def split(
-    archives: dict[str, Path],
-    request_for: Callable[..., Any],
-    workspace: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Split:
-    """Splits the archives, side by side; returns the state that each run ended in."""
-    monkeypatch.setenv("BATCH_SIZE", str(ROWS))
-    monkeypatch.setenv("SPLICE_MIN_SIZE", "0")
+@dataclass(frozen=True)
+class Wire:
+    """What is between the flow and AWS, and what became of the exports behind it."""
 
-    def one(request: Any) -> State[Any]:
-        state: State[Any] = flow.create_batches(request, return_state=True)
-        return state
+    proxy: FaultyProxy
+    biospex: Biospex
+    archives: dict[str, Path]
+    workspace: Path
 
-    def run(*lanes: str) -> dict[str, State[Any]]:
-        requests = [request_for(archives[lane], downloadId=lane) for lane in lanes]
+    def split(self, *lanes: str) -> dict[str, State[Any]]:
+        """Split the archives, side by side; returns the state that each run ended in."""
+
+        def one(request: Any) -> State[Any]:
+            state: State[Any] = flow.create_batches(request, return_state=True)
+            return state
+
+        requests = [self.biospex.request(self.archives[lane], downloadId=lane) for lane in lanes]
         with ThreadPoolExecutor(len(lanes)) as pool:
             runs = [pool.submit(copy_context().run, one, request) for request in requests]
             return {lane: run.result() for lane, run in zip(lanes, runs, strict=True)}
 
-    return run
-
-
-@pytest.fixture
-def callbacks(received: Callable[[], list[Any]]) -> Callable[[], dict[str, list[Any]]]:
-    """Takes the callbacks of each export: what is in them beside the constant fields."""
-
-    def take() -> dict[str, list[Any]]:
+    def callbacks(self) -> dict[str, list[Any]]:
+        """Take the callbacks of each export: what is in them beside the constant fields."""
         taken: dict[str, list[Any]] = {}
-        for message in received():
+        for message in self.biospex.callbacks():
             said = message["batchFiles"] if message["status"] == "success" else message["error"]
             taken.setdefault(message["downloadId"], []).append(said)
         return taken
 
-    return take
+    def left_over(self) -> list[str]:
+        """Files and incomplete uploads, of which none should be there."""
+        files = [path.name for path in self.workspace.iterdir()]
+        return files + self.biospex.incomplete_uploads()
+
+    def assert_whole(self, *lanes: str) -> None:
+        """Every batch is in place, with its rows and images, and nothing else is."""
+        files = [file for lane in lanes for file in batch_files(lane)]
+        assert self.biospex.batches() == sorted(files)
+        names = sorted(IMAGES)
+        for file in files:
+            content = self.biospex.batch(file)
+            rows = names[:ROWS] if "part1" in file else names[ROWS:]
+            assert content.pop("manifest.csv").decode() == "\n".join(["imageName", *rows, ""])
+            assert content == {name: IMAGES[name] for name in rows}
 
 
 @pytest.fixture
-def left_over(s3: Any, bucket_name: str, workspace: Path) -> Callable[[], list[str]]:
-    """Lists files and open uploads, of which none should be there."""
-
-    def find() -> list[str]:
-        uploads = s3.list_multipart_uploads(Bucket=bucket_name).get("Uploads", [])
-        return [path.name for path in workspace.iterdir()] + [found["Key"] for found in uploads]
-
-    return find
+def wire(
+    proxy: FaultyProxy,
+    biospex: Biospex,
+    archives: dict[str, Path],
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Wire:
+    monkeypatch.setenv("BATCH_SIZE", str(ROWS))
+    monkeypatch.setenv("SPLICE_MIN_SIZE", "0")
+    return Wire(proxy, biospex, archives, workspace)
 
 
 def batch_files(lane: str) -> list[str]:
     stem = lane.partition(".")[0]
     return [f"{stem}-part1.zip", f"{stem}-part2.zip"]
-
-
-def assert_whole(s3: Any, bucket: str, *lanes: str) -> None:
-    """Every batch is in place, with its rows and images, and nothing else is."""
-    files = [file for lane in lanes for file in batch_files(lane)]
-    assert keys(s3, bucket) == sorted(f"batch/{file}" for file in files)
-    names = sorted(IMAGES)
-    for file in files:
-        content = batch(s3, bucket, file)
-        rows = names[:ROWS] if "part1" in file else names[ROWS:]
-        assert content.pop("manifest.csv").decode() == "\n".join(["imageName", *rows, ""])
-        assert content == {name: IMAGES[name] for name in rows}
 
 
 def once(fault: Fault, *operations: Operation, lanes: tuple[str, ...] = LANES) -> list[Rule]:
@@ -203,23 +200,15 @@ PASSING = {
 
 
 @pytest.mark.parametrize("name", PASSING)
-def test_a_fault_that_passes_is_not_seen_in_the_outcome(
-    name: str,
-    proxy: FaultyProxy,
-    split: Split,
-    s3: Any,
-    bucket_name: str,
-    callbacks: Callable[[], dict[str, list[Any]]],
-    left_over: Callable[[], list[str]],
-) -> None:
+def test_a_fault_that_passes_is_not_seen_in_the_outcome(name: str, wire: Wire) -> None:
     rules = PASSING[name]
-    proxy.inject(*rules)
-    states = split(*LANES)
-    assert sorted(proxy.happened()) == sorted((rule.operation, rule.fault) for rule in rules)
+    wire.proxy.inject(*rules)
+    states = wire.split(*LANES)
+    assert sorted(wire.proxy.happened()) == sorted((rule.operation, rule.fault) for rule in rules)
     assert all(state.is_completed() for state in states.values())
-    assert callbacks() == {lane: [batch_files(lane)] for lane in LANES}
-    assert_whole(s3, bucket_name, *LANES)
-    assert left_over() == []
+    assert wire.callbacks() == {lane: [batch_files(lane)] for lane in LANES}
+    wire.assert_whole(*LANES)
+    assert wire.left_over() == []
 
 
 LASTING = {
@@ -252,82 +241,59 @@ LASTING = {
 
 @pytest.mark.parametrize("name", LASTING)
 def test_a_fault_that_lasts_ends_in_a_sentence_for_the_listener_and_nothing_is_left(
-    name: str,
-    proxy: FaultyProxy,
-    split: Split,
-    s3: Any,
-    bucket_name: str,
-    callbacks: Callable[[], dict[str, list[Any]]],
-    left_over: Callable[[], list[str]],
+    name: str, wire: Wire
 ) -> None:
     rules, beginning = LASTING[name]
-    proxy.inject(*rules)
-    states = split(*LANES)
-    assert {rule.operation for rule in rules} == {operation for operation, _ in proxy.happened()}
+    wire.proxy.inject(*rules)
+    states = wire.split(*LANES)
+    assert {rule.operation for rule in rules} == {
+        operation for operation, _ in wire.proxy.happened()
+    }
     for state in states.values():
         assert state.is_failed()
         assert str(state.message).startswith(beginning)
-    assert callbacks() == {}  # whether it is tried again, or BIOSPEX told, is not for the run
-    assert keys(s3, bucket_name) == []
-    assert left_over() == []
+    assert wire.callbacks() == {}  # whether it is tried again, or BIOSPEX told, is not for the run
+    assert wire.biospex.batches() == []
+    assert wire.left_over() == []
 
 
-def test_a_callback_that_cannot_be_sent_leaves_the_batches_for_the_next_attempt(
-    proxy: FaultyProxy,
-    split: Split,
-    s3: Any,
-    bucket_name: str,
-    callbacks: Callable[[], dict[str, list[Any]]],
-    left_over: Callable[[], list[str]],
-) -> None:
-    proxy.inject(Rule("SendMessage", "throttled", times=MANY))
-    assert split(SPLICE)[SPLICE].is_failed()
-    assert callbacks() == {}
-    assert_whole(s3, bucket_name, SPLICE)
+def test_a_callback_that_cannot_be_sent_leaves_the_batches_for_the_next_attempt(wire: Wire) -> None:
+    wire.proxy.inject(Rule("SendMessage", "throttled", times=MANY))
+    assert wire.split(SPLICE)[SPLICE].is_failed()
+    assert wire.callbacks() == {}
+    wire.assert_whole(SPLICE)
 
-    proxy.inject(Rule("PutObject", "refused"), Rule("CreateMultipartUpload", "refused"))
-    assert split(SPLICE)[SPLICE].is_completed()
-    assert callbacks() == {SPLICE: [batch_files(SPLICE)]}
-    assert proxy.happened() == []
-    assert left_over() == []
+    wire.proxy.inject(Rule("PutObject", "refused"), Rule("CreateMultipartUpload", "refused"))
+    assert wire.split(SPLICE)[SPLICE].is_completed()
+    assert wire.callbacks() == {SPLICE: [batch_files(SPLICE)]}
+    assert wire.proxy.happened() == []
+    assert wire.left_over() == []
 
 
 @pytest.mark.parametrize("fault", ["lost", "answer cut"])
 def test_a_callback_or_a_beginning_that_nobody_heard_of_happens_twice(
-    fault: Fault,
-    proxy: FaultyProxy,
-    split: Split,
-    s3: Any,
-    bucket_name: str,
-    callbacks: Callable[[], dict[str, list[Any]]],
-    left_over: Callable[[], list[str]],
+    fault: Fault, wire: Wire
 ) -> None:
-    proxy.inject(Rule("CreateMultipartUpload", fault), Rule("SendMessage", fault))
-    assert split(SPLICE)[SPLICE].is_completed()
-    assert callbacks() == {SPLICE: [batch_files(SPLICE)] * 2}
-    assert_whole(s3, bucket_name, SPLICE)
+    wire.proxy.inject(Rule("CreateMultipartUpload", fault), Rule("SendMessage", fault))
+    assert wire.split(SPLICE)[SPLICE].is_completed()
+    assert wire.callbacks() == {SPLICE: [batch_files(SPLICE)] * 2}
+    wire.assert_whole(SPLICE)
     # An upload whose id was lost can only be removed by the bucket's rule.
-    assert len(left_over()) == 1
+    assert len(wire.left_over()) == 1
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")  # the certificate is a new one
 @pytest.mark.parametrize("lane", LANES)
 def test_a_wrong_bit_on_the_wire_is_noticed_by_tls_and_the_request_repeated(
-    lane: str,
-    proxy: FaultyProxy,
-    split: Split,
-    s3: Any,
-    bucket_name: str,
-    callbacks: Callable[[], dict[str, list[Any]]],
-    monkeypatch: pytest.MonkeyPatch,
+    lane: str, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with aws_over_tls() as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        proxy.inject(Rule("CONNECT", "flipped", at=60_000))  # no handshake is so long
-        assert split(lane)[lane].is_completed()
-    assert proxy.happened() == [("CONNECT", "flipped")]
-    assert callbacks() == {lane: [batch_files(lane)]}
-    assert_whole(s3, bucket_name, lane)
+        wire.proxy.inject(Rule("CONNECT", "flipped", at=60_000))  # no handshake is so long
+        assert wire.split(lane)[lane].is_completed()
+    assert wire.proxy.happened() == [("CONNECT", "flipped")]
+    assert wire.callbacks() == {lane: [batch_files(lane)]}
+    wire.assert_whole(lane)
 
 
 @contextmanager
@@ -352,21 +318,12 @@ def aws_over_tls() -> Iterator[str]:
     ],
 )
 def test_without_tls_a_wrong_bit_of_an_image_is_noticed_by_its_checksum(
-    lane: str,
-    skip: int,
-    at: int,
-    proxy: FaultyProxy,
-    split: Split,
-    s3: Any,
-    bucket_name: str,
-    callbacks: Callable[[], dict[str, list[Any]]],
-    left_over: Callable[[], list[str]],
-    monkeypatch: pytest.MonkeyPatch,
+    lane: str, skip: int, at: int, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VERIFY", "true")  # the splice lane reads no image otherwise
-    proxy.inject(Rule("GetObject", "flipped", skip=skip, at=at))
-    assert split(lane)[lane].is_failed()
-    [[said]] = callbacks().values()
+    wire.proxy.inject(Rule("GetObject", "flipped", skip=skip, at=at))
+    assert wire.split(lane)[lane].is_failed()
+    [[said]] = wire.callbacks().values()
     assert said.startswith("The archive is damaged")
-    assert len(keys(s3, bucket_name)) <= 1  # the other batch, which is whole
-    assert left_over() == []
+    assert len(wire.biospex.batches()) <= 1  # the other batch, which is whole
+    assert wire.left_over() == []

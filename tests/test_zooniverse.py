@@ -71,6 +71,14 @@ def complete(server: Panoptes, wanted: list[tuple[dict[str, str], bytes]]) -> bo
     return by_name([(metadata, files[0]) for metadata, files in got]) == by_name(wanted)
 
 
+def arrives(parts: Partition, contents: Contents, folder: Path) -> bool:
+    """Whether the client uploads all of the only batch."""
+    [batch] = unpacked(parts, contents, folder)
+    with panoptes() as server:
+        upload(batch, server)
+        return complete(server, expected(batch, parts.column))
+
+
 @pytest.mark.parametrize("path", [*EXPORTS, *CASES], ids=lambda path: path.name)
 def test_zooniverses_client_takes_every_batch_or_the_summary_has_said_why_not(
     path: Path, tmp_path: Path
@@ -102,10 +110,7 @@ def test_what_the_client_refuses_of_an_image_was_said_before(
     data = export("subjectId,imageName\n1,a.jpg\n2,b.jpg\n", **images, **{"b.jpg": JPEG})
     parts, contents = inspected(data, tmp_path)
     assert _matches(parts, finding)
-    [batch] = unpacked(parts, contents, tmp_path)
-    with panoptes() as server:
-        upload(batch, server)
-        assert not complete(server, expected(batch, parts.column))
+    assert not arrives(parts, contents, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -122,10 +127,7 @@ def test_what_the_client_refuses_of_a_cell_was_said_before(
     data = export(f"note,imageName\n{cell},a.jpg\n", **{"a.jpg": JPEG})
     parts, contents = inspected(data, tmp_path)
     assert _matches(parts, finding)
-    [batch] = unpacked(parts, contents, tmp_path)
-    with panoptes() as server:
-        upload(batch, server)
-        assert not complete(server, expected(batch, parts.column))
+    assert not arrives(parts, contents, tmp_path)
 
 
 def test_cells_that_begin_with_blanks_arrive_at_zooniverse_as_they_are(tmp_path: Path) -> None:
@@ -134,10 +136,7 @@ def test_cells_that_begin_with_blanks_arrive_at_zooniverse_as_they_are(tmp_path:
     })  # fmt: skip
     parts, contents = inspected(data, tmp_path)
     assert parts.zooniverse == []
-    [batch] = unpacked(parts, contents, tmp_path)
-    with panoptes() as server:
-        upload(batch, server)
-        assert complete(server, expected(batch, parts.column))
+    assert arrives(parts, contents, tmp_path)
 
 
 def _matches(parts: Partition, pattern: str) -> bool:
