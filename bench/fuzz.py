@@ -377,7 +377,7 @@ def check_archive(data: bytes, directory: Path) -> bool:
                 files is index
                 and index.why_not_spliceable(manifest.folder_of(name)) is None
                 and zip_sample.disagreement(index, index.read_at)[0] is None
-                and not parts.respelled
+                and parts.images == {name: name for name in parts.images}
             ):
                 for batch in parts.batches:
                     _splice(batch, index, data, contents)

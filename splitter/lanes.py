@@ -68,21 +68,45 @@ class Lane:
         index: of an archive that is to be spliced; None for one to be extracted.
         reason: why, for the summary.
         remarks: what is unusual about the archive, for the summary.
+        parts: the batches of an archive that is to be spliced.
     """
 
     index: ZipIndex | None
     reason: str
     remarks: Sequence[str] = ()
+    parts: Partition | None = None
+
+
+def partition_index(index: ZipIndex, settings: Settings) -> Partition:
+    """The batches of a ZIP, by its index and its manifest.
+
+    Raises:
+        ManifestError: as ``manifest.partition_export``.
+    """
+    return manifest.partition_export(
+        index.members,
+        index.read,
+        settings.image_column,
+        settings.batch_size,
+        settings.max_cells,
+        index.unusable,
+    )
 
 
 def choose_lane(
-    export: Export, settings: Settings, read_index: Callable[[Export], ZipIndex] = Export.index
+    export: Export,
+    settings: Settings,
+    read_index: Callable[[Export], ZipIndex] = Export.index,
+    partition: Callable[[ZipIndex, Settings], Partition] = partition_index,
 ) -> Lane:
     """Which way an archive goes; what its index rules out is refused before anything is fetched.
 
+    Args:
+        read_index, partition: the steps of it that a flow shows.
+
     Raises:
-        ExportError: if the archive is of no known format, its index is broken, or a row of its
-            manifest names a file that no batch may hold.
+        ExportError: if the archive is of no known format, its index is broken, or its manifest
+            does not fit what the index lists.
         SetupError: if SPLIT_STRATEGY asks for a splice of what cannot be spliced.
     """
     size = export.source.size
@@ -108,24 +132,18 @@ def choose_lane(
             disagreement, looked = zip_sample.disagreement(index, export.read)
             why = disagreement or ""
             if not why:
-                reason = f"S3 can copy every file; {looked}"
-                return Lane(index, reason, remarks)
+                parts = partition(index, settings)
+                why = _respelled(parts)
+                if not why:
+                    return Lane(index, f"S3 can copy every file; {looked}", remarks, parts)
     if settings.split_strategy == "splice":
         raise SetupError(f"SPLIT_STRATEGY is splice, but {why}.")
     return Lane(None, why, remarks)
 
 
-def partition_index(index: ZipIndex, settings: Settings) -> Partition:
-    """The batches of a ZIP, by its index and its manifest.
-
-    Raises:
-        ManifestError: as ``manifest.partition_export``.
-    """
-    return manifest.partition_export(
-        index.members,
-        index.read,
-        settings.image_column,
-        settings.batch_size,
-        settings.max_cells,
-        index.unusable,
-    )
+def _respelled(parts: Partition) -> str:
+    """Why batches whose names are other ones than the archive's cannot be spliced, or ""."""
+    for image, file in parts.images.items():
+        if file != parts.folder + image:
+            return f"its manifest spells '{file}' in another way"
+    return ""

@@ -97,11 +97,6 @@ class Partition:
     zooniverse: list[str] = field(default_factory=list)
     zooniverse_notes: list[str] = field(default_factory=list)
 
-    @property
-    def respelled(self) -> bool:
-        """Whether a batch must call an image otherwise than the archive does."""
-        return any(file != self.folder + name for name, file in self.images.items())
-
 
 def partition_export(
     names: Collection[str],

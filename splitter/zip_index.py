@@ -6,6 +6,7 @@ Section numbers are those of PKWARE's APPNOTE, as in ``zip_records``.
 import io
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,13 @@ from splitter.members import (
 )
 from splitter.zip_data import UNPACKERS, method_name, unpacked
 from splitter.zip_directory import TAIL, Read, read_directory, same_name
-from splitter.zip_records import DATA_DESCRIPTOR, LOCAL_FILE_HEADER, MAX_16, encoded_name
+from splitter.zip_records import (
+    DATA_DESCRIPTOR,
+    LOCAL_FILE_HEADER,
+    MAX_16,
+    UTF8_NAME,
+    encoded_name,
+)
 
 READ_AHEAD = 256 * 1024
 
@@ -37,6 +44,7 @@ ENCRYPTED = 0x1  # 4.4.4, bit 0
 MASKED = 0x2000  # 4.4.4, bit 13
 AES = 99  # 4.4.5
 PATCH = 0x20  # 4.4.4, bit 5
+STRENGTH = 0x6  # 4.4.4, bits 1 and 2: how hard the writer tried, which no reader goes by
 LATEST_VERSION = 63  # 4.4.3.2: of APPNOTE 6.3, ten times; Python's zipfile refuses a later one
 LONGEST_EXTRA_FIELD = MAX_16  # 4.4.11
 LONGEST_DATA_DESCRIPTOR = 24  # 4.3.9: signature, CRC-32 and two sizes of eight bytes
@@ -143,12 +151,16 @@ class ZipIndex:
             info = span.info
             if info.orig_filename != name:
                 return f"'{name}' is called '{ascii(info.orig_filename)[1:-1]}' inside it"
-            if not name.isascii():
-                return f"'{name}' can be spelled in another way in the manifest"
+            if not (name.isascii() or info.flag_bits & UTF8_NAME):
+                return f"'{name}' is not marked as UTF-8, so programs read it in several ways"
+            if not unicodedata.is_normalized("NFC", name):
+                return f"'{name}' is not in Unicode's composed form (NFC)"
             if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                 return (
                     f"'{name}' is compressed by {method_name(info.compress_type)}, not by DEFLATE"
                 )
+            if info.flag_bits & ~(STRENGTH | DATA_DESCRIPTOR | UTF8_NAME):
+                return f"'{name}' has flags that some programs refuse"
             if info.extract_version > LATEST_VERSION:
                 return f"'{name}' asks for a later version of ZIP than programs read"
             if info.compress_type == ZIP_STORED and info.flag_bits & DATA_DESCRIPTOR:
