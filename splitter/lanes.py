@@ -119,6 +119,7 @@ def choose_lane(
     else:
         index = read_index(export)
         remarks = index.remarks
+        name = manifest.find([*index.members, *index.unusable])
         if index.unusable:
             partition_index(index, settings)  # which refuses a row that names one
         if settings.split_strategy == "extract":
@@ -126,8 +127,7 @@ def choose_lane(
         if settings.split_strategy == "auto" and size <= settings.splice_min_size:
             why = f"{size:,} bytes are not above SPLICE_MIN_SIZE, and are checked this way"
             return Lane(None, why, remarks)
-        folder = manifest.folder_of(manifest.find(index.members))
-        why = index.why_not_spliceable(folder) or ""
+        why = index.why_not_spliceable(manifest.folder_of(name)) or ""
         if not why:
             disagreement, looked = zip_sample.disagreement(index, export.read)
             why = disagreement or ""
