@@ -7,7 +7,7 @@ import io
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -45,6 +45,10 @@ MASKED = 0x2000  # 4.4.4, bit 13
 AES = 99  # 4.4.5
 PATCH = 0x20  # 4.4.4, bit 5
 STRENGTH = 0x6  # 4.4.4, bits 1 and 2: how hard the writer tried, which no reader goes by
+OVERSIZED = (
+    "is larger than 4 GiB, and macOS does not note the size of such a file; zip the export again "
+    "by another program"
+)
 LATEST_VERSION = 63  # 4.4.3.2: of APPNOTE 6.3, ten times; Python's zipfile refuses a later one
 LONGEST_EXTRA_FIELD = MAX_16  # 4.4.11
 LONGEST_DATA_DESCRIPTOR = 24  # 4.3.9: signature, CRC-32 and two sizes of eight bytes
@@ -116,7 +120,7 @@ class ZipIndex:
         with reading():
             directory = read_directory(self.read_at, size, limits)
             spans = _spans(directory.infos, directory.start)
-        self.members = names.usable(_files(spans, names))
+        self.members = names.usable(_files(spans, names, directory.oversized))
         self.unusable = names.unusable
         self.remarks = directory.remarks
 
@@ -365,11 +369,13 @@ def _shortest(info: ZipInfo) -> int:
     return LOCAL_FILE_HEADER.size + len(encoded_name(info)) + info.compress_size
 
 
-def _files(spans: Iterable[MemberSpan], names: Names) -> dict[str, MemberSpan]:
+def _files(
+    spans: Iterable[MemberSpan], names: Names, oversized: Collection[int]
+) -> dict[str, MemberSpan]:
     files: dict[str, MemberSpan] = {}
     for span in spans:
-        raw = span.info.filename
-        name = names.claim(raw, _is_folder(span.info), _why_unusable(span.info))
+        why_not = OVERSIZED if span.start in oversized else _why_unusable(span.info)
+        name = names.claim(span.info.filename, _is_folder(span.info), why_not)
         if name is not None:
             files[name] = span
     return files
