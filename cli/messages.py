@@ -59,10 +59,20 @@ def page() -> str:
 
 def sentences(tree: ast.AST) -> Iterator[tuple[str, str]]:
     """Whose each sentence is, and the sentence, of a module."""
+    named = {
+        target.id: node.value
+        for node in ast.iter_child_nodes(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
             if node.func.id in GROUPS:
-                for sentence in texts(node.args[0]):
+                [said, *_] = node.args
+                if isinstance(said, ast.Name):
+                    said = named.get(said.id, said)
+                for sentence in texts(said):
                     yield node.func.id, sentence
         elif isinstance(node, ast.FunctionDef) and node.name in WRITERS:
             for inner in ast.walk(node):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from logging import DEBUG, ERROR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -302,13 +303,13 @@ def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Ou
     if request.total_size not in (None, source.size):
         warnings.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
 
-    chosen = choose_lane(export, settings, read_index)
-    index = chosen.index
+    chosen = choose_lane(export, settings, read_index, partial(partition, export))
+    index, parts = chosen.index, chosen.parts
     warnings += chosen.remarks
     lane = f"{'splice' if index else 'extract'}: {chosen.reason}"
     get_run_logger().info("Lane is %s", lane)
-    if index:
-        parts, sizes = split_in_s3(export, index, settings)
+    if index and parts:
+        sizes = split_in_s3(export, index, parts, settings)
     else:
         parts, sizes = split_on_disk(export, settings)
 
@@ -357,11 +358,8 @@ def drop_abandoned_uploads(export: Export) -> None:
         get_run_logger().warning("Uploads of runs that died could not be dropped: %s", error)
 
 
-def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Partition, list[int]]:
-    """The splice lane; returns the batches and the sizes of their ZIPs in bytes."""
-    parts = partition(export, index, settings)
-    if parts.respelled:  # the names inside the archive would stay what they are
-        return split_on_disk(export, settings)
+def split_in_s3(export: Export, index: ZipIndex, parts: Partition, settings: Settings) -> list[int]:
+    """The splice lane; returns the sizes of the batch ZIPs in bytes."""
     show_images(parts, index)
     images = {name: index.members[file] for name, file in parts.images.items()}
     modified = index.members[parts.manifest].info.date_time
@@ -371,7 +369,7 @@ def split_in_s3(export: Export, index: ZipIndex, settings: Settings) -> tuple[Pa
         export.request.export_path,
         export.source,
     )
-    return parts, put_batches(splice, export, parts, plans, verify=settings.verify)
+    return put_batches(splice, export, parts, plans, verify=settings.verify)
 
 
 def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[int]]:

@@ -1,7 +1,8 @@
-"""What a file is, by its first bytes, whatever it is called."""
+"""What a file is, by its first bytes or by what it holds, whatever it is called."""
 
 import re
 import tarfile
+from collections.abc import Collection
 from html import unescape
 from typing import Literal, cast
 
@@ -36,9 +37,23 @@ REZIP = "unpack it, and make an ordinary ZIP of what it holds"
 SEND_INSTEAD = "send the export instead"
 EXPORT_AGAIN = "the download or the export went wrong: export it again"
 
-# First files of the ZIP that an Office program writes (ECMA-376, part 2; ODF 1.3, part 2).
-OFFICE = (b"[Content_Types].xml", b"_rels/.rels", b"docProps/", b"xl/workbook.xml")
-OPEN_DOCUMENT = b"mimetypeapplication/vnd.oasis.opendocument"
+# Documents that are ZIPs in themselves, and the files and folders by which each is known.
+# ECMA-376, part 2; EPUB 3.3, OCF; ODF 1.3, part 2; JAR File Specification; KML 2.3; Darwin Core
+# text guide.
+DOCUMENTS: list[tuple[tuple[str, ...], str]] = [
+    (("[Content_Types].xml", "xl/"), "an Excel file"),
+    (("[Content_Types].xml", "word/"), "a Word file"),
+    (("[Content_Types].xml", "ppt/"), "a PowerPoint file"),
+    (("[Content_Types].xml",), "an Office document"),
+    (("META-INF/container.xml",), "an e-book (.epub)"),
+    (("mimetype", "META-INF/manifest.xml"), "an OpenDocument file, such as .ods or .odt"),
+    (("mimetype",), "the document of another program"),
+    (("AndroidManifest.xml",), "an Android app (.apk)"),
+    (("META-INF/MANIFEST.MF",), "a Java program (.jar)"),
+    (("Index/Document.iwa",), "a Numbers, Pages or Keynote document"),
+    (("doc.kml",), "a Google Earth file (.kmz)"),
+    (("meta.xml",), "a Darwin Core archive, which holds data and no images"),
+]
 
 # The first bytes, what they are of, and what helps. https://en.wikipedia.org/wiki/List_of_file_signatures
 OTHERS: list[tuple[bytes, str, str]] = [
@@ -85,8 +100,6 @@ def identify(read: Read, size: int) -> Format:
     """
     start = read(0, min(START, size))
     if start.startswith(ZIP_STARTS):
-        if document := _office(start):
-            raise ArchiveError(f"The export is {document}; {SEND_INSTEAD}.")
         return "zip"
     for magic, compression in COMPRESSED.items():
         if start.startswith(magic):
@@ -99,17 +112,16 @@ def identify(read: Read, size: int) -> Format:
     raise ArchiveError(f"The export is {what}, not a ZIP or tar archive; {advice}.")
 
 
-def _office(start: bytes) -> str | None:
-    """What document a ZIP that begins so is, by the name of its first file; None for others."""
-    name = start[30:]  # APPNOTE 4.3.7
-    if name.startswith(OPEN_DOCUMENT):
-        return "an OpenDocument file, such as .ods or .odt"
-    if not name.startswith(OFFICE):
-        return None
-    for folder, document in ((b"xl/", "an Excel file"), (b"word/", "a Word file")):
-        if folder in start:
-            return document
-    return "an Office document, such as an Excel file"
+def document(names: Collection[str]) -> str | None:
+    """What document an archive without a manifest is, by the names of its files; None if none."""
+    for parts, what in DOCUMENTS:
+        if all(_has(names, part) for part in parts):
+            return what
+    return None
+
+
+def _has(names: Collection[str], part: str) -> bool:
+    return part in names or (part.endswith("/") and any(name.startswith(part) for name in names))
 
 
 def is_tar(block: bytes) -> bool:

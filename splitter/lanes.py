@@ -68,51 +68,13 @@ class Lane:
         index: of an archive that is to be spliced; None for one to be extracted.
         reason: why, for the summary.
         remarks: what is unusual about the archive, for the summary.
+        parts: the batches of an archive that is to be spliced.
     """
 
     index: ZipIndex | None
     reason: str
     remarks: Sequence[str] = ()
-
-
-def choose_lane(
-    export: Export, settings: Settings, read_index: Callable[[Export], ZipIndex] = Export.index
-) -> Lane:
-    """Which way an archive goes; what its index rules out is refused before anything is fetched.
-
-    Raises:
-        ExportError: if the archive is of no known format, its index is broken, or a row of its
-            manifest names a file that no batch may hold.
-        SetupError: if SPLIT_STRATEGY asks for a splice of what cannot be spliced.
-    """
-    size = export.source.size
-    format = export.identify()
-    remarks: Sequence[str] = ()
-    if format != "zip":
-        if settings.split_strategy == "extract":
-            return Lane(None, "SPLIT_STRATEGY asks for it")
-        why = f"a {format} archive cannot be copied piece by piece"
-    else:
-        index = read_index(export)
-        remarks = index.remarks
-        if index.unusable:
-            partition_index(index, settings)  # which refuses a row that names one
-        if settings.split_strategy == "extract":
-            return Lane(None, "SPLIT_STRATEGY asks for it", remarks)
-        if settings.split_strategy == "auto" and size <= settings.splice_min_size:
-            why = f"{size:,} bytes are not above SPLICE_MIN_SIZE, and are checked this way"
-            return Lane(None, why, remarks)
-        folder = manifest.folder_of(manifest.find(index.members))
-        why = index.why_not_spliceable(folder) or ""
-        if not why:
-            disagreement, looked = zip_sample.disagreement(index, export.read)
-            why = disagreement or ""
-            if not why:
-                reason = f"S3 can copy every file; {looked}"
-                return Lane(index, reason, remarks)
-    if settings.split_strategy == "splice":
-        raise SetupError(f"SPLIT_STRATEGY is splice, but {why}.")
-    return Lane(None, why, remarks)
+    parts: Partition | None = None
 
 
 def partition_index(index: ZipIndex, settings: Settings) -> Partition:
@@ -129,3 +91,59 @@ def partition_index(index: ZipIndex, settings: Settings) -> Partition:
         settings.max_cells,
         index.unusable,
     )
+
+
+def choose_lane(
+    export: Export,
+    settings: Settings,
+    read_index: Callable[[Export], ZipIndex] = Export.index,
+    partition: Callable[[ZipIndex, Settings], Partition] = partition_index,
+) -> Lane:
+    """Which way an archive goes; what its index rules out is refused before anything is fetched.
+
+    Args:
+        read_index, partition: the steps of it that a flow shows.
+
+    Raises:
+        ExportError: if the archive is of no known format, its index is broken, or its manifest
+            does not fit what the index lists.
+        SetupError: if SPLIT_STRATEGY asks for a splice of what cannot be spliced.
+    """
+    size = export.source.size
+    format = export.identify()
+    remarks: Sequence[str] = ()
+    if format != "zip":
+        if settings.split_strategy == "extract":
+            return Lane(None, "SPLIT_STRATEGY asks for it")
+        why = f"a {format} archive cannot be copied piece by piece"
+    else:
+        index = read_index(export)
+        remarks = index.remarks
+        name = manifest.find([*index.members, *index.unusable])
+        if index.unusable:
+            partition_index(index, settings)  # which refuses a row that names one
+        if settings.split_strategy == "extract":
+            return Lane(None, "SPLIT_STRATEGY asks for it", remarks)
+        if settings.split_strategy == "auto" and size <= settings.splice_min_size:
+            why = f"{size:,} bytes are not above SPLICE_MIN_SIZE, and are checked this way"
+            return Lane(None, why, remarks)
+        why = index.why_not_spliceable(manifest.folder_of(name)) or ""
+        if not why:
+            disagreement, looked = zip_sample.disagreement(index, export.read)
+            why = disagreement or ""
+            if not why:
+                parts = partition(index, settings)
+                why = _respelled(parts)
+                if not why:
+                    return Lane(index, f"S3 can copy every file; {looked}", remarks, parts)
+    if settings.split_strategy == "splice":
+        raise SetupError(f"SPLIT_STRATEGY is splice, but {why}.")
+    return Lane(None, why, remarks)
+
+
+def _respelled(parts: Partition) -> str:
+    """Why batches whose names are other ones than the archive's cannot be spliced, or ""."""
+    for image, file in parts.images.items():
+        if file != parts.folder + image:
+            return f"its manifest spells '{file}' in another way"
+    return ""

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from splitter import manifest_images, manifest_text
+from splitter import formats, manifest_images, manifest_text
 from splitter.manifest_text import SAVE_AS, ManifestError, Row, Table, refusal, short
 from splitter.members import DEFAULT_LIMITS
 from splitter.messages import ARCHIVE_SUFFIXES
@@ -97,11 +97,6 @@ class Partition:
     zooniverse: list[str] = field(default_factory=list)
     zooniverse_notes: list[str] = field(default_factory=list)
 
-    @property
-    def respelled(self) -> bool:
-        """Whether a batch must call an image otherwise than the archive does."""
-        return any(file != self.folder + name for name, file in self.images.items())
-
 
 def partition_export(
     names: Collection[str],
@@ -180,6 +175,8 @@ def find(names: Collection[str]) -> str:
                     f"The archive has more than one manifest ({_some(found)}); "
                     "keep the right one and export or zip it again."
                 )
+    if document := formats.document(names):
+        raise ManifestError(f"The export is {document}; {formats.SEND_INSTEAD}.")
     inner = next((name for name in names if name.lower().endswith(ARCHIVE_SUFFIXES)), None)
     if inner:
         raise ManifestError(

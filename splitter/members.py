@@ -165,7 +165,7 @@ def plain(raw: str) -> str:
     Programs of Windows write ``\\`` between folders, others ``//`` or ``/./``.
     """
     name = raw.replace("\\", "/")
-    if "//" in name or "./" in name:
+    if "//" in name or "./" in name or name.endswith("/.") or name == ".":
         root = "/" if name.startswith("/") else ""
         end = "/" if name.endswith(("/", "/.")) else ""
         steps = [step for step in name.split("/") if step not in ("", ".")]

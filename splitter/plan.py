@@ -36,8 +36,8 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
         f"s3://{request.s3_bucket}/{request.export_path}, {size:,} bytes\n"
         f"Lane: {'splice' if index else 'extract'}, {lane.reason}"
     )
-    if index:
-        cut = _partition(index, settings)
+    if index and lane.parts:
+        cut = zooniverse.inspect(lane.parts, index)
         modified = index.members[cut.manifest].info.date_time
         images = {name: index.members[file] for name, file in cut.images.items()}
         plans = [splicing.plan_batch(batch, images, modified) for batch in cut.batches]
@@ -48,7 +48,7 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
         gets, received = cost.gets, cost.bytes_read
     elif export.identify() == "zip":
         index = export.index()
-        cut = _partition(index, settings)
+        cut = zooniverse.inspect(partition_index(index, settings), index)
         parts = list(_zipped(cut, index))
         gets, received = -(-size // DOWNLOAD_PART_SIZE), size
     else:
@@ -74,10 +74,6 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
         f"Expect some {seconds:,} s of work, by what was measured on two cores and not on AWS"
     )
     yield "\n".join(("", *cut.warnings, "Zooniverse:", *zooniverse.section(cut)))
-
-
-def _partition(index: ZipIndex, settings: Settings) -> Partition:
-    return zooniverse.inspect(partition_index(index, settings), index)
 
 
 def _zipped(cut: Partition, index: ZipIndex) -> Iterator[Sequence[Part]]:

@@ -63,8 +63,8 @@ LONGEST_WINDOW = 128 * 1024 * 1024
 """Bytes of memory that xz and Zstandard may take: what their own tools take by default."""
 
 DEAD_LINK = (
-    "is a hard link to a file that does not stand before it in the archive; pack the files "
-    "themselves"
+    "is a hard link to a file that does not stand before it in the archive, or stands there more "
+    "than once; pack the files themselves"
 )
 
 
@@ -129,7 +129,8 @@ def _members(
                 "The export is one volume of a tar that was split into several; pack it again as "
                 "a single file."
             )
-        target = members.get(plain(info.linkname)) if info.islnk() else None
+        linked_to = plain(info.linkname) if info.islnk() else ""
+        target = None if linked_to in names.unusable else members.get(linked_to)
         name = names.claim(info.name, not _is_file(info), _why_not(info, target))
         if name is None:
             continue

@@ -8,7 +8,7 @@ import struct
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from zipfile import ZipInfo
 from zlib import crc32
 
@@ -43,6 +43,14 @@ CODE_PAGES = ("cp437", "cp850", "cp1252")
 PROVED = 16
 """Places at which an unusual directory is compared with the archive's own bytes."""
 
+MOST_SEARCHED = 512
+"""Places at which headers are looked for behind files above 4 GiB: enough for some twenty."""
+
+MISPLACED = (
+    "The archive is damaged: its files do not stand where its table of contents says; export it "
+    "again."
+)
+
 MOST_ENDS = 16
 """End records that are looked at, from the back and from the front of the archive's tail."""
 
@@ -61,11 +69,13 @@ class Directory:
             ``filename`` is the name as it is meant, ``orig_filename`` as ``encoded_name`` takes it.
         start: its first byte.
         remarks: what is unusual about the archive, for whoever asked.
+        oversized: where files begin that take more room than their sizes, modulo 2^32, can say.
     """
 
     infos: list[ZipInfo]
     start: int
     remarks: list[str] = field(default_factory=list)
+    oversized: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -361,17 +371,7 @@ def _place(directory: Directory, end: _End, read: Read, size: int) -> None:
     wrapped = not end.zip64 and shift > 0 and shift % WRAP == 0 and directory.start >= WRAP
     several = end.several or any(info.volume not in (0, MAX_16) for info in infos)
     if wrapped:
-        base = before = 0
-        for info in infos:
-            if info.header_offset < before:
-                base += WRAP
-            before = info.header_offset
-            info.header_offset += base
-            if info.header_offset >= directory.start:
-                raise ArchiveError(
-                    "The archive is damaged: its files do not stand where its table of contents "
-                    "says; export it again."
-                )
+        _unwrap(directory, read, size)
         directory.remarks.append(
             "The archive is larger than its format allows, as macOS makes it; it was read all the "
             "same."
@@ -382,13 +382,55 @@ def _place(directory: Directory, end: _End, read: Read, size: int) -> None:
     if several:
         _prove(infos, read, size, SPLIT)
     elif wrapped:
-        _prove(
-            infos,
-            read,
-            size,
-            "The archive is damaged: its files do not stand where its table of contents says; "
-            "export it again.",
-        )
+        _prove(infos, read, size, MISPLACED)
+
+
+def _unwrap(directory: Directory, read: Read, size: int) -> None:
+    """Add the multiples of 4 GiB that are missing from offsets modulo 2^32.
+
+    Offsets ascend, so one that is smaller than the one before is beyond the next multiple. Only a
+    file above 4 GiB can pass one unseen: then the end of the last file, which is known, lies beyond
+    what the offsets come to, and the place is found by halves, at the local headers.
+
+    Raises:
+        ArchiveError: if the offsets do not lead to where the directory begins.
+    """
+    infos, end = directory.infos, directory.start
+    bases = [0]  # of each member as far as offsets show it, and of the directory
+    for one, other in pairwise([*(info.header_offset for info in infos), end % WRAP]):
+        bases.append(bases[-1] + (WRAP if other < one else 0))
+    left = MOST_SEARCHED
+
+    def place(first: int, last: int, more: int, unseen: int) -> None:
+        """Place the members behind ``first``, up to ``last``, whose places are known.
+
+        ``more`` belongs to the base of ``first``; ``unseen`` more than that to the one of ``last``.
+        """
+        nonlocal left
+        if not unseen:
+            for info, base in zip(infos[first + 1 : last], bases[first + 1 : last], strict=True):
+                info.header_offset += base + more
+            return
+        if last - first == 1:
+            directory.oversized.add(infos[first].header_offset)
+            return
+        middle = (first + last) // 2
+        info, offset = infos[middle], infos[middle].header_offset
+        for found in range(0, unseen + WRAP, WRAP):
+            info.header_offset = offset + bases[middle] + more + found
+            left -= 1
+            if left < 0:
+                break
+            if _is_at(info, read, size):
+                place(first, middle, more, found)
+                place(middle, last, more + found, unseen - found)
+                return
+        raise ArchiveError(MISPLACED)
+
+    unseen = end - end % WRAP - bases[-1]
+    if unseen < 0 or not infos:
+        raise ArchiveError(MISPLACED)
+    place(0, len(infos), 0, unseen)
 
 
 def _prove(infos: list[ZipInfo], read: Read, size: int, complaint: str) -> None:

@@ -6,7 +6,8 @@ Section numbers are those of PKWARE's APPNOTE, as in ``zip_records``.
 import io
 import os
 import stat
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -28,7 +29,13 @@ from splitter.members import (
 )
 from splitter.zip_data import UNPACKERS, method_name, unpacked
 from splitter.zip_directory import TAIL, Read, read_directory, same_name
-from splitter.zip_records import DATA_DESCRIPTOR, LOCAL_FILE_HEADER, MAX_16, encoded_name
+from splitter.zip_records import (
+    DATA_DESCRIPTOR,
+    LOCAL_FILE_HEADER,
+    MAX_16,
+    UTF8_NAME,
+    encoded_name,
+)
 
 READ_AHEAD = 256 * 1024
 
@@ -37,6 +44,11 @@ ENCRYPTED = 0x1  # 4.4.4, bit 0
 MASKED = 0x2000  # 4.4.4, bit 13
 AES = 99  # 4.4.5
 PATCH = 0x20  # 4.4.4, bit 5
+STRENGTH = 0x6  # 4.4.4, bits 1 and 2: how hard the writer tried, which no reader goes by
+OVERSIZED = (
+    "is larger than 4 GiB, and macOS does not note the size of such a file; zip the export again "
+    "by another program"
+)
 LATEST_VERSION = 63  # 4.4.3.2: of APPNOTE 6.3, ten times; Python's zipfile refuses a later one
 LONGEST_EXTRA_FIELD = MAX_16  # 4.4.11
 LONGEST_DATA_DESCRIPTOR = 24  # 4.3.9: signature, CRC-32 and two sizes of eight bytes
@@ -108,7 +120,7 @@ class ZipIndex:
         with reading():
             directory = read_directory(self.read_at, size, limits)
             spans = _spans(directory.infos, directory.start)
-        self.members = names.usable(_files(spans, names))
+        self.members = names.usable(_files(spans, names, directory.oversized))
         self.unusable = names.unusable
         self.remarks = directory.remarks
 
@@ -143,12 +155,16 @@ class ZipIndex:
             info = span.info
             if info.orig_filename != name:
                 return f"'{name}' is called '{ascii(info.orig_filename)[1:-1]}' inside it"
-            if not name.isascii():
-                return f"'{name}' can be spelled in another way in the manifest"
+            if not (name.isascii() or info.flag_bits & UTF8_NAME):
+                return f"'{name}' is not marked as UTF-8, so programs read it in several ways"
+            if not unicodedata.is_normalized("NFC", name):
+                return f"'{name}' is not in Unicode's composed form (NFC)"
             if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                 return (
                     f"'{name}' is compressed by {method_name(info.compress_type)}, not by DEFLATE"
                 )
+            if info.flag_bits & ~(STRENGTH | DATA_DESCRIPTOR | UTF8_NAME):
+                return f"'{name}' has flags that some programs refuse"
             if info.extract_version > LATEST_VERSION:
                 return f"'{name}' asks for a later version of ZIP than programs read"
             if info.compress_type == ZIP_STORED and info.flag_bits & DATA_DESCRIPTOR:
@@ -353,11 +369,13 @@ def _shortest(info: ZipInfo) -> int:
     return LOCAL_FILE_HEADER.size + len(encoded_name(info)) + info.compress_size
 
 
-def _files(spans: Iterable[MemberSpan], names: Names) -> dict[str, MemberSpan]:
+def _files(
+    spans: Iterable[MemberSpan], names: Names, oversized: Collection[int]
+) -> dict[str, MemberSpan]:
     files: dict[str, MemberSpan] = {}
     for span in spans:
-        raw = span.info.filename
-        name = names.claim(raw, _is_folder(span.info), _why_unusable(span.info))
+        why_not = OVERSIZED if span.start in oversized else _why_unusable(span.info)
+        name = names.claim(span.info.filename, _is_folder(span.info), why_not)
         if name is not None:
             files[name] = span
     return files

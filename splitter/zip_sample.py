@@ -14,6 +14,7 @@ from splitter.members import ArchiveError
 from splitter.zip_directory import Read, extra_fields
 from splitter.zip_index import (
     LONGEST_DATA_DESCRIPTOR,
+    STRENGTH,
     MemberSpan,
     ZipIndex,
     content,
@@ -23,7 +24,6 @@ from splitter.zip_index import (
 from splitter.zip_records import (
     DATA_DESCRIPTOR,
     MAX_32,
-    UTF8_NAME,
     ZIP64_EXTRA_ID,
     encoded_name,
 )
@@ -39,8 +39,6 @@ LARGEST_UNPACKED = 8 * 1024 * 1024
 
 REQUESTS = 16
 """Threads, each of which asks for one member's bytes at a time."""
-
-FLAGS = 0x1 | DATA_DESCRIPTOR | UTF8_NAME  # 4.4.4: encryption and what streaming readers go by
 
 SIGNATURE = b"PK\7\x08"  # 4.3.9.3
 
@@ -142,7 +140,7 @@ def _header(name: str, span: MemberSpan, read: Read) -> str | None:
     for differs, what in (
         (header.name != encoded_name(info), "the name"),
         (header.method != info.compress_type, "the compression method"),
-        ((header.flags ^ info.flag_bits) & FLAGS, "a flag"),
+        ((header.flags ^ info.flag_bits) & ~STRENGTH, "a flag"),
         (not same, "the checksum or the size"),
     ):
         if differs:

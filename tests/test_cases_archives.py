@@ -8,9 +8,11 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from splitter.manifest import Partition
 from splitter.messages import Request
 from splitter.settings import Settings
 from splitter.storage import Bucket
+from tests.archives import zip_of
 from tests.biospex import Biospex
 
 CASES = Path(__file__).parent / "fixtures" / "cases" / "archives"
@@ -61,10 +64,8 @@ class Split:
 
     def run(self) -> tuple[Lane, Partition, list[bytes]]:
         lane = choose_lane(self.export, self.settings)
-        if lane.index:
-            parts = self.partition(lane.index)
-            if not parts.respelled:
-                return lane, parts, self.splice(lane, parts)
+        if lane.parts:
+            return lane, lane.parts, self.splice(lane, lane.parts)
         path = self.directory / "archive"
         self.bucket.download(
             self.export.request.export_path, self.export.source, path, lambda _: None
@@ -126,6 +127,58 @@ def test_an_archive_comes_to_its_batches_or_to_the_true_cause(
     check(batches, case.get("rows", INDEX["_export"]["rows"]), wanted_images(case), tmp_path)
 
 
+SCRIPTS = ["Größe ½.jpg", "Ñandú.jpg", "标本.jpg", "Гербарий.jpg", "🦋.jpg", "a.jpg"]
+MANIFEST = "".join(f"{line}\n" for line in ["imageName", *SCRIPTS]).encode()
+UTF_8 = {**os.environ, "LC_ALL": "C.UTF-8"}
+WRITERS = {
+    "7z": ["7z", "a", "-tzip"],
+    "bsdtar": ["bsdtar", "-acf"],
+    "java": ["jar", "cMf"],
+    "python": [sys.executable, "-m", "zipfile", "-c"],
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_names_of_any_script_that_are_marked_as_utf_8_are_spliced(
+    writer: str, bucket: Bucket, s3: Any, tmp_path: Path
+) -> None:
+    program, *options = WRITERS[writer]
+    if not shutil.which(program):
+        pytest.skip(f"{program} is not installed")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in SCRIPTS:
+        (source / name).write_bytes(name.encode() * 50)
+    (source / manifest.MANIFEST).write_bytes(MANIFEST)
+    path = tmp_path / "export.zip"
+    subprocess.run(
+        [program, *options, str(path), *SCRIPTS, manifest.MANIFEST],
+        cwd=source,
+        env=UTF_8,
+        check=True,
+        capture_output=True,
+    )
+    s3.upload_file(str(path), bucket.name, f"export/{path.name}")
+    lane, _, batches = Split(bucket, path, "auto", tmp_path).run()
+    assert lane.index, lane.reason
+    images = {name: hashlib.sha256(name.encode() * 50).hexdigest() for name in SCRIPTS}
+    check(batches, [[name] for name in SCRIPTS], images, tmp_path)
+
+
+def test_a_manifest_that_spells_names_otherwise_than_the_archive_is_extracted(
+    bucket: Bucket, s3: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "export.zip"
+    rows = "imageName\nKu\u0308ste.jpg\n".encode()
+    path.write_bytes(zip_of({"K\u00fcste.jpg": b"image", manifest.MANIFEST: rows}))
+    s3.upload_file(str(path), bucket.name, f"export/{path.name}")
+    lane, _, [batch] = Split(bucket, path, "auto", tmp_path).run()
+    assert lane.index is None
+    assert "its manifest spells 'K\u00fcste.jpg' in another way" in lane.reason
+    images = {"Ku\u0308ste.jpg": hashlib.sha256(b"image").hexdigest()}
+    check([batch], [["Ku\u0308ste.jpg"]], images, tmp_path)
+
+
 def wanted_images(case: Any) -> dict[str, str]:
     images: dict[str, str] = case.get("images", INDEX["_export"]["images"])
     return images
@@ -156,13 +209,16 @@ def check(batches: list[bytes], rows: Any, images: dict[str, str], directory: Pa
 def accepted_by_other_programs(path: Path) -> None:
     for program, command in TESTS.items():
         if shutil.which(program):
-            outcome = subprocess.run([*command, str(path)], capture_output=True, timeout=120)
+            outcome = subprocess.run(
+                [*command, str(path)], env=UTF_8, capture_output=True, timeout=120
+            )
             assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     if shutil.which("bsdtar"):  # from a pipe, so by the local headers
         with path.open("rb") as stream:
             outcome = subprocess.run(
                 ["bsdtar", "-xOf", "-"],
                 stdin=stream,
+                env=UTF_8,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 timeout=120,

@@ -5,11 +5,11 @@ import gzip
 import io
 import lzma
 import tarfile
-import zipfile
 
 import pytest
 
-from splitter import formats
+from splitter import formats, manifest
+from splitter.manifest_text import ManifestError
 from splitter.members import ArchiveError
 from tests.archives import FILES, identified, tar_of, zip_of
 
@@ -67,22 +67,26 @@ def test_what_cannot_be_read_is_called_by_its_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "what"),
+    ("names", "what"),
     [
         (["[Content_Types].xml", "_rels/.rels", "xl/workbook.xml"], "an Excel file"),
-        (["docProps/app.xml", "xl/workbook.xml"], "an Excel file"),
-        (["[Content_Types].xml", "word/document.xml"], "a Word file"),
+        (["docProps/app.xml", "xl/workbook.xml", "[Content_Types].xml"], "an Excel file"),
+        (["word/document.xml", "[Content_Types].xml"], "a Word file"),
+        (["mimetype", "content.xml", "meta.xml", "META-INF/manifest.xml"], "an OpenDocument file"),
+        (["mimetype", "META-INF/container.xml", "a.xhtml"], "an e-book"),
+        (["mimetype", "stack.xml"], "the document of another program"),
+        (["META-INF/MANIFEST.MF", "A.class"], "a Java program"),
+        (["occurrence.txt", "eml.xml", "meta.xml"], "a Darwin Core archive"),
     ],
 )
-def test_an_office_document_is_a_zip_but_no_export(files: list[str], what: str) -> None:
-    with pytest.raises(ArchiveError, match=f"The export is {what}; send the export instead"):
-        identified(zip_of(dict.fromkeys(files, b"<xml/>")))
+def test_a_document_is_a_zip_but_no_export(names: list[str], what: str) -> None:
+    assert identified(zip_of(dict.fromkeys(names, b"<xml/>"))) == "zip"
+    with pytest.raises(ManifestError, match=f"The export is {what}.*; send the export instead"):
+        manifest.find(names)
 
 
-def test_an_open_document_is_a_zip_but_no_export() -> None:
-    kind = b"application/vnd.oasis.opendocument.spreadsheet"
-    with pytest.raises(ArchiveError, match="an OpenDocument file"):
-        identified(zip_of({"mimetype": kind}, compression=zipfile.ZIP_STORED))
+def test_an_export_may_hold_what_documents_hold() -> None:
+    assert manifest.find(["mimetype", "manifest.csv", "meta.xml"]) == "manifest.csv"
 
 
 @pytest.mark.parametrize("name", ["7-Zip", "RAR", "cpio", "program"])

@@ -14,8 +14,10 @@ from zlib import crc32
 import pytest
 
 from splitter import archive, manifest, zip_sample
-from splitter.members import ArchiveError
+from splitter.manifest_text import ManifestError
+from splitter.members import ArchiveError, Limits
 from splitter.splicing import Copied, Plan, Uploaded, plan_batch
+from splitter.zip_directory import read_directory
 from splitter.zip_index import ZipIndex
 
 pytestmark = pytest.mark.slow  # archives above 4 GiB
@@ -28,7 +30,8 @@ CENTRAL_EXTRA = b"UX\x08\x00" + bytes(8)
 GIB = 1024**3
 HOLES = bytes(1024 * 1024)
 
-Members = Sequence[tuple[str, bytes | None]]
+Members = Sequence[tuple[str, bytes | int | None]]
+"""Names, and what is in the files: bytes, or so many zeros, ``SIZE`` if nothing is said."""
 
 
 def export(folder: str = "", content: bytes | None = None) -> list[tuple[str, bytes | None]]:
@@ -44,15 +47,16 @@ def write(path: Path, members: Members, gap: int = 0) -> None:
     with path.open("wb") as file:
         for name, content in members:
             offset = file.tell() % 2**32
-            size = SIZE if content is None else len(content)
-            crc = HOLE if content is None else crc32(content)
-            fields = struct.pack("<5H3LH", 20, 0, 0, 0, 0x5A79, crc, size, size, len(name))
+            size = len(content) if isinstance(content, bytes) else content or SIZE
+            crc = crc32(content) if isinstance(content, bytes) else HOLE
+            low = size % 2**32
+            fields = struct.pack("<5H3LH", 20, 0, 0, 0, 0x5A79, crc, low, low, len(name))
             file.write(b"PK\3\4" + fields + struct.pack("<H", len(LOCAL_EXTRA)))
             file.write(name.encode() + LOCAL_EXTRA)
-            if content is None:
-                file.seek(size, os.SEEK_CUR)
-            else:
+            if isinstance(content, bytes):
                 file.write(content)
+            else:
+                file.seek(size, os.SEEK_CUR)
             file.seek(gap, os.SEEK_CUR)
             entries += b"PK\1\2" + struct.pack("<H", 0x0315) + fields
             entries += struct.pack("<4H2L", len(CENTRAL_EXTRA), 0, 0, 0, 0o100644 << 16, offset) + (
@@ -129,6 +133,61 @@ def test_more_files_than_the_format_counts(tmp_path: Path) -> None:
     write(tmp_path / "export", members)
     contents = archive.extract(tmp_path / "export", tmp_path / "store")
     assert list(contents.members) == [name for name, _ in members]
+
+
+@pytest.mark.parametrize("folder", ["", "My Export/"])
+@pytest.mark.parametrize(
+    "films",
+    [
+        {0: 5 * GIB},
+        {3: 4 * GIB - 5, 7: 4 * GIB},
+        {100: 9 * GIB, 101: 4 * GIB + 1, 450: 13 * GIB},
+        {number: 4 * GIB + number for number in range(20, 240, 20)},
+    ],
+)
+def test_files_above_4_gib_beside_the_images_are_passed_over(
+    films: dict[int, int], folder: str, tmp_path: Path
+) -> None:
+    images = export(folder, b"image")
+    members: list[tuple[str, bytes | int | None]] = [*images]
+    for at, size in sorted(films.items(), reverse=True):
+        members.insert(at, (f"{folder}{at}.mov", size))
+    write(tmp_path / "export", members)
+    contents = archive.extract(tmp_path / "export", tmp_path / "store")
+    assert list(contents.members) == [name for name, _ in images]
+    assert all(contents.read(name) == content for name, content in images)
+    assert list(contents.unusable) == [f"{folder}{at}.mov" for at in films]
+    assert "is larger than 4 GiB" in contents.unusable[f"{folder}{min(films)}.mov"]
+
+
+def test_a_row_that_names_a_file_above_4_gib_is_refused(tmp_path: Path) -> None:
+    names = ["a.jpg", "b.jpg"]
+    rows = "".join(f"{line}\n" for line in ["imageName", *names]).encode()
+    write(tmp_path / "export", [("a.jpg", b"a"), ("b.jpg", 5 * GIB), ("manifest.csv", rows)])
+    with (tmp_path / "export").open("rb") as file:
+        index = ZipIndex(file)
+        with pytest.raises(ManifestError, match=r"'b.jpg', which is larger than 4 GiB"):
+            manifest.partition_export(
+                index.members, index.read, "imageName", 5, unusable=index.unusable
+            )
+
+
+def test_files_above_4_gib_are_searched_for_in_bounds(tmp_path: Path) -> None:
+    members = [(f"{number}.mov", 4 * GIB) for number in range(200)]
+    write(tmp_path / "export", members)
+    asked = 0
+
+    def read(start: int, length: int) -> bytes:
+        nonlocal asked
+        asked += 1
+        return os.pread(file.fileno(), length, start)
+
+    with (
+        (tmp_path / "export").open("rb") as file,
+        pytest.raises(ArchiveError, match="do not stand"),
+    ):
+        read_directory(read, (tmp_path / "export").stat().st_size, Limits())
+    assert asked < 600
 
 
 def test_offsets_that_do_not_lead_to_files_are_not_believed(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from splitter.members import LINK, ArchiveError, Limits, Names, is_noise, plain
         ("//a.jpg", "/a.jpg"),
         ("../a.jpg", "../a.jpg"),
         ("Export/", "Export/"),
+        ("Export/.", "Export/"),
+        (".", ""),
     ],
 )
 def test_a_path_is_what_every_system_means_by_it(raw: str, path: str) -> None:

@@ -146,6 +146,14 @@ def test_a_hard_link_to_what_does_not_stand_before_it_is_unusable(
     assert "hard link" in contents.unusable["c.jpg"]
 
 
+def test_a_hard_link_to_one_of_two_files_of_a_name_is_unusable(tmp_path: Path) -> None:
+    files = [("a.jpg", b"first"), ("./a.jpg", b"second"), ("b.jpg", b"b")]
+    link = entry("c.jpg", tarfile.LNKTYPE, "a.jpg")
+    contents = unpacked(tar_of(files, others=[link]), tmp_path)
+    assert content(contents) == {"b.jpg": b"b"}
+    assert set(contents.unusable) == {"a.jpg", "c.jpg"}
+
+
 def test_hard_links_count_towards_what_an_archive_may_unpack_to(tmp_path: Path) -> None:
     files = {"a.jpg": bytes(1024 * 1024)}
     links = [entry(f"{number}.jpg", tarfile.LNKTYPE, "a.jpg") for number in range(70)]

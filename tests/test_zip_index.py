@@ -247,6 +247,12 @@ def test_images_in_a_folder_cannot_be_spliced() -> None:
     [
         (zip_of({"./a.jpg": b"a"}), "'a.jpg' is called './a.jpg' inside it"),
         (zip_of({"a.jpg": b"a"}, zipfile.ZIP_LZMA), "'a.jpg' is compressed by LZMA"),
+        (zip_of({"e\u0301.jpg": b"a"}), "is not in Unicode's composed form"),
+        (
+            with_directory(zip_of({"é.jpg": b"a"}), set_on(0, flag_bits=0, orig_filename="é.jpg")),
+            "is not marked as UTF-8",
+        ),
+        (with_directory(STREAMED, set_on(0, flag_bits=0x48)), "flags that some programs refuse"),
         (
             with_directory(
                 zip_of({"a.jpg": b"a", "b.jpg": bytes(66_000), "c.jpg": b"c"}, zipfile.ZIP_STORED),

@@ -1,0 +1,18 @@
+"""Throw broken archives, streams and manifests at their readers.
+
+``python -m bench.fuzz --minutes 10``. Each input is made of a sound one, by mutations that know the
+formats: fields of ZIP records and tar headers (checksums mended), PAX records, hard links, offsets
+that overflow, what compressors of seven kinds wrote, quotes and line ends of CSV, besides cuts,
+splices of two inputs and random bytes. What is promised of each, and checked:
+
+- a result, or an ``ExportError``; no other exception, in seconds and within bounded memory;
+- nothing is written but the store;
+- what is accepted has the members that ``zipfile`` or ``tarfile`` read, ``ZipIndex`` agrees with
+  ``extract``, and the batches planned from it are ZIPs with the same images;
+- a compressed stream is read as the library that its writers use reads it, however it is cut into
+  pieces, and refused where size or checksum are not those of the archive;
+- the rows of an accepted manifest stand unchanged in its batches, as ``csv`` reads them.
+
+An input is known by target, seed and number: ``--again archive:7:1234`` runs a single one. Exits
+with 1 if anything was found.
+"""

@@ -1,0 +1,174 @@
+"""What is promised of an archive, whatever it is."""
+
+import io
+import os
+import tarfile
+import zipfile
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+from bench.fuzz.mutations import UNREADABLE, BrokenPromiseError, unless_refused
+from bench.fuzz.streams import whole_file
+from splitter import archive, formats, manifest, splicing, zip_sample
+from splitter.archive import ALWAYS_ALLOWED, Contents
+from splitter.errors import ExportError
+from splitter.members import UNPRINTABLE, is_noise, plain
+from splitter.zip_index import ZipIndex, ranged_file
+from tests.archives import identified
+
+
+def check_archive(data: bytes, directory: Path) -> bool:
+    """Whether the archive is accepted by either reader.
+
+    Raises:
+        BrokenPromiseError: if they break a promise.
+    """
+    contents = _extracted(data, directory)
+    format = unless_refused(lambda: identified(data))
+    index = None
+    if format == "zip":
+        index = unless_refused(lambda: ZipIndex(io.BytesIO(data)))
+        remote = unless_refused(
+            lambda: ZipIndex(ranged_file(lambda at, size: data[at : at + size], len(data)))
+        )
+        if (index is None) != (remote is None):
+            raise BrokenPromiseError("ZipIndex judges a file otherwise than ranges of it")
+        if contents and not index:
+            raise BrokenPromiseError("extract accepts what ZipIndex refuses")
+    elif format:
+        _compare_tar(contents, format, data, directory)
+    if contents and index:
+        _compare_zip(contents, index, data)
+    for files in filter(None, (contents, index)):
+        with suppress(ExportError):
+            _partition(files, index, data, contents)
+    return bool(contents or index)
+
+
+def _extracted(data: bytes, directory: Path) -> Contents | None:
+    path, store = directory / "archive", directory / "store"
+    path.write_bytes(data)
+    store.unlink(missing_ok=True)
+    contents: Contents | None = unless_refused(lambda: archive.extract(path, store))
+    if {entry.name for entry in directory.iterdir()} - {"archive", "store"}:
+        raise BrokenPromiseError("something was written beside the store")
+    return contents
+
+
+def _content(contents: Contents, name: str) -> bytes:
+    member = contents.members[name]
+    with contents.store.open("rb") as store:
+        return os.pread(store.fileno(), member.size, member.offset)
+
+
+def _compare_zip(contents: Contents, index: ZipIndex, data: bytes) -> None:
+    """What was unpacked with what the standard library reads, which is less; and with the CRCs."""
+    if list(contents.members) != list(index.members):
+        raise BrokenPromiseError("extract and ZipIndex name other members")
+    theirs: dict[int, bytes] = {}
+    with (
+        suppress(*UNREADABLE, NotImplementedError),
+        zipfile.ZipFile(io.BytesIO(data)) as zip_,
+    ):
+        for info in zip_.infolist():
+            with suppress(Exception):  # one more method, name or flag that it does not take
+                theirs[info.header_offset] = zip_.read(info)
+    for name, span in index.members.items():
+        content = _content(contents, name)
+        if b"".join(index.chunks(name)) != content:
+            raise BrokenPromiseError("extract and ZipIndex read another content")
+        if theirs.get(span.start, content) != content:
+            raise BrokenPromiseError("extract and the standard library read another content")
+        if not contents.members[name].crc == span.info.CRC == zlib.crc32(content):
+            raise BrokenPromiseError("a member's CRC is not that of its content")
+
+
+def _compare_tar(
+    contents: Contents | None, format: formats.Format, data: bytes, directory: Path
+) -> None:
+    """What was unpacked with what the standard library reads of the tar in it."""
+    if compression := format.partition(".")[2]:
+        try:
+            data = whole_file(compression, data, 2 * ALWAYS_ALLOWED)
+        except UNREADABLE:
+            return  # isal may be satisfied with less: all is there, and the checksums are right
+    if contents:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:", encoding="utf-8") as tar:
+            _compare_members(contents, _by_tarfile(tar))
+    elif (
+        compression
+        and len(data) < ALWAYS_ALLOWED
+        and unless_refused(lambda: identified(data)) == "tar"
+        and _extracted(data, directory)
+    ):
+        raise BrokenPromiseError("a tar is refused where it is compressed")
+
+
+def _by_tarfile(tar: tarfile.TarFile) -> dict[str, bytes]:
+    """The files by their plain names, whole ones and hard links; later ones replace earlier."""
+    files: dict[str, bytes] = {}
+    for entry in tar:
+        name = plain(entry.name)
+        if name.endswith("/") or is_noise(name):
+            continue
+        if entry.islnk() and plain(entry.linkname) in files:
+            files[name] = files[plain(entry.linkname)]
+        elif entry.isfile() and (file := tar.extractfile(entry)):
+            files[name] = file.read()
+    return files
+
+
+def _compare_members(contents: Contents, theirs: dict[str, bytes]) -> None:
+    for name in contents.unusable:
+        theirs.pop(name, None)
+    # Names that are not to be printed are spoken of in another way.
+    theirs = {name: data for name, data in theirs.items() if not UNPRINTABLE.search(name)}
+    if theirs.keys() != contents.members.keys():
+        raise BrokenPromiseError("extract and the standard library name other members")
+    for name, data in theirs.items():
+        if _content(contents, name) != data:
+            raise BrokenPromiseError("extract and the standard library read another content")
+        if contents.members[name].crc != zlib.crc32(data):
+            raise BrokenPromiseError("a member's CRC is not that of its content")
+
+
+def _partition(
+    files: Contents | ZipIndex, index: ZipIndex | None, data: bytes, contents: Contents | None
+) -> None:
+    parts = manifest.partition_export(
+        files.members, files.read, "imageName", 2, unusable=files.unusable
+    )
+    if (
+        files is index
+        and index.why_not_spliceable(parts.folder) is None
+        and zip_sample.disagreement(index, index.read_at)[0] is None
+        and all(file == name for name, file in parts.images.items())
+    ):
+        for batch in parts.batches:
+            _splice(batch, index, data, contents)
+
+
+def _splice(batch: manifest.Batch, index: ZipIndex, data: bytes, contents: Contents | None) -> None:
+    limits = splicing.PartLimits(min_part_size=200, max_copy_size=2000, max_parts=40)
+    plan = splicing.plan_batch(batch, index.members, (2026, 11, 24, 0, 0, 0), limits)
+    spliced = b""
+    for part in plan.parts:
+        ranges = [part.range] if isinstance(part, splicing.Copied) else []
+        if isinstance(part, splicing.Uploaded):
+            ranges = list(part.ranges)
+        for found in ranges:
+            if not 0 <= found.start < found.end <= len(data):
+                raise BrokenPromiseError("a plan has a range that the archive has not")
+            spliced += data[found.start : found.end]
+        spliced += part.end if isinstance(part, splicing.Uploaded) else b""
+    if len(spliced) != plan.size:
+        raise BrokenPromiseError("a plan is of another size than its parts")
+    if contents is None:
+        return  # the splice lane does not read images, so it may accept damaged ones
+    with zipfile.ZipFile(io.BytesIO(spliced)) as made:
+        if sorted(made.namelist()) != sorted([*batch.images, manifest.MANIFEST]):
+            raise BrokenPromiseError("a spliced batch has other members than its rows")
+        for name in batch.images:
+            if made.read(name) != _content(contents, name):
+                raise BrokenPromiseError("a spliced batch has another image than the archive")
