@@ -4,9 +4,9 @@ Among the ``--triggers`` messages are, one in ten each: two messages with one do
 two requests and are answered twice; a message that SQS delivers once more while its run is going
 on, which is answered once; requests that cannot be carried out and are answered with a failure; and
 junk that nobody can answer, which has to end in the dead-letter queue. The rest are small exports.
-AWS is moto's, the Prefect server and ``flows.serve`` are real. Resident memory (VmRSS) of the
-listener and of flows.serve is read every five seconds. The exit status is 1 if a message was not
-answered as often as it should be, or is not where it should be.
+AWS is moto's; the Prefect server, on PostgreSQL, and ``flows.serve`` are real. Resident memory
+(VmRSS) of the listener and of flows.serve is read every five seconds. The exit status is 1 if a
+message was not answered as often as it should be, or is not where it should be.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from botocore.exceptions import ClientError
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
+from bench.database import postgresql
 from cli.services import BUCKET, FIXTURES, REGION, child, embedded_aws, embedded_prefect, trigger
 
 if TYPE_CHECKING:
@@ -304,7 +305,8 @@ def main() -> int:
     with ExitStack() as stack:
         home = Path(stack.enter_context(TemporaryDirectory(prefix="bench-crowd-")))
         aws = stack.enter_context(embedded_aws())
-        prefect = stack.enter_context(embedded_prefect(home))
+        database = stack.enter_context(postgresql())
+        prefect = stack.enter_context(embedded_prefect(home, database=database))
         keys = (aws["AWS_ACCESS_KEY_ID"], aws["AWS_SECRET_ACCESS_KEY"])
         session = boto3.Session(*keys, region_name=REGION)
         s3 = session.client("s3", endpoint_url=aws["AWS_ENDPOINT_URL"])
