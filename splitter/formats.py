@@ -55,6 +55,13 @@ DOCUMENTS: list[tuple[tuple[str, ...], str]] = [
     (("meta.xml",), "a Darwin Core archive, which holds data and no images"),
 ]
 
+# Images of disks, which begin with anything: where what tells stands, from the end if negative.
+# ECMA-119, section 8.4; Apple's disk images have their record of 512 bytes at the end.
+DISK_IMAGES: list[tuple[int, bytes, str]] = [
+    (16 * 2048 + 1, b"CD001", "a disk image (.iso)"),
+    (-512, b"koly", "a macOS disk image (.dmg)"),
+]
+
 # The first bytes, what they are of, and what helps. https://en.wikipedia.org/wiki/List_of_file_signatures
 OTHERS: list[tuple[bytes, str, str]] = [
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive (.7z)", REZIP),
@@ -67,11 +74,16 @@ OTHERS: list[tuple[bytes, str, str]] = [
     (b"LZIP", "a file compressed by lzip (.lz)", REZIP),
     (b"\x04\x22\x4d\x18", "a file compressed by LZ4 (.lz4)", REZIP),
     (b"MSCF", "a Windows cabinet (.cab)", REZIP),
+    (b"MSWIM\0\0\0", "a Windows disk image (.wim)", REZIP),
+    (b"xar!", "a macOS package (.pkg or .xar)", REZIP),
+    (b"StuffIt", "a StuffIt archive (.sit)", REZIP),
+    (b"SIT!", "a StuffIt archive (.sit)", REZIP),
     (b"!<arch>\n", "an ar archive", REZIP),
     (b"MZ", "a Windows program (.exe), perhaps a self-extracting archive", REZIP),
     (b"\x7fELF", "a Linux program, perhaps a self-extracting archive", REZIP),
     (b"\xca\xfe\xba\xbe", "a macOS program", REZIP),
     (b"#!", "a script, perhaps a self-extracting archive", REZIP),
+    (b"bplist00", "a page that Safari saved (.webarchive)", EXPORT_AGAIN),
     (b"%PDF-", "a PDF document", SEND_INSTEAD),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel or Word file", SEND_INSTEAD),
     (b"\xff\xd8\xff", "a single JPEG image", "zip it together with its manifest.csv"),
@@ -108,8 +120,16 @@ def identify(read: Read, size: int) -> Format:
         return "tar"
     if ends_as_zip(read, size):
         return "zip"
-    what, advice = describe(start)
+    what, advice = _disk_image(read, size) or describe(start)
     raise ArchiveError(f"The export is {what}, not a ZIP or tar archive; {advice}.")
+
+
+def _disk_image(read: Read, size: int) -> tuple[str, str] | None:
+    for place, magic, what in DISK_IMAGES:
+        position = place % size if size else 0
+        if abs(place) < size and read(position, len(magic)) == magic:
+            return what, REZIP
+    return None
 
 
 def document(names: Collection[str]) -> str | None:
@@ -122,6 +142,12 @@ def document(names: Collection[str]) -> str | None:
 
 def _has(names: Collection[str], part: str) -> bool:
     return part in names or (part.endswith("/") and any(name.startswith(part) for name in names))
+
+
+PAGE = re.compile(
+    r"(?>(?:<\?.*?\?>|<!--.*?-->)\s*)*+<(!doctype html|html|head|body)", re.IGNORECASE | re.DOTALL
+)
+"""How a web page begins, behind what XML and comments may put in front."""
 
 
 def is_tar(block: bytes) -> bool:
@@ -168,18 +194,20 @@ def describe(start: bytes) -> tuple[str, str]:
         if start.startswith(magic):
             return what, advice
     if not start.strip(b"\0"):
-        return "a file of nothing but zeros", EXPORT_AGAIN
+        return "a file that begins with nothing but zeros", EXPORT_AGAIN
     return _describe_text(start) or (
-        f"no format that is known here (it begins with the bytes {start[:8].hex(' ')})",
+        f"no format that is known here (it begins with the bytes {start[:8].hex(' ')}, as one of "
+        "the later parts of a split archive may)",
         EXPORT_AGAIN,
     )
 
 
 def _describe_text(start: bytes) -> tuple[str, str] | None:
-    text = start.decode("utf-8-sig", errors="ignore").lstrip()
+    encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    text = start.decode(encoding, errors="ignore").lstrip()
     if not text or re.search(r"[\x00-\x08\x0e-\x1f]", text):
         return None
-    if re.match(r"<(!doctype html|html|head|body)", text, re.IGNORECASE):
+    if PAGE.match(text):
         title = re.search(r"<title[^>]*>(.*?)</title", text, re.IGNORECASE | re.DOTALL)
         name = " ".join(unescape(title[1]).split())[:80] if title else ""
         return f"a web page{f' titled {name!r}' if name else ''} (HTML)", EXPORT_AGAIN

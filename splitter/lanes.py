@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from splitter import formats, manifest, zip_sample
+from splitter import formats, manifest, tar_archive, zip_sample
 from splitter.errors import SetupError
 from splitter.manifest import Partition
 from splitter.members import Limits
@@ -113,6 +113,7 @@ def choose_lane(
     format = export.identify()
     remarks: Sequence[str] = ()
     if format != "zip":
+        tar_archive.check_start(export.read(0, min(formats.START, size)), format)
         if settings.split_strategy == "extract":
             return Lane(None, "SPLIT_STRATEGY asks for it")
         why = f"a {format} archive cannot be copied piece by piece"

@@ -9,7 +9,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from queue import Queue
 from threading import Thread
 from typing import IO, Protocol, Self, cast
@@ -18,6 +18,7 @@ from isal import igzip_lib, isal_zlib
 
 from splitter.formats import BLOCK, COMPRESSED, Format, check_tar, is_tar
 from splitter.members import (
+    DAMAGE,
     DEVICE,
     LINK,
     ArchiveError,
@@ -109,6 +110,20 @@ def extract_tar(
     return members, warnings
 
 
+def check_start(start: bytes, format: Format) -> None:
+    """Refuse a compressed file that holds no tar, as far as its first bytes tell.
+
+    Raises:
+        ArchiveError: with what it holds instead.
+    """
+    if compression := format.partition(".")[2]:
+        content = b""
+        with suppress(*DAMAGE, OSError):  # which is told of when all is read
+            content = _decompressor(compression).decompress(start, BLOCK)
+        if len(content) >= BLOCK:
+            check_tar(content, compression)
+
+
 def _members(
     source: tarfile.TarFile,
     output: IO[bytes],
@@ -145,7 +160,7 @@ def _members(
         if content is None:
             continue
         crc = size = 0
-        while chunk := content.read(CHUNK):
+        while chunk := _next_chunk(content, name):
             output.write(chunk)
             crc = isal_zlib.crc32(chunk, crc)
             size += len(chunk)
@@ -153,6 +168,20 @@ def _members(
         members[name] = Member(end, size, crc, _dos_date_time(info.mtime))
         end += size
     return members
+
+
+def _next_chunk(content: IO[bytes], name: str) -> bytes:
+    try:
+        with reading():
+            return content.read(CHUNK)
+    except ArchiveError as error:
+        if error.__cause__ is None:  # not damage
+            raise
+        what = " ".join(str(error.__cause__).split()).rstrip(".")
+        raise ArchiveError(
+            f"The archive is damaged or incomplete: '{name[:80]}' cannot be unpacked ({what}); "
+            "export it again."
+        ) from error
 
 
 def _is_file(info: tarfile.TarInfo) -> bool:

@@ -33,6 +33,9 @@ TAIL = 128 * 1024
 """Bytes read from the end at once; the end records and the longest comment take 65,633, so there is
 room for what a transfer or a pipe adds."""
 
+LONGEST_PADDING = 2 * 1024 * 1024
+"""Bytes read from the end where all of those are zeros: what pads a file to its device's blocks."""
+
 END = b"PK\5\6"
 UNICODE_PATH_EXTRA_ID = 0x7075  # 4.6.9
 WRAP = 2**32
@@ -113,6 +116,9 @@ def read_directory(read: Read, size: int, limits: Limits) -> Directory:
     """
     tail_start = max(0, size - TAIL)
     tail = read(tail_start, size - tail_start)
+    if tail_start and not tail.strip(b"\0"):
+        tail_start = max(0, size - LONGEST_PADDING)
+        tail = read(tail_start, size - tail_start)
     end, start, entries = _find_end(read, tail, tail_start, limits)
     infos = list(_entries(entries))
     if not end.counts(len(infos)):
@@ -183,6 +189,8 @@ def _find_end(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple
         raise ArchiveError(SPLIT)
     check_count(end.count, limits)
     check_in_memory("table of contents", end.size, limits)
+    if end.size > end.position:
+        raise _front_missing()
     raise ArchiveError(
         "The archive is damaged or incomplete (its table of contents does not stand where its last "
         "record says); export it again."
@@ -258,6 +266,13 @@ def _entries(data: bytes) -> Iterator[ZipInfo]:
 def _cut_off() -> ArchiveError:
     return ArchiveError(
         "The archive is damaged or incomplete (its table of contents is cut off); export it again."
+    )
+
+
+def _front_missing() -> ArchiveError:
+    return ArchiveError(
+        "The archive's beginning is missing: it is the last part of one that was split (.zip.002 "
+        "and so on), or was cut off at its front; send the whole archive."
     )
 
 
@@ -376,9 +391,19 @@ def _place(directory: Directory, end: _End, read: Read, size: int) -> None:
             "The archive is larger than its format allows, as macOS makes it; it was read all the "
             "same."
         )
-    elif shift and infos and not several and not _is_at(infos[0], read, size):
-        for info in infos:
-            info.header_offset += shift
+    elif shift and infos and not several:
+        here = _is_at(infos[0], read, size)
+        if shift < 0 and not here:
+            raise _front_missing()
+        there = _is_at(infos[0], read, size, shift)
+        if there and shift > 0 and read(0, 4) == b"PK\3\4":
+            raise ArchiveError(
+                "The archive is two ZIPs, one behind the other, of which most programs read "
+                "only the last; unpack both and make one ordinary ZIP of what they hold."
+            )
+        if there or not here:
+            for info in infos:
+                info.header_offset += shift
     if several:
         _prove(infos, read, size, SPLIT)
     elif wrapped:
@@ -447,10 +472,10 @@ def _prove(infos: list[ZipInfo], read: Read, size: int, complaint: str) -> None:
             raise ArchiveError(complaint)
 
 
-def _is_at(info: ZipInfo, read: Read, size: int) -> bool:
-    """Whether a member's local header stands where its entry says."""
+def _is_at(info: ZipInfo, read: Read, size: int, shift: int = 0) -> bool:
+    """Whether a member's local header stands where its entry says, or ``shift`` bytes behind."""
     name = encoded_name(info)
-    start, length = info.header_offset, LOCAL_FILE_HEADER.size + len(name)
+    start, length = info.header_offset + shift, LOCAL_FILE_HEADER.size + len(name)
     if not 0 <= start <= size - length:
         return False
     header = read(start, length)

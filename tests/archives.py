@@ -135,7 +135,12 @@ BROKEN_ZIPS = {
         "table of contents, at its very end, is missing",
     ),
     "last byte lost": (STREAMED[:-1], "table of contents, at its very end, is missing"),
-    "cut at its front": (STREAMED[300:], "reaches beyond it"),
+    "cut at its front": (STREAMED[300:], "the last part of one that was split (.zip.002"),
+    "only a piece of its directory": (STREAMED[-60:], "the last part of one that was split (.zip."),
+    "two of them": (
+        zip_of({"a.jpg": b"a"}) + STREAMED,
+        "is two ZIPs, one behind the other",
+    ),
     "overlap": (
         with_directory(STREAMED, set_on(1, header_offset=0)),
         "'a.jpg' overlaps the file after it",
@@ -207,6 +212,7 @@ ODD_ZIPS = {
 UNUSUAL_ZIPS = {
     "bytes after its end": STREAMED + b"\r\n",
     "a pipe's zeros after its end": STREAMED + bytes(10_240),
+    "a disk's zeros after its end": STREAMED + bytes(1024 * 1024),
     "volume number": with_end(STREAMED, 4, 1),
     "volume of the directory": with_end(STREAMED, 6, 1),
     "count of a volume": with_end(STREAMED, 8, 2),

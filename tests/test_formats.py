@@ -39,7 +39,11 @@ OTHERS = {
         b"subjectId,imageName\n1,a.jpg\n",
         "a text file that begins with 'subjectId,imageName'",
     ),
-    "zeros": (bytes(5000), "a file of nothing but zeros"),
+    "zeros": (bytes(5000), "a file that begins with nothing but zeros"),
+    "CD": (bytes(16 * 2048 + 1) + b"CD001" + bytes(2000), "a disk image (.iso)"),
+    "disk image of macOS": (bytes(9000) + b"koly" + bytes(508), "a macOS disk image (.dmg)"),
+    "XHTML": (b"<?xml version='1.0'?>\n<!-- <p> -->\n" + PAGE, "a web page titled 'Sign in"),
+    "web page in UTF-16": (PAGE.decode().encode("utf-16"), "a web page titled 'Sign in"),
     "nothing": (b"", "empty"),
     "noise": (b"\x8f\x01\x02\x03" * 9, "no format that is known here"),
 }

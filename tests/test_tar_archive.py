@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitter import archive, tar_archive
+from splitter import archive, formats, tar_archive
 from splitter.archive import Contents
 from splitter.members import ArchiveError, Limits
-from tests.archives import FILES, tar_of
+from tests.archives import FILES, identified, tar_of, zip_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -80,6 +80,23 @@ def test_a_compressed_file_that_was_cut_off_is_refused(
     for length in (len(data) // 2, len(data) - 1):
         with pytest.raises(ArchiveError, match="damaged or incomplete"):
             unpacked(data[:length], tmp_path)
+
+
+def test_the_file_within_which_a_tar_ends_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"'b\.jpg' cannot be unpacked \(unexpected end"):
+        unpacked(TAR[: TAR.index(FILES["b.jpg"]) + 600], tmp_path)
+
+
+@pytest.mark.parametrize("compress", COMPRESS)
+def test_a_compressed_file_that_holds_no_tar_is_refused_by_its_first_bytes(
+    compress: Callable[[bytes], bytes],
+) -> None:
+    tar, zip_ = compress(TAR), compress(zip_of(FILES))
+    format = identified(tar)
+    tar_archive.check_start(tar[: formats.START], format)
+    tar_archive.check_start(tar[:40], format)
+    with pytest.raises(ArchiveError, match=r"file that holds a ZIP, where a tar was expected"):
+        tar_archive.check_start(zip_[: formats.START], format)
 
 
 @given(st.integers(0, len(GZIP) - 1), st.integers(0, 7))
