@@ -72,6 +72,7 @@ OTHERS: list[tuple[bytes, str, str]] = [
     (b"\xc7\x71", "a cpio archive", REZIP),
     (b"\x1f\x9d", "a file compressed by Unix compress (.Z)", REZIP),
     (b"LZIP", "a file compressed by lzip (.lz)", REZIP),
+    (b"\x5d\0\0", "a file compressed by LZMA (.lzma)", REZIP),
     (b"\x04\x22\x4d\x18", "a file compressed by LZ4 (.lz4)", REZIP),
     (b"MSCF", "a Windows cabinet (.cab)", REZIP),
     (b"MSWIM\0\0\0", "a Windows disk image (.wim)", REZIP),
@@ -193,6 +194,8 @@ def describe(start: bytes) -> tuple[str, str]:
     for magic, what, advice in OTHERS:
         if start.startswith(magic):
             return what, advice
+    if start[4:8] == b"ftyp":
+        return "a film, or a single HEIC image", SEND_INSTEAD
     if not start.strip(b"\0"):
         return "a file that begins with nothing but zeros", EXPORT_AGAIN
     return _describe_text(start) or (

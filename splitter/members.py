@@ -252,4 +252,9 @@ def reading() -> Iterator[None]:
 
 def _damaged(error: Exception) -> ArchiveError:
     what = " ".join(str(error).split()).rstrip(".")
+    if re.search("memory", what, re.IGNORECASE):  # of lzma and zstd, which have no code for it
+        return ArchiveError(
+            f"The archive was compressed so strongly that it cannot be unpacked here ({what}); "
+            "unpack it, and make an ordinary ZIP of what it holds."
+        )
     return ArchiveError(f"The archive is damaged or incomplete ({what}); export it again.")

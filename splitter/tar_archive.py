@@ -347,6 +347,12 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         header = super().frombuf(buf, encoding, errors)
+        if buf[257:265] == tarfile.GNU_MAGIC and header.type not in tarfile.GNU_TYPES:
+            # Where POSIX has the start of a long name, GNU's own format has times, if any:
+            # https://www.gnu.org/software/tar/manual/html_node/Standard.html
+            prefix = bytes(buf[345:500]).partition(b"\0")[0].decode(encoding, errors)
+            if prefix:
+                header.name = header.name.removeprefix(f"{prefix}/")
         most = LONGEST_EXTENSION_HEADER
         if header.type == tarfile.XGLTYPE:
             most = LONGEST_GLOBAL_HEADER

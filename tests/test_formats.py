@@ -28,6 +28,8 @@ READ = {
 OTHERS = {
     "7-Zip": (b"7z\xbc\xaf\x27\x1c\0\4", "a 7-Zip archive"),
     "RAR": (b"Rar!\x1a\x07\x01\0", "a RAR archive"),
+    "LZMA": (b"\x5d\0\0\x80\0" + b"\xff" * 8, "a file compressed by LZMA"),
+    "film": (b"\0\0\0\x18ftypheic", "a film, or a single HEIC image"),
     "cpio": (b"070701000000", "a cpio archive"),
     "program": (b"MZ\x90\0" + bytes(60), "a Windows program"),
     "web page": (PAGE, "a web page titled 'Sign in & go on'"),

@@ -259,6 +259,20 @@ def test_a_bomb_ends_at_the_limit(compress: Callable[[bytes], bytes], tmp_path: 
 
 def test_an_xz_that_asks_for_gigabytes_of_memory_is_refused(tmp_path: Path) -> None:
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1024**3}]
-    greedy = bytearray(lzma.compress(TAR, filters=filters))
-    with pytest.raises(ArchiveError):
-        unpacked(bytes(greedy), tmp_path)
+    with pytest.raises(ArchiveError, match="compressed so strongly that it cannot be"):
+        unpacked(lzma.compress(TAR, filters=filters), tmp_path)
+
+
+def test_a_name_in_gnu_tars_own_format_may_be_absolute(tmp_path: Path) -> None:
+    contents = unpacked(tar_of({**FILES, "/c.jpg": b"c"}, tarfile.GNU_FORMAT), tmp_path)
+    assert content(contents) == FILES
+    assert set(contents.unusable) == {"/c.jpg"}
+
+
+def test_times_in_the_headers_of_gnu_tar_are_no_part_of_a_name(tmp_path: Path) -> None:
+    data = bytearray(tar_of(FILES, tarfile.GNU_FORMAT))
+    for at in (data.index(name.encode() + bytes(20)) for name in FILES):  # as its option -g writes
+        data[at + 345 : at + 369] = b"15301522271\0" * 2
+        data[at + 148 : at + 156] = b" " * 8
+        data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    assert content(unpacked(bytes(data), tmp_path)) == FILES

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from bench.fuzz.mutations import UNREADABLE, BrokenPromiseError, unless_refused
 from bench.fuzz.streams import whole_file
@@ -94,7 +95,8 @@ def _compare_tar(
         except UNREADABLE:
             return  # isal may be satisfied with less: all is there, and the checksums are right
     if contents:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:", encoding="utf-8") as tar:
+        file = io.BytesIO(data)
+        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", tarinfo=_Info) as tar:
             _compare_members(contents, _by_tarfile(tar))
     elif (
         compression
@@ -103,6 +105,18 @@ def _compare_tar(
         and _extracted(data, directory)
     ):
         raise BrokenPromiseError("a tar is refused where it is compressed")
+
+
+class _Info(tarfile.TarInfo):
+    """``tarfile`` takes the times of GNU's headers for the start of a POSIX name."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        info = super().frombuf(buf, encoding, errors)
+        if buf[257:265] == b"ustar  \0" and info.type not in tarfile.GNU_TYPES:
+            before = bytes(buf[345:500]).split(b"\0")[0].decode(encoding, errors)
+            info.name = info.name[len(before) + 1 :] if before else info.name
+        return info
 
 
 def _by_tarfile(tar: tarfile.TarFile) -> dict[str, bytes]:
