@@ -33,6 +33,11 @@ COMPRESSED: dict[bytes, str] = {
     **{bytes([0x50 + number]) + b"\x2a\x4d\x18": "zst" for number in range(16)},
 }
 
+REPLACED = "\ufffd".encode()
+"""What a program puts for bytes that are no text."""
+
+AS_TEXT = (b"PK\3\4", b"\x1f" + REPLACED, REPLACED + b"7zXZ")
+
 REZIP = "unpack it, and make an ordinary ZIP of what it holds"
 SEND_INSTEAD = "send the export instead"
 EXPORT_AGAIN = "the download or the export went wrong: export it again"
@@ -112,6 +117,11 @@ def identify(read: Read, size: int) -> Format:
         ArchiveError: if it is nothing that can be read, with what it is instead.
     """
     start = read(0, min(START, size))
+    if start.startswith(AS_TEXT) and start.count(REPLACED) > 3:
+        raise ArchiveError(
+            "The archive was destroyed by a program that took it for text when it sent or saved "
+            "it; export it again, and transfer it as a file."
+        )
     if start.startswith(ZIP_STARTS):
         return "zip"
     for magic, compression in COMPRESSED.items():

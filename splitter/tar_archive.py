@@ -29,6 +29,7 @@ from splitter.members import (
     reading,
     too_much,
 )
+from splitter.wording import count
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -213,7 +214,8 @@ def _check_rest(source: tarfile.TarFile, warnings: list[str]) -> None:
             "The export is two tar archives, one behind the other, of which most programs read "
             "only the first; unpack both and make one ordinary ZIP of what they hold."
         )
-    warnings.append(f"{extra:,} bytes follow the archive's end; they were passed over.")
+    follow = count(extra, "byte follows", "bytes follow")
+    warnings.append(f"{follow} the archive's end, and nothing was made of that.")
 
 
 class _Decompressor(Protocol):

@@ -13,6 +13,7 @@ from zipfile import ZipInfo
 from zlib import crc32
 
 from splitter.members import ArchiveError, Limits, check_count, check_in_memory, plain
+from splitter.wording import count
 from splitter.zip_records import (
     CENTRAL_DIRECTORY_HEADER,
     END_OF_CENTRAL_DIRECTORY,
@@ -36,6 +37,7 @@ room for what a transfer or a pipe adds."""
 LONGEST_PADDING = 2 * 1024 * 1024
 """Bytes read from the end where all of those are zeros: what pads a file to its device's blocks."""
 
+LOCAL = b"PK\3\4"
 END = b"PK\5\6"
 UNICODE_PATH_EXTRA_ID = 0x7075  # 4.6.9
 WRAP = 2**32
@@ -130,9 +132,8 @@ def read_directory(read: Read, size: int, limits: Limits) -> Directory:
     directory = Directory(infos, start)
     behind = size - end.stop
     if behind:
-        directory.remarks.append(
-            f"{behind:,} bytes follow the archive's end; a transfer may have added them."
-        )
+        follow = count(behind, "byte follows", "bytes follow")
+        directory.remarks.append(f"{follow} the archive's end; a transfer may have added that.")
     _place(directory, end, read, size)
     return directory
 
@@ -393,10 +394,10 @@ def _place(directory: Directory, end: _End, read: Read, size: int) -> None:
         )
     elif shift and infos and not several:
         here = _is_at(infos[0], read, size)
-        if shift < 0 and not here:
+        if shift < 0 and not here and read(0, 4) != LOCAL:
             raise _front_missing()
         there = _is_at(infos[0], read, size, shift)
-        if there and shift > 0 and read(0, 4) == b"PK\3\4":
+        if there and shift > 0 and read(0, 4) == LOCAL:
             raise ArchiveError(
                 "The archive is two ZIPs, one behind the other, of which most programs read "
                 "only the last; unpack both and make one ordinary ZIP of what they hold."
@@ -460,14 +461,14 @@ def _unwrap(directory: Directory, read: Read, size: int) -> None:
 
 def _prove(infos: list[ZipInfo], read: Read, size: int, complaint: str) -> None:
     """Look at local headers: the first, the last, both sides of each jump, and some between."""
-    count = len(infos)
-    chosen = {0, count - 1, *(count * number // PROVED for number in range(PROVED))}
-    for number in range(1, count):
+    total = len(infos)
+    chosen = {0, total - 1, *(total * number // PROVED for number in range(PROVED))}
+    for number in range(1, total):
         if infos[number].header_offset // WRAP != infos[number - 1].header_offset // WRAP:
             chosen |= {number - 1, number}
         if len(chosen) > 8 * PROVED:
             break
-    for number in sorted(chosen & set(range(count))):
+    for number in sorted(chosen & set(range(total))):
         if not _is_at(infos[number], read, size):
             raise ArchiveError(complaint)
 
@@ -479,4 +480,4 @@ def _is_at(info: ZipInfo, read: Read, size: int, shift: int = 0) -> bool:
     if not 0 <= start <= size - length:
         return False
     header = read(start, length)
-    return header.startswith(b"PK\3\4") and header.endswith(name)
+    return header.startswith(LOCAL) and header.endswith(name)

@@ -382,13 +382,19 @@ def _files(
 
 
 def _is_folder(info: ZipInfo) -> bool:
-    kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system in UNIX_LIKE else 0
-    return info.filename.endswith(("/", "\\")) or kind == stat.S_IFDIR
+    return info.filename.endswith(("/", "\\")) or _kind(info) == stat.S_IFDIR
+
+
+def _kind(info: ZipInfo) -> int:
+    """The type of a file as Unix has it; 0 where none is stated."""
+    # 4.4.15: Unix programs keep a file's mode in the upper two bytes. Others may have anything
+    # there, but several unpackers make a link whoever says so.
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    return kind if info.create_system in UNIX_LIKE or kind == stat.S_IFLNK else 0
 
 
 def _why_unusable(info: ZipInfo) -> str | None:
-    # 4.4.15: Unix programs keep a file's mode in the upper two bytes.
-    kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system in UNIX_LIKE else 0
+    kind = _kind(info)
     if kind == stat.S_IFLNK:
         return LINK
     if kind not in (0, stat.S_IFREG):

@@ -195,6 +195,11 @@ ODD_ZIPS = {
         "a.jpg",
         "is a link (an alias)",
     ),
+    "symbolic link by a system that has none": (
+        with_directory(STREAMED, set_on(0, create_system=0, external_attr=0o120777 << 16)),
+        "a.jpg",
+        "is a link (an alias)",
+    ),
     "pipe": (
         with_directory(STREAMED, set_on(0, create_system=3, external_attr=0o10644 << 16)),
         "a.jpg",

@@ -112,6 +112,12 @@ def test_a_compressed_file_that_holds_no_tar_is_called_what_it_holds(
         formats.check_tar(inside[: formats.BLOCK], "gz")
 
 
+@pytest.mark.parametrize("name", ["zip", "tar.gz", "tar.xz"])
+def test_an_archive_that_was_sent_as_text_is_called_so(name: str) -> None:
+    with pytest.raises(ArchiveError, match="took it for text"):
+        identified(READ[name].decode("utf-8", "replace").encode())
+
+
 def test_only_the_ends_of_a_large_file_are_read() -> None:
     asked = []
 
