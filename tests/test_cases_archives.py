@@ -140,7 +140,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_names_of_any_script_that_are_marked_as_utf_8_are_spliced(
-    writer: str, bucket: Bucket, s3: Any, tmp_path: Path
+    writer: str, bucket: Bucket, biospex: Biospex, tmp_path: Path
 ) -> None:
     program, *options = WRITERS[writer]
     if not shutil.which(program):
@@ -158,7 +158,7 @@ def test_names_of_any_script_that_are_marked_as_utf_8_are_spliced(
         check=True,
         capture_output=True,
     )
-    s3.upload_file(str(path), bucket.name, f"export/{path.name}")
+    biospex.s3.upload_file(str(path), bucket.name, f"export/{path.name}")
     lane, _, batches = Split(bucket, path, "auto", tmp_path).run()
     assert lane.index, lane.reason
     images = {name: hashlib.sha256(name.encode() * 50).hexdigest() for name in SCRIPTS}
@@ -166,12 +166,12 @@ def test_names_of_any_script_that_are_marked_as_utf_8_are_spliced(
 
 
 def test_a_manifest_that_spells_names_otherwise_than_the_archive_is_extracted(
-    bucket: Bucket, s3: Any, tmp_path: Path
+    bucket: Bucket, biospex: Biospex, tmp_path: Path
 ) -> None:
     path = tmp_path / "export.zip"
     rows = "imageName\nKu\u0308ste.jpg\n".encode()
     path.write_bytes(zip_of({"K\u00fcste.jpg": b"image", manifest.MANIFEST: rows}))
-    s3.upload_file(str(path), bucket.name, f"export/{path.name}")
+    biospex.s3.upload_file(str(path), bucket.name, f"export/{path.name}")
     lane, _, [batch] = Split(bucket, path, "auto", tmp_path).run()
     assert lane.index is None
     assert "its manifest spells 'K\u00fcste.jpg' in another way" in lane.reason
