@@ -58,7 +58,7 @@ SECONDS_FOR_LOGS = 5.0
 BATCHES_TOLD = 3
 """Of one export, a line each; the others are counted."""
 
-BATCH_OF = re.compile(r"part (?P<number>\d+) of (?P<all>\d+), rows (?P<rows>\S+)")
+BATCH_OF = re.compile(r"batch (?P<number>\d+) of (?P<all>\d+), rows (?P<rows>\S+)")
 """In a task's name."""
 
 
@@ -98,6 +98,7 @@ def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool, verbose: b
             **prefect_api,
             **story.queues,
             "BATCH_SIZE": str(rows),
+            "BIOSPEX_ENVIRONMENT": "loc",
             "SPLICE_MIN_SIZE": "0",  # so that even a small ZIP shows the splice lane
             "TMPDIR": str(home),
             "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",  # a line is told when it happens
