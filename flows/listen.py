@@ -176,7 +176,8 @@ def warn_of_what_is_missing(queue: TriggerQueue, allowed: Allowed) -> None:
     for variable, patterns in allowed:
         if patterns is None:
             get_run_logger().warning(
-                "%s is not set: triggers may name any that the credentials reach", variable.upper()
+                "%s is not set: a trigger may name every one that the AWS credentials open",
+                variable.upper(),
             )
 
 

@@ -353,7 +353,7 @@ def test_a_cancelled_run_is_answered_with_a_failure(
     [callback] = biospex.callbacks()
     assert callback["status"] == "failed"
     assert callback["downloadId"] == 512
-    assert "its run was cancelled" in callback["error"]
+    assert "the run that makes them was cancelled" in callback["error"]
     assert biospex.triggers() == (0, 0)
 
 
@@ -467,7 +467,7 @@ def test_a_run_deleted_in_the_ui_is_answered(
     prefect.delete_flow_run(deployment.run().id)
     listener.poll()
     [callback] = biospex.callbacks()
-    assert "its run was deleted" in callback["error"]
+    assert "the run that makes them was deleted" in callback["error"]
 
 
 def test_a_run_that_completed_gets_no_second_callback(
