@@ -224,7 +224,8 @@ class Story:
             lines.append(f"[bold red]{count(self.failed, 'archive')} could not be split[/]")
         lines.append(f"  full log   {out / 'demo.log'}")
         if keep:
-            page = f"{self._ui}/runs/flow-run/{self._exports[-1].run}"
+            one = self._exports[0].run if len(self._exports) == 1 else None
+            page = f"{self._ui}/runs/flow-run/{one}" if one else f"{self._ui}/runs?tag=export"
             lines.append(f"  run page   {page}  until you press Ctrl-C")
         else:
             lines.append("  run page   make demo KEEP=1 leaves the Prefect UI up to look at")

@@ -293,6 +293,8 @@ class Listener:
         verdict = decision.decide(observed, self._settings)
         match verdict:
             case decision.Acknowledge():
+                if run and run.state:
+                    self._logger.info("%s: %s, %s", run.name, run.state.name, run.state.message)
                 self._settle(export)
                 return
             case decision.Fail(sentence):

@@ -138,7 +138,7 @@ class ReplyAddress(WireModel):
 
 
 class Request(ReplyAddress):
-    """One export to split, as the trigger message of BIOSPEX states it."""
+    """One export, as BIOSPEX's trigger message states it; by hand, press *str*: s3://bucket/key."""
 
     _corrections: list[str] = PrivateAttr(default_factory=list)
 

@@ -65,8 +65,7 @@ def publish(
     said = "\n".join(f"- {sentence}" for sentence in zooniverse)
     warned = len(warnings) + len(parts.zooniverse)
     noted = count(warned, "warning") if warned else "no warnings"
-    last = request.batch_file(len(batches))
-    more = f" to `{last}`" if len(batches) > 1 else ""
+    more = f" to `part{len(batches)}`" if len(batches) > 1 else ""
     create_markdown_artifact(
         key="summary",
         description=f"{count(rows, 'row')} in {count(len(batches), 'batch', 'batches')}, {noted}",
@@ -79,9 +78,11 @@ def publish(
 | | |
 | --- | --- |
 | Archive | `s3://{request.s3_bucket}/{request.export_path}`, {size(source.size)} |
-| Batches | `s3://{request.s3_bucket}/{request.batch_key(1)}`{more}; links are in *batches* |
+| Batches | `s3://{request.s3_bucket}/{request.batch_key(1)}`{more} |
 | Lane | {lane} |
 | Manifest | `{parts.manifest}` |
+
+Rows, size and link of each batch: *batches*, on the run page.
 {_ends(earlier)}
 ### Zooniverse
 
@@ -96,7 +97,7 @@ What to do with a batch: {Docs().page("zooniverse.md")}
     )
     create_table_artifact(
         key="batches",
-        description=f"The rows of each batch, and a link to it; s3://{request.s3_bucket}/batch/",
+        description="Rows, size and link of each batch",
         table=[
             {
                 "batch": batch.part,
@@ -138,14 +139,14 @@ def publish_failure(
         is_made: whether they are in place, and only BIOSPEX could not be told.
         is_tried_again: whether the listener does so before it answers.
     """
-    wait = ": the listener tries this export again first" if is_tried_again else ""
+    wait = ", as the listener tries this export again first" if is_tried_again else ""
     _remove("summary", *([] if is_made else ["batches", "images"]))
     create_markdown_artifact(
         key="summary",
         description=f"{begin} {sentence}",
         markdown=f"**{begin}** {sentence}\n\n**What to do:** {advice}\n\n"
-        "**BIOSPEX** was told what *callback* says, on the run page; without that, nothing"
-        f"{wait}.\n{_ends(earlier)}\n"
+        f"**What BIOSPEX was told:** *callback*, on the run page. None there: nothing{wait}.\n"
+        f"{_ends(earlier)}\n"
         f"What each sentence means: {Docs().page('messages.md')}\n",
     )
 

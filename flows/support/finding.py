@@ -17,10 +17,18 @@ VIEW = "exports"
 
 
 def documented(flow: AnyFlow) -> AnyFlow:
-    """The flow with a description, which its deployment shows, that says where to read on."""
-    flow.description = (
-        f"{flow.description}\n\n**To read on**: when a run is red, {Docs().page('operations.md')}; "
-        f"what a sentence means, {Docs().page('messages.md')}."
+    """The flow with a description, which its deployment shows, that says where to read on.
+
+    The UI keeps line breaks, so those within a paragraph go.
+    """
+    text, _, _ = str(flow.description).partition("\n\nArgs:")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    flow.description = "\n\n".join(
+        [
+            *paragraphs,
+            f"**To read on**: when a run is red, {Docs().page('operations.md')}; what a sentence "
+            f"means, {Docs().page('messages.md')}.",
+        ]
     )
     return flow
 
