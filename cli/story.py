@@ -75,7 +75,8 @@ def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool, verbose: b
     Raises:
         SetupError: a setting that cannot be used, a service that does not start.
     """
-    rows = Settings.load().batch_size if archives or os.environ.get("BATCH_SIZE") else 10
+    settings = Settings.load()  # whose faults are to be said before anything is started
+    rows = settings.batch_size if archives or os.environ.get("BATCH_SIZE") else 10
     log = out / "demo.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False, soft_wrap=True)
