@@ -4,10 +4,12 @@ import tempfile
 from pathlib import Path
 
 from prefect.blocks.core import Block
-from pydantic import Field
+from pydantic import Field, HttpUrl
 
 from splitter import workspace
-from splitter.settings import AbsolutePath, Settings
+from splitter.settings import AbsolutePath, Docs, Settings
+
+PAGE = Docs().address("configuration.md")
 
 
 class Workspace(Block):
@@ -20,8 +22,9 @@ class Workspace(Block):
     _block_type_slug = "biospex-workspace"
     _description = (
         "Where the batch creator unpacks exports, and which size goes where. What is changed here "
-        "holds from the next run on. docs/configuration.md says more."
+        f"holds from the next run on. Read on in {Docs().page('configuration.md')}."
     )
+    _documentation_url = HttpUrl(PAGE) if PAGE else None
 
     tmp_path: AbsolutePath | None = Field(
         default=None,

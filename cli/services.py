@@ -116,6 +116,11 @@ def child(
                 start_new_session=True,
             )
         yield process
+    except KeyboardInterrupt:  # whoever presses Ctrl-C wants none of it, and does not want to wait
+        with uninterrupted():
+            if process:
+                end_at_once(process)
+        raise
     finally:
         with uninterrupted():
             if process:

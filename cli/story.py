@@ -58,7 +58,7 @@ SECONDS_FOR_LOGS = 5.0
 BATCHES_TOLD = 3
 """Of one export, a line each; the others are counted."""
 
-BATCH_OF = re.compile(r"part (?P<number>\d+) of (?P<all>\d+), rows (?P<rows>\S+)")
+BATCH_OF = re.compile(r"batch (?P<number>\d+) of (?P<all>\d+), rows (?P<rows>\S+)")
 """In a task's name."""
 
 
@@ -75,7 +75,8 @@ def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool, verbose: b
     Raises:
         SetupError: a setting that cannot be used, a service that does not start.
     """
-    rows = Settings.load().batch_size if archives or os.environ.get("BATCH_SIZE") else 10
+    settings = Settings.load()  # whose faults are to be said before anything is started
+    rows = settings.batch_size if archives or os.environ.get("BATCH_SIZE") else 10
     log = out / "demo.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False, soft_wrap=True)
@@ -98,6 +99,7 @@ def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool, verbose: b
             **prefect_api,
             **story.queues,
             "BATCH_SIZE": str(rows),
+            "BIOSPEX_ENVIRONMENT": "loc",
             "SPLICE_MIN_SIZE": "0",  # so that even a small ZIP shows the splice lane
             "TMPDIR": str(home),
             "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",  # a line is told when it happens
@@ -223,7 +225,8 @@ class Story:
             lines.append(f"[bold red]{count(self.failed, 'archive')} could not be split[/]")
         lines.append(f"  full log   {out / 'demo.log'}")
         if keep:
-            page = f"{self._ui}/runs/flow-run/{self._exports[-1].run}"
+            one = self._exports[0].run if len(self._exports) == 1 else None
+            page = f"{self._ui}/runs/flow-run/{one}" if one else f"{self._ui}/runs?tag=export"
             lines.append(f"  run page   {page}  until you press Ctrl-C")
         else:
             lines.append("  run page   make demo KEEP=1 leaves the Prefect UI up to look at")

@@ -78,6 +78,8 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
     push_image
     step '4, work pools' 'See the lines above.'
     create_pools
+    export BIOSPEX_ENVIRONMENT=$environment # a tag of every run
+    [[ " $FLOW_SETTINGS " =~ \ DOCS_URL=([^ ]+)\  ]] && export DOCS_URL=${BASH_REMATCH[1]}
     step '5, blocks' 'See the lines above.'
     save_blocks
     step '6, deployments' 'See the lines above.'

@@ -26,6 +26,7 @@ from prefect.tasks import Task, exponential_backoff
 from blocks.saved import client, load_credentials, load_workspace, origin
 from flows.support import artifacts
 from flows.support.callbacks import client_for
+from flows.support.finding import documented, tag_this_run
 from flows.support.log_context import label_lines
 from flows.support.outage import waits_for_prefect
 from flows.support.progress import Progress, best_effort
@@ -72,7 +73,7 @@ STEP: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": is_retryable,
 }
-ONE_BATCH = "part {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}"
+ONE_BATCH = "batch {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}"
 
 
 @task(task_run_name="read the index of {export.request.file}", **STEP)
@@ -181,6 +182,7 @@ def run_name() -> str:
     return request if isinstance(request, str) else title(request)
 
 
+@documented
 @flow(
     name="create-batches",
     flow_run_name=run_name,
@@ -218,6 +220,8 @@ def create_batches(request: Request | str) -> Result:
             if isinstance(request, str):
                 request = from_a_person(request)
             request = Request.parse(request)
+            with best_effort("The tag of the download", log):
+                tag_this_run(request)
             Allowed().check(request)
             queues.check_callback_queue(client_for(request), request)
             bucket = bucket_named(request.s3_bucket)
@@ -271,7 +275,14 @@ def failed(
     log.error("What to do: %s", advise(error))
     log.log(DEBUG if stays else ERROR, "The traceback:", exc_info=error)
     with best_effort("The summary", log):
-        artifacts.publish_failure(sentence, advise(error), earlier)
+        artifacts.publish_failure(
+            begin,
+            sentence,
+            advise(error),
+            earlier,
+            is_made=outcome is not None,
+            is_tried_again=not stays,
+        )
     address = Allowed().reply_address(request)
     if address and stays and not outcome and not isinstance(error, CallbackError):
         try:

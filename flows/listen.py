@@ -35,6 +35,7 @@ from prefect.states import AwaitingRetry, Failed
 from blocks.saved import client, load_credentials
 from flows.support import decision
 from flows.support.callbacks import client_for
+from flows.support.finding import documented, download_tag, save_view
 from flows.support.outage import BRIEF, Outage, is_outage, waits_for_prefect
 from flows.support.progress import best_effort
 from flows.support.recovery import (
@@ -48,7 +49,7 @@ from flows.support.recovery import (
 from flows.support.takeover import Standing, Takeover
 from splitter import queues
 from splitter.errors import SetupError
-from splitter.messages import Failure, ReplyAddress, find_flaw, parse_body, printable, title
+from splitter.messages import Failure, ReplyAddress, find_flaw, parse_body, title
 from splitter.queues import Delivery, TriggerQueue
 from splitter.settings import Allowed, Settings
 
@@ -96,6 +97,7 @@ def restart_listener(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any])
         )
 
 
+@documented
 @flow(
     name="listen",
     flow_run_name="listen for exports",
@@ -137,6 +139,8 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
             with outage.wait_out_outage(stopping):
                 if not is_looked_at:
                     warn_of_what_is_missing(queue, allowed)
+                    with best_effort("The view of the exports", get_run_logger()):
+                        save_view(prefect)
                     is_looked_at = True
                 listener.extend_visibility()  # also while Prefect is away
                 standing = takeover.standing(outage.reachable_since)
@@ -172,7 +176,8 @@ def warn_of_what_is_missing(queue: TriggerQueue, allowed: Allowed) -> None:
     for variable, patterns in allowed:
         if patterns is None:
             get_run_logger().warning(
-                "%s is not set: triggers may name any that the credentials reach", variable.upper()
+                "%s is not set: a trigger may name every one that the AWS credentials open",
+                variable.upper(),
             )
 
 
@@ -274,7 +279,7 @@ class Listener:
             parameters={} if flaw else {"request": request},
             state=Failed(name=decision.REFUSED, message=flaw) if flaw else None,
             name=title(message),
-            tags=["export", f"download-{printable(address.download_id)}"],
+            tags=["export", download_tag(address)],
             idempotency_key=delivery.message_id,
         )
         self._in_flight[delivery.message_id] = InFlight(
@@ -288,6 +293,8 @@ class Listener:
         verdict = decision.decide(observed, self._settings)
         match verdict:
             case decision.Acknowledge():
+                if run and run.state:
+                    self._logger.info("%s: %s, %s", run.name, run.state.name, run.state.message)
                 self._settle(export)
                 return
             case decision.Fail(sentence):

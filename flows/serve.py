@@ -31,6 +31,7 @@ from prefect.types.entrypoint import EntrypointType
 from blocks.saved import load_credentials
 from flows.create_batches import create_batches
 from flows.listen import listen
+from flows.support.finding import deployment_tags
 from flows.support.outage import waits_for_prefect
 from splitter.errors import SetupError
 from splitter.settings import Settings
@@ -50,13 +51,13 @@ async def serve(settings: Settings) -> None:
         pause_on_shutdown=False,
     )
     # A run form that is submitted empty is an empty request, whose missing fields are named.
-    for flow, tag, parameters in (
+    for flow, kind, parameters in (
         (create_batches, "export", {"request": {}}),
         (listen, "listener", {}),
     ):
         deployment = await flow.ato_deployment(
             flow.name,
-            tags=["biospex", tag],
+            tags=deployment_tags(kind, settings),
             parameters=parameters,
             enforce_parameter_schema=False,  # a bad request is answered, not refused unheard
             entrypoint_type=EntrypointType.MODULE_PATH,

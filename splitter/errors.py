@@ -237,7 +237,10 @@ def explain(error: BaseException) -> str:
 def advise(error: BaseException) -> str:
     """What an operator can do about a failed export."""
     if isinstance(error, ExportError):
-        return "no action needed here: the export or its request is at fault, as the sentence says."
+        return (
+            "no action needed here: the export or its request is at fault, as the sentence says. "
+            "Retry helps once the archive in S3 has been replaced."
+        )
     if isinstance(error, SetupError):
         return "fix the installation as the message says, then press Retry."
     if is_transient(error):

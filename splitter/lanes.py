@@ -126,7 +126,7 @@ def choose_lane(
         if settings.split_strategy == "extract":
             return Lane(None, "SPLIT_STRATEGY asks for it", remarks)
         if settings.split_strategy == "auto" and size <= settings.splice_min_size:
-            why = f"{size:,} bytes are not above SPLICE_MIN_SIZE, and are checked this way"
+            why = "archives up to SPLICE_MIN_SIZE are extracted, which checks every image"
             return Lane(None, why, remarks)
         why = index.why_not_spliceable(manifest.folder_of(name)) or ""
         if not why:

@@ -277,8 +277,8 @@ def _records(text: bytes, separator: str) -> Iterator[Row]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise ManifestError(
-            f"The manifest cannot be read from line {line} on: {error}; "
-            "a quote is probably missing or out of place."
+            f"The manifest cannot be read from line {line} on, where a quotation mark is probably "
+            f"missing or out of place ({error}); correct that line or export it again."
         ) from error
 
 
@@ -295,7 +295,6 @@ def _lines(text: bytes) -> Iterator[str]:
 def _not_utf8(text: bytes, line: bytes, number: int, error: UnicodeDecodeError) -> str:
     if text.count(0) * 3 > len(text):
         return f"The manifest is saved as UTF-16, not as UTF-8; {SAVE_AS}."
-    wrong = line[error.start]
     # Letters with accents are C0 to FF in Windows-1252, and mostly 80 to 9F in MacRoman.
     high = [byte for byte in text if byte >= 0x80]
     mac = sum(byte < 0xA0 and not 0x91 <= byte <= 0x97 for byte in high) * 2 > len(high)
@@ -307,8 +306,8 @@ def _not_utf8(text: bytes, line: bytes, number: int, error: UnicodeDecodeError) 
     start = max(0, error.start - 10)
     seen = line[start : error.start + 10].decode(encoding, "replace").strip()
     return (
-        f"The manifest is not UTF-8: line {number} has the byte 0x{wrong:02x}, by which it was "
-        f"probably saved by Excel as '{menu}', which is {name} (then it is '{seen}'); {SAVE_AS}."
+        f"The manifest is not UTF-8: Excel has probably saved it as '{menu}', which is {name}; "
+        f"line {number} then has '{seen}'; {SAVE_AS}."
     )
 
 
@@ -329,8 +328,9 @@ def _column(header: Sequence[str], image_column: str, warnings: list[str]) -> in
             )
     if len(found) > 1:
         raise ManifestError(
-            f"The manifest has {len(found)} columns named '{image_column}', one is needed to find "
-            f"the images; its columns are: {_listed(header)}."
+            f"The manifest has {len(found)} columns named '{image_column}' where one is needed to "
+            f"find the images (its columns are: {_listed(header)}); rename or remove the others, "
+            "and zip the export again."
         )
     return found[0] if found else None
 
@@ -355,8 +355,8 @@ def _without_column(
         if _folded(name) == folded:
             return (
                 f"The manifest has no column named '{image_column}', but one named "
-                f"'{short(name)}'; write its name as '{image_column}' in the first line; its "
-                f"columns are: {_listed(header)}."
+                f"'{short(name)}' (its columns are: {_listed(header)}); write that name as "
+                f"'{image_column}' in the first line, and zip the export again."
             )
     if any(name in images for name in header):
         return (
@@ -370,8 +370,9 @@ def _without_column(
             f"title ('{short(line)}'); delete what stands above it and zip the export again."
         )
     return (
-        f"The manifest has no column named '{image_column}', one is needed to find the images; "
-        f"its columns are: {_listed(header)}."
+        f"The manifest has no column named '{image_column}', which is needed to find the images "
+        f"(its columns are: {_listed(header)}); give the column with the images' file names that "
+        "name in the first line, and zip the export again."
     )
 
 
@@ -397,10 +398,10 @@ def _first_line(text: bytes) -> str:
 def _separator_fault(line: str, image_column: str) -> str | None:
     """What a header is separated by, if not by commas."""
     wanted = bare(image_column).casefold()
-    for separator, what in SEPARATORS.items():
+    for separator, character in SEPARATORS.items():
         parts = {bare(name.strip().strip('"')).casefold() for name in line.split(separator)}
         if separator in line and wanted in parts:
-            return _separated_by(what)
+            return _separated_by(character)
     return None
 
 
@@ -450,7 +451,9 @@ def _rows(
         faults.last_line = line
     faults.check()
     if not rows:
-        raise ManifestError("The manifest has a header but no rows; there is nothing to split.")
+        raise ManifestError(
+            "The manifest has a header but no rows, so there is nothing to split; export it again."
+        )
     if empty:
         warnings.append(
             f"{empty:,} {'row' if empty == 1 else 'rows'} of nothing but empty cells in the "
@@ -507,7 +510,7 @@ class _Faults:
             raise ManifestError(
                 "The manifest has its header, the names of its columns, once more in line "
                 f"{self._again[0]}: another manifest was pasted below the first; keep one, or "
-                "delete that line if both belong to this export."
+                "delete that line if both belong to this export, and zip it again."
             )
         line, cells = self._last
         if self.count == 1 and line == self.last_line and looks_like_total(cells):

@@ -60,7 +60,7 @@ class ArchiveError(ExportError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What an export may be. More is taken for damage or harm; each limit is a setting.
+    """What an export may be; only damaged and hostile ones are more. Each limit is a setting.
 
     Attributes:
         max_expansion: how many times its own size an archive may unpack to; 64 MiB in any case.
@@ -183,12 +183,12 @@ def _unsafe(name: str, limits: Limits) -> str | None:
         or name[1:2] == ":"
         or UNPRINTABLE.search(name)
     ):
-        return f"has an unsafe name, {name[:80]!r}; rename it"
+        return f"has an unsafe name, {name[:80]!r}; rename it, in the manifest too"
     length = len(name.encode())
     if length > limits.max_name_bytes:
         return (
             f"has a name of {length:,} bytes where {limits.max_name_bytes:,} are allowed; "
-            "give it a shorter one"
+            "give it a shorter one, in the manifest too"
         )
     return None
 
@@ -251,10 +251,15 @@ def reading() -> Iterator[None]:
 
 
 def _damaged(error: Exception) -> ArchiveError:
-    what = " ".join(str(error).split()).rstrip(".")
-    if re.search("memory", what, re.IGNORECASE):  # of lzma and zstd, which have no code for it
+    said = cause(str(error))
+    if re.search("memory", said, re.IGNORECASE):  # of lzma and zstd, which have no code for it
         return ArchiveError(
-            f"The archive was compressed so strongly that it cannot be unpacked here ({what}); "
+            f"The archive was compressed so strongly that it cannot be unpacked here ({said}); "
             "unpack it, and make an ordinary ZIP of what it holds."
         )
-    return ArchiveError(f"The archive is damaged or incomplete ({what}); export it again.")
+    return ArchiveError(f"The archive is damaged or incomplete ({said}); export it again.")
+
+
+def cause(text: str) -> str:
+    """What a library says, for the middle of a sentence: without its error number and full stop."""
+    return re.sub(r"^Error -?\d+ ?", "", " ".join(text.split())).rstrip(".")

@@ -138,7 +138,7 @@ class ReplyAddress(WireModel):
 
 
 class Request(ReplyAddress):
-    """One export to split, as the trigger message of BIOSPEX states it."""
+    """One export, as BIOSPEX's trigger message states it; by hand, press *str*: s3://bucket/key."""
 
     _corrections: list[str] = PrivateAttr(default_factory=list)
 
@@ -298,7 +298,10 @@ def _has_control(value: Any) -> bool:
 
 
 def _flaw(problem: str) -> str:
-    return f"The request for batches cannot be carried out: {problem}."
+    return (
+        f"The request for batches cannot be carried out: {problem}; ask for them again, and if "
+        "that fails too, tell BIOSPEX's administrator."
+    )
 
 
 def spelled_out(address: str, updates_queue_url: str, download_id: str | None = None) -> Any:
@@ -314,7 +317,10 @@ def spelled_out(address: str, updates_queue_url: str, download_id: str | None = 
     parts = urlsplit(address)
     key = parts.path.removeprefix("/")
     if parts.scheme != "s3" or not parts.netloc or not key:
-        raise RequestError(f"{address[:200]!r} is not like s3://biospex-app/export/41.zip.")
+        raise RequestError(
+            f"The request {address[:200]!r} is no address of an archive; write it like "
+            "s3://biospex-app/export/41.zip."
+        )
     return {
         "downloadId": download_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
         "file": key.rpartition("/")[2],
@@ -367,4 +373,4 @@ def _refusal(error: ValidationError) -> str:
             problems[field] = f"'{field}' must be a text, and not an empty one"
         else:
             problems[field] = f"'{field}': {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-    return f"The request for batches cannot be carried out: {'; '.join(problems.values())}."
+    return _flaw("; ".join(problems.values()))

@@ -4,6 +4,7 @@ from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, NoDecode
@@ -85,6 +86,9 @@ class Settings(BaseSettings):
         le=43_200,
         description="seconds after which a message is delivered again if its listener has died",
     )
+    biospex_environment: str | None = Field(
+        default=None, description="`prod`, `dev` or another word: a tag of every run"
+    )
     presigned_links: bool = Field(
         default=True,
         description="link each batch on the run page for 72 hours, where keys are there to sign "
@@ -134,12 +138,21 @@ class Docs(BaseSettings):
     """Where to read on; apart from the other settings, whose faults are to be read about."""
 
     docs_url: str | None = Field(
-        default=None, description="where these docs can be read; run pages then link them"
+        default=None,
+        description="address of the folder `docs`, as a browser reads it; run pages, deployments "
+        "and blocks then link its pages",
     )
 
     def page(self, name: str) -> str:
         """Markdown that leads to a page of docs/, or names it."""
-        return f"[{name}]({self.docs_url.rstrip('/')}/{name})" if self.docs_url else f"docs/{name}"
+        address = self.address(name)
+        return f"[{name}]({address})" if address else f"docs/{name} in the repository"
+
+    def address(self, name: str) -> str | None:
+        """Where a page of docs/ can be read, if that is known."""
+        url = self.docs_url or ""
+        is_address = urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname
+        return f"{url.rstrip('/')}/{name}" if is_address else None
 
 
 def _patterns(text: str) -> tuple[str, ...]:

@@ -120,7 +120,9 @@ class Bucket:
                 "export it again."
             )
         if not found.size:
-            raise ObjectError(f"The export {key} in the bucket {self.name} is empty; export again.")
+            raise ObjectError(
+                f"The export {key} in the bucket {self.name} is empty; export it again."
+            )
         return found
 
     def download(

@@ -25,6 +25,7 @@ from splitter.members import (
     DosDateTime,
     Member,
     Names,
+    cause,
     plain,
     reading,
     too_much,
@@ -178,7 +179,7 @@ def _next_chunk(content: IO[bytes], name: str) -> bytes:
     except ArchiveError as error:
         if error.__cause__ is None:  # not damage
             raise
-        what = " ".join(str(error.__cause__).split()).rstrip(".")
+        what = cause(str(error.__cause__))
         raise ArchiveError(
             f"The archive is damaged or incomplete: '{name[:80]}' cannot be unpacked ({what}); "
             "export it again."

@@ -51,14 +51,13 @@ PROVED = 16
 MOST_SEARCHED = 512
 """Places at which headers are looked for behind files above 4 GiB: enough for some twenty."""
 
-MISPLACED = (
-    "The archive is damaged: its files do not stand where its table of contents says; export it "
-    "again."
-)
 
 MOST_ENDS = 16
 """End records that are looked at, from the back and from the front of the archive's tail."""
 
+MISPLACED = (
+    "The archive is damaged: its files are not where its table of contents says; export it again."
+)
 SPLIT = (
     "The archive is one volume of several: the other parts (.z01, .zip.001 and so on) are missing; "
     "zip the export again as a single file."
@@ -125,8 +124,8 @@ def read_directory(read: Read, size: int, limits: Limits) -> Directory:
     infos = list(_entries(entries))
     if not end.counts(len(infos)):
         raise ArchiveError(
-            f"The archive is damaged: it lists {len(infos):,} files but counts {end.count:,}; "
-            "export it again."
+            f"The archive is damaged: its table of contents lists {len(infos):,} files but counts "
+            f"{end.count:,}; export it again."
         )
     check_count(len(infos), limits)
     directory = Directory(infos, start)
@@ -182,8 +181,7 @@ def _find_end(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple
             return end, end.position, b""
     if not whole:
         raise ArchiveError(
-            "The archive is damaged or incomplete (its last record does not end where the file "
-            "does); export it again."
+            "The archive is damaged or incomplete (its last bytes are missing); export it again."
         )
     end = whole[0]
     if end.several:
@@ -193,8 +191,8 @@ def _find_end(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple
     if end.size > end.position:
         raise _front_missing()
     raise ArchiveError(
-        "The archive is damaged or incomplete (its table of contents does not stand where its last "
-        "record says); export it again."
+        "The archive is damaged or incomplete (its table of contents is not where it should be); "
+        "export it again."
     )
 
 
@@ -250,8 +248,7 @@ def _entries(data: bytes) -> Iterator[ZipInfo]:
             if data.startswith(b"PK\5\5", position) and position:
                 return
             raise ArchiveError(
-                "The archive is damaged (an entry of its table of contents is none); "
-                "export it again."
+                "The archive is damaged (its table of contents cannot be read); export it again."
             )
         if position + CENTRAL_DIRECTORY_HEADER.size > len(data):
             raise _cut_off()

@@ -24,6 +24,7 @@ from splitter.members import (
     ArchiveError,
     Limits,
     Names,
+    cause,
     check_in_memory,
     reading,
 )
@@ -213,8 +214,8 @@ def local_header(name: str, span: MemberSpan, read: Read) -> LocalHeader:
     data = read(span.start, header_guess(span))
     if len(data) < LOCAL_FILE_HEADER.size or not data.startswith(b"PK\3\4"):
         raise ArchiveError(
-            f"The archive is damaged: '{name[:80]}' does not stand where the table of contents "
-            "says; export it again."
+            f"The archive is damaged: '{name[:80]}' is not where the table of contents says; "
+            "export it again."
         )
     _, _, flags, method, _, _, crc, packed, size, length, more = LOCAL_FILE_HEADER.unpack_from(data)
     end = LOCAL_FILE_HEADER.size + length + more
@@ -248,8 +249,8 @@ def content(name: str, span: MemberSpan, read: Read) -> Iterator[bytes]:
     header = local_header(name, span, read)
     if not same_name(info, header.name, header.flags, header.extra):
         raise ArchiveError(
-            f"The archive is damaged: '{name[:80]}' has another name in front of its data; "
-            "export it again."
+            f"The archive is damaged: '{name[:80]}' has another name in the table of contents than "
+            "where it stands; export it again."
         )
 
     def fed(length: int) -> Iterator[bytes]:
@@ -278,15 +279,15 @@ def content(name: str, span: MemberSpan, read: Read) -> Iterator[bytes]:
     except ArchiveError as error:
         raise _damaged(name, str(error.__cause__ or error)) from error
     if left:
-        raise _damaged(name, f"it is {'longer' if left < 0 else 'shorter'} than it says")
+        raise _damaged(name, f"it is {'longer' if left < 0 else 'shorter'} than the archive says")
     if crc != info.CRC:
-        raise _damaged(name, "its checksum is another than the archive says")
+        raise _damaged(name, "its checksum is wrong")
 
 
 def _damaged(name: str, what: str) -> ArchiveError:
-    what = " ".join(what.split()).rstrip(".")
     return ArchiveError(
-        f"The archive is damaged: '{name[:80]}' cannot be unpacked ({what}); export it again."
+        f"The archive is damaged: '{name[:80]}' cannot be unpacked ({cause(what)}); "
+        "export it again."
     )
 
 
@@ -352,8 +353,8 @@ def _spans(infos: Iterable[ZipInfo], directory_start: int) -> list[MemberSpan]:
         start = info.header_offset
         if start < 0 or start + _shortest(info) > directory_start:
             raise ArchiveError(
-                f"The archive is damaged or incomplete: '{info.filename[:80]}' reaches beyond it; "
-                "export it again."
+                f"The archive is damaged or incomplete: '{info.filename[:80]}' reaches beyond "
+                "its end; export it again."
             )
         if start + _shortest(info) > end:
             raise ArchiveError(

@@ -53,7 +53,7 @@ def test_which_rows_are_in_a_batch_and_where_it_is_stand_in_a_table(
     assert second["rows"] == "21-25"
     assert second["size"].endswith(" kB")
     assert second["bytes"] > 1000
-    link = second["batch"].removeprefix(f"[{EXPORTS[0].stem}-part2.zip](").removesuffix(")")
+    link = second["file"].removeprefix(f"[{EXPORTS[0].stem}-part2.zip](").removesuffix(")")
     assert requests.get(link, timeout=60).content.startswith(b"PK\3\4")
     assert "](data:image/jpeg;base64," in str(page["images"].data)
     assert len(str(page["images"].data)) <= 40_000
@@ -88,7 +88,7 @@ def test_a_failure_says_what_is_wrong_and_where_its_sentence_is_explained(
     monkeypatch.setenv("DOCS_URL", "https://docs.example/")
     page = shown(biospex.request(EXPORTS[0], exportPath="export/gone.zip"))
     summary = str(page["summary"].data)
-    assert summary.startswith("**No batches.** There is no export export/gone.zip")
+    assert summary.startswith("**No batches:** There is no export export/gone.zip")
     assert "[messages.md](https://docs.example/messages.md)" in summary
     assert "batches" not in page
 

@@ -300,7 +300,7 @@ def test_every_line_of_a_run_says_which_download_file_and_part_it_is_about(
     of_batches = [line for line in lines if "zip and upload" in line.get("task_run_name", "")]
     assert len(of_batches) == 2 * 3  # that it was put, that it is finished
     assert {line["part"] for line in of_batches} == {1, 2, 3}
-    assert all(f"part {line['part']} of 3" in line["task_run_name"] for line in of_batches)
+    assert all(f"batch {line['part']} of 3" in line["task_run_name"] for line in of_batches)
 
 
 def test_batches_can_be_made_by_the_workers_of_a_dask_cluster(

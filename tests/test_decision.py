@@ -97,7 +97,7 @@ def test_what_becomes_of_a_run(state: State[Any], facts: Facts, wanted: type[Dec
 def test_a_run_that_was_deleted_is_answered() -> None:
     decision = decide(None, SETTINGS)
     assert isinstance(decision, Fail)
-    assert "its run was deleted" in decision.sentence
+    assert "the run that makes them was deleted" in decision.sentence
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,11 @@ def test_a_run_that_was_deleted_is_answered() -> None:
     [
         (Run(Failed(name=REFUSED, message="No."), failed_starts=1), "No."),
         (Run(Failed(message="The flow's own."), attempts=3), "The flow's own."),
-        (Run(Failed(message="Flow run encountered an exception: X"), attempts=3), "its run Failed"),
-        (Run(Crashed(message="Process exited with -9"), attempts=3), "its run Crashed too often"),
+        (
+            Run(Failed(message="Flow run encountered an exception: X"), attempts=3),
+            "ended Failed too often",
+        ),
+        (Run(Crashed(message="Process exited with -9"), attempts=3), "ended Crashed too often"),
     ],
 )
 def test_biospex_is_told_the_flows_own_sentence_and_nothing_of_prefect(

@@ -22,6 +22,7 @@ from blocks.saved import BLOCK_NAME, client, load_credentials, load_workspace, o
 from blocks.workspace import Workspace
 from cli.services import REGION
 from deploy import preflight
+from flows.support.finding import VIEW, save_view
 from splitter.settings import Settings
 from splitter.storage import CLIENT_CONFIG
 from tests.processes import eventually
@@ -43,8 +44,9 @@ def prefect(*arguments: str) -> None:
 
 
 @pytest.fixture
-def deployed() -> Iterator[None]:
+def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Both deployments; what brings the listener back must not do so for other tests."""
+    monkeypatch.setenv("BIOSPEX_ENVIRONMENT", "dev")
     for pool in ("biospex-ecs", "biospex-ecs-listener"):
         prefect("work-pool", "create", "--type", "ecs", pool, "--overwrite")
     prefect("deploy", "--all")
@@ -63,8 +65,8 @@ def test_prefect_deploy_takes_both_deployments_on_an_ecs_work_pool() -> None:
         ):
             deployment = api.read_deployment_by_name(name)
             assert deployment.work_pool_name == pool
-            assert deployment.tags == ["biospex", tag]
-            assert deployment.description
+            assert deployment.tags == ["biospex", tag, "dev"]
+            assert "docs/operations.md" in str(deployment.description)
         schema = api.read_deployment_by_name(
             "create-batches/create-batches"
         ).parameter_openapi_schema
@@ -125,6 +127,17 @@ def test_somebody_can_be_told_when_an_export_fails(tmp_path: Path) -> None:
         assert [action.type for action in made.actions] == ["send-notification"]
         api.delete_automation(made.id)
     SlackWebhook.delete("operators")
+
+
+def test_the_exports_are_one_view_of_the_runs_which_stays_as_people_changed_it() -> None:
+    with get_client(sync_client=True) as api:
+        save_view(api)
+        changed = {"name": VIEW, "filters": []}
+        api.request("PUT", "/saved_searches/", json=changed)
+        save_view(api)
+        [view] = api.request("POST", "/saved_searches/filter", json={}).json()
+        assert (view["name"], view["filters"]) == (VIEW, [])
+        api.request("DELETE", "/saved_searches/{id}", path_params={"id": view["id"]})
 
 
 @pytest.fixture

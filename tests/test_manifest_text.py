@@ -36,8 +36,8 @@ def saved_with(separator: str) -> str:
         (saved_with("|"), "separated by the character '|'", "CSV UTF-8"),
         ('"subjectId";"imageName"\n"1";"a.jpg"\n', "separated by semicolons", "CSV UTF-8"),
         ("sep=;\n" + saved_with(";"), "begins with the line 'sep=;'", "CSV UTF-8"),
-        (PLAIN.encode("cp1252"), "Windows-1252 (then it is '1,a.jpg,Ångström')", "CSV UTF-8"),
-        (PLAIN.encode("mac_roman"), "MacRoman (then it is '1,a.jpg,Ångström')", "CSV UTF-8"),
+        (PLAIN.encode("cp1252"), "Windows-1252; line 2 then has '1,a.jpg,Ångström'", "CSV UTF-8"),
+        (PLAIN.encode("mac_roman"), "MacRoman; line 2 then has '1,a.jpg,Ångström'", "CSV UTF-8"),
         ("Höhe;imageName\n1;a\n".encode("cp1252"), "separated by semicolons", "CSV UTF-8"),
         (PLAIN.encode("utf-16-le"), "saved as UTF-16", "CSV UTF-8"),
         (PLAIN.encode("utf-16-be"), "saved as UTF-16", "CSV UTF-8"),
@@ -49,9 +49,9 @@ def saved_with(separator: str) -> str:
         ("Florida,,\n\n" + PLAIN, "in line 3, below a title", "delete what stands"),
         (PLAIN + "Total,2\n", "looks like a total ('Total, 2')", "delete it"),
         (PLAIN + "Total,,2\n", "looks like a total ('Total, 2')", "delete it"),
-        (PLAIN.replace("imageName", "imagename"), "but one named 'imagename'", "write its name as"),
-        (PLAIN.replace("imageName", "Image Name"), "but one named 'Image Name'", "write its"),
-        (PLAIN.replace("imageName", "image_name"), "but one named 'image_name'", "write its"),
+        (PLAIN.replace("imageName", "imagename"), "but one named 'imagename'", "write that"),
+        (PLAIN.replace("imageName", "Image Name"), "but one named 'Image Name'", "write that"),
+        (PLAIN.replace("imageName", "image_name"), "but one named 'image_name'", "write that"),
         (PLAIN + PLAIN, "names of its columns, once more in line 4", "pasted below"),
         (PLAIN + "imageName,x\na.jpg,1\n", "names of its columns, once more in line 4", "keep one"),
         ("1,a.jpg,x\n2,b.jpg,y\n", "its first line is already the row of an image", "export it"),
@@ -122,7 +122,7 @@ def test_a_blank_before_a_quotation_mark_is_passed_over_as_zooniverse_does() -> 
 
 def test_lines_are_counted_by_carriage_returns_too() -> None:
     text = "imageName,note\ra.jpg,1\rb.jpg,é\r"
-    assert "line 3 has the byte" in refusal_of(text.encode("cp1252"))
+    assert "line 3 then has" in refusal_of(text.encode("cp1252"))
     assert "line 3 names 'c.jpg'" in refusal_of("imageName,x\ra.jpg,1\rc.jpg,2\r")
 
 

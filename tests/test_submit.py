@@ -117,7 +117,7 @@ def test_the_plan_of_a_tar_says_what_cannot_be_known(biospex: Biospex, capsys: P
     [
         (["s3://{bucket}/export/gone.zip"], "There is no export export/gone.zip"),
         (["s3://{bucket}/export/gone.zip", "--plan"], "There is no export export/gone.zip"),
-        (["export/41.zip"], "is not like s3://"),
+        (["export/41.zip"], "write it like s3://"),
     ],
 )
 def test_what_cannot_be_submitted_is_said_in_one_line(

@@ -63,9 +63,12 @@ def publish(
     rows = sum(batch.rows for batch in parts.batches)
     remarks = "\n".join(f"- ⚠️ {warning}" for warning in warnings) or "No warnings."
     said = "\n".join(f"- {sentence}" for sentence in zooniverse)
+    warned = len(warnings) + len(parts.zooniverse)
+    noted = count(warned, "warning") if warned else "no warnings"
+    more = f" to `part{len(batches)}`" if len(batches) > 1 else ""
     create_markdown_artifact(
         key="summary",
-        description=f"{count(rows, 'row')} in {count(len(batches), 'batch', 'batches')}",
+        description=f"{count(rows, 'row')} in {count(len(batches), 'batch', 'batches')}, {noted}",
         markdown=f"""\
 **{request.file}** for download **{request.download_id}**: {count(rows, "row")} in \
 {count(len(batches), "batch", "batches")}, {size(sum(sizes))}, made in {duration(seconds)}.
@@ -75,26 +78,33 @@ def publish(
 | | |
 | --- | --- |
 | Archive | `s3://{request.s3_bucket}/{request.export_path}`, {size(source.size)} |
+| Batches | `s3://{request.s3_bucket}/{request.batch_key(1)}`{more} |
 | Lane | {lane} |
 | Manifest | `{parts.manifest}` |
+
+Rows, size and link of each batch: *batches*, on the run page.
 {_ends(earlier)}
 ### Zooniverse
 
 {said}
 
 What to do with a batch: {Docs().page("zooniverse.md")}
+
+### Once more?
+
+*Retry* on the run page makes what is missing and sends the callback again.
 """,
     )
     create_table_artifact(
         key="batches",
-        description=f"Batches of {request.file} in the bucket {request.s3_bucket}",
+        description="Rows, size and link of each batch",
         table=[
             {
-                "part": batch.part,
+                "batch": batch.part,
                 "rows": f"{batch.first_row}-{batch.last_row}",
                 "images": len(batch.images),
                 "size": size(written),
-                "batch": f"[{request.batch_file(batch.part)}]({link})",
+                "file": f"[{request.batch_file(batch.part)}]({link})",
                 "bytes": written,
             }
             for batch, written, link in batches
@@ -113,13 +123,30 @@ def publish_pictures(names: Sequence[str], sheet: bytes) -> None:
     )
 
 
-def publish_failure(sentence: str, advice: str, earlier: Sequence[State[Any]]) -> None:
-    """Attach to the current flow run why there are no batches, and what an operator can do."""
-    _remove("summary", "batches", "images")
+def publish_failure(
+    begin: str,
+    sentence: str,
+    advice: str,
+    earlier: Sequence[State[Any]],
+    *,
+    is_made: bool,
+    is_tried_again: bool,
+) -> None:
+    """Attach to the current flow run why there are no batches, and what an operator can do.
+
+    Args:
+        begin: what of the batches, such as "No batches yet:".
+        is_made: whether they are in place, and only BIOSPEX could not be told.
+        is_tried_again: whether the listener does so before it answers.
+    """
+    wait = ", as the listener tries this export again first" if is_tried_again else ""
+    _remove("summary", *([] if is_made else ["batches", "images"]))
     create_markdown_artifact(
         key="summary",
-        description="Why there are no batches",
-        markdown=f"**No batches.** {sentence}\n\n**What to do:** {advice}\n{_ends(earlier)}\n"
+        description=f"{begin} {sentence}",
+        markdown=f"**{begin}** {sentence}\n\n**What to do:** {advice}\n\n"
+        f"**What BIOSPEX was told:** *callback*, on the run page. None there: nothing{wait}.\n"
+        f"{_ends(earlier)}\n"
         f"What each sentence means: {Docs().page('messages.md')}\n",
     )
 

@@ -31,6 +31,8 @@ LONGEST_DELAY = timedelta(minutes=5)
 SERVICE_STOPPED = "Runner is shutting down."
 """How Prefect's runner marks the runs that it cancels when it is stopped itself."""
 
+CANCELLED = "the run that makes them was cancelled, by an operator or because it took too long"
+
 REFUSED = "Refused"
 """Name of the state of a run that was only made to show why a message is not carried out."""
 
@@ -105,7 +107,7 @@ Decision = Extend | Acknowledge | Retry | MarkCrashed | Cancel | Fail
 def decide(run: Run | None, settings: Settings) -> Decision:
     """What the listener does about a run; ``None`` is one that was deleted."""
     if run is None:
-        return give_up("its run was deleted")
+        return give_up("the run that makes them was deleted by an operator")
     state = run.state
     if state.is_final():
         return after_the_end(run, settings)
@@ -116,9 +118,9 @@ def decide(run: Run | None, settings: Settings) -> Decision:
             return MarkCrashed("Its process gave no sign of life for too long")
         return Extend()
     if state.is_cancelling():
-        return give_up("its run was cancelled") if run.age > TIME_TO_CANCEL else Extend()
+        return give_up(CANCELLED) if run.age > TIME_TO_CANCEL else Extend()
     if run.waited > timedelta(seconds=settings.start_timeout):
-        return give_up(f"its run stayed {state.name} for too long")
+        return give_up(f"the run that makes them did not begin in time, it stayed {state.name}")
     if state.is_pending() and not run.has_pool and run.age > TIME_TO_START_HERE:
         return MarkCrashed("The service that took it did not start it")
     return Extend()
@@ -132,10 +134,10 @@ def after_the_end(run: Run, settings: Settings) -> Decision:
     if state.name == REFUSED and state.message:
         return Fail(state.message)
     if state.is_cancelled() and state.message != SERVICE_STOPPED:
-        return give_up("its run was cancelled")
+        return give_up(CANCELLED)
     if run.failed_starts:  # no capacity, a quota, an image: nothing that the export could help
         if run.waited > timedelta(seconds=settings.start_timeout):
-            return give_up("it could not be started for too long")
+            return give_up("the run that makes them could not be started in time")
         return Retry(
             f"Not started yet, tried until START_TIMEOUT; last time: {state.message}",
             min(FIRST_DELAY * 4 ** (run.failed_starts - 1), LONGEST_DELAY),
@@ -147,7 +149,7 @@ def after_the_end(run: Run, settings: Settings) -> Decision:
         )
     if state.is_failed() and state.message and not state.message.startswith("Flow run encounter"):
         return Fail(state.message)  # the flow's own sentence, not Prefect's
-    return give_up(f"its run {state.name} too often")
+    return give_up(f"the run that makes them ended {state.name} too often")
 
 
 def give_up(reason: str) -> Fail:

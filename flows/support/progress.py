@@ -13,7 +13,7 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
-from splitter.wording import size
+from splitter.wording import duration, size
 
 SECONDS_BETWEEN_UPDATES = 2.0
 SECONDS_BETWEEN_LINES = 15.0
@@ -44,9 +44,9 @@ class Progress:
         self._done = 0
         self._lock = threading.Lock()
         self._logger = get_run_logger()
-        self._updated = self._logged = time.monotonic()
+        self._began = self._updated = self._logged = time.monotonic()
         self._artifact = cast(
-            UUID, create_progress_artifact(0.0, description=f"{what}, {size(total)}")
+            UUID, create_progress_artifact(0.0, description=f"{what} of {size(total)}")
         )
 
     def __call__(self, count: int) -> None:
@@ -58,10 +58,13 @@ class Progress:
                 return
             self._updated = now
             percent = self.percent
+            left = (now - self._began) * (100 - percent) / percent if percent > 0 else 0.0
             if now - self._logged >= SECONDS_BETWEEN_LINES:
                 self._logged = now
                 self._logger.info("%s: %.0f %% of %s", self._what, percent, size(self._total))
-        self._show(percent)
+        self._show(
+            percent, f"{self._what}: {percent:.0f} % of {size(self._total)}, {duration(left)} to go"
+        )
 
     @property
     def percent(self) -> float:
@@ -76,8 +79,10 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._show(100.0 if error is None else self.percent)
+        percent = 100.0 if error is None else self.percent
+        ended = "" if error is None else f", stopped at {percent:.0f} %"
+        self._show(percent, f"{self._what} of {size(self._total)}{ended}")
 
-    def _show(self, percent: float) -> None:
+    def _show(self, percent: float, description: str) -> None:
         with best_effort("Progress", self._logger):
-            update_progress_artifact(self._artifact, percent)
+            update_progress_artifact(self._artifact, percent, description=description)

@@ -1,0 +1,68 @@
+"""By what people find runs and read on: tags, a view of the exports alone, a link to the docs."""
+
+from typing import Any, TypeVar
+from uuid import UUID
+
+from prefect import runtime
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.flows import Flow
+
+from splitter.messages import ReplyAddress, printable
+from splitter.settings import Docs, Settings
+
+AnyFlow = TypeVar("AnyFlow", bound=Flow[..., Any])
+
+VIEW = "exports"
+"""The view on the UI's page *Runs* that leaves the listener out."""
+
+
+def documented(flow: AnyFlow) -> AnyFlow:
+    """The flow with a description, which its deployment shows, that says where to read on.
+
+    The UI keeps line breaks, so those within a paragraph go.
+    """
+    text, _, _ = str(flow.description).partition("\n\nArgs:")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    flow.description = "\n\n".join(
+        [
+            *paragraphs,
+            f"**To read on**: when a run is red, {Docs().page('operations.md')}; what a sentence "
+            f"means, {Docs().page('messages.md')}.",
+        ]
+    )
+    return flow
+
+
+def deployment_tags(kind: str, settings: Settings) -> list[str]:
+    """The tags of a deployment, which every run of it gets, whoever starts it."""
+    environment = settings.biospex_environment
+    return ["biospex", kind, *([environment] if environment else [])]
+
+
+def download_tag(address: ReplyAddress) -> str:
+    """The tag by which the runs of one download are found."""
+    return f"download-{printable(address.download_id)}"
+
+
+def tag_this_run(address: ReplyAddress) -> None:
+    """Give a run that the form has started the tag that the listener gives its own."""
+    if not runtime.deployment.id or download_tag(address) in runtime.flow_run.tags:
+        return
+    with get_client(sync_client=True) as prefect:
+        prefect.update_flow_run(
+            UUID(runtime.flow_run.id), tags=[*runtime.flow_run.tags, download_tag(address)]
+        )
+
+
+def save_view(prefect: SyncPrefectClient) -> None:
+    """Offer the view of the exports in the UI, unless there is one of that name."""
+    there = prefect.request("POST", "/saved_searches/filter", json={})
+    if there.is_error or any(view["name"] == VIEW for view in there.json()):
+        return  # Prefect Cloud has views of its own
+    # What the UI itself saves; it reads no other fields.
+    week = {"type": "span", "seconds": -7 * 24 * 3600}
+    filters = [
+        {"object": "flowRun", "property": name, "type": "", "operation": "", "value": value}
+        for name, value in (("tag", ["export"]), ("range", week))
+    ]
+    prefect.request("PUT", "/saved_searches/", json={"name": VIEW, "filters": filters})
