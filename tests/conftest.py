@@ -96,7 +96,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow ones begin first, so that no worker is left alone with a long file in the end.
     """
     for item in items:
-        if {"prefect_api", "prefect", "aws"} & set(getattr(item, "fixturenames", ())):
+        if {"prefect_api", "aws", "object_store"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow_files)
