@@ -61,7 +61,7 @@ test: lint
 	$(BIN)/pytest
 
 quick: setup
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n auto
 
 lint: setup
 	@! git ls-files | grep -E '\.(orig|rej|bak|swp)$$' || { echo 'Leftovers of a tool are tracked.'; exit 1; }

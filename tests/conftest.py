@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from bench.database import POSTGRESQL, postgresql
 from cli.services import embedded_aws, embedded_prefect
@@ -38,30 +38,25 @@ DATABASES = ["SQLite", *(["PostgreSQL"] if POSTGRESQL else [])]
 BOTH_DATABASES = pytest.mark.parametrize("prefect_api", DATABASES, indirect=True, scope="session")
 """Mark of tests that run on Prefect's own database and on the one of production."""
 
-LIKE_PRODUCTION = pytest.mark.parametrize(
-    "prefect_api", DATABASES[-1:], indirect=True, scope="session"
-)
-"""Mark of slow tests, which run on the one of production if there is one."""
 
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", params=DATABASES[-1:], ids=[pytest.HIDDEN_PARAM])
 def prefect_api(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, str]]:
-    """A Prefect server, for this process and its children. Yields their environment."""
+    """A Prefect server, for this process and its children. Yields their environment.
+
+    It runs on the database of production if that is there.
+    """
     home = tmp_path_factory.mktemp("prefect")
     with ExitStack() as stack:
-        is_sqlite = getattr(request, "param", "SQLite") == "SQLite"
-        database = None if is_sqlite else stack.enter_context(postgresql())
+        database = None if request.param == "SQLite" else stack.enter_context(postgresql())
         environment = stack.enter_context(embedded_prefect(home, database=database))
+        # Of every thread: one that knew no server would start another one.
+        stack.callback(refresh_global_settings_context)
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in environment.items():
             patch.setenv(name, value)
-        stack.enter_context(
-            temporary_settings(
-                {PREFECT_API_URL: environment["PREFECT_API_URL"], PREFECT_HOME: home}
-            )
-        )
+        refresh_global_settings_context()
         yield environment
         APILogHandler().flush()
 
@@ -101,7 +96,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow ones begin first, so that no worker is left alone with a long file in the end.
     """
     for item in items:
-        if {"prefect_api", "prefect", "aws"} & set(getattr(item, "fixturenames", ())):
+        if {"prefect_api", "aws", "object_store"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow_files)

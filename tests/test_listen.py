@@ -5,32 +5,26 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
 from moto.server import ThreadedMotoServer
-from prefect import flow, runtime
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
 )
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments.runner import RunnerDeployment
-from prefect.flow_engine import run_flow
 from prefect.logging import disable_run_logger
-from prefect.settings import get_current_settings
 from prefect.states import (
-    AwaitingRetry,
     Cancelled,
-    Cancelling,
     Completed,
     Crashed,
     Failed,
@@ -43,8 +37,7 @@ from cli.services import free_port
 from flows.create_batches import create_batches
 from flows.listen import Listener
 from flows.support.outage import Outage
-from flows.support.recovery import callback_of, missed_heartbeats, observe
-from flows.support.takeover import Standing, Takeover
+from flows.support.recovery import callback_of, observe
 from splitter.queues import TriggerQueue
 from splitter.settings import Allowed, Settings
 from tests.biospex import Biospex
@@ -275,39 +268,6 @@ def test_what_fails_before_the_flows_code_has_begun_is_no_attempt(
     assert "it stayed AwaitingRetry" in callback["error"]
 
 
-def test_an_attempt_that_began_counts_however_its_successors_fail_to_start(
-    listener: Listener, deployment: Deployment, prefect: SyncPrefectClient
-) -> None:
-    deployment.set(Running(), Crashed(), AwaitingRetry(), Pending(), Crashed())
-    seen = observe(prefect, deployment.run(), 0.0)
-    assert seen is not None
-    assert (seen.attempts, seen.failed_starts) == (1, 1)
-
-
-def test_after_an_outage_nobody_is_judged_before_three_heartbeats_time(
-    deployment: Deployment, prefect: SyncPrefectClient
-) -> None:
-    run = prefect.create_flow_run_from_deployment(deployment.id)
-    run.state = Running(timestamp=datetime.now(UTC) - timedelta(hours=1))
-    frequency = get_current_settings().flows.heartbeat_frequency
-    assert frequency is not None
-    now = time.monotonic()
-    assert missed_heartbeats(prefect, run, reachable_since=now - 2.9 * frequency) == 0
-    assert missed_heartbeats(prefect, run, reachable_since=now - 3 * frequency) >= 3
-
-
-def test_the_loop_knows_since_when_all_services_answer() -> None:
-    with disable_run_logger():
-        outage = Outage()
-    stopping = threading.Event()
-    stopping.set()  # so that nothing waits
-    before = outage.reachable_since
-    with outage.wait_out_outage(stopping):
-        raise ConnectionError("Prefect is away")
-    with outage.wait_out_outage(stopping):
-        assert outage.reachable_since > before  # runs are judged in the first loop after it
-
-
 def test_nothing_is_sent_to_a_queue_that_is_not_allowed(
     deployment: Deployment,
     biospex: Biospex,
@@ -478,53 +438,6 @@ def test_a_run_that_completed_gets_no_second_callback(
     listener.poll()
     assert biospex.callbacks() == []
     assert biospex.triggers() == (0, 0)
-
-
-@flow
-def standing() -> Standing:
-    with get_client(sync_client=True) as client:
-        return Takeover(client).standing(reachable_since=0.0)
-
-
-def listener_runs(prefect: SyncPrefectClient) -> list[FlowRun]:
-    """Two runs of one deployment, the second to be run here."""
-    name = f"standing-{uuid4()}"
-    deployment = cast(UUID, cast(RunnerDeployment, standing.to_deployment(name)).apply())
-    return [prefect.create_flow_run_from_deployment(deployment) for _ in range(2)]
-
-
-@pytest.mark.parametrize("state", [Running(), Pending()], ids=lambda state: state.name)
-def test_the_run_of_a_listener_that_died_or_never_started_is_ended_by_the_next(
-    state: State[Any], prefect: SyncPrefectClient, impatient: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flows.support.takeover.TIME_TO_START", timedelta())
-    dead, alive = listener_runs(prefect)
-    prefect.set_flow_run_state(dead.id, state, force=True)
-    assert run_flow(standing, flow_run=alive) is Standing.LISTENS
-    ended = prefect.read_flow_run(dead.id)
-    assert (ended.state_name, ended.state and ended.state.message) == (
-        "Cancelled",
-        "Died; another listener has taken over",
-    )
-
-
-@pytest.mark.parametrize(
-    "state", [Paused(name="Suspended"), Cancelling(), Cancelled()], ids=lambda state: state.name
-)
-def test_a_listener_whose_run_is_no_longer_running_is_told_so(
-    state: State[Any],
-) -> None:
-    seen = []
-
-    @flow
-    def put_aside() -> None:
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(UUID(runtime.flow_run.id), state, force=True)
-            seen.append(Takeover(client).standing(reachable_since=0.0))
-
-    with suppress(Exception):  # Prefect's engine has an opinion of its own on the end
-        put_aside()
-    assert seen == [Standing.NOT_RUNNING]
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from prefect.states import Crashed, Suspended
 from cli.services import child, served
 from flows.support.recovery import failed_attempts
 from tests.biospex import Biospex, messages
-from tests.conftest import EXPORTS, LIKE_PRODUCTION
+from tests.conftest import EXPORTS
 from tests.processes import child_of, eventually, kill, run_named
 
-pytestmark = [pytest.mark.usefixtures("prefect_api", "aws", "workspace"), LIKE_PRODUCTION]
+pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
 
 
 def serving(

@@ -202,6 +202,7 @@ def test_other_programs_open_the_batch_of_a_real_export(tool: str, tmp_path: Pat
     run(TEST[tool], path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", TEST)
 def test_other_programs_open_a_batch_of_more_than_65535_images(tool: str, tmp_path: Path) -> None:
     names = [f"{number}.jpg" for number in range(66_000)]
@@ -305,7 +306,7 @@ BATCHES = {
 
 
 @pytest.fixture(scope="session")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as url:
         yield boto3.client(
             "s3",
@@ -318,11 +319,11 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def bucket(client: Any) -> Bucket:
+def bucket(object_store: Any) -> Bucket:
     name = f"bucket-{uuid4()}"
-    client.create_bucket(Bucket=name)
-    client.put_object(Bucket=name, Key=KEY, Body=ARCHIVE)
-    return Bucket(client, name)
+    object_store.create_bucket(Bucket=name)
+    object_store.put_object(Bucket=name, Key=KEY, Body=ARCHIVE)
+    return Bucket(object_store, name)
 
 
 @pytest.fixture
@@ -337,16 +338,16 @@ def source(bucket: Bucket) -> StoredObject:
 
 
 @pytest.fixture
-def requests(client: Any) -> Iterator[Counter[str]]:
+def requests(object_store: Any) -> Iterator[Counter[str]]:
     """The requests sent since, by the names of their operations."""
     counter: Counter[str] = Counter()
 
     def count(model: Any, **_: object) -> None:
         counter[model.name] += 1
 
-    client.meta.events.register("before-call.s3", count)
+    object_store.meta.events.register("before-call.s3", count)
     yield counter
-    client.meta.events.unregister("before-call.s3", count)
+    object_store.meta.events.unregister("before-call.s3", count)
 
 
 @pytest.fixture
@@ -361,21 +362,21 @@ def splice_to(bucket: Bucket, source: StoredObject, pool: PartPool) -> Callable[
     return run
 
 
-def stored(client: Any, bucket: Bucket, key: str) -> bytes:
-    content = client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+def stored(object_store: Any, bucket: Bucket, key: str) -> bytes:
+    content = object_store.get_object(Bucket=bucket.name, Key=key)["Body"].read()
     assert isinstance(content, bytes)
     return content
 
 
-def nothing_is_left(client: Any, bucket: Bucket, key: str) -> bool:
-    uploads = client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
+def nothing_is_left(object_store: Any, bucket: Bucket, key: str) -> bool:
+    uploads = object_store.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
     return bucket.find(key) is None and not uploads
 
 
 @pytest.mark.parametrize("name", BATCHES)
 def test_a_batch_is_put_together_as_planned(
     name: str,
-    client: Any,
+    object_store: Any,
     bucket: Bucket,
     splice_to: Callable[[Plan, str], bool],
     requests: Counter[str],
@@ -386,9 +387,9 @@ def test_a_batch_is_put_together_as_planned(
     assert kinds(plan) == expected
     assert splice_to(plan, key)
     assert requests_of(cost([plan])) == +requests
-    content = stored(client, bucket, key)
+    content = stored(object_store, bucket, key)
     assert content == assembled(plan, ARCHIVE)
-    head = client.head_object(Bucket=bucket.name, Key=key)
+    head = object_store.head_object(Bucket=bucket.name, Key=key)
     assert (head["ContentType"], head["Metadata"]) == ("application/zip", {"rows": "1-9"})
     verify(bucket, key, batch_of(images))
 
@@ -396,7 +397,7 @@ def test_a_batch_is_put_together_as_planned(
     assert not splice_to(plan, key)
     assert requests == {"HeadObject": 1}
     assert splice_to(plan, f"{key}.again")
-    assert stored(client, bucket, f"{key}.again") == content
+    assert stored(object_store, bucket, f"{key}.again") == content
 
 
 def requests_of(cost: Cost) -> Counter[str]:
@@ -412,7 +413,7 @@ def requests_of(cost: Cost) -> Counter[str]:
 
 
 def test_batches_from_all_over_an_archive_read_it_once_together(
-    client: Any,
+    object_store: Any,
     bucket: Bucket,
     source: StoredObject,
     requests: Counter[str],
@@ -434,44 +435,44 @@ def test_batches_from_all_over_an_archive_read_it_once_together(
     assert expected.bytes_read <= len(ARCHIVE)
     assert expected.gets < cost(plans, replace(limits, batches=1)).gets
     for key, plan in zip(keys, plans, strict=True):
-        assert stored(client, bucket, key) == assembled(plan, ARCHIVE)
+        assert stored(object_store, bucket, key) == assembled(plan, ARCHIVE)
 
 
 @pytest.mark.parametrize("name", ["contiguous", "scattered", "a single put"])
 def test_a_source_replaced_after_the_plan_is_a_failure_that_leaves_nothing(
-    name: str, client: Any, bucket: Bucket, pool: PartPool
+    name: str, object_store: Any, bucket: Bucket, pool: PartPool
 ) -> None:
     key, source_key = f"batch/{name}-replaced.zip", "export/replaced.zip"
-    client.put_object(Bucket=bucket.name, Key=source_key, Body=ARCHIVE)
+    object_store.put_object(Bucket=bucket.name, Key=source_key, Body=ARCHIVE)
     source = bucket.archive(source_key)
-    client.put_object(Bucket=bucket.name, Key=source_key, Body=ARCHIVE[:-1] + b"!")
+    object_store.put_object(Bucket=bucket.name, Key=source_key, Body=ARCHIVE[:-1] + b"!")
     plan = planned(ARCHIVE, BATCHES[name][0])
     with pytest.raises(ObjectError, match=r"export/replaced\.zip was replaced"):
         [planned_parts] = parts([plan], bucket, source_key, source)
         assemble(bucket, key, planned_parts, {}, pool, lambda _: None)
-    assert nothing_is_left(client, bucket, key)
+    assert nothing_is_left(object_store, bucket, key)
 
 
 def test_a_part_that_fails_takes_the_upload_with_it(
-    client: Any, bucket: Bucket, splice_to: Callable[[Plan, str], bool]
+    object_store: Any, bucket: Bucket, splice_to: Callable[[Plan, str], bool]
 ) -> None:
     plan = planned(ARCHIVE, NAMES)
     beyond = Copied(replace(plan.parts[0].range, end=2 * len(ARCHIVE)))  # type: ignore[union-attr]
-    with pytest.raises(client.exceptions.ClientError):
+    with pytest.raises(object_store.exceptions.ClientError):
         splice_to(replace(plan, parts=(beyond, *plan.parts[1:])), "batch/failed.zip")
-    assert nothing_is_left(client, bucket, "batch/failed.zip")
+    assert nothing_is_left(object_store, bucket, "batch/failed.zip")
 
 
 @pytest.mark.parametrize("name", ["contiguous", "a single put"])
 def test_a_batch_of_another_size_than_planned_is_removed(
-    name: str, client: Any, bucket: Bucket, source: StoredObject, pool: PartPool
+    name: str, object_store: Any, bucket: Bucket, source: StoredObject, pool: PartPool
 ) -> None:
     [[*first, last]] = parts([planned(ARCHIVE, BATCHES[name][0])], bucket, KEY, source)
     assert isinstance(last, SentPart)
     wrong = [*first, replace(last, size=last.size + 1)]
     with pytest.raises(AssemblyError, match="instead of"):
         assemble(bucket, "batch/size.zip", wrong, {}, pool, lambda _: None)
-    assert nothing_is_left(client, bucket, "batch/size.zip")
+    assert nothing_is_left(object_store, bucket, "batch/size.zip")
 
 
 @pytest.mark.parametrize(
@@ -485,11 +486,11 @@ def test_a_batch_of_another_size_than_planned_is_removed(
     ids=["image", "end", "images", "manifest"],
 )
 def test_a_batch_that_does_not_verify_is_removed(
-    change: Callable[[bytes], bytes], error: type[Exception], client: Any, bucket: Bucket
+    change: Callable[[bytes], bytes], error: type[Exception], object_store: Any, bucket: Bucket
 ) -> None:
     images = NAMES[3:6]
     content = change(assembled(planned(ARCHIVE, images), ARCHIVE))
-    client.put_object(Bucket=bucket.name, Key="batch/wrong.zip", Body=content)
+    object_store.put_object(Bucket=bucket.name, Key="batch/wrong.zip", Body=content)
     with pytest.raises(error):
         verify(bucket, "batch/wrong.zip", batch_of(images))
     assert bucket.find("batch/wrong.zip") is None

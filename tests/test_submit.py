@@ -13,7 +13,6 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from cli.pool_settings import POOL
 from cli.services import served
 from cli.submit import main
-from flows.create_batches import create_batches
 from tests.biospex import Biospex
 from tests.conftest import EXPORTS
 
@@ -77,39 +76,6 @@ def test_the_plan_goes_by_the_settings_of_the_work_pool(
     assert "SPLIT_STRATEGY=extract (this shell)" in said
     assert "OTHER" not in said
     assert len([line for line in lines if re.match(r" +\d+ +\d", line)]) == 3
-
-
-@pytest.mark.parametrize("splice_min_size", ["0", "999999999"], ids=["splice", "extract"])
-def test_the_plan_of_a_zip_is_what_a_run_then_makes(
-    splice_min_size: str, biospex: Biospex, monkeypatch: pytest.MonkeyPatch, capsys: Printed
-) -> None:
-    monkeypatch.setenv("BATCH_SIZE", "10")
-    monkeypatch.setenv("SPLICE_MIN_SIZE", splice_min_size)
-    address = biospex.address(EXPORTS[0])
-    assert main([address, "--plan"]) == 0
-    printed = capsys.readouterr().out
-    assert biospex.batches() == []
-
-    monkeypatch.setenv("UPDATES_QUEUE_URL", biospex.queue_url)
-    create_batches(address)
-
-    made = biospex.s3.list_objects_v2(Bucket=biospex.bucket, Prefix="batch/")["Contents"]
-    planned = re.findall(r"^ +(\d+) +(\d+-\d+) +(\d+) +([\d,]+) +\d+ +\d+$", printed, re.MULTILINE)
-    assert [(part, rows, images) for part, rows, images, _ in planned] == [
-        ("1", "1-10", "10"),
-        ("2", "11-20", "10"),
-        ("3", "21-25", "5"),
-    ]
-    assert [int(size.replace(",", "")) for *_, size in planned] == [entry["Size"] for entry in made]
-    assert f"{sum(entry['Size'] for entry in made):,}" in printed
-
-
-def test_the_plan_of_a_tar_says_what_cannot_be_known(biospex: Biospex, capsys: Printed) -> None:
-    [tar] = [path for path in EXPORTS if path.suffix == ".gz"]
-    assert main([biospex.address(tar), "--plan"]) == 0
-    printed = capsys.readouterr().out
-    assert "Lane: extract, a tar.gz archive cannot be copied piece by piece" in printed
-    assert "known when it has been unpacked" in printed
 
 
 @pytest.mark.parametrize(

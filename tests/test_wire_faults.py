@@ -73,7 +73,8 @@ def credentials(proxy: FaultyProxy, prefect_api: object) -> Iterator[None]:
 
 @pytest.fixture
 def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step is tried twice, at once."""
+    """A step is tried twice, and a request three times, at once."""
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
     for step in (flow.read_index, flow.download, flow.zip_and_upload, flow.splice, flow.notify):
         monkeypatch.setattr(step, "retries", 1)
         monkeypatch.setattr(step, "retry_delay_seconds", 0)

@@ -1,0 +1,99 @@
+"""What counts as an outage, and how a loop goes through one."""
+
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+from prefect.logging import disable_run_logger
+from prefect.settings import get_current_settings
+
+from flows.support.outage import PATIENT, Outage, is_outage, waits_for_prefect
+
+REQUEST = httpx.Request("GET", "http://127.0.0.1/api/health")
+
+
+def answered(status: int) -> httpx.HTTPStatusError:
+    return httpx.HTTPStatusError("", request=REQUEST, response=httpx.Response(status))
+
+
+def refused(code: str, status: int) -> ClientError:
+    return ClientError(
+        {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
+        "ReceiveMessage",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (httpx.ConnectError("refused"), True),
+        (httpx.ReadTimeout("silent"), True),
+        (answered(503), True),
+        (answered(429), True),
+        (answered(404), False),
+        (answered(422), False),
+        (EndpointConnectionError(endpoint_url="http://127.0.0.1"), True),
+        (refused("ServiceUnavailable", 503), True),
+        (refused("AccessDenied", 403), False),
+        (ConnectionError("reset"), True),
+        (ValueError("nobody thought of it"), False),
+    ],
+    ids=repr,
+)
+def test_a_service_that_is_away_can_come_back_and_a_refusal_stays(
+    error: Exception, passes: bool
+) -> None:
+    assert is_outage(error) == passes
+
+
+@pytest.fixture
+def outage() -> Iterator[Outage]:
+    with disable_run_logger():
+        yield Outage()
+
+
+@pytest.fixture
+def stopping() -> threading.Event:
+    """Set, so that nothing waits."""
+    event = threading.Event()
+    event.set()
+    return event
+
+
+def test_the_loop_knows_since_when_all_services_answer(
+    outage: Outage, stopping: threading.Event
+) -> None:
+    before = outage.reachable_since
+    with outage.wait_out_outage(stopping):
+        raise ConnectionError("Prefect is away")
+    with outage.wait_out_outage(stopping):
+        assert outage.reachable_since > before  # runs are judged in the first loop after it
+
+
+def test_what_is_no_outage_is_passed_on(outage: Outage, stopping: threading.Event) -> None:
+    before = outage.reachable_since
+    with pytest.raises(ValueError, match="nobody"), outage.wait_out_outage(stopping):
+        raise ValueError("nobody thought of it")
+    assert outage.reachable_since == before
+
+
+def test_an_outage_and_its_end_are_said_once_each(
+    outage: Outage, stopping: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(outage._logger, "warning", lambda line, *_: said.append(line))
+    monkeypatch.setattr(outage._logger, "info", lambda line, *_: said.append(line))
+    for away in (False, True, True, True, False, False, True, False):
+        with outage.wait_out_outage(stopping):
+            if away:
+                raise ConnectionError("Prefect is away")
+    assert [line.split()[0] for line in said] == ["Waiting", "All", "Waiting", "All"]
+
+
+def test_who_waits_for_prefect_tries_for_longer_than_by_default() -> None:
+    usual = get_current_settings().client.max_retries
+    with waits_for_prefect():
+        assert get_current_settings().client.max_retries == PATIENT > usual
+    assert get_current_settings().client.max_retries == usual

@@ -1,0 +1,110 @@
+"""Progress as a person sees it: of the artifacts of a run, on a real Prefect server."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterId
+
+from flows.support.progress import Progress, best_effort
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
+Shown = Callable[[Progress], float]
+
+
+@pytest.fixture
+def shown(prefect: SyncPrefectClient) -> Shown:
+    """What the page shows at this moment, in per cent."""
+
+    def read(progress: Progress) -> float:
+        here = ArtifactFilter(id=ArtifactFilterId(any_=[progress._artifact]))
+        [artifact] = prefect.read_artifacts(artifact_filter=here)
+        return float(str(artifact.data))
+
+    return read
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step is shown, and a line is logged for it."""
+    monkeypatch.setattr("flows.support.progress.SECONDS_BETWEEN_UPDATES", 0)
+    monkeypatch.setattr("flows.support.progress.SECONDS_BETWEEN_LINES", 0)
+
+
+def test_progress_is_what_has_gone_through_of_the_total(shown: Shown, impatient: None) -> None:
+    @flow
+    def transfer() -> list[float]:
+        seen = []
+        with Progress("Download", 200) as progress:
+            seen.append(shown(progress))
+            for count in (50, 100, -100):  # the last of which is sent again
+                progress(count)
+                seen.append(shown(progress))
+        return [*seen, shown(progress)]
+
+    assert transfer() == [0, 25, 75, 25, 100]
+
+
+def test_a_transfer_that_fails_stays_where_it_was(shown: Shown) -> None:
+    @flow
+    def transfer() -> float:
+        with pytest.raises(OSError, match="no more"), Progress("Download", 200) as progress:
+            progress(50)
+            raise OSError("no more")
+        return shown(progress)
+
+    assert transfer() == 25
+
+
+def test_more_than_the_total_is_all_and_of_nothing_all_is_there() -> None:
+    @flow
+    def percents() -> list[float]:
+        more, nothing = Progress("Upload", 10), Progress("Upload", 0)
+        more(11)
+        return [more.percent, nothing.percent]
+
+    assert percents() == [100, 100]
+
+
+def test_steps_are_counted_by_any_thread_and_thinned_out(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.support.progress.SECONDS_BETWEEN_UPDATES", 3600)
+    updates = []
+    monkeypatch.setattr(Progress, "_show", lambda _, percent: updates.append(percent))
+
+    @flow
+    def transfer() -> None:
+        with Progress("Upload", 10_000) as progress, ThreadPoolExecutor(8) as pool:
+            list(pool.map(progress, [1] * 10_000))
+            pool.shutdown()
+            assert progress.percent == 100
+
+    transfer()
+    assert updates == [100]  # the end alone
+
+
+def test_a_long_transfer_is_followed_in_the_log(
+    impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    @flow
+    def transfer() -> None:
+        Progress("Download", 2_000_000)(500_000)
+
+    with caplog.at_level(logging.INFO):
+        transfer()
+    assert "Download: 25 % of 2.0 MB" in caplog.text
+
+
+def test_what_cannot_be_shown_is_logged_and_goes_no_further(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with best_effort("The summary", logging.getLogger("x")):
+        raise ConnectionError("Prefect is away")
+    assert "The summary could not be shown" in caplog.text
+    with pytest.raises(KeyboardInterrupt), best_effort("The summary", logging.getLogger("x")):
+        raise KeyboardInterrupt

@@ -1,0 +1,163 @@
+"""What is read of a run's history, and what is written to it, on a real Prefect server."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
+from prefect.deployments.runner import RunnerDeployment
+from prefect.settings import get_current_settings
+from prefect.states import (
+    AwaitingRetry,
+    Cancelled,
+    Completed,
+    Crashed,
+    Failed,
+    Pending,
+    Running,
+    Scheduled,
+)
+
+from flows.support import recovery
+from flows.support.decision import Retry
+from splitter.messages import Failure, Result
+
+
+@flow
+def nothing() -> None:
+    pass
+
+
+@pytest.fixture
+def run(prefect: SyncPrefectClient) -> FlowRun:
+    """A run of a deployment that nobody serves."""
+    deployment = cast(RunnerDeployment, nothing.to_deployment(f"unserved-{uuid4()}")).apply()
+    return prefect.create_flow_run_from_deployment(cast(UUID, deployment))
+
+
+def test_an_attempt_that_began_counts_however_its_successors_fail_to_start(
+    run: FlowRun, prefect: SyncPrefectClient
+) -> None:
+    history: list[State[Any]] = [Running(), Crashed(), AwaitingRetry(), Pending(), Crashed()]
+    for state in history:
+        prefect.set_flow_run_state(run.id, state, force=True)
+    seen = recovery.observe(prefect, prefect.read_flow_run(run.id), 0.0)
+    assert seen is not None
+    assert (seen.attempts, seen.failed_starts) == (1, 1)
+
+
+def test_of_a_run_that_was_deleted_nothing_is_known(prefect: SyncPrefectClient) -> None:
+    assert recovery.observe(prefect, None, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("states", "ends"),
+    [
+        ([], []),
+        ([Scheduled(), Pending(), Crashed()], []),
+        ([Running(), Failed()], ["Failed"]),
+        ([Running(), Crashed(), Crashed()], ["Crashed"]),
+        ([Running(), Crashed(), AwaitingRetry(), Running(), Failed()], ["Crashed", "Failed"]),
+        ([Running(), Cancelled(), Pending(), Crashed()], ["Cancelled"]),
+        ([Running(), Completed()], []),
+        ([Running(), AwaitingRetry(), Running()], []),
+    ],
+)
+def test_an_attempt_is_one_whose_code_had_begun(states: list[State[Any]], ends: list[str]) -> None:
+    assert [state.name for state in recovery.failed_attempts(states)] == ends
+
+
+def test_a_run_waits_since_it_last_ran() -> None:
+    before: list[State[Any]] = [Scheduled(), Pending()]
+    after: list[State[Any]] = [Crashed(), AwaitingRetry()]
+    assert recovery.states_since_it_ran(before) == before
+    assert recovery.states_since_it_ran([*before, Running(), *after]) == after
+    assert recovery.states_since_it_ran([Running(), *before, Running()]) == []
+
+
+def test_after_an_outage_nobody_is_judged_before_three_heartbeats_time(
+    run: FlowRun, prefect: SyncPrefectClient
+) -> None:
+    run.state = Running(timestamp=datetime.now(UTC) - timedelta(hours=1))
+    frequency = get_current_settings().flows.heartbeat_frequency
+    assert frequency is not None
+    now = time.monotonic()
+    early, late = now - 2.9 * frequency, now - 3 * frequency
+    assert recovery.missed_heartbeats(prefect, run, reachable_since=early) == 0
+    assert recovery.missed_heartbeats(prefect, run, reachable_since=late) >= 3
+
+
+def test_only_who_runs_owes_heartbeats(run: FlowRun, prefect: SyncPrefectClient) -> None:
+    run.state = Pending(timestamp=datetime.now(UTC) - timedelta(hours=1))
+    assert recovery.missed_heartbeats(prefect, run, reachable_since=float("-inf")) == 0
+
+
+def test_a_run_is_answered_once_the_callback_is_noted_on_it(
+    run: FlowRun, prefect: SyncPrefectClient
+) -> None:
+    prefect.set_flow_run_state(run.id, Failed(), force=True)
+
+    def is_answered() -> bool:
+        seen = recovery.observe(prefect, prefect.read_flow_run(run.id), 0.0)
+        return seen is not None and seen.is_answered
+
+    assert recovery.callback_of(prefect, run) is None
+    assert not is_answered()
+    recovery.note_callback(prefect, run, Failure(download_id=7, error="The first."))
+    assert is_answered()
+    recovery.note_callback(prefect, run, Result(download_id=7, batch_files=["a-part1.zip"]))
+    assert "a-part1.zip" in str(recovery.callback_of(prefect, run))
+
+
+def test_a_run_is_retried_as_itself_later_and_says_why(
+    run: FlowRun, prefect: SyncPrefectClient
+) -> None:
+    prefect.set_flow_run_state(run.id, Crashed(), force=True)
+    recovery.retry(prefect, run, Retry("Attempt 1 ended Crashed", timedelta(minutes=5)))
+    waiting = prefect.read_flow_run(run.id)
+    assert waiting.state is not None
+    assert (waiting.state.name, waiting.state.message) == (
+        "AwaitingRetry",
+        "Attempt 1 ended Crashed",
+    )
+    assert waiting.next_scheduled_start_time is not None
+    assert waiting.next_scheduled_start_time > datetime.now(UTC) + timedelta(minutes=4)
+
+
+@pytest.mark.parametrize(
+    ("end", "name"),
+    [
+        (recovery.mark_crashed, "Crashed"),
+        (recovery.request_cancellation, "Cancelling"),
+        (recovery.force_cancelled, "Cancelled"),
+    ],
+)
+def test_a_run_is_ended_with_the_reason(
+    end: Any, name: str, run: FlowRun, prefect: SyncPrefectClient
+) -> None:
+    prefect.set_flow_run_state(run.id, Running(), force=True)
+    end(prefect, run, "Why it is.")
+    state = prefect.read_flow_run(run.id).state
+    assert state is not None
+    assert (state.name, state.message) == (name, "Why it is.")
+
+
+def test_a_run_that_another_attempt_goes_on_with_is_superseded() -> None:
+    seen: list[bool] = []
+
+    @flow
+    def attempt() -> None:
+        context = FlowRunContext.get()
+        assert context and context.flow_run
+        mine = context.flow_run
+        again = mine.model_copy(update={"run_count": mine.run_count + 1})
+        stopped = mine.model_copy(update={"state_type": Cancelled().type})
+        seen.extend(recovery.is_superseded(one) for one in (mine, again, stopped))
+
+    attempt()
+    assert seen == [False, True, True]
