@@ -170,22 +170,15 @@ def is_transient(error: BaseException) -> bool:
         return status >= 500 or is_kind(error, Kind.TRANSIENT, Kind.UPLOAD_GONE)
     if isinstance(error, TRANSIENT_TYPES):
         return True
-    wrapped = _wrapped(error)
-    return wrapped is not None and is_transient(wrapped)
+    return error.__cause__ is not None and is_transient(error.__cause__)
 
 
 def operator_fix(error: BaseException) -> str:
     """What an operator has to do about an error of AWS; empty where the table knows nothing."""
-    meaning, wrapped = meaning_of(error), _wrapped(error)
+    meaning = meaning_of(error)
     if meaning:
         return meaning.fix
-    return operator_fix(wrapped) if wrapped is not None else ""
-
-
-def _wrapped(error: BaseException) -> BaseException | None:
-    """boto3 and s3transfer wrap the last of their own attempts."""
-    wrapped = getattr(error, "last_exception", None) or error.__cause__
-    return wrapped if isinstance(wrapped, BaseException) else None
+    return operator_fix(error.__cause__) if error.__cause__ is not None else ""
 
 
 def require_field(answer: Mapping[str, Any], name: str) -> Any:

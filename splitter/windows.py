@@ -55,14 +55,14 @@ class Windows:
         self,
         windows: Sequence[Range],
         most: int,
-        read_into: Callable[[int, Sequence[memoryview]], None],
+        read_into: Callable[[int, memoryview], None],
     ) -> None:
         """
         Args:
             windows: ascending.
             most: windows in memory, but for those that a thread is copying from. One that is
                 wanted again after it has been dropped is read again.
-            read_into: fills buffers with bytes of the archive, from a start on.
+            read_into: fills a buffer with bytes of the archive, from a start on.
         """
         self._windows = windows
         self._starts = [window.start for window in windows]
@@ -127,7 +127,7 @@ class Windows:
         # Mapped: what many threads give back to malloc, it does not always give back.
         content = memoryview(mmap.mmap(-1, window.size))
         try:
-            self._read_into(window.start, [content])
+            self._read_into(window.start, content)
         except BaseException as error:
             with self._lock:
                 if self._found.get(number) is future:

@@ -2,7 +2,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from boto3.exceptions import RetriesExceededError
 from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
@@ -41,10 +40,6 @@ def caused_by(cause: Exception) -> Exception:
     return error
 
 
-def given_up_after(last: Exception) -> Exception:
-    return RetriesExceededError(last)  # type: ignore[arg-type]  # boto3 passes on any error
-
-
 TRANSIENT = [
     answer("SlowDown", 503),
     answer("InternalError", 500),
@@ -59,7 +54,6 @@ TRANSIENT = [
     ConnectionResetError("reset\nby peer"),
     TimeoutError(),
     caused_by(ConnectionResetError()),
-    given_up_after(ConnectionResetError()),
 ]
 PERMANENT = [
     answer("AccessDenied", 403),
@@ -72,7 +66,6 @@ PERMANENT = [
     ValueError("first line\nsecond line"),
     KeyError("x"),
     caused_by(ValueError()),
-    given_up_after(ValueError()),
 ]
 
 

@@ -502,22 +502,25 @@ def test_the_index_is_read_from_s3(bucket: Bucket, source: StoredObject) -> None
     assert index.read("01.jpg") == IMAGES["01.jpg"]
 
 
-def test_an_answer_that_breaks_off_is_asked_for_again() -> None:
+def test_what_is_missing_of_an_answer_that_breaks_off_is_asked_for() -> None:
     class Breaking(io.BytesIO):
-        def readinto(self, buffer: Any) -> int:
+        def read(self, size: int | None = -1) -> bytes:
             raise ConnectionResetError
 
     class Client:
         bodies: Sequence[io.BytesIO] = ()
+        ranges: Sequence[str] = ()
 
-        def get_object(self, **_: str) -> dict[str, io.BytesIO]:
+        def get_object(self, **options: str) -> dict[str, io.BytesIO]:
             body, *self.bodies = self.bodies
+            self.ranges = [*self.ranges, options["Range"]]
             return {"Body": body}
 
     client = Client()
     bucket = Bucket(client, "any")  # type: ignore[arg-type]
-    client.bodies = [io.BytesIO(b"sh"), *[Breaking()] * 3, io.BytesIO(b"whole")]
-    assert bucket.read("key", '"etag"', 0, 5) == b"whole"
-    client.bodies = [Breaking()] * 5
+    client.bodies = [io.BytesIO(b"sh"), Breaking(), Breaking(), io.BytesIO(b"ort")]
+    assert bucket.read("key", '"etag"', 10, 5) == b"short"
+    assert client.ranges == ["bytes=10-14", "bytes=12-14", "bytes=12-14", "bytes=12-14"]
+    client.bodies = [Breaking() for _ in range(5)]
     with pytest.raises(ConnectionResetError):
         bucket.read("key", '"etag"', 0, 5)

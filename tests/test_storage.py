@@ -80,7 +80,7 @@ def test_an_archive_that_is_replaced_under_way_is_said(bucket: Bucket, tmp_path:
     put(bucket, b"old", "export/a.zip")
     old = bucket.archive("export/a.zip")
     put(bucket, b"new", "export/a.zip", rows="other")
-    with pytest.raises(ObjectError, match="was replaced while it was read"):
+    with pytest.raises(ObjectError, match="was replaced or deleted while it was read"):
         bucket.download("export/a.zip", old, tmp_path / "a.zip", lambda _: None)
 
 
@@ -127,7 +127,6 @@ def test_a_download_that_breaks_off_again_and_again_is_worth_another_try(
         faulty.download("a.zip", StoredObject(1000, '"tag"', {}), tmp_path / "a", lambda _: None)
     assert is_transient(failure.value)
     assert "ask for the batches again later" in explain(failure.value)
-    assert not (tmp_path / "a").exists()
 
 
 def test_an_archive_that_may_not_be_read_is_said(faulty: Bucket) -> None:

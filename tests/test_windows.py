@@ -1,7 +1,6 @@
 import random
 import threading
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -25,10 +24,8 @@ def bytes_of(found: list[Range]) -> bytes:
     return b"".join(DATA[one.start : one.end] for one in found)
 
 
-def read_into(start: int, buffers: Sequence[memoryview]) -> None:
-    for buffer in buffers:
-        buffer[:] = DATA[start : start + len(buffer)]
-        start += len(buffer)
+def read_into(start: int, buffer: memoryview) -> None:
+    buffer[:] = DATA[start : start + len(buffer)]
 
 
 @given(ranges, st.integers(1, 300), st.integers(0, 100), st.integers(1, 4))
@@ -53,9 +50,9 @@ def test_threads_that_want_the_same_windows_read_each_once() -> None:
     reads: Counter[int] = Counter()
     barrier = threading.Barrier(4)
 
-    def counted(start: int, buffers: Sequence[memoryview]) -> None:
+    def counted(start: int, buffer: memoryview) -> None:
         reads[start] += 1
-        read_into(start, buffers)
+        read_into(start, buffer)
 
     windows = Windows([Range(at, at + 100) for at in range(0, 1000, 100)], 10, counted)
 
@@ -74,13 +71,13 @@ def test_a_window_that_cannot_be_read_fails_only_the_thread_that_tried() -> None
     begun, fail = threading.Event(), threading.Event()
     attempts: list[int] = []
 
-    def failing_once(start: int, buffers: Sequence[memoryview]) -> None:
+    def failing_once(start: int, buffer: memoryview) -> None:
         attempts.append(start)
         if len(attempts) == 1:
             begun.set()
             fail.wait()
             raise ConnectionResetError
-        read_into(start, buffers)
+        read_into(start, buffer)
 
     windows = Windows([Range(0, 100)], 1, failing_once)
 
@@ -104,9 +101,9 @@ def test_a_window_that_cannot_be_read_fails_only_the_thread_that_tried() -> None
 def test_a_window_is_dropped_when_all_that_was_expected_has_been_copied() -> None:
     reads: Counter[int] = Counter()
 
-    def counted(start: int, buffers: Sequence[memoryview]) -> None:
+    def counted(start: int, buffer: memoryview) -> None:
         reads[start] += 1
-        read_into(start, buffers)
+        read_into(start, buffer)
 
     windows = Windows([Range(at, at + 100) for at in (0, 100, 200)], 2, counted)
     early, late = [Range(0, 50), Range(110, 150)], [Range(0, 40), Range(220, 230)]
