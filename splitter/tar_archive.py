@@ -10,6 +10,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from queue import Queue
 from threading import Thread
 from typing import IO, Protocol, Self, cast
@@ -100,15 +101,9 @@ def extract_tar(
     with reading(), closing(_Ahead(chunks, max_size)) as stream:
         if compression:
             check_tar(stream.peek(BLOCK), compression)
-        with _Tar.open(
-            fileobj=cast("IO[bytes]", stream),
-            mode="r|",
-            bufsize=CHUNK,
-            tarinfo=_Header,
-            encoding="utf-8",
-        ) as source:
-            members = _members(source, output, progress, names, max_size)
-            _check_rest(source, warnings)
+        source = _Tar(fileobj=cast("IO[bytes]", stream), tarinfo=_Header, encoding="utf-8")
+        members = _members(source, stream, output, progress, names, max_size)
+        _check_rest(stream, warnings)
     return members, warnings
 
 
@@ -128,6 +123,7 @@ def check_start(start: bytes, format: Format) -> None:
 
 def _members(
     source: tarfile.TarFile,
+    stream: "_Ahead",
     output: IO[bytes],
     progress: Callable[[int], object],
     names: Names,
@@ -137,6 +133,8 @@ def _members(
     end = linked = 0
     while info := source.next():
         source.members = []  # type: ignore[attr-defined]  # or it keeps them all, attributes too
+        if info.size < 0:
+            raise tarfile.ReadError("a file of negative size")
         # A sparse file takes no room in the archive. And tarfile goes on to the next header in
         # small steps, however far behind the archive's end it is said to be.
         if max(end + linked + info.size, source.offset) > max_size:
@@ -158,24 +156,33 @@ def _members(
             if end + linked > max_size:
                 raise too_much(max_size)
             continue
-        content = source.extractfile(info)
-        if content is None:
-            continue
-        crc = size = 0
-        while chunk := _next_chunk(content, name):
+        crc = 0
+        for chunk in _content(info, name, source, stream):
             output.write(chunk)
             crc = isal_zlib.crc32(chunk, crc)
-            size += len(chunk)
             progress(len(chunk))
-        members[name] = Member(end, size, crc, _dos_date_time(info.mtime))
-        end += size
+        members[name] = Member(end, info.size, crc, _dos_date_time(info.mtime))
+        end += info.size
     return members
 
 
-def _next_chunk(content: IO[bytes], name: str) -> bytes:
+def _content(
+    info: tarfile.TarInfo, name: str, source: tarfile.TarFile, stream: "_Ahead"
+) -> Iterator[bytes | memoryview]:
     try:
         with reading():
-            return content.read(CHUNK)
+            if info.issparse():
+                content = cast("IO[bytes]", source.extractfile(info))
+                yield from iter(partial(content.read, CHUNK), b"")
+                return
+            # tarfile would copy every byte six times.
+            left = info.size
+            while left:
+                chunk = stream.take(left)
+                if not chunk:
+                    raise tarfile.ReadError("unexpected end of data")
+                left -= len(chunk)
+                yield chunk
     except ArchiveError as error:
         if error.__cause__ is None:  # not damage
             raise
@@ -199,12 +206,11 @@ def _why_not(info: tarfile.TarInfo, target: Member | None) -> str | None:
     return DEAD_LINK if info.islnk() and target is None else None
 
 
-def _check_rest(source: tarfile.TarFile, warnings: list[str]) -> None:
+def _check_rest(stream: "_Ahead", warnings: list[str]) -> None:
     """Read what follows a tar's end, for the checksum behind it, and see that nothing is lost."""
     seen = b""
     extra = 0
-    rest = cast("IO[bytes]", source.fileobj)
-    while chunk := rest.read(CHUNK):
+    while chunk := stream.read(CHUNK):
         extra += len(chunk)
         chunk = seen + chunk if seen else chunk.lstrip(b"\0")
         seen = chunk[:BLOCK]
@@ -282,34 +288,59 @@ def _decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> 
 
 
 class _Ahead:
-    """A file, as far as ``tarfile`` needs one, that a thread fills some chunks ahead."""
+    """A file, as far as ``tarfile`` needs one, that a thread fills some chunks ahead.
+
+    It only goes forward, as ``tarfile`` does that is asked for one member after the other.
+    """
 
     def __init__(self, chunks: Iterator[bytes], max_size: int) -> None:
         self._chunks = chunks
         self._max_size = max_size
         self._queue: Queue[bytes | BaseException] = Queue(CHUNKS_AHEAD)
-        self._peeked = b""
+        self._chunk = memoryview(b"")
+        self._position = 0
         self._at_end = False
         self._closed = False
         self._thread = Thread(target=self._fill, daemon=True)
         self._thread.start()
 
-    def read(self, _: int) -> bytes:
-        """The next bytes, as many as there are; ``tarfile`` goes on until it has enough.
+    def take(self, most: int) -> memoryview:
+        """Up to ``most`` of the next bytes, as they have come; none at the end.
 
         Raises:
             ArchiveError: if all of them together are too many.
         """
-        if self._peeked:
-            data, self._peeked = self._peeked, b""
-            return data
-        return self._next()
+        if not self._chunk:
+            self._chunk = memoryview(self._next())
+        taken, self._chunk = self._chunk[:most], self._chunk[most:]
+        self._position += len(taken)
+        return taken
+
+    def read(self, size: int) -> bytes:
+        """The next ``size`` bytes; fewer at the end."""
+        taken = []
+        while size and (chunk := self.take(size)):
+            taken.append(chunk)
+            size -= len(chunk)
+        return b"".join(taken)
 
     def peek(self, length: int) -> bytes:
         """At least ``length`` of the next bytes, if there are so many."""
-        while len(self._peeked) < length and (chunk := self._next()):
-            self._peeked += chunk
-        return self._peeked
+        peeked = bytes(self._chunk)
+        while len(peeked) < length and (chunk := self._next()):
+            peeked += chunk
+        self._chunk = memoryview(peeked)
+        return peeked
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> int:
+        if position < self._position:
+            raise tarfile.ReadError("its headers contradict each other")
+        while self._position < position and self.take(position - self._position):
+            pass
+        return self._position
 
     def close(self) -> None:
         self._closed = True
