@@ -5,8 +5,11 @@
 ARG BASE=python:3.12-slim
 FROM ${BASE}
 
+# What glibc maps for one allocation goes back to the system when it is given back; by itself it soon
+# keeps the parts of uploads for each thread: up to 80 MiB for 32,000 images.
 ENV PYTHONUNBUFFERED=1 \
     PYTHONPATH=/opt/biospex \
+    MALLOC_MMAP_THRESHOLD_=1048576 \
     DO_NOT_TRACK=1 \
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30
 
@@ -23,6 +26,8 @@ COPY blocks blocks
 COPY flows flows
 COPY splitter splitter
 COPY cli cli
+# Nobody may write there later on, and each run would compile them anew.
+RUN python -m compileall -q blocks flows splitter cli
 
 USER 1000
 

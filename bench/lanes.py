@@ -72,6 +72,7 @@ class Bench:
         self.batch_size = batch_size
         self.environment = {**os.environ, **environment, "AWS_ENDPOINT_URL_S3": endpoint}
         self.environment |= {"BATCH_SIZE": str(batch_size), "PREFECT_LOGGING_LEVEL": "ERROR"}
+        self.environment["MALLOC_MMAP_THRESHOLD_"] = "1048576"  # as the image has it
         keys = (environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
         session = boto3.Session(*keys, region_name=REGION)
         self.s3 = session.client("s3", endpoint_url=endpoint, config=CLIENT_CONFIG)
