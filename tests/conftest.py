@@ -19,8 +19,26 @@ from tests.biospex import Biospex
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+LONGEST_FILES = (
+    "test_serve.py",
+    "test_listen.py",
+    "test_wire_faults.py",
+    "test_ecs_worker.py",
+    "test_deploy_script.py",
+    "test_create_batches.py",
+)
+
 FIXTURES = Path(__file__).parent / "fixtures"
 EXPORTS = sorted(FIXTURES.glob("4*"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_temporary_prefect() -> Iterator[None]:
+    """A test that forgets to ask for a server fails; Prefect would start one, for ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
+        refresh_global_settings_context()
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +69,7 @@ def prefect_api(
     with ExitStack() as stack:
         database = None if request.param == "SQLite" else stack.enter_context(postgresql())
         environment = stack.enter_context(embedded_prefect(home, database=database))
-        # Of every thread: one that knew no server would start another one.
+        # The settings of every thread, also of one that does not inherit this one's context.
         stack.callback(refresh_global_settings_context)
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in environment.items():
@@ -93,10 +111,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs a service, or runs programs of its own, is slow: no part of ``make quick``.
 
     A file of tests says so itself where it does not show: ``pytestmark = pytest.mark.slow``. The
-    slow ones begin first, so that no worker is left alone with a long file in the end.
+    longest files begin first, then the slow ones, so that no worker is left alone with one in the
+    end.
     """
     for item in items:
         if {"prefect_api", "aws", "object_store"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow_files)
+    longest = {name: place for place, name in enumerate(LONGEST_FILES)}
+    items.sort(
+        key=lambda item: (longest.get(item.path.name, len(longest)), item.path not in slow_files)
+    )

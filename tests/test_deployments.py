@@ -5,8 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
 import yaml  # type: ignore[import-untyped]
@@ -20,11 +18,11 @@ from pydantic import SecretStr
 from blocks.register import register
 from blocks.saved import BLOCK_NAME, client, load_credentials, load_workspace, origin
 from blocks.workspace import Workspace
-from cli.services import REGION
 from deploy import preflight
 from flows.support.finding import VIEW, save_view
 from splitter.settings import Settings
 from splitter.storage import CLIENT_CONFIG
+from tests.biospex import Biospex
 from tests.processes import eventually
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws")
@@ -175,13 +173,11 @@ def test_registered_blocks_are_used_and_said_to_be(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("registered")
 def test_the_registered_credentials_reach_the_endpoint_without_the_environment(
-    s3: Any, monkeypatch: pytest.MonkeyPatch
+    biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bucket = f"bucket-{uuid4()}"
-    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
     for variable in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(variable)
-    answer = client(load_credentials(), "s3", CLIENT_CONFIG).list_objects_v2(Bucket=bucket)
+    answer = client(load_credentials(), "s3", CLIENT_CONFIG).list_objects_v2(Bucket=biospex.bucket)
     assert answer["KeyCount"] == 0
 
 

@@ -147,6 +147,7 @@ def test_a_run_is_ended_with_the_reason(
     assert (state.name, state.message) == (name, "Why it is.")
 
 
+@pytest.mark.usefixtures("prefect_api")
 def test_a_run_that_another_attempt_goes_on_with_is_superseded() -> None:
     seen: list[bool] = []
 
