@@ -118,3 +118,27 @@ def test_pictures_that_cannot_be_made_make_no_export_fail(
     page = shown(biospex.request(archive))
     assert "images" not in page
     assert "1 row in 1 batch" in str(page["summary"].data)
+
+
+def test_a_run_from_the_form_is_found_by_its_download(
+    prefect: SyncPrefectClient, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(uuid4()))  # as such a run has one
+    request = biospex.request(EXPORTS[0], downloadId=77)
+    state: State[Any] = create_batches(request, return_state=True)
+    assert state.state_details.flow_run_id
+    assert "download-77" in prefect.read_flow_run(state.state_details.flow_run_id).tags
+
+
+def test_what_a_fault_may_have_kept_from_biospex_is_said(
+    shown: Shown, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> bytes:
+        raise KeyError("a fault of the program")
+
+    monkeypatch.setattr("flows.create_batches.choose_lane", refuse)
+    page = shown(biospex.request(EXPORTS[0]))
+    summary = str(page["summary"].data)
+    assert summary.startswith("**No batches yet:** ")
+    assert "None there: nothing, as the listener tries this export again first." in summary
+    assert "callback" not in page

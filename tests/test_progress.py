@@ -49,6 +49,23 @@ def test_progress_is_what_has_gone_through_of_the_total(shown: Shown, impatient:
     assert transfer() == [0, 25, 75, 25, 100]
 
 
+def test_a_card_says_how_much_is_done_and_how_long_the_rest_takes(
+    impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Progress, "_show", lambda _, percent, text: said.append(text))
+
+    @flow
+    def transfer() -> None:
+        with pytest.raises(OSError, match="no more"), Progress("Download", 2_000_000) as progress:
+            progress._began -= 10
+            progress(500_000)
+            raise OSError("no more")
+
+    transfer()
+    assert said == ["Download: 25 % of 2.0 MB, 30 s to go", "Download of 2.0 MB, stopped at 25 %"]
+
+
 def test_a_transfer_that_fails_stays_where_it_was(shown: Shown) -> None:
     @flow
     def transfer() -> float:
@@ -75,7 +92,7 @@ def test_steps_are_counted_by_any_thread_and_thinned_out(
 ) -> None:
     monkeypatch.setattr("flows.support.progress.SECONDS_BETWEEN_UPDATES", 3600)
     updates = []
-    monkeypatch.setattr(Progress, "_show", lambda _, percent: updates.append(percent))
+    monkeypatch.setattr(Progress, "_show", lambda _, *shown: updates.append(shown))
 
     @flow
     def transfer() -> None:
@@ -85,7 +102,7 @@ def test_steps_are_counted_by_any_thread_and_thinned_out(
             assert progress.percent == 100
 
     transfer()
-    assert updates == [100]  # the end alone
+    assert updates == [(100, "Upload of 10.0 kB")]  # the end alone
 
 
 def test_a_long_transfer_is_followed_in_the_log(
