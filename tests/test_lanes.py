@@ -57,7 +57,11 @@ def test_a_zip_that_s3_can_copy_is_spliced_with_its_batches(bucket: Bucket) -> N
         (TAR, {}, "a tar archive cannot be copied piece by piece"),
         (TAR, {"split_strategy": "extract"}, "SPLIT_STRATEGY asks for it"),
         (STREAMED, {"split_strategy": "extract"}, "SPLIT_STRATEGY asks for it"),
-        (STREAMED, {"splice_min_size": len(STREAMED)}, "archives up to SPLICE_MIN_SIZE are extracted"),
+        (
+            STREAMED,
+            {"splice_min_size": len(STREAMED)},
+            "archives up to SPLICE_MIN_SIZE are extracted",
+        ),
         (
             zip_of({f"images/{name}": data for name, data in FILES.items()}),
             {},
