@@ -434,6 +434,6 @@ def test_a_person_starts_a_run_with_the_archives_address_alone(
         create_batches(address)
     monkeypatch.setenv("UPDATES_QUEUE_URL", biospex.queue_url)
     assert create_batches(address).batch_files == [f"{EXPORTS[0].stem}-part1.zip"]
-    with pytest.raises(ExportError, match="is not like s3://"):
+    with pytest.raises(ExportError, match="write it like s3://"):
         create_batches("export/41.zip")
     assert biospex.statuses() == ["success"]
