@@ -1,6 +1,6 @@
 # make demo   split two examples on this machine; ARCHIVE=path BATCH_SIZE=n KEEP=1 VERBOSE=1
 # make test   lint, types, import rules and the tests
-# make quick  the tests that need no service, in about a minute
+# make quick  the tests that need no service, in under a minute
 # make bench  both lanes beside the floor and the limit, on real JPEGs; GIGABYTES=1.6 REPEAT=3
 # make serve  serve both deployments against the Prefect API and the AWS that the environment names
 # make submit split an archive that is in S3: ARCHIVE=s3://bucket/key, PLAN=1 to see what it takes
