@@ -203,6 +203,7 @@ def error_code(error: botocore.ClientError) -> str:
 def explain(error: BaseException) -> str:
     """One sentence about a failed export that a project manager can act on, without a traceback."""
     message = " ".join(str(error).split())  # names and header cells may hold line breaks
+    message = message.encode(errors="replace").decode()  # and bytes that are no text
     if isinstance(error, ExportError):
         return message
     if isinstance(error, SetupError):

@@ -201,3 +201,8 @@ def test_every_code_is_in_the_table_and_nowhere_else() -> None:
         if source.name != "errors.py":
             text = source.read_text()
             assert not {code for code in codes if f'"{code}"' in text}, source
+
+
+def test_a_name_that_is_no_text_does_not_spoil_its_sentence() -> None:
+    name = b"\xff.jpg".decode(errors="surrogateescape")
+    assert explain(ExportError(f"'{name}' overlaps.")) == "'?.jpg' overlaps."
