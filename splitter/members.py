@@ -4,7 +4,6 @@ import errno
 import gzip
 import lzma
 import re
-import sys
 import tarfile
 import unicodedata
 import zipfile
@@ -17,11 +16,7 @@ from typing import TypeVar, cast
 from isal.isal_zlib import IsalError
 
 from splitter.errors import ExportError
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from splitter.zstandard import zstd
 
 T = TypeVar("T")
 

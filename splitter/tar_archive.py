@@ -5,7 +5,6 @@ Formats: POSIX.1-2017 (pax and ustar), GNU tar's extensions and Unix V7, as ``ta
 
 import bz2
 import lzma
-import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,11 +31,7 @@ from splitter.members import (
     too_much,
 )
 from splitter.wording import count
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from splitter.zstandard import zstd
 
 CHUNK = 256 * 1024
 """Bytes read, or decompressed, at a time."""

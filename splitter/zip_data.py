@@ -7,7 +7,6 @@ of PKWARE's APPNOTE, as in ``zip_records``.
 import bz2
 import lzma
 import struct
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED
@@ -16,11 +15,7 @@ import inflate64
 from isal import isal_zlib
 
 from splitter.members import CHUNK
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from splitter.zstandard import zstd
 
 DEFLATE64 = 9
 ZSTANDARD = 93

@@ -4,7 +4,6 @@ import bz2
 import gzip
 import io
 import lzma
-import sys
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -17,12 +16,8 @@ from hypothesis import strategies as st
 from splitter import archive, formats, tar_archive
 from splitter.archive import Contents
 from splitter.members import ArchiveError, Limits
+from splitter.zstandard import zstd
 from tests.archives import FILES, identified, tar_of, zip_of
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 TAR = tar_of(FILES)
 GZIP = gzip.compress(TAR, mtime=0)

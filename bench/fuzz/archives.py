@@ -7,7 +7,6 @@ import lzma
 import random
 import re
 import struct
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from bench.fuzz.manifests import FIXTURES
 from bench.fuzz.mutations import MOST_BYTES, NAMES, WORDS, cut, mutated
 from bench.fuzz.streams import PACKERS, zip_by
 from splitter import zip_directory, zip_records
+from splitter.zstandard import zstd
 from tests.archives import (
     BROKEN_ZIPS,
     FILES,
@@ -28,11 +28,6 @@ from tests.archives import (
     with_directory,
     zip_of,
 )
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 MIB = 1024 * 1024
 

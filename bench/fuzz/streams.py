@@ -8,7 +8,6 @@ import bz2
 import io
 import lzma
 import random
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -25,12 +24,8 @@ from splitter import zip_records
 from splitter.formats import COMPRESSED
 from splitter.zip_data import DEFLATE64, XZ, ZSTANDARD, unpacked
 from splitter.zip_index import ZipIndex, local_header
+from splitter.zstandard import zstd
 from tests.archives import FILES
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 MODIFIED = (2026, 11, 24, 0, 0, 0)
 
