@@ -65,7 +65,10 @@ def test_a_file_is_no_efs(tmp_path: Path) -> None:
         Workspace(tmp_path, tmp_path / "efs", max_tmp_size=0).root_for(1)
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no directory that root cannot write")
+@pytest.mark.skipif(
+    not Path("/proc/self").is_dir(),
+    reason="only Linux's /proc is a directory that no user can write to, root included",
+)
 @pytest.mark.parametrize(
     ("choice", "name"),
     [

@@ -69,6 +69,7 @@ def _compare_zip(contents: Contents, index: ZipIndex, data: bytes) -> None:
         raise BrokenPromiseError("extract and ZipIndex name other members")
     theirs: dict[int, bytes] = {}
     with (
+        # The latter: an entry that asks for a later version than zipfile reads closes all to it.
         suppress(*UNREADABLE, NotImplementedError),
         zipfile.ZipFile(io.BytesIO(data)) as zip_,
     ):
