@@ -223,14 +223,15 @@ def create_batches(request: Request | str) -> Result:
             with best_effort("The tag of the download", log):
                 tag_this_run(request)
             Allowed().check(request)
-            queues.check_callback_queue(client_for(request), request)
+            sqs = client_for(request)
+            queues.check_callback_queue(sqs, request)
             bucket = bucket_named(request.s3_bucket)
             log.info("AWS credentials come from the %s", origin(load_credentials()))
             outcome = split(request, bucket, earlier)
             # Which waits for Prefect: a callback that is sent while Prefect is away could not be
             # noted, and would be sent once more.
             leave_if_superseded()
-            notify(client_for(request), request, outcome.result)
+            notify(sqs, request, outcome.result)
         except Exception as error:
             return ended(failed(error, request, outcome, earlier))
     return ended(

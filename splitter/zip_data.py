@@ -43,7 +43,7 @@ METHODS = {
     99: "encryption by AES",
 }
 
-FED = 64 * 1024
+FED = 128 * 1024
 """Bytes that a decompressor is given at a time."""
 
 FED_DEFLATE64 = 256
