@@ -33,10 +33,10 @@ from splitter.members import (
 from splitter.wording import count
 from splitter.zstandard import zstd
 
-CHUNK = 256 * 1024
+CHUNK = 512 * 1024
 """Bytes read, or decompressed, at a time."""
 
-CHUNKS_AHEAD = 16
+CHUNKS_AHEAD = 8
 
 LONGEST_EXTENSION_HEADER = 1024 * 1024
 """Bytes of a header that only speaks of the next member: its long name, its PAX attributes. macOS

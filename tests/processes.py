@@ -1,10 +1,11 @@
-"""Waiting for what real processes do, and killing them."""
+"""The service as a process of its own: begun, waited for, killed."""
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -12,7 +13,17 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, StateType
 
+from cli.services import served
+from tests.biospex import Biospex
+
 Found = TypeVar("Found")
+
+
+def serving(
+    biospex: Biospex, **environment: str
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """Both flows in a process of their own, at BIOSPEX's trigger queue."""
+    return served({"TRIGGER_QUEUE_URL": biospex.trigger_queue_url, **environment})
 
 
 def eventually(look: Callable[[], Found | None]) -> Found:
