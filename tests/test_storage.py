@@ -6,6 +6,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.awsrequest import AWSPreparedRequest
 
 from splitter.errors import explain, is_transient
 from splitter.storage import CLIENT_CONFIG, MIB, Bucket, ObjectError, StoredObject
@@ -44,6 +45,19 @@ def test_what_is_put_is_found_with_its_size_and_metadata(size: int, bucket: Buck
     bucket.delete("batch/a.zip")
     assert bucket.find("batch/a.zip") is None
     assert not bucket.holds("batch/a.zip", size, {"rows": "1-9"})
+
+
+def test_what_is_sent_is_left_to_tls_and_not_hashed_once_more(biospex: Biospex) -> None:
+    client = boto3.client("s3", config=CLIENT_CONFIG)
+    signed: list[object] = []
+
+    def note(request: AWSPreparedRequest, **_: object) -> None:
+        signed.append(request.headers["X-Amz-Content-SHA256"])
+
+    client.meta.events.register("before-send.s3.UploadPart", note)
+    upload = Bucket(client, biospex.bucket).begin_upload("batch/a.zip", {})
+    upload.complete([upload.upload_part(1, bytearray(b"a part"))])
+    assert signed == [b"UNSIGNED-PAYLOAD"]
 
 
 @pytest.mark.parametrize("after", ["replaced", "deleted"])
