@@ -31,6 +31,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
 from bench.database import postgresql
+from bench.processes import process_of
 from cli.services import BUCKET, FIXTURES, REGION, child, embedded_aws, embedded_prefect, trigger
 
 if TYPE_CHECKING:
@@ -267,16 +268,6 @@ def resident(pid: int) -> float | None:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) / 1024
-    return None
-
-
-def process_of(run_id: str | None) -> int | None:
-    """The process of a flow run."""
-    wanted = f"PREFECT__FLOW_RUN_ID={run_id}".encode()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if wanted in environ.read_bytes().split(b"\0"):
-                return int(environ.parent.name)
     return None
 
 

@@ -55,6 +55,7 @@ from prefect.client.schemas.objects import FlowRun
 from bench.database import postgresql
 from bench.export import MEAN_IMAGE, make_export
 from bench.object_store import seaweedfs
+from bench.processes import processes_with
 from cli.services import (
     REGION,
     create_queues,
@@ -569,15 +570,6 @@ class Place:
         for key in self._keys(bucket):
             self._s3.delete_object(Bucket=bucket, Key=key)
         self._s3.delete_bucket(Bucket=bucket)
-
-
-def processes_with(variable: str) -> Iterator[tuple[int, list[bytes]]]:
-    """The live processes whose environment has a variable as NAME=value, each with all of it."""
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            variables = path.read_bytes().split(b"\0")
-            if variable.encode() in variables:
-                yield int(path.parent.name), variables
 
 
 def _parent(pid: int) -> int | None:

@@ -5,14 +5,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, StateType
 
+from bench.processes import process_of
 from cli.services import served
 from tests.biospex import Biospex
 
@@ -36,16 +36,6 @@ def eventually(look: Callable[[], Found | None]) -> Found:
     raise AssertionError("It did not happen within three minutes.")
 
 
-def child_of(flow_run_id: UUID) -> int | None:
-    """The process of a flow run."""
-    wanted = f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if wanted in environ.read_bytes().split(b"\0"):
-                return int(environ.parent.name)
-    return None
-
-
 def run_named(prefect: SyncPrefectClient, name: str, state: StateType | None = None) -> FlowRun:
     """The run of that name and state, as soon as there is one."""
 
@@ -60,4 +50,4 @@ def run_named(prefect: SyncPrefectClient, name: str, state: StateType | None = N
 
 def kill(flow_run_id: UUID) -> None:
     """SIGKILL the process of a flow run as soon as there is one."""
-    os.kill(eventually(lambda: child_of(flow_run_id)), signal.SIGKILL)
+    os.kill(eventually(lambda: process_of(flow_run_id)), signal.SIGKILL)

@@ -16,10 +16,11 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Crashed, Suspended
 
+from bench.processes import process_of
 from flows.support.recovery import failed_attempts
 from tests.biospex import Biospex, messages
 from tests.conftest import EXPORTS
-from tests.processes import child_of, eventually, kill, run_named, serving
+from tests.processes import eventually, kill, run_named, serving
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
 
@@ -86,14 +87,14 @@ def test_an_attempt_that_was_only_out_of_reach_says_nothing_once_another_has_beg
     biospex.send(biospex.request(EXPORTS[0], downloadId="stopped"))
     with serving(biospex, VISIBILITY_TIMEOUT="30"):
         export = run_named(prefect, f"{EXPORTS[0].name} for download stopped", StateType.RUNNING)
-        process = cast(int, child_of(export.id))
+        process = cast(int, process_of(export.id))
         os.kill(process, signal.SIGSTOP)
         prefect.set_flow_run_state(export.id, Crashed(message="Out of reach"), force=True)
         # As another task of a pool would; the service itself waits for the process that it has.
         elsewhere = [sys.executable, "-m", "prefect", "flow-run", "execute", str(export.id)]
         assert subprocess.run(elsewhere).returncode == 0
         os.kill(process, signal.SIGCONT)
-        eventually(lambda: child_of(export.id) is None)
+        eventually(lambda: process_of(export.id) is None)
     assert biospex.statuses() == ["success"]
     assert prefect.read_flow_run(export.id).state_name == "Completed"
 
@@ -113,7 +114,7 @@ def test_a_suspended_listener_starts_no_export_and_goes_on_when_it_is_resumed(
 ) -> None:
     with serving(biospex, VISIBILITY_TIMEOUT="30"):
         listening = run_named(prefect, "listen for exports", StateType.RUNNING)
-        process = eventually(lambda: child_of(listening.id))
+        process = eventually(lambda: process_of(listening.id))
         suspended: State[Any] = Suspended(timeout_seconds=3600)
         prefect.set_flow_run_state(listening.id, suspended)
         eventually(lambda: not Path(f"/proc/{process}").exists())

@@ -1,0 +1,21 @@
+"""The processes of this machine that run our flows, found by their environment: proc(5)."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from uuid import UUID
+
+
+def processes_with(variable: str) -> Iterator[tuple[int, list[bytes]]]:
+    """The live processes whose environment has a variable as NAME=value, each with all of it."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            variables = path.read_bytes().split(b"\0")
+            if variable.encode() in variables:
+                yield int(path.parent.name), variables
+
+
+def process_of(flow_run_id: UUID | str | None) -> int | None:
+    """The process of a flow run."""
+    found = processes_with(f"PREFECT__FLOW_RUN_ID={flow_run_id}")
+    return next((pid for pid, _ in found), None)
