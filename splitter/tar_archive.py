@@ -34,7 +34,7 @@ from splitter.wording import count
 from splitter.zstandard import zstd
 
 CHUNK = 512 * 1024
-"""Bytes read, or decompressed, at a time."""
+"""Bytes read, or decompressed, at a time; docs/performance.md has what other sizes take."""
 
 CHUNKS_AHEAD = 8
 

@@ -44,7 +44,7 @@ METHODS = {
 }
 
 FED = 128 * 1024
-"""Bytes that a decompressor is given at a time."""
+"""Bytes that a decompressor is given at a time; docs/performance.md has what other sizes take."""
 
 FED_DEFLATE64 = 256
 """Its decompressor gives at once all that it is fed for: 25,000 times as much, at most."""
