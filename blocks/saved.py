@@ -28,11 +28,6 @@ def load_workspace(settings: Settings) -> Workspace:
     return _load(Workspace) or Workspace.from_settings(settings)
 
 
-def load_credentials() -> AwsCredentials:
-    """The saved AWS credentials, else none of our own: boto3 then looks where it always does."""
-    return _load(AwsCredentials) or AwsCredentials()
-
-
 def origin(block: Block) -> str:
     """Where a block's values come from, for the log of a run."""
     if block._block_document_name:
@@ -40,24 +35,36 @@ def origin(block: Block) -> str:
     return "environment"
 
 
-@overload
-def client(credentials: AwsCredentials, service: Literal["s3"], config: Config) -> "S3Client": ...
-@overload
-def client(
-    credentials: AwsCredentials, service: Literal["sqs"], config: Config, region: str | None = None
-) -> "SQSClient": ...
-def client(
-    credentials: AwsCredentials,
-    service: Literal["s3", "sqs"],
-    config: Config,
-    region: str | None = None,
-) -> Any:
-    """A boto3 client with a block's credentials and endpoint, and our own retries and timeouts."""
-    session = credentials.get_boto3_session()
-    parameters = credentials.aws_client_parameters.get_params_override()
-    parameters["config"] = config.merge(parameters.get("config") or Config())
-    region = region or session.region_name or os.environ.get("AWS_REGION") or REGION
-    return session.client(service, region_name=region, **parameters)
+class Aws:
+    """AWS by the saved credentials, else by those that boto3 finds where it always looks.
+
+    The clients of a run come from one session: each session reads botocore's tables anew.
+
+    Attributes:
+        origin: of the credentials, as the function of that name has it.
+        session: boto3's.
+    """
+
+    def __init__(self) -> None:
+        block = _load(AwsCredentials) or AwsCredentials()
+        self.origin = origin(block)
+        self.session = block.get_boto3_session()
+        self._parameters = block.aws_client_parameters
+
+    @overload
+    def client(self, service: Literal["s3"], config: Config) -> "S3Client": ...
+    @overload
+    def client(
+        self, service: Literal["sqs"], config: Config, region: str | None = None
+    ) -> "SQSClient": ...
+    def client(
+        self, service: Literal["s3", "sqs"], config: Config, region: str | None = None
+    ) -> Any:
+        """A boto3 client with the block's endpoint, and our own retries and timeouts."""
+        parameters = self._parameters.get_params_override()
+        parameters["config"] = config.merge(parameters.get("config") or Config())
+        region = region or self.session.region_name or os.environ.get("AWS_REGION") or REGION
+        return self.session.client(service, region_name=region, **parameters)
 
 
 def _load(kind: type[BlockType]) -> BlockType | None:

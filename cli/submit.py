@@ -17,7 +17,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempoten
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import get_current_settings
 
-from blocks.saved import client, load_credentials
+from blocks.saved import Aws
 from cli.pool_settings import planned_settings
 from flows.create_batches import bucket_named
 from flows.support.recovery import callback_of
@@ -37,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Submit an archive, or print what would become of it; 0 if it was split or can be."""
     options = _options(arguments)
     settings = Settings.load()
-    credentials = load_credentials()
+    aws = Aws()
     queue = settings.updates_queue_url or "https://unset.invalid/"
     request = Request.parse(spelled_out(options.archive, queue, options.download_id))
-    bucket = bucket_named(request.s3_bucket)
+    bucket = bucket_named(request.s3_bucket, aws)
     source = bucket.archive(request.export_path)
     if options.plan:
         settings, said = planned_settings()
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "where the answer to it goes."
         )
     Allowed().check(request)
-    sqs = client(credentials, "sqs", queues.CLIENT_CONFIG)
+    sqs = aws.client("sqs", queues.CLIENT_CONFIG)
     sent = sqs.send_message(QueueUrl=settings.trigger_queue_url, MessageBody=to_json(request))
     print(f"Sent the trigger for {request.file} as download {request.download_id}", flush=True)
     with get_client(sync_client=True) as prefect:

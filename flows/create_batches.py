@@ -23,7 +23,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
-from blocks.saved import client, load_credentials, load_workspace, origin
+from blocks.saved import Aws, load_workspace, origin
 from flows.support import artifacts
 from flows.support.callbacks import client_for
 from flows.support.finding import documented, tag_this_run
@@ -54,9 +54,9 @@ if TYPE_CHECKING:
 label_lines()
 
 
-def bucket_named(name: str) -> Bucket:
-    """The bucket, with the credentials that this process finds."""
-    return Bucket(client(load_credentials(), "s3", storage.CLIENT_CONFIG), name)
+def bucket_named(name: str, aws: Aws | None = None) -> Bucket:
+    """The bucket, by default with the credentials that this process finds."""
+    return Bucket((aws or Aws()).client("s3", storage.CLIENT_CONFIG), name)
 
 
 def is_retryable(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -223,10 +223,11 @@ def create_batches(request: Request | str) -> Result:
             with best_effort("The tag of the download", log):
                 tag_this_run(request)
             Allowed().check(request)
-            sqs = client_for(request)
+            aws = Aws()
+            sqs = client_for(aws, request)
             queues.check_callback_queue(sqs, request)
-            bucket = bucket_named(request.s3_bucket)
-            log.info("AWS credentials come from the %s", origin(load_credentials()))
+            bucket = bucket_named(request.s3_bucket, aws)
+            log.info("AWS credentials come from the %s", aws.origin)
             outcome = split(request, bucket, earlier)
             # Which waits for Prefect: a callback that is sent while Prefect is away could not be
             # noted, and would be sent once more.
@@ -289,7 +290,7 @@ def failed(
         try:
             failure = Failure(download_id=address.download_id, error=sentence)
             leave_if_superseded()
-            notify(client_for(address), address, failure)
+            notify(client_for(Aws(), address), address, failure)
         except Exception as unsent:
             log.error("BIOSPEX could not be told: %s", explain(unsent))
     return Failed(message=f"{begin} {sentence}" if outcome else sentence, data=error)

@@ -32,7 +32,7 @@ from prefect.flows import Flow
 from prefect.logging import get_run_logger
 from prefect.states import AwaitingRetry, Failed
 
-from blocks.saved import client, load_credentials
+from blocks.saved import Aws
 from flows.support import decision
 from flows.support.callbacks import client_for
 from flows.support.finding import documented, download_tag, save_view
@@ -122,7 +122,7 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
     url = queue_url or settings.trigger_queue_url
     if not url:
         raise SetupError("TRIGGER_QUEUE_URL is not set; the listener needs the queue's URL.")
-    sqs = client(load_credentials(), "sqs", queues.CLIENT_CONFIG, queues.region_of(url))
+    sqs = Aws().client("sqs", queues.CLIENT_CONFIG, queues.region_of(url))
     queue = TriggerQueue(sqs, url, settings.visibility_timeout)
     allowed = Allowed()
     with (
@@ -319,7 +319,7 @@ class Listener:
         if run and run.state and not run.state.is_final():
             force_cancelled(self._prefect, run, sentence)
         failure = Failure(download_id=export.address.download_id, error=sentence)
-        queues.send_callback(client_for(export.address), export.address, failure)
+        queues.send_callback(client_for(Aws(), export.address), export.address, failure)
         if run:
             # The message is deleted next; raising here would send the callback once more.
             with best_effort("The callback, which is sent,", self._logger):

@@ -28,7 +28,7 @@ from prefect.settings import get_current_settings
 from prefect.states import AwaitingRetry
 from prefect.types.entrypoint import EntrypointType
 
-from blocks.saved import load_credentials
+from blocks.saved import Aws
 from flows.create_batches import create_batches
 from flows.listen import listen
 from flows.support.finding import deployment_tags
@@ -88,7 +88,7 @@ def check(settings: Settings) -> None:
             ) from error
         except TransportError as error:
             raise SetupError(f"the Prefect API at {url} does not answer ({error}).") from error
-    if load_credentials().get_boto3_session().get_credentials() is None:
+    if Aws().session.get_credentials() is None:
         raise SetupError("no AWS credentials were found, neither saved as a block nor here.")
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from bench.processes import process_of
@@ -38,10 +39,11 @@ def eventually(look: Callable[[], Found | None]) -> Found:
 
 def run_named(prefect: SyncPrefectClient, name: str, state: StateType | None = None) -> FlowRun:
     """The run of that name and state, as soon as there is one."""
+    of_that_name = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
 
     def find() -> FlowRun | None:
-        for run in prefect.read_flow_runs():
-            if run.name == name and state in (None, run.state_type):
+        for run in prefect.read_flow_runs(flow_run_filter=of_that_name):
+            if state in (None, run.state_type):
                 return run
         return None
 

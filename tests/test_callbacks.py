@@ -2,6 +2,7 @@
 
 import pytest
 
+from blocks.saved import Aws
 from cli.services import REGION
 from flows.support.callbacks import client_for
 from splitter.messages import ReplyAddress
@@ -21,4 +22,4 @@ def test_a_queue_is_asked_in_the_region_that_its_url_names_else_in_ours(
     url: str, region: str
 ) -> None:
     address = ReplyAddress(download_id=1, updates_queue_url=url)
-    assert client_for(address).meta.region_name == region
+    assert client_for(Aws(), address).meta.region_name == region

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import boto3
 import pytest
@@ -18,8 +18,9 @@ from moto.cloudformation.parsing import OutputMap
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.actions import RunDeployment
+from prefect_aws import AwsCredentials
 
-from blocks.saved import BLOCK_NAME, load_credentials, load_workspace
+from blocks.saved import BLOCK_NAME, load_workspace
 from deploy.disk import follow
 from deploy.preflight import SERVICES
 from splitter.settings import Settings
@@ -247,8 +248,7 @@ def test_a_full_run_ends_with_a_listener(
 
 @pytest.mark.usefixtures("deployed")
 def test_the_blocks_have_no_key_of_the_operators_shell() -> None:
-    credentials = load_credentials()
-    assert credentials._block_document_name == BLOCK_NAME
+    credentials = cast(AwsCredentials, AwsCredentials.load(BLOCK_NAME))
     assert credentials.aws_access_key_id is None
     assert credentials.aws_secret_access_key is None
     assert credentials.aws_client_parameters.endpoint_url is None

@@ -16,7 +16,7 @@ from prefect_aws import AwsCredentials
 from pydantic import SecretStr
 
 from blocks.register import register
-from blocks.saved import BLOCK_NAME, client, load_credentials, load_workspace, origin
+from blocks.saved import BLOCK_NAME, Aws, load_workspace, origin
 from blocks.workspace import Workspace
 from deploy import preflight
 from flows.support.finding import VIEW, save_view
@@ -152,7 +152,7 @@ def test_the_environment_serves_where_no_block_is_saved(monkeypatch: pytest.Monk
     monkeypatch.setenv("EFS_PATH", "/mnt/other")
     workspace = load_workspace(Settings.load())
     assert workspace.efs_path == Path("/mnt/other")
-    assert origin(workspace) == origin(load_credentials()) == "environment"
+    assert origin(workspace) == Aws().origin == "environment"
 
 
 @pytest.mark.parametrize("field", ["tmp_path", "efs_path"])
@@ -168,7 +168,7 @@ def test_registered_blocks_are_used_and_said_to_be(monkeypatch: pytest.MonkeyPat
     assert workspace.efs_path == Path("/mnt/efs")
     assert workspace.max_tmp_size == 5
     assert origin(workspace) == "biospex-workspace block 'biospex'"
-    assert origin(load_credentials()) == "aws-credentials block 'biospex'"
+    assert Aws().origin == "aws-credentials block 'biospex'"
 
 
 @pytest.mark.usefixtures("registered")
@@ -177,7 +177,7 @@ def test_the_registered_credentials_reach_the_endpoint_without_the_environment(
 ) -> None:
     for variable in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(variable)
-    answer = client(load_credentials(), "s3", CLIENT_CONFIG).list_objects_v2(Bucket=biospex.bucket)
+    answer = Aws().client("s3", CLIENT_CONFIG).list_objects_v2(Bucket=biospex.bucket)
     assert answer["KeyCount"] == 0
 
 

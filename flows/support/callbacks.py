@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from blocks.saved import client, load_credentials
+from blocks.saved import Aws
 from splitter import queues
 from splitter.messages import ReplyAddress
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 
-def client_for(address: ReplyAddress) -> "SQSClient":
+def client_for(aws: Aws, address: ReplyAddress) -> "SQSClient":
     """A client that finds the queue to which the answer to a request goes."""
     region = queues.region_of(address.updates_queue_url)
-    return client(load_credentials(), "sqs", queues.CLIENT_CONFIG, region)
+    return aws.client("sqs", queues.CLIENT_CONFIG, region)

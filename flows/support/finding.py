@@ -7,6 +7,7 @@ from prefect import runtime
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.flows import Flow
 
+from flows.support.recovery import is_deployed
 from splitter.messages import ReplyAddress, printable
 from splitter.settings import Docs, Settings
 
@@ -46,7 +47,7 @@ def download_tag(address: ReplyAddress) -> str:
 
 def tag_this_run(address: ReplyAddress) -> None:
     """Give a run that the form has started the tag that the listener gives its own."""
-    if not runtime.deployment.id or download_tag(address) in runtime.flow_run.tags:
+    if not is_deployed() or download_tag(address) in runtime.flow_run.tags:
         return
     with get_client(sync_client=True) as prefect:
         prefect.update_flow_run(

@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import ArtifactSort
-from prefect.context import SyncClientContext
+from prefect.context import FlowRunContext, SyncClientContext
 from prefect.events.filters import EventFilter, EventOrder
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
@@ -62,7 +62,7 @@ def leave_if_superseded() -> None:
     So an attempt that was only slow, or out of reach, does not send a second callback, nor put a
     state of its own over that of the attempt that goes on.
     """
-    if not runtime.deployment.id:
+    if not is_deployed():
         return
     # The run's own client, for a new one does not wait for a server that it never reached.
     with SyncClientContext.get_or_create() as context:
@@ -76,9 +76,18 @@ def is_running(run: FlowRun) -> bool:
     return run.state_type == StateType.RUNNING
 
 
+def is_deployed() -> bool:
+    """Whether the current run has a deployment, and so may be tried again.
+
+    Of a run without one, ``runtime.deployment.id`` asks the API each time.
+    """
+    context = FlowRunContext.get()
+    return bool(context and context.flow_run and context.flow_run.deployment_id)
+
+
 def earlier_attempts() -> list[State[Any]]:
     """How the current run has ended so far, if it has been retried."""
-    if not runtime.deployment.id:
+    if not is_deployed():
         return []
     with get_client(sync_client=True) as prefect:
         return failed_attempts(prefect.read_flow_run_states(UUID(runtime.flow_run.id)))
