@@ -4,14 +4,16 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 import pytest
 import requests
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import Artifact, State
+from prefect.deployments.runner import RunnerDeployment
+from prefect.flow_engine import run_flow
 
 from flows.create_batches import create_batches
 from flows.support.artifacts import callback_markdown, callback_title
@@ -121,13 +123,14 @@ def test_pictures_that_cannot_be_made_make_no_export_fail(
 
 
 def test_a_run_from_the_form_is_found_by_its_download(
-    prefect: SyncPrefectClient, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
+    prefect: SyncPrefectClient, biospex: Biospex
 ) -> None:
-    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(uuid4()))  # as such a run has one
-    request = biospex.request(EXPORTS[0], downloadId=77)
-    state: State[Any] = create_batches(request, return_state=True)
-    assert state.state_details.flow_run_id
-    assert "download-77" in prefect.read_flow_run(state.state_details.flow_run_id).tags
+    parameters = {"request": biospex.request(EXPORTS[0], downloadId=77)}
+    form = create_batches.to_deployment("form", enforce_parameter_schema=False)
+    deployment = cast(RunnerDeployment, form).apply()
+    run = prefect.create_flow_run_from_deployment(cast(UUID, deployment), parameters=parameters)
+    run_flow(create_batches, flow_run=run, parameters=parameters)
+    assert "download-77" in prefect.read_flow_run(run.id).tags
 
 
 def test_what_a_fault_may_have_kept_from_biospex_is_said(
