@@ -31,6 +31,10 @@ class AssemblyError(Exception):
     """S3 holds another object than it was asked to put together."""
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class SentPart:
     """A part that this machine sends.
@@ -38,12 +42,16 @@ class SentPart:
     Attributes:
         size: bytes.
         content: makes them, when it is the part's turn.
-        position: in the archive. Of all parts that wait, the one that stands first is next.
+        position: in the archive, of its last byte. Of all parts that wait, the first is next.
+        expect: called when the part begins to wait for its turn.
+        drop: called when it is not sent after all.
     """
 
     size: int
     content: Callable[[], bytearray]
     position: int = 0
+    expect: Callable[[], object] = _nothing
+    drop: Callable[[], object] = _nothing
 
     def send(self, upload: MultipartUpload, number: int) -> "CompletedPartTypeDef":
         return upload.upload_part(number, self.content())
@@ -61,6 +69,12 @@ class CopiedPart:
     @property
     def size(self) -> int:
         return self.end - self.start
+
+    def expect(self) -> None:
+        pass
+
+    def drop(self) -> None:
+        pass
 
     def send(self, upload: MultipartUpload, number: int) -> "CompletedPartTypeDef":
         return upload.copy_part(number, self.key, self.etag, self.start, self.end)
@@ -88,6 +102,7 @@ class PartPool:
 
     def submit(self, part: Part, work: Callable[[], T]) -> "Future[T]":
         """Have ``work`` done when it is the part's turn."""
+        part.expect()
         position = part.position if isinstance(part, SentPart) else 0
         future: Future[T] = Future()
 
@@ -142,7 +157,12 @@ def assemble(
         return False
     match parts:
         case [SentPart() as only]:
-            bucket.put(key, pool.submit(only, only.content).result(), metadata)
+            try:
+                content = pool.submit(only, only.content).result()
+            except BaseException:
+                only.drop()
+                raise
+            bucket.put(key, content, metadata)
             progress(size)
         case _:
             try:
@@ -183,6 +203,8 @@ def _upload(
         for future in futures:
             future.cancel()
         wait(futures)  # S3 may keep a part that arrives after the abort
+        for part in parts:
+            part.drop()
         # What an abort leaves, the bucket's rule for incomplete uploads removes; the first error
         # is the one that counts.
         with suppress(BotoCoreError, ClientError):

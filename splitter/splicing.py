@@ -15,7 +15,6 @@ from zlib import crc32
 from splitter import zip_records
 from splitter.assembly import (
     PARALLEL_BATCHES,
-    PARALLEL_PARTS,
     AssemblyError,
     CopiedPart,
     Part,
@@ -24,7 +23,7 @@ from splitter.assembly import (
 from splitter.manifest import MANIFEST, Batch
 from splitter.members import DEFAULT_LIMITS, ArchiveError, DosDateTime, Limits
 from splitter.storage import MAX_PARTS, MIB, Bucket, StoredObject
-from splitter.windows import Range, Windows, windows_over
+from splitter.windows import Gathered, Range, Windows, windows_over
 from splitter.zip_index import MemberSpan, ZipIndex, ranged_file
 from splitter.zip_sample import header_disagreement
 
@@ -44,7 +43,7 @@ class PartLimits:
             less time than another request.
         window: fetched by one request, at most.
         batches: that share what is fetched. All of them want their next bytes from the same stretch
-            of a shuffled archive, which is in memory meanwhile: their parts, one beside the other.
+            of a shuffled archive, and so each has a part in memory that is filled meanwhile.
     """
 
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
@@ -179,13 +178,10 @@ def parts(
     Args:
         key, source: of the archive that the plans were made for; a part of another one fails.
     """
-    read_into = partial(bucket.read_into, key, source.etag)
+    read = partial(bucket.pieces, key, source.etag)
     batches: list[list[Part]] = []
     for some in _groups(plans, limits):
-        # Each batch's part under way covers one stretch, and the parts after it reach beyond that:
-        # with half the threads' parts more, little is read twice.
-        stretch = (len(some) + PARALLEL_PARTS // 2) * limits.min_part_size
-        windows = Windows(_windows(some, limits), 1 + stretch // limits.window, read_into)
+        windows = Windows(_windows(some, limits), read)
         for plan in some:
             batches.append([_part(part, key, source, windows) for part in plan.parts])
     return batches
@@ -271,16 +267,16 @@ def _windows(plans: Iterable[Plan], limits: PartLimits) -> list[Range]:
 def _part(part: Copied | Uploaded, key: str, source: StoredObject, windows: Windows) -> Part:
     if isinstance(part, Copied):
         return CopiedPart(key, source.etag, part.range.start, part.range.end)
-    windows.expect(part.ranges)
+    gathered = Gathered(windows, part.ranges)
     # In the order of the archive, so that the batches pass over it together.
-    position = part.ranges[0].start if part.ranges else 0
-    return SentPart(part.size, partial(_content, part, windows), position)
+    position = part.ranges[-1].end if part.ranges else 0
+    return SentPart(
+        part.size, partial(_content, gathered, part.end), position, gathered.expect, gathered.drop
+    )
 
 
-def _content(part: Uploaded, windows: Windows) -> bytearray:
+def _content(gathered: Gathered, end: bytes) -> bytearray:
     """The bytes of an uploaded part."""
-    content = bytearray(part.size)
-    start_of_end = part.size - len(part.end)
-    windows.copy(part.ranges, memoryview(content)[:start_of_end])
-    content[start_of_end:] = part.end
+    content = bytearray(gathered.read())
+    content += end
     return content

@@ -152,7 +152,7 @@ class Bucket:
             length = min(DOWNLOAD_PART_SIZE, source.size - start)
             with path.open("r+b") as file:
                 file.seek(start)
-                for piece in self._pieces(key, source.etag, start, length):
+                for piece in self.pieces(key, source.etag, start, length):
                     file.write(piece)
                     progress(len(piece))
 
@@ -170,19 +170,9 @@ class Bucket:
         Raises:
             ObjectError: if the object is not the one that ``etag`` was of.
         """
-        return b"".join(self._pieces(key, etag, start, length))
+        return b"".join(self.pieces(key, etag, start, length))
 
-    def read_into(self, key: str, etag: str, start: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` with an object's bytes from ``start`` on.
-
-        Raises:
-            ObjectError: if the object is not the one that ``etag`` was of.
-        """
-        for piece in self._pieces(key, etag, start, len(buffer)):
-            buffer[: len(piece)] = piece
-            buffer = buffer[len(piece) :]
-
-    def _pieces(self, key: str, etag: str, start: int, length: int) -> Iterator[bytes]:
+    def pieces(self, key: str, etag: str, start: int, length: int) -> Iterator[bytes]:
         """The same, as it comes; where an answer breaks off, the next goes on from there."""
         end = start + length
         # The client repeats requests, but not the reading of their answers.

@@ -2,12 +2,12 @@
 
 import mmap
 from bisect import bisect_right
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from threading import Lock
+from functools import cached_property
+from itertools import chain
+from threading import Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,110 +44,176 @@ def windows_over(ranges: Iterable[Range], size: int, max_gap: int) -> Iterator[R
 
 
 class Windows:
-    """Windows of an archive, read when the first thread wants them and kept for the others.
+    """Windows of an archive. What one holds goes, as it is read, to all who wait for it.
 
-    Threads that want the same windows share the reading of them: each reads one that nobody has
-    begun. A window that could not be read is read again by whoever else wants it, so a thread fails
-    by its own requests only.
+    So each is read once, by the first thread that needs it, and none is kept. A thread whose
+    reading fails fails alone, for the others then read that window themselves.
     """
 
     def __init__(
-        self,
-        windows: Sequence[Range],
-        most: int,
-        read_into: Callable[[int, memoryview], None],
+        self, windows: Sequence[Range], read: Callable[[int, int], Iterator[bytes]]
     ) -> None:
         """
         Args:
             windows: ascending.
-            most: windows in memory, but for those that a thread is copying from. One that is
-                wanted again after it has been dropped is read again.
-            read_into: fills a buffer with bytes of the archive, from a start on.
+            read: gives so many bytes of the archive from a start on, piece by piece:
+                ``read(start, length)``.
         """
         self._windows = windows
         self._starts = [window.start for window in windows]
-        self._most = most
-        self._read_into = read_into
-        self._lock = Lock()
-        self._found: OrderedDict[int, Future[memoryview]] = OrderedDict()
-        self._expected: Counter[int] = Counter()
+        self._read = read
+        self._changed = Condition()
+        self._waiting: defaultdict[int, set[_Gathering]] = defaultdict(set)
 
-    def expect(self, ranges: Sequence[Range]) -> None:
-        """Say that ``ranges`` will be copied once; a window goes when all have copied from it."""
-        self._expected.update({number for found in ranges for number in self._over(found)})
+    def cut(self, ranges: Iterable[Range]) -> Iterator[tuple[int, Range]]:
+        """The ranges in their order, cut where windows are, each with its window's number."""
+        for found in ranges:
+            first = bisect_right(self._starts, found.start) - 1
+            for number in range(first, bisect_right(self._starts, found.end - 1)):
+                window = self._windows[number]
+                yield number, Range(max(found.start, window.start), min(found.end, window.end))
 
-    def copy(self, ranges: Sequence[Range], target: memoryview) -> None:
-        """Put the bytes of ``ranges``, one after the other, into ``target``.
+    def expect(self, gathering: "_Gathering") -> None:
+        """Have what is read from now on go to ``gathering``, where it belongs there."""
+        with self._changed:
+            for number in gathering.numbers:
+                self._waiting[number].add(gathering)
+
+    def forget(self, gathering: "_Gathering") -> None:
+        """Have nothing go there any more, but for what is being read."""
+        with self._changed:
+            for number in gathering.numbers:
+                self._waiting[number].discard(gathering)
+            gathering.numbers.clear()
+
+    def fill(self, gathering: "_Gathering") -> None:
+        """Have all in place that ``gathering`` waits for.
 
         Raises:
             Exception: what reading a window raised.
         """
-        pieces: dict[int, list[tuple[int, memoryview]]] = defaultdict(list)
-        for found in ranges:
-            for number in self._over(found):
-                window = self._windows[number]
-                start, end = max(found.start, window.start), min(found.end, window.end)
-                pieces[number].append((start - window.start, target[: end - start]))
-                target = target[end - start :]
-        others = []
-        for number in sorted(pieces):
-            future, mine = self._claim(number)
-            if mine:
-                _copy(self._fill(number, future), pieces[number])
-            elif future.done():
-                _copy(self._settled(number, future), pieces[number])
-            else:
-                others.append((number, future))
-        for number, future in others:
-            _copy(self._settled(number, future), pieces[number])
-        with self._lock:
-            self._expected.subtract(pieces.keys())
-            for number in pieces:
-                if self._expected[number] == 0:
-                    self._found.pop(number, None)
+        numbers = sorted(gathering.numbers)
+        for number in numbers:
+            self._read_if_waiting(gathering, number)
+        for number in numbers:  # what other threads were reading
+            while not self._is_filled(gathering, number):
+                self._read_if_waiting(gathering, number)
 
-    def _over(self, found: Range) -> range:
-        """The numbers of the windows that hold bytes of a range."""
-        first = bisect_right(self._starts, found.start) - 1
-        return range(first, bisect_right(self._starts, found.end - 1))
+    def _is_filled(self, gathering: "_Gathering", number: int) -> bool:
+        """Wait until the thread that reads a window has done so; False if it could not."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: number in gathering.filled or gathering in self._waiting[number]
+            )
+            return number in gathering.filled
 
-    def _claim(self, number: int) -> tuple[Future[memoryview], bool]:
-        """What becomes a window's bytes, and whether it is the caller who has to read them."""
-        with self._lock:
-            known = self._found.get(number)
-            future = known or Future()
-            self._found[number] = future
-            self._found.move_to_end(number)
-            if len(self._found) > self._most:
-                self._found.popitem(last=False)
-            return future, not known
-
-    def _fill(self, number: int, future: "Future[memoryview]") -> memoryview:
-        window = self._windows[number]
-        # Mapped: what many threads give back to malloc, it does not always give back.
-        content = memoryview(mmap.mmap(-1, window.size))
+    def _read_if_waiting(self, gathering: "_Gathering", number: int) -> None:
+        """Read a window for all who wait for it, unless another thread has begun to."""
+        with self._changed:
+            if gathering not in self._waiting[number]:
+                return
+            waiting = self._waiting.pop(number)
+            targets = [each.targets(number) for each in waiting]
         try:
-            self._read_into(window.start, content)
-        except BaseException as error:
-            with self._lock:
-                if self._found.get(number) is future:
-                    del self._found[number]
-            future.set_exception(error)
+            self._scatter(self._windows[number], chain.from_iterable(targets))
+        except BaseException:
+            with self._changed:
+                self._waiting[number] |= {each for each in waiting if number in each.numbers}
+                self._changed.notify_all()
             raise
-        future.set_result(content)
-        return content
+        with self._changed:
+            for each in waiting:
+                each.filled.add(number)
+            self._changed.notify_all()
 
-    def _settled(self, number: int, future: "Future[memoryview]") -> memoryview:
-        """A window's bytes, which another thread reads, or this one, where that fails."""
-        while True:
-            with suppress(Exception):
-                return future.result()
-            future, mine = self._claim(number)
-            if mine:
-                return self._fill(number, future)
+    def _scatter(self, window: Range, targets: "Iterable[_Target]") -> None:
+        """Read a window, and put its bytes into each buffer that is for a range of it."""
+        coming = sorted(targets, key=lambda target: -target[0].start)
+        begun: list[_Target] = []
+        start = window.start
+        for piece in self._read(window.start, window.size):
+            content = memoryview(piece)
+            end = start + len(content)
+            while coming and coming[-1][0].start < end:
+                begun.append(coming.pop())
+            for found, buffer in begun:
+                first, last = max(found.start, start), min(found.end, end)
+                into = buffer[first - found.start : last - found.start]
+                into[:] = content[first - start : last - start]
+            begun = [target for target in begun if target[0].end > end]
+            start = end
 
 
-def _copy(content: memoryview, pieces: Iterable[tuple[int, memoryview]]) -> None:
-    """Fill each buffer with a window's bytes from its offset on."""
-    for offset, buffer in pieces:
-        buffer[:] = content[offset : offset + len(buffer)]
+class Gathered:
+    """Ranges of an archive, one after the other, gathered from windows whoever reads those.
+
+    It takes memory as its bytes come in.
+    """
+
+    def __init__(self, windows: Windows, ranges: Sequence[Range]) -> None:
+        self._windows = windows
+        self._ranges = ranges
+        self._gathering: _Gathering | None = None
+
+    def expect(self) -> "_Gathering":
+        """Begin to take what is read for others, as these bytes will be asked for, once."""
+        self.drop()
+        self._gathering = _Gathering(self._windows, self._ranges)
+        self._windows.expect(self._gathering)
+        return self._gathering
+
+    def drop(self) -> None:
+        """Give back the memory; the bytes will not be asked for."""
+        if self._gathering:
+            self._windows.forget(self._gathering)
+            self._gathering = None
+
+    def read(self) -> memoryview:
+        """The bytes, of which those that are still missing are read.
+
+        Raises:
+            Exception: what reading a window raised.
+        """
+        gathering = self._gathering or self.expect()
+        self._windows.fill(gathering)
+        self.drop()
+        return gathering.buffer
+
+
+_Target = tuple[Range, memoryview]
+"""A range of a window, and the buffer of that size that it is for."""
+
+
+class _Gathering:
+    """What has come in of some ranges.
+
+    Attributes:
+        numbers: of the windows that it needs.
+        filled: those of them whose bytes are in place.
+        buffer: for all ranges together.
+    """
+
+    def __init__(self, windows: Windows, ranges: Sequence[Range]) -> None:
+        self._windows = windows
+        self._ranges = ranges
+        self.numbers = {number for number, _ in windows.cut(ranges)}
+        self.filled: set[int] = set()
+
+    @cached_property
+    def buffer(self) -> memoryview:
+        size = sum(found.size for found in self._ranges)
+        # Mapped, for a page of it takes memory only once something is written there.
+        return memoryview(mmap.mmap(-1, size or 1))[:size]
+
+    def targets(self, number: int) -> Sequence[_Target]:
+        """Where the bytes of a window go."""
+        return self._targets[number]
+
+    @cached_property
+    def _targets(self) -> Mapping[int, Sequence[_Target]]:
+        targets: dict[int, list[_Target]] = defaultdict(list)
+        rest = self.buffer
+        for number, found in self._windows.cut(self._ranges):
+            targets[number].append((found, rest[: found.size]))
+            rest = rest[found.size :]
+        return targets
