@@ -15,6 +15,7 @@ from zlib import crc32
 from splitter import zip_records
 from splitter.assembly import (
     PARALLEL_BATCHES,
+    PARALLEL_PARTS,
     AssemblyError,
     CopiedPart,
     Part,
@@ -181,7 +182,8 @@ def parts(
     read = partial(bucket.pieces, key, source.etag)
     batches: list[list[Part]] = []
     for some in _groups(plans, limits):
-        windows = Windows(_windows(some, limits), read)
+        # One of each batch, and some that begin where those end.
+        windows = Windows(_windows(some, limits), len(some) + PARALLEL_PARTS, read)
         for plan in some:
             batches.append([_part(part, key, source, windows) for part in plan.parts])
     return batches

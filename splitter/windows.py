@@ -51,11 +51,13 @@ class Windows:
     """
 
     def __init__(
-        self, windows: Sequence[Range], read: Callable[[int, int], Iterator[bytes]]
+        self, windows: Sequence[Range], most: int, read: Callable[[int, int], Iterator[bytes]]
     ) -> None:
         """
         Args:
             windows: ascending.
+            most: parts that may have come in half, but for those that a thread is filling. Others
+                have to wait for their turn, and what they missed is read again.
             read: gives so many bytes of the archive from a start on, piece by piece:
                 ``read(start, length)``.
         """
@@ -64,6 +66,8 @@ class Windows:
         self._read = read
         self._changed = Condition()
         self._waiting: defaultdict[int, set[_Gathering]] = defaultdict(set)
+        self._most = most
+        self._begun: set[_Gathering] = set()
 
     def cut(self, ranges: Iterable[Range]) -> Iterator[tuple[int, Range]]:
         """The ranges in their order, cut where windows are, each with its window's number."""
@@ -85,6 +89,7 @@ class Windows:
             for number in gathering.numbers:
                 self._waiting[number].discard(gathering)
             gathering.numbers.clear()
+            self._begun.discard(gathering)
 
     def fill(self, gathering: "_Gathering") -> None:
         """Have all in place that ``gathering`` waits for.
@@ -112,19 +117,30 @@ class Windows:
         with self._changed:
             if gathering not in self._waiting[number]:
                 return
-            waiting = self._waiting.pop(number)
+            waiting = self._in_memory(gathering, self._waiting[number])
+            self._waiting[number] -= waiting
             targets = [each.targets(number) for each in waiting]
         try:
             self._scatter(self._windows[number], chain.from_iterable(targets))
         except BaseException:
             with self._changed:
-                self._waiting[number] |= {each for each in waiting if number in each.numbers}
+                self._waiting[number] |= waiting & self._begun
                 self._changed.notify_all()
             raise
         with self._changed:
             for each in waiting:
                 each.filled.add(number)
             self._changed.notify_all()
+
+    def _in_memory(
+        self, gathering: "_Gathering", waiting: Iterable["_Gathering"]
+    ) -> set["_Gathering"]:
+        """Those of ``waiting`` that have begun to take memory, or may: the first to be complete."""
+        self._begun.add(gathering)
+        for each in sorted(waiting, key=lambda one: one.end):
+            if len(self._begun) < self._most:
+                self._begun.add(each)
+        return self._begun.intersection(waiting)
 
     def _scatter(self, window: Range, targets: "Iterable[_Target]") -> None:
         """Read a window, and put its bytes into each buffer that is for a range of it."""
@@ -189,6 +205,7 @@ class _Gathering:
 
     Attributes:
         numbers: of the windows that it needs.
+        end: of the last range.
         filled: those of them whose bytes are in place.
         buffer: for all ranges together.
     """
@@ -197,6 +214,7 @@ class _Gathering:
         self._windows = windows
         self._ranges = ranges
         self.numbers = {number for number, _ in windows.cut(ranges)}
+        self.end = max((found.end for found in ranges), default=0)
         self.filled: set[int] = set()
 
     @cached_property

@@ -50,7 +50,7 @@ def test_windows_cover_what_is_wanted_and_give_its_bytes(
     assert wanted <= covered
     if not max_gap:
         assert wanted == covered
-    assert gathered(Windows(windows, read), found) == bytes_of(found)
+    assert gathered(Windows(windows, 1, read), found) == bytes_of(found)
 
 
 @given(st.lists(ranges, min_size=1, max_size=6), st.integers(1, 300))
@@ -63,7 +63,7 @@ def test_parts_of_any_ranges_get_their_bytes_from_windows_read_once(
         reads[start] += 1
         return read(start, length)
 
-    windows = Windows(list(windows_over(chain.from_iterable(parts), size, 0)), counted)
+    windows = Windows(list(windows_over(chain.from_iterable(parts), size, 0)), len(parts), counted)
     waiting = [Gathered(windows, found) for found in parts]
     for part in waiting:
         part.expect()
@@ -80,7 +80,7 @@ def test_threads_that_want_the_same_windows_read_each_once() -> None:
         reads[start] += 1
         return read(start, length)
 
-    windows = Windows([Range(at, at + 100) for at in range(0, 1000, 100)], counted)
+    windows = Windows([Range(at, at + 100) for at in range(0, 1000, 100)], 4, counted)
     parts = [Gathered(windows, [Range(number, number + 900)]) for number in range(4)]
     for part in parts:
         part.expect()
@@ -107,7 +107,7 @@ def test_a_window_that_cannot_be_read_fails_only_the_thread_that_tried() -> None
             raise ConnectionResetError
         yield from read(start, length)
 
-    windows = Windows([Range(0, 100)], failing_once)
+    windows = Windows([Range(0, 100)], 2, failing_once)
     failing, other = Gathered(windows, [Range(5, 50)]), Gathered(windows, [Range(10, 60)])
     for part in (failing, other):
         part.expect()
@@ -130,7 +130,7 @@ def test_what_is_read_for_others_does_not_go_to_a_part_that_was_dropped() -> Non
         reads[start] += 1
         return read(start, length)
 
-    windows = Windows([Range(0, 100)], counted)
+    windows = Windows([Range(0, 100)], 2, counted)
     dropped, other = Gathered(windows, [Range(0, 50)]), Gathered(windows, [Range(20, 90)])
     for part in (dropped, other):
         part.expect()
@@ -141,11 +141,29 @@ def test_what_is_read_for_others_does_not_go_to_a_part_that_was_dropped() -> Non
     assert reads == {0: 2}
 
 
+def test_no_more_parts_than_allowed_are_in_memory_before_their_turn() -> None:
+    reads: Counter[int] = Counter()
+
+    def counted(start: int, length: int) -> Iterator[bytes]:
+        reads[start] += 1
+        return read(start, length)
+
+    windows = Windows([Range(0, 100)], 2, counted)
+    parts = [Gathered(windows, [Range(0, end)]) for end in (90, 80, 70)]
+    for part in parts:
+        part.expect()
+    assert parts[0].read() == DATA[:90]  # and with it the one that ends first
+    assert parts[2].read() == DATA[:70]
+    assert reads == {0: 1}
+    assert parts[1].read() == DATA[:80]
+    assert reads == {0: 2}
+
+
 def test_a_part_takes_memory_as_its_bytes_come_in() -> None:
     pages = 1000
     content = bytes(range(256)) * 16
     windows = Windows(
-        [Range(at * 4096, (at + 1) * 4096) for at in range(pages)], lambda *_: iter([content])
+        [Range(at * 4096, (at + 1) * 4096) for at in range(pages)], 2, lambda *_: iter([content])
     )
     part = Gathered(windows, [Range(0, pages * 4096)])
     other = Gathered(windows, [Range(0, 4096)])
