@@ -28,7 +28,8 @@ from splitter.windows import Gathered, Range, Windows, windows_over
 from splitter.zip_index import MemberSpan, ZipIndex, ranged_file
 from splitter.zip_sample import header_disagreement
 
-VERIFY_READ_AHEAD = 8 * MIB
+VERIFY_READ_AHEAD = 2 * MIB
+"""Fetched by one request when a batch is read back, of all that are put together at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
