@@ -29,7 +29,7 @@ from splitter.zip_index import MemberSpan, ZipIndex, ranged_file
 from splitter.zip_sample import header_disagreement
 
 VERIFY_READ_AHEAD = 2 * MIB
-"""Fetched by one request when a batch is read back, of all that are put together at the same time."""
+"""Bytes of a request that reads a batch back; all that are put together at a time have one."""
 
 
 @dataclass(frozen=True, slots=True)

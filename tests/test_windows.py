@@ -1,7 +1,7 @@
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, pairwise
 from pathlib import Path
@@ -32,6 +32,16 @@ def read(start: int, length: int) -> Iterator[bytes]:
         yield DATA[at : min(at + 7, start + length)]
 
 
+def counting(reads: Counter[int]) -> Callable[[int, int], Iterator[bytes]]:
+    """``read``, which also counts how often it is asked for what begins where."""
+
+    def counted(start: int, length: int) -> Iterator[bytes]:
+        reads[start] += 1
+        return read(start, length)
+
+    return counted
+
+
 def gathered(windows: Windows, found: Sequence[Range]) -> bytes:
     part = Gathered(windows, found)
     part.expect()
@@ -58,12 +68,9 @@ def test_parts_of_any_ranges_get_their_bytes_from_windows_read_once(
     parts: list[list[Range]], size: int
 ) -> None:
     reads: Counter[int] = Counter()
-
-    def counted(start: int, length: int) -> Iterator[bytes]:
-        reads[start] += 1
-        return read(start, length)
-
-    windows = Windows(list(windows_over(chain.from_iterable(parts), size, 0)), len(parts), counted)
+    windows = Windows(
+        list(windows_over(chain.from_iterable(parts), size, 0)), len(parts), counting(reads)
+    )
     waiting = [Gathered(windows, found) for found in parts]
     for part in waiting:
         part.expect()
@@ -75,12 +82,7 @@ def test_parts_of_any_ranges_get_their_bytes_from_windows_read_once(
 def test_threads_that_want_the_same_windows_read_each_once() -> None:
     reads: Counter[int] = Counter()
     barrier = threading.Barrier(4)
-
-    def counted(start: int, length: int) -> Iterator[bytes]:
-        reads[start] += 1
-        return read(start, length)
-
-    windows = Windows([Range(at, at + 100) for at in range(0, 1000, 100)], 4, counted)
+    windows = Windows([Range(at, at + 100) for at in range(0, 1000, 100)], 4, counting(reads))
     parts = [Gathered(windows, [Range(number, number + 900)]) for number in range(4)]
     for part in parts:
         part.expect()
@@ -125,12 +127,7 @@ def test_a_window_that_cannot_be_read_fails_only_the_thread_that_tried() -> None
 
 def test_what_is_read_for_others_does_not_go_to_a_part_that_was_dropped() -> None:
     reads: Counter[int] = Counter()
-
-    def counted(start: int, length: int) -> Iterator[bytes]:
-        reads[start] += 1
-        return read(start, length)
-
-    windows = Windows([Range(0, 100)], 2, counted)
+    windows = Windows([Range(0, 100)], 2, counting(reads))
     dropped, other = Gathered(windows, [Range(0, 50)]), Gathered(windows, [Range(20, 90)])
     for part in (dropped, other):
         part.expect()
@@ -143,12 +140,7 @@ def test_what_is_read_for_others_does_not_go_to_a_part_that_was_dropped() -> Non
 
 def test_no_more_parts_than_allowed_are_in_memory_before_their_turn() -> None:
     reads: Counter[int] = Counter()
-
-    def counted(start: int, length: int) -> Iterator[bytes]:
-        reads[start] += 1
-        return read(start, length)
-
-    windows = Windows([Range(0, 100)], 2, counted)
+    windows = Windows([Range(0, 100)], 2, counting(reads))
     parts = [Gathered(windows, [Range(0, end)]) for end in (90, 80, 70)]
     for part in parts:
         part.expect()
@@ -159,6 +151,7 @@ def test_no_more_parts_than_allowed_are_in_memory_before_their_turn() -> None:
     assert reads == {0: 2}
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it there")
 def test_a_part_takes_memory_as_its_bytes_come_in() -> None:
     pages = 1000
     content = bytes(range(256)) * 16
