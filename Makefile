@@ -24,12 +24,11 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .PHONY: help setup demo test quick lint lock serve submit deploy bench
 
-# Install a lock into a virtual environment; on a terminal one line says how far it is. uv does not
-# read pip's settings: it is told pip's index, and to trust whom the system trusts.
+# Install a lock into a virtual environment; on a terminal one line says how far it is. uv goes by its
+# own settings, not by pip's; it trusts whom the system trusts.
 define install
-index="$${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}"; \
-	{ $(BIN)/uv pip install --system-certs --python $(1) --compile-bytecode --no-deps --require-hashes \
-		$${index:+--default-index "$$index"} -r $(2) 2>&1; echo "status $$?"; } | \
+{ $(BIN)/uv pip install --system-certs --python $(1) --compile-bytecode --no-deps --require-hashes \
+		-r $(2) 2>&1; echo "status $$?"; } | \
 	while IFS= read -r line; do \
 		case "$$line" in \
 			("status "*) test ! -t 2 || printf '\r\033[K'; exit "$${line#status }";; \

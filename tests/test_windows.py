@@ -151,7 +151,10 @@ def test_no_more_parts_than_allowed_are_in_memory_before_their_turn() -> None:
     assert reads == {0: 2}
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it there")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(),
+    reason="only Linux's /proc tells how much of a process is in memory",
+)
 def test_a_part_takes_memory_as_its_bytes_come_in() -> None:
     pages = 1000
     content = bytes(range(256)) * 16
