@@ -201,7 +201,9 @@ _Target = tuple[Range, memoryview]
 
 
 class _Gathering:
-    """What has come in of some ranges.
+    """What has come in of some ranges, for one attempt at sending them.
+
+    The next begins anew: a thread may still be writing for an attempt that was dropped.
 
     Attributes:
         numbers: of the windows that it needs.
