@@ -373,7 +373,6 @@ def drop_abandoned_uploads(export: Export) -> None:
 
 def split_in_s3(export: Export, index: ZipIndex, parts: Partition, settings: Settings) -> list[int]:
     """The splice lane; returns the sizes of the batch ZIPs in bytes."""
-    show_images(parts, index)
     images = {name: index.members[file] for name, file in parts.images.items()}
     modified = index.members[parts.manifest].info.date_time
     plans = splicing.parts(
@@ -382,7 +381,7 @@ def split_in_s3(export: Export, index: ZipIndex, parts: Partition, settings: Set
         export.request.export_path,
         export.source,
     )
-    return put_batches(splice, export, parts, plans, verify=settings.verify)
+    return put_batches(splice, export, parts, plans, index, verify=settings.verify)
 
 
 def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[int]]:
@@ -397,7 +396,6 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         contents = extract(path, directory, export.limits)
         parts = partition(export, contents, settings)
         parts.warnings.extend(contents.remarks)
-        show_images(parts, contents)
         images = {name: contents.members[file] for name, file in parts.images.items()}
         modified = contents.members[parts.manifest].modified
         plans = [
@@ -405,7 +403,7 @@ def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[i
         ]
         # Only what is unpacked on EFS can be read by other machines.
         scheduler = settings.dask_scheduler if root == block.efs_path else None
-        return parts, put_batches(zip_and_upload, export, parts, plans, scheduler)
+        return parts, put_batches(zip_and_upload, export, parts, plans, contents, scheduler)
 
 
 def show_images(parts: Partition, files: Contents | ZipIndex) -> None:
@@ -421,10 +419,14 @@ def put_batches(
     export: Export,
     parts: Partition,
     plans: Sequence[Sequence[Part]],
+    files: Contents | ZipIndex,
     scheduler: str | None = None,
     **options: Any,
 ) -> list[int]:
-    """Map a task over the batches and their parts; returns the sizes of the ZIPs in bytes."""
+    """Map a task over the batches and their parts; returns the sizes of the ZIPs in bytes.
+
+    Meanwhile a few of the images are shown.
+    """
     total = sum(part.size for plan in plans for part in plan)
     with (
         Progress("Upload", total) as progress,
@@ -442,6 +444,7 @@ def put_batches(
                 **options,
             },
         )
+        show_images(parts, files)
         wait(futures)  # the images must stay until the last of them is read, even if one failed
         return list(futures.result())
 
