@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import IO, TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -21,10 +21,10 @@ Found = TypeVar("Found")
 
 
 def serving(
-    biospex: Biospex, **environment: str
+    biospex: Biospex, output: IO[bytes] | None = None, **environment: str
 ) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    """Both flows in a process of their own, at BIOSPEX's trigger queue."""
-    return served({"TRIGGER_QUEUE_URL": biospex.trigger_queue_url, **environment})
+    """Both flows in a process of their own, at BIOSPEX's trigger queue; its log is ``output``."""
+    return served({"TRIGGER_QUEUE_URL": biospex.trigger_queue_url, **environment}, output)
 
 
 def eventually(look: Callable[[], Found | None]) -> Found:

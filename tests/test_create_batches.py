@@ -189,7 +189,7 @@ def test_a_damaged_archive_is_answered_and_leaves_nothing(
     assert list(workspace.iterdir()) == []
 
 
-@pytest.mark.parametrize("file", ["a/b.zip", "..zip", "a..b.zip", "a\\b.zip", ""])
+@pytest.mark.parametrize("file", ["a/b.zip", ""])
 def test_a_request_that_cannot_be_carried_out_is_refused_with_the_fields_name(
     file: str, biospex: Biospex
 ) -> None:

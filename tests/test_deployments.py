@@ -10,9 +10,11 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Pending
 from prefect_aws import AwsCredentials
+from prefect_aws.workers import ECSWorker
 from pydantic import SecretStr
 
 from blocks.register import register
@@ -41,15 +43,17 @@ def prefect(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture
-def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def deployed(prefect_api: dict[str, str]) -> Iterator[None]:
     """Both deployments; what brings the listener back must not do so for other tests."""
-    monkeypatch.setenv("BIOSPEX_ENVIRONMENT", "dev")
-    for pool in ("biospex-ecs", "biospex-ecs-listener"):
-        prefect("work-pool", "create", "--type", "ecs", pool, "--overwrite")
-    prefect("deploy", "--all")
-    yield
-    with get_client(sync_client=True) as api:
+    template = ECSWorker.get_default_base_job_template()
+    with get_client(sync_client=True) as api, pytest.MonkeyPatch.context() as patch:
+        for name in ("biospex-ecs", "biospex-ecs-listener"):
+            pool = WorkPoolCreate(name=name, type="ecs", base_job_template=template)
+            api.create_work_pool(pool, overwrite=True)
+        patch.setenv("BIOSPEX_ENVIRONMENT", "dev")
+        prefect("deploy", "--all")
+        yield
         listen = api.read_deployment_by_name("listen/listen").id
         api.delete_resource_owned_automations(f"prefect.deployment.{listen}")
 
@@ -78,27 +82,6 @@ def test_prefect_deploy_takes_both_deployments_on_an_ecs_work_pool() -> None:
         "updatesQueueUrl",
     }
     assert all(field["description"] and field["examples"] for field in fields.values())
-
-
-def test_a_listener_that_never_begins_is_replaced(deployed: None, tmp_path: Path) -> None:
-    """As after a task that ECS has no room for: the run is pending, and nothing more is heard."""
-    patient = (ROOT / "prefect.yaml").read_text()
-    assert patient.count("within: 300") == 1
-    (tmp_path / "prefect.yaml").write_text(patient.replace("within: 300", "within: 10"))
-    prefect("deploy", "--all", "--prefect-file", str(tmp_path / "prefect.yaml"))
-    with get_client(sync_client=True) as api:
-        listen = api.read_deployment_by_name("listen/listen").id
-        stuck = api.create_flow_run_from_deployment(listen)
-        api.set_flow_run_state(stuck.id, Pending(name="Submitting"))
-
-        def replacement() -> list[FlowRun]:
-            found = api.read_flow_runs()
-            return [run for run in found if run.deployment_id == listen and run.id != stuck.id]
-
-        assert eventually(replacement)
-        for run in api.read_flow_runs():
-            if run.deployment_id == listen:
-                api.delete_flow_run(run.id)
 
 
 def test_the_server_of_a_lab_asks_everybody_to_sign_in() -> None:
@@ -193,3 +176,24 @@ def test_a_setting_that_cannot_be_used_keeps_register_from_saving(
     )
     assert done.returncode == 1
     assert done.stderr.startswith("Nothing was saved: MAX_TMP_SIZE='7 GB'")
+
+
+def test_a_listener_that_never_begins_is_replaced(deployed: None, tmp_path: Path) -> None:
+    """As after a task that ECS has no room for: the run is pending, and nothing more is heard."""
+    patient = (ROOT / "prefect.yaml").read_text()
+    assert patient.count("within: 300") == 1
+    (tmp_path / "prefect.yaml").write_text(patient.replace("within: 300", "within: 10"))
+    prefect("deploy", "--all", "--prefect-file", str(tmp_path / "prefect.yaml"))
+    with get_client(sync_client=True) as api:
+        listen = api.read_deployment_by_name("listen/listen").id
+        stuck = api.create_flow_run_from_deployment(listen)
+        api.set_flow_run_state(stuck.id, Pending(name="Submitting"))
+
+        def replacement() -> list[FlowRun]:
+            found = api.read_flow_runs()
+            return [run for run in found if run.deployment_id == listen and run.id != stuck.id]
+
+        assert eventually(replacement)
+        for run in api.read_flow_runs():
+            if run.deployment_id == listen:
+                api.delete_flow_run(run.id)

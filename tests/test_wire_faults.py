@@ -175,11 +175,14 @@ def everywhere(fault: Fault) -> list[Rule]:
 
 
 PASSING = {
-    "throttled": everywhere("throttled"),
-    "an error of the service": everywhere("broken"),
-    "connection reset": everywhere("reset"),
-    "lost answer": [
+    # A request is sent three times at most.
+    "throttled, then an error of the service": everywhere("throttled") + everywhere("broken"),
+    "reset, and lost answers": [
+        *once("reset", "CreateMultipartUpload", "SendMessage"),
+        *once("reset", "CompleteMultipartUpload", lanes=(SHUFFLED,)),
+        *once("reset", "HeadObject", "GetObject", "UploadPart"),
         *once("lost", "HeadObject", "GetObject", "UploadPart"),
+        *once("reset", "UploadPartCopy", lanes=(SPLICE,)),
         *once("lost", "UploadPartCopy", lanes=(SPLICE,)),
         # Carried out; S3 then says of the upload that there is none.
         Rule("CompleteMultipartUpload", "lost", about="extract-part1"),
