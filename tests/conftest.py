@@ -20,13 +20,14 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 LONGEST_FILES = (
-    "test_one_answer.py",
     "test_listen.py",
     "test_serve.py",
+    "test_one_answer.py",
     "test_wire_faults.py",
     "test_ecs_worker.py",
     "test_deploy_script.py",
     "test_create_batches.py",
+    "test_demo.py",
 )
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -27,6 +27,10 @@ from tests.processes import eventually, run_named, serving
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws")
 
 
+FIELDS = ["file", "exportPath", "totalSize", "s3Bucket"]
+"""In which a message asks for the value of a variable of Prefect's."""
+
+
 @dataclass(frozen=True)
 class Crowd:
     """What becomes of many messages, good and bad.
@@ -87,10 +91,6 @@ def crowd(prefect_api: dict[str, str], aws: str, tmp_path_factory: pytest.TempPa
         assert prefect.read_flow_run(listening.id).run_count == 1
     dead_letters = sum(messages(biospex.sqs, f"{biospex.trigger_queue_url}-dead"))
     return Crowd(biospex.callbacks(), dead_letters, log.read_text())
-
-
-FIELDS = ["file", "exportPath", "totalSize", "s3Bucket"]
-"""In which a message asks for the value of a variable of Prefect's."""
 
 
 def test_what_can_be_answered_is_answered_once(crowd: Crowd) -> None:
