@@ -27,6 +27,9 @@ class Kind(Enum):
     TRANSIENT = auto()
     """The same call can succeed later."""
 
+    EXPIRED = auto()
+    """The session of the credentials is over; transient as well, since a role renews them."""
+
     MISSING = auto()
     """There is no such object, bucket or queue."""
 
@@ -74,8 +77,9 @@ MEANINGS: Mapping[str, tuple[Meaning, ...]] = {
     **dict.fromkeys(
         ("RequestThrottled", "ThrottlingException", "Throttling"), (Meaning(Kind.TRANSIENT),)
     ),
-    # credentials that a role renews
-    **dict.fromkeys(("ExpiredToken", "RequestExpired"), (Meaning(Kind.TRANSIENT),)),
+    "RequestExpired": (Meaning(Kind.TRANSIENT),),
+    # S3 calls it so, other services the other way
+    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException"), (Meaning(Kind.EXPIRED),)),
     "NoSuchUpload": (Meaning(Kind.UPLOAD_GONE),),
     **dict.fromkeys(("404", "NotFound", "NoSuchKey"), (Meaning(Kind.MISSING),)),
     "NoSuchBucket": (
@@ -167,7 +171,7 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, botocore.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         # An upload that is gone: another run of the same export took it for one of a dead run.
-        return status >= 500 or is_kind(error, Kind.TRANSIENT, Kind.UPLOAD_GONE)
+        return status >= 500 or is_kind(error, Kind.TRANSIENT, Kind.EXPIRED, Kind.UPLOAD_GONE)
     if isinstance(error, TRANSIENT_TYPES):
         return True
     return error.__cause__ is not None and is_transient(error.__cause__)

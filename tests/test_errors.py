@@ -48,6 +48,7 @@ TRANSIENT = [
     answer("RequestTimeout", 400),
     answer("Throttling", 400),
     answer("ExpiredToken", 400),
+    answer("ExpiredTokenException", 403),
     EndpointConnectionError(endpoint_url="https://example.org"),
     ConnectTimeoutError(endpoint_url="https://example.org"),
     ReadTimeoutError(endpoint_url="https://example.org"),

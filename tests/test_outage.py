@@ -37,6 +37,8 @@ def refused(code: str, status: int) -> ClientError:
         (EndpointConnectionError(endpoint_url="http://127.0.0.1"), True),
         (refused("ServiceUnavailable", 503), True),
         (refused("AccessDenied", 403), False),
+        (refused("ExpiredToken", 400), False),
+        (refused("ExpiredTokenException", 403), False),
         (ConnectionError("reset"), True),
         (ValueError("nobody thought of it"), False),
     ],

@@ -9,7 +9,7 @@ from httpx import HTTPStatusError, TransportError
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from splitter.errors import is_transient
+from splitter.errors import Kind, is_kind, is_transient
 
 PATIENT, BRIEF = 9, 2
 """Tries of Prefect's client: of who only waits, and of who has something else to do meanwhile."""
@@ -61,7 +61,13 @@ def waits_for_prefect(tries: int = PATIENT) -> Iterator[None]:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a service, AWS or Prefect, is away; it can come back."""
+    """Whether a service, AWS or Prefect, is away; it can come back.
+
+    Credentials whose session is over are none: those of an assumed role last for an hour, and who
+    waits would wait for ever. The listener's run fails, and starts again with new ones.
+    """
     if isinstance(error, HTTPStatusError):
         return error.response.is_server_error or error.response.status_code == 429
+    if is_kind(error, Kind.EXPIRED):
+        return False
     return isinstance(error, TransportError) or is_transient(error)
