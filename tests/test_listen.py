@@ -1,5 +1,6 @@
 """The listener, against SQS over HTTP and a real Prefect server."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -494,3 +496,29 @@ def test_a_listener_waits_for_a_service_that_is_away_and_says_so_once(
         finally:
             late.stop()
     assert log.read_text().count("Waiting for a service") == 1
+
+
+class Expired(BaseHTTPRequestHandler):
+    """AWS, to somebody whose session is over."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        answer = json.dumps({"__type": "com.amazon.coral.service#ExpiredToken"}).encode()
+        self.send_response(403)
+        self.send_header("Content-Type", "application/x-amz-json-1.0")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
+def test_a_listener_whose_credentials_have_run_out_does_not_wait_for_others(
+    listening: Any, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Expired) as aws:
+        threading.Thread(target=aws.serve_forever).start()
+        with listening(log, AWS_ENDPOINT_URL=f"http://127.0.0.1:{aws.server_port}") as process:
+            assert process.wait(timeout=60) == 1
+        aws.shutdown()
+    assert "ExpiredToken" in log.read_text()
+    assert "Waiting for a service" not in log.read_text()
