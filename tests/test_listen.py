@@ -516,7 +516,7 @@ def test_a_listener_whose_credentials_have_run_out_does_not_wait_for_others(
 ) -> None:
     log = tmp_path / "log"
     with ThreadingHTTPServer(("127.0.0.1", 0), Expired) as aws:
-        threading.Thread(target=aws.serve_forever).start()
+        threading.Thread(target=aws.serve_forever, daemon=True).start()
         with listening(log, AWS_ENDPOINT_URL=f"http://127.0.0.1:{aws.server_port}") as process:
             assert process.wait(timeout=60) == 1
         aws.shutdown()

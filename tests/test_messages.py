@@ -94,6 +94,8 @@ def test_a_missing_field_is_named(field: str) -> None:
         ("file", "folder/export.zip"),
         ("file", "folder\\export.zip"),
         ("file", "a..zip"),
+        ("file", "..zip"),
+        ("file", "a..b.zip"),
         ("file", "a\n.zip"),
         ("file", "a\0.zip"),
         ("file", "a" * 1001 + ".zip"),
