@@ -60,7 +60,7 @@ $(INSTALLED): requirements-dev.lock requirements-zooniverse.lock
 
 # The shell takes ARCHIVE from the environment, so that a name may hold spaces and quotes.
 demo: setup
-	@$(BIN)/python -m cli.demo $(if $(BATCH_SIZE),--batch-size "$(BATCH_SIZE)") $(if $(KEEP),--keep) \
+	@$(BIN)/python -m devtools.demo $(if $(BATCH_SIZE),--batch-size "$(BATCH_SIZE)") $(if $(KEEP),--keep) \
 		$(if $(VERBOSE),--verbose) $${ARCHIVE:+"$$ARCHIVE"}
 
 test: lint

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from zipfile import ZIP_DEFLATED, ZipInfo
 
 from bench.export import Order
-from splitter import splicing
-from splitter.batch_zip import PART_SIZE
-from splitter.manifest import Batch
-from splitter.splicing import Cost
-from splitter.storage import DOWNLOAD_PART_SIZE
-from splitter.zip_index import MemberSpan
+from splitter.archives.zip_index import MemberSpan
+from splitter.aws.s3 import DOWNLOAD_PART_SIZE
+from splitter.batches import splice as splicing
+from splitter.batches.splice import Cost
+from splitter.batches.zip import PART_SIZE
+from splitter.manifest.partition import Batch
 
 MEAN_IMAGE = 600_000  # bytes
 BATCH_SIZE = 2000

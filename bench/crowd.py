@@ -30,9 +30,17 @@ from botocore.exceptions import ClientError
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-from bench.database import postgresql
-from bench.processes import process_of
-from cli.services import BUCKET, FIXTURES, REGION, child, embedded_aws, embedded_prefect, trigger
+from devtools.database import postgresql
+from devtools.processes import process_of
+from devtools.services import (
+    BUCKET,
+    FIXTURES,
+    REGION,
+    child,
+    embedded_aws,
+    embedded_prefect,
+    trigger,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

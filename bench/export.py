@@ -20,7 +20,7 @@ from zipfile import ZIP_DEFLATED, ZipInfo
 
 from PIL import Image, ImageDraw
 
-from splitter import zip_records
+from splitter.archives import zip_records
 
 Order = Literal["sorted", "merged", "shuffled"]
 

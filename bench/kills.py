@@ -52,11 +52,11 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun
 
-from bench.database import postgresql
 from bench.export import MEAN_IMAGE, make_export
-from bench.object_store import seaweedfs
-from bench.processes import processes_with
-from cli.services import (
+from devtools.database import postgresql
+from devtools.object_store import seaweedfs
+from devtools.processes import processes_with
+from devtools.services import (
     REGION,
     create_queues,
     embedded_aws,
@@ -67,7 +67,7 @@ from cli.services import (
 from flows.support.artifacts import CALLBACK_KEY
 from flows.support.decision import SERVICE_STOPPED
 from flows.support.recovery import failed_attempts
-from splitter.storage import CLIENT_CONFIG
+from splitter.aws.s3 import CLIENT_CONFIG
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

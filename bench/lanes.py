@@ -36,12 +36,13 @@ from uuid import uuid4
 import boto3
 
 from bench.export import MEAN_IMAGE, Order
-from bench.object_store import seaweedfs
-from cli.services import REGION, embedded_aws, embedded_prefect, trigger
-from splitter import manifest, splicing
-from splitter.assembly import PARALLEL_PARTS, CopiedPart
-from splitter.storage import CLIENT_CONFIG, Bucket
-from splitter.zip_index import ZipIndex, ranged_file
+from devtools.object_store import seaweedfs
+from devtools.services import REGION, embedded_aws, embedded_prefect, trigger
+from splitter.archives.zip_index import ZipIndex, ranged_file
+from splitter.aws.s3 import CLIENT_CONFIG, Bucket
+from splitter.batches import splice as splicing
+from splitter.batches.assembly import PARALLEL_PARTS, CopiedPart
+from splitter.manifest import partition as manifest
 
 MAX_BATCH_SIZE, MIN_BATCHES = 2000, 4
 """A small export is cut into as many batches, so that its order makes a difference."""

@@ -28,14 +28,16 @@ from zipfile import ZIP_DEFLATED, ZipInfo
 import boto3
 
 from bench.export import COLUMNS
-from bench.object_store import seaweedfs
-from cli.services import REGION
-from splitter import manifest, splicing, zip_records
-from splitter.assembly import PARALLEL_PARTS
-from splitter.manifest import Batch
-from splitter.members import Limits
-from splitter.storage import CLIENT_CONFIG, Bucket
-from splitter.zip_index import MemberSpan, ZipIndex, ranged_file
+from devtools.object_store import seaweedfs
+from devtools.services import REGION
+from splitter.archives import zip_records
+from splitter.archives.members import Limits
+from splitter.archives.zip_index import MemberSpan, ZipIndex, ranged_file
+from splitter.aws.s3 import CLIENT_CONFIG, Bucket
+from splitter.batches import splice as splicing
+from splitter.batches.assembly import PARALLEL_PARTS
+from splitter.manifest import partition as manifest
+from splitter.manifest.partition import Batch
 
 ROWS = (20_000, 1_000_000, 10_000_000)
 BATCH_SIZE = 2000

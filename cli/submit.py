@@ -21,11 +21,11 @@ from blocks.saved import Aws
 from cli.pool_settings import planned_settings
 from flows.create_batches import bucket_named
 from flows.support.recovery import callback_of
-from splitter import queues
+from splitter.aws import sqs as queues
+from splitter.batches.lanes import Export
+from splitter.batches.plan import plan
 from splitter.errors import ExportError, SetupError, explain
-from splitter.lanes import Export
 from splitter.messages import Request, spelled_out, to_json
-from splitter.plan import plan
 from splitter.settings import Allowed, Settings
 
 SECONDS_BETWEEN_LOOKS = 2

@@ -32,21 +32,26 @@ from flows.support.outage import waits_for_prefect
 from flows.support.progress import Progress, best_effort
 from flows.support.recovery import earlier_attempts, leave_if_superseded
 from flows.support.task_runner import UploadPool, task_runner
-from splitter import archive, manifest, queues, splicing, storage, workspace, zooniverse
-from splitter.archive import Contents
-from splitter.assembly import Part, assemble
-from splitter.batch_zip import BatchZip
-from splitter.contact_sheet import contact_sheet, spread
+from splitter import workspace, zooniverse
+from splitter.archives import extract as archive
+from splitter.archives.extract import Contents
+from splitter.archives.members import Limits
+from splitter.archives.zip_index import ZipIndex
+from splitter.aws import s3 as storage
+from splitter.aws import sqs as queues
+from splitter.aws.s3 import Bucket
+from splitter.aws.sqs import CallbackError
+from splitter.batches import splice as splicing
+from splitter.batches.assembly import Part, assemble
+from splitter.batches.contact_sheet import contact_sheet, spread
+from splitter.batches.lanes import Export, choose_lane
+from splitter.batches.zip import BatchZip
 from splitter.errors import ExportError, SetupError, advise, explain, is_transient
-from splitter.lanes import Export, choose_lane
-from splitter.manifest import Batch, Partition
-from splitter.members import Limits
+from splitter.manifest import partition as manifest
+from splitter.manifest.partition import Batch, Partition
 from splitter.messages import Failure, ReplyAddress, Request, Result, spelled_out, title
-from splitter.queues import CallbackError
 from splitter.settings import Allowed, Settings
-from splitter.storage import Bucket
 from splitter.wording import count, size
-from splitter.zip_index import ZipIndex
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

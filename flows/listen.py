@@ -47,10 +47,10 @@ from flows.support.recovery import (
     retry,
 )
 from flows.support.takeover import Standing, Takeover
-from splitter import queues
+from splitter.aws import sqs as queues
+from splitter.aws.sqs import Delivery, TriggerQueue
 from splitter.errors import SetupError
 from splitter.messages import Failure, ReplyAddress, find_flaw, parse_body, title
-from splitter.queues import Delivery, TriggerQueue
 from splitter.settings import Allowed, Settings
 
 DEPLOYMENT = "create-batches/create-batches"

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, NoDecode
 
+from splitter.archives.members import Limits
 from splitter.errors import SetupError
-from splitter.members import Limits
 from splitter.messages import ReplyAddress, Request, RequestError
 
 

@@ -17,11 +17,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from splitter.archive import Contents
+from splitter.archives.extract import Contents
+from splitter.archives.zip_index import ZipIndex
 from splitter.errors import ExportError
-from splitter.manifest import Partition
-from splitter.manifest_text import bare, short
-from splitter.zip_index import ZipIndex
+from splitter.manifest.partition import Partition
+from splitter.manifest.text import bare, short
 
 SHOWN = 3
 """Cases of each kind that are named."""

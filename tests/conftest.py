@@ -10,10 +10,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogHandler
 
-from bench.database import POSTGRESQL, postgresql
-from cli.services import embedded_aws, embedded_prefect
-from splitter.storage import Bucket
-from tests.biospex import Biospex
+from devtools.database import POSTGRESQL, postgresql
+from devtools.services import embedded_aws, embedded_prefect
+from splitter.aws.s3 import Bucket
+from tests.helpers.biospex import Biospex
 
 # A busy machine is slow, not wrong.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

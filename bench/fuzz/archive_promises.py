@@ -11,12 +11,15 @@ from typing import Self
 
 from bench.fuzz.mutations import UNREADABLE, BrokenPromiseError, unless_refused
 from bench.fuzz.streams import whole_file
-from splitter import archive, formats, manifest, splicing, zip_sample
-from splitter.archive import ALWAYS_ALLOWED, Contents
+from splitter.archives import extract as archive
+from splitter.archives import formats, zip_sample
+from splitter.archives.extract import ALWAYS_ALLOWED, Contents
+from splitter.archives.members import UNPRINTABLE, is_noise, plain
+from splitter.archives.zip_index import ZipIndex, ranged_file
+from splitter.batches import splice as splicing
 from splitter.errors import ExportError
-from splitter.members import UNPRINTABLE, is_noise, plain
-from splitter.zip_index import ZipIndex, ranged_file
-from tests.archives import identified
+from splitter.manifest import partition as manifest
+from tests.helpers.archives import identified
 
 
 def check_archive(data: bytes, directory: Path) -> bool:

@@ -16,9 +16,9 @@ from typing import Any, Final
 from bench.fuzz.manifests import FIXTURES
 from bench.fuzz.mutations import MOST_BYTES, NAMES, WORDS, cut, mutated
 from bench.fuzz.streams import PACKERS, zip_by
-from splitter import zip_directory, zip_records
-from splitter.zstandard import zstd
-from tests.archives import (
+from splitter.archives import zip_directory, zip_records
+from splitter.archives.zstandard import zstd
+from tests.helpers.archives import (
     BROKEN_ZIPS,
     FILES,
     UNUSUAL_ZIPS,

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from bench.fuzz.mutations import BrokenPromiseError, cut, mutated, unless_refused
-from splitter import manifest, manifest_text, zooniverse
+from splitter import zooniverse
+from splitter.manifest import partition as manifest
+from splitter.manifest import text as manifest_text
 
 FIXTURES = Path(__file__).parent.parent.parent / "tests" / "fixtures"
 

@@ -5,8 +5,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from splitter.archives.members import DAMAGE
 from splitter.errors import ExportError
-from splitter.members import DAMAGE
 
 MOST_BYTES = 512 * 1024
 

@@ -20,12 +20,12 @@ import inflate64
 from isal import isal_zlib
 
 from bench.fuzz.mutations import UNREADABLE, BrokenPromiseError, cut, unless_refused
-from splitter import zip_records
-from splitter.formats import COMPRESSED
-from splitter.zip_data import DEFLATE64, XZ, ZSTANDARD, unpacked
-from splitter.zip_index import ZipIndex, local_header
-from splitter.zstandard import zstd
-from tests.archives import FILES
+from splitter.archives import zip_records
+from splitter.archives.formats import COMPRESSED
+from splitter.archives.zip_data import DEFLATE64, XZ, ZSTANDARD, unpacked
+from splitter.archives.zip_index import ZipIndex, local_header
+from splitter.archives.zstandard import zstd
+from tests.helpers.archives import FILES
 
 MODIFIED = (2026, 11, 24, 0, 0, 0)
 

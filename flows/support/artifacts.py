@@ -22,10 +22,10 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State
 
-from splitter.manifest import Partition
+from splitter.aws.s3 import Bucket, StoredObject
+from splitter.manifest.partition import Partition
 from splitter.messages import Failure, Request, Result, to_json
 from splitter.settings import Docs
-from splitter.storage import Bucket, StoredObject
 from splitter.wording import count, duration, size
 
 CALLBACK_KEY = "callback"

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from blocks.saved import Aws
-from splitter import queues
+from splitter.aws import sqs as queues
 from splitter.messages import ReplyAddress
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from splitter.assembly import PARALLEL_BATCHES, PartPool
+from splitter.batches.assembly import PARALLEL_BATCHES, PartPool
 
 
 def task_runner(scheduler: str | None) -> TaskRunner[Any]:

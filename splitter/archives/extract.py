@@ -1,0 +1,130 @@
+"""The export's archive: tell its format, and unpack it, checked, into one file."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO
+
+from splitter.archives.formats import identify
+from splitter.archives.members import (
+    DEFAULT_LIMITS,
+    Limits,
+    Member,
+    Names,
+    check_in_memory,
+    too_much,
+)
+from splitter.archives.tar import extract_tar
+from splitter.archives.zip_index import ZipIndex, reader
+
+ALWAYS_ALLOWED = 64 * 1024 * 1024
+"""Bytes that any archive may unpack to, however small it is."""
+
+
+class Contents:
+    """What an archive holds: its files, unpacked into one store, by their names.
+
+    An ordinary class, so that Prefect hands it from task to task as it is.
+
+    Attributes:
+        store: the file with every member's bytes, one after the other.
+        members: without folders and the noise of desktop systems.
+        unusable: files that no batch may hold, and why, as ``members.Names`` has them.
+        remarks: what is unusual about the archive, for the summary.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        members: dict[str, Member],
+        limits: Limits = DEFAULT_LIMITS,
+        unusable: Mapping[str, str] = MappingProxyType({}),
+        remarks: Sequence[str] = (),
+    ) -> None:
+        self.store = store
+        self.members = members
+        self.unusable = dict(unusable)
+        self.remarks = remarks
+        self._limits = limits
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one member.
+
+        Raises:
+            ArchiveError: if they are too many.
+        """
+        member = self.members[name]
+        check_in_memory(f"'{name[:80]}'", member.size, self._limits)
+        with self.store.open("rb") as store:
+            return os.pread(store.fileno(), member.size, member.offset)
+
+
+def extract(
+    archive: Path,
+    store: Path,
+    progress: Callable[[int], object] = lambda _: None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Contents:
+    """Unpack every file of the archive into ``store``, one after the other, and check it.
+
+    One file instead of thousands: no name of the archive ever becomes a path of this machine, and
+    a network file system is asked for one file, not for 20,000.
+
+    Args:
+        archive: a ZIP or a tar, compressed or not.
+        store: the file to write.
+        progress: told the number of bytes unpacked since the last call, from any thread.
+        limits: that the archive has to keep to.
+
+    Raises:
+        ArchiveError: a damaged or truncated archive, a wrong checksum, more than the limits allow.
+    """
+    names = Names(limits)
+    size = archive.stat().st_size
+    max_size = max(ALWAYS_ALLOWED, limits.max_expansion * size)
+    with archive.open("rb") as source, store.open("wb") as output:
+        format = identify(reader(source), size)
+        remarks: Sequence[str] = ()
+        if format == "zip":
+            members = _extract_zip(source, output, progress, names, limits, max_size)
+        else:
+            members, remarks = extract_tar(source, format, output, progress, names, max_size)
+    return Contents(store, names.usable(members), limits, names.unusable, remarks)
+
+
+def _extract_zip(
+    archive: IO[bytes],
+    output: IO[bytes],
+    progress: Callable[[int], object],
+    names: Names,
+    limits: Limits,
+    max_size: int,
+) -> dict[str, Member]:
+    index = ZipIndex(archive, limits, names)
+    if sum(span.info.file_size for span in index.members.values()) > max_size:
+        raise too_much(max_size)
+    members: dict[str, Member] = {}
+    end = 0
+    for name, span in index.members.items():
+        info = span.info
+        members[name] = Member(end, info.file_size, info.CRC, info.date_time)
+        end += info.file_size
+
+    def unpack(name: str) -> None:
+        position = members[name].offset
+        for chunk in index.chunks(name):
+            os.pwrite(output.fileno(), chunk, position)
+            position += len(chunk)
+            progress(len(chunk))
+
+    # zlib, CRC and file calls release the GIL, so threads use every core.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for _ in pool.map(unpack, members):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return members

@@ -1,0 +1,179 @@
+"""The bytes of a ZIP's member, unpacked piece by piece: a decompressor for each method.
+
+Every decompressor gives at most some MiB at a time, whatever it is fed. Section numbers are those
+of PKWARE's APPNOTE, as in ``zip_records``.
+"""
+
+import bz2
+import lzma
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED
+
+import inflate64
+from isal import isal_zlib
+
+from splitter.archives.members import CHUNK
+from splitter.archives.zstandard import zstd
+
+DEFLATE64 = 9
+ZSTANDARD = 93
+XZ = 95
+
+# 4.4.5, and https://www.winzip.com/en/support/compression-methods/ for those of WinZip.
+METHODS = {
+    1: "Shrink",
+    **dict.fromkeys(range(2, 6), "Reduce"),
+    6: "Implode",
+    DEFLATE64: "Deflate64",
+    10: "PKWARE's Implode",
+    ZIP_BZIP2: "bzip2",
+    ZIP_LZMA: "LZMA",
+    16: "IBM's CMPSC",
+    18: "IBM's TERSE",
+    19: "IBM's LZ77",
+    20: "Zstandard, by its withdrawn number",
+    ZSTANDARD: "Zstandard",
+    94: "MP3",
+    XZ: "xz",
+    96: "JPEG by WinZip",
+    97: "WavPack by WinZip",
+    98: "PPMd",
+    99: "encryption by AES",
+}
+
+FED = 128 * 1024
+"""Bytes that a decompressor is given at a time; docs/performance.md has what other sizes take."""
+
+FED_DEFLATE64 = 256
+"""Its decompressor gives at once all that it is fed for: 25,000 times as much, at most."""
+
+MOST_MEMORY = 256 * 1024 * 1024
+"""Bytes that a stream may ask its decompressor to keep. The strongest presets take a quarter."""
+
+
+class DataError(ValueError):
+    """Data that no writer of the method leaves."""
+
+
+def method_name(method: int) -> str:
+    """How the field calls a compression method."""
+    return METHODS.get(method, "an unknown kind of compression")
+
+
+def unpacked(method: int, fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+    """What is compressed in the bytes of a member, some MiB at a time.
+
+    Args:
+        method: one of ``UNPACKERS``.
+        fed: gives the member's compressed bytes in pieces of that length.
+        size: that the member is said to have, unpacked; no more of it is ever looked at.
+
+    Raises:
+        DataError, zlib.error, ...: data that is damaged or ends early; see ``members.reading``.
+    """
+    return UNPACKERS[method](fed, size)
+
+
+def _stored(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+    yield from fed(CHUNK)
+
+
+def _deflated(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+    inflater = isal_zlib.decompressobj(wbits=-isal_zlib.MAX_WBITS)
+    for piece in fed(FED):
+        while not inflater.eof:
+            content = inflater.decompress(piece, CHUNK)
+            piece = inflater.unconsumed_tail
+            if content:
+                yield content
+            if len(content) < CHUNK and not piece:
+                break
+        if inflater.eof:
+            break
+    _check_end(inflater.eof)
+
+
+def _deflated64(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+    inflater = inflate64.Inflater()
+    for piece in fed(FED_DEFLATE64):
+        if inflater.eof:
+            return
+        yield inflater.inflate(piece)
+    _check_end(inflater.eof)
+
+
+def _bzip2(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+    return _streams(bz2.BZ2Decompressor, fed)
+
+
+def _xz(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+    return _streams(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY), fed)
+
+
+def _zstandard(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+    return _streams(zstd.ZstdDecompressor, fed)  # which keeps to a window of 128 MiB by itself
+
+
+def _streams(make: Callable[[], Any], fed: Callable[[int], Iterable[bytes]]) -> Iterator[bytes]:
+    """One stream after the other, as these formats allow."""
+    decompressor = make()
+    begun = False
+    for piece in fed(FED):
+        while piece or (begun and not decompressor.eof and not decompressor.needs_input):
+            if decompressor.eof:
+                decompressor = make()
+            begun = True
+            yield decompressor.decompress(piece, CHUNK)
+            piece = decompressor.unused_data if decompressor.eof else b""
+    _check_end(decompressor.eof)
+
+
+def _lzma(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+    """4.4.4 and 5.8: a header with the properties, then a raw stream, with or without a mark at
+    its end."""
+    decompressor: lzma.LZMADecompressor | None = None
+    for piece in fed(FED):
+        if decompressor is None:
+            _, length = struct.unpack_from("<2H", piece) if len(piece) >= 4 else (0, 0)
+            if length != 5 or len(piece) < 9:
+                raise DataError("the header of its LZMA data is damaged")
+            first, dictionary = struct.unpack_from("<BL", piece, 4)
+            if first >= 9 * 5 * 5:
+                raise DataError("the header of its LZMA data is damaged")
+            # What reaches back further than the content's beginning cannot be.
+            kept = max(4096, min(dictionary, size))
+            if kept > MOST_MEMORY:
+                raise DataError(f"unpacking it takes {kept:,} bytes of memory")
+            rest, lc = divmod(first, 9)
+            pb, lp = divmod(rest, 5)
+            if lc + lp > 4:
+                raise DataError("the header of its LZMA data is damaged")
+            decompressor = lzma.LZMADecompressor(
+                lzma.FORMAT_RAW,
+                filters=[
+                    {"id": lzma.FILTER_LZMA1, "dict_size": kept, "lc": lc, "lp": lp, "pb": pb}
+                ],
+            )
+            piece = piece[9:]
+        while not decompressor.eof and (piece or not decompressor.needs_input):
+            yield decompressor.decompress(piece, CHUNK)
+            piece = b""
+
+
+def _check_end(reached: bool) -> None:
+    if not reached:
+        raise DataError("its compressed data ends early")
+
+
+UNPACKERS: dict[int, Callable[[Callable[[int], Iterable[bytes]], int], Iterator[bytes]]] = {
+    ZIP_STORED: _stored,
+    ZIP_DEFLATED: _deflated,
+    DEFLATE64: _deflated64,
+    ZIP_BZIP2: _bzip2,
+    ZIP_LZMA: _lzma,
+    ZSTANDARD: _zstandard,
+    XZ: _xz,
+}
+"""By their numbers, the methods that can be read."""

@@ -1,0 +1,152 @@
+"""The export of one run, and the lane it takes: spliced inside S3, or extracted on a disk."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from splitter.archives import formats, zip_sample
+from splitter.archives import tar as tar_archive
+from splitter.archives.members import Limits
+from splitter.archives.zip_index import ZipIndex, ranged_file
+from splitter.aws.s3 import Bucket, StoredObject
+from splitter.errors import SetupError
+from splitter.manifest import partition as manifest
+from splitter.manifest.partition import Partition
+from splitter.messages import Request
+from splitter.settings import Settings
+
+
+class Export:
+    """What is asked for, the archive as it was found, and what it may be.
+
+    Pickled, for another process, it connects there by itself, when it is used.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        source: StoredObject,
+        limits: Limits,
+        connect: Callable[[str], Bucket],
+        bucket: Bucket | None = None,
+    ) -> None:
+        """``connect``: gives the bucket of that name, in any process; a function of a module."""
+        self.request = request
+        self.source = source
+        self.limits = limits
+        self._connect = connect
+        self._bucket = bucket
+
+    @property
+    def bucket(self) -> Bucket:
+        self._bucket = self._bucket or self._connect(self.request.s3_bucket)
+        return self._bucket
+
+    def read(self, start: int, length: int) -> bytes:
+        """Bytes of the archive, as it was when the run began."""
+        return self.bucket.read(self.request.export_path, self.source.etag, start, length)
+
+    def identify(self) -> formats.Format:
+        """The archive's format, by its content.
+
+        Raises:
+            ArchiveError: if it is none that can be read, with what it is instead.
+        """
+        return formats.identify(self.read, self.source.size)
+
+    def index(self) -> ZipIndex:
+        """Where the members of the archive, a ZIP, stand."""
+        return ZipIndex(ranged_file(self.read, self.source.size), self.limits)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_bucket": None}
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Which way an archive goes.
+
+    Attributes:
+        index: of an archive that is to be spliced; None for one to be extracted.
+        reason: why, for the summary.
+        remarks: what is unusual about the archive, for the summary.
+        parts: the batches of an archive that is to be spliced.
+    """
+
+    index: ZipIndex | None
+    reason: str
+    remarks: Sequence[str] = ()
+    parts: Partition | None = None
+
+
+def partition_index(index: ZipIndex, settings: Settings) -> Partition:
+    """The batches of a ZIP, by its index and its manifest.
+
+    Raises:
+        ManifestError: as ``manifest.partition_export``.
+    """
+    return manifest.partition_export(
+        index.members,
+        index.read,
+        settings.image_column,
+        settings.batch_size,
+        settings.max_cells,
+        index.unusable,
+    )
+
+
+def choose_lane(
+    export: Export,
+    settings: Settings,
+    read_index: Callable[[Export], ZipIndex] = Export.index,
+    partition: Callable[[ZipIndex, Settings], Partition] = partition_index,
+) -> Lane:
+    """Which way an archive goes; what its index rules out is refused before anything is fetched.
+
+    Args:
+        read_index, partition: the steps of it that a flow shows.
+
+    Raises:
+        ExportError: if the archive is of no known format, its index is broken, or its manifest
+            does not fit what the index lists.
+        SetupError: if SPLIT_STRATEGY asks for a splice of what cannot be spliced.
+    """
+    size = export.source.size
+    format = export.identify()
+    remarks: Sequence[str] = ()
+    if format != "zip":
+        tar_archive.check_start(export.read(0, min(formats.START, size)), format)
+        if settings.split_strategy == "extract":
+            return Lane(None, "SPLIT_STRATEGY asks for it")
+        why = f"a {format} archive cannot be copied piece by piece"
+    else:
+        index = read_index(export)
+        remarks = index.remarks
+        name = manifest.find([*index.members, *index.unusable])
+        if index.unusable:
+            partition_index(index, settings)  # which refuses a row that names one
+        if settings.split_strategy == "extract":
+            return Lane(None, "SPLIT_STRATEGY asks for it", remarks)
+        if settings.split_strategy == "auto" and size <= settings.splice_min_size:
+            why = "archives up to SPLICE_MIN_SIZE are extracted, which checks every image"
+            return Lane(None, why, remarks)
+        why = index.why_not_spliceable(manifest.folder_of(name)) or ""
+        if not why:
+            disagreement, looked = zip_sample.disagreement(index, export.read)
+            why = disagreement or ""
+            if not why:
+                parts = partition(index, settings)
+                why = _respelled(parts)
+                if not why:
+                    return Lane(index, f"S3 can copy every file; {looked}", remarks, parts)
+    if settings.split_strategy == "splice":
+        raise SetupError(f"SPLIT_STRATEGY is splice, but {why}.")
+    return Lane(None, why, remarks)
+
+
+def _respelled(parts: Partition) -> str:
+    """Why batches whose names are other ones than the archive's cannot be spliced, or ""."""
+    for image, file in parts.images.items():
+        if file != parts.folder + image:
+            return f"its manifest spells '{file}' in another way"
+    return ""

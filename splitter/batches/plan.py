@@ -1,0 +1,88 @@
+"""What a run would make of an archive, and what it would take; nothing is written.
+
+Only a ZIP can be planned to the byte, from its index and manifest. What a tar holds is known when
+it has been unpacked.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import ceil
+from pathlib import Path
+
+from splitter import zooniverse
+from splitter.archives.members import Member
+from splitter.archives.zip_index import ZipIndex
+from splitter.aws.s3 import DOWNLOAD_PART_SIZE
+from splitter.batches import splice as splicing
+from splitter.batches.assembly import CopiedPart, Part
+from splitter.batches.lanes import Export, choose_lane, partition_index
+from splitter.batches.zip import BatchZip
+from splitter.manifest.partition import Partition
+from splitter.settings import Settings
+
+# Bytes a second, near the table of docs/performance.md: a store on the same two cores, not AWS.
+COPIED_IN_S3 = 500_000_000
+THROUGH_THE_WORKER = 100_000_000
+
+
+def plan(export: Export, settings: Settings) -> Iterator[str]:
+    """Lines for a person: the lane, each batch, requests, bytes and seconds.
+
+    Raises:
+        ExportError: what a run would refuse as well; the images themselves are not read.
+    """
+    request, size = export.request, export.source.size
+    lane = choose_lane(export, settings)
+    index = lane.index
+    yield (
+        f"s3://{request.s3_bucket}/{request.export_path}, {size:,} bytes\n"
+        f"Lane: {'splice' if index else 'extract'}, {lane.reason}"
+    )
+    if index and lane.parts:
+        cut = zooniverse.inspect(lane.parts, index)
+        modified = index.members[cut.manifest].info.date_time
+        images = {name: index.members[file] for name, file in cut.images.items()}
+        plans = [splicing.plan_batch(batch, images, modified) for batch in cut.batches]
+        parts: list[Sequence[Part]] = [
+            *splicing.parts(plans, export.bucket, request.export_path, export.source)
+        ]
+        cost = splicing.cost(plans)
+        gets, received = cost.gets, cost.bytes_read
+    elif export.identify() == "zip":
+        index = export.index()
+        cut = zooniverse.inspect(partition_index(index, settings), index)
+        parts = list(_zipped(cut, index))
+        gets, received = -(-size // DOWNLOAD_PART_SIZE), size
+    else:
+        yield "Its batches are known when it has been unpacked."
+        return
+    yield f"\n{'part':>5} {'rows':>15} {'images':>7} {'bytes':>15} {'copied':>7} {'sent':>5}"
+    for batch, pieces in zip(cut.batches, parts, strict=True):
+        total = sum(piece.size for piece in pieces)
+        copies = sum(isinstance(piece, CopiedPart) for piece in pieces)
+        yield (
+            f"{batch.part:>5} {f'{batch.first_row:,}-{batch.last_row:,}':>15} "
+            f"{len(batch.images):>7,} {total:>15,} {copies:>7} {len(pieces) - copies:>5}"
+        )
+    pieces = [piece for batch in parts for piece in batch]
+    copied = sum(piece.size for piece in pieces if isinstance(piece, CopiedPart))
+    sent = sum(piece.size for piece in pieces) - copied
+    seconds = ceil(copied / COPIED_IN_S3 + (received + sent) / 2 / THROUGH_THE_WORKER)
+    uploads = sum(2 for batch in parts if len(batch) > 1 or isinstance(batch[0], CopiedPart))
+    yield (
+        f"\n{len(cut.batches):,} batches, {len(cut.unlisted):,} files in no row\n"
+        f"Requests: {gets + 2 * len(parts) + uploads + len(pieces):,}, and a few for the archive\n"
+        f"Bytes: {copied:,} copied inside S3, {received:,} received, {sent:,} sent\n"
+        f"Expect some {seconds:,} s of work, by what was measured on two cores and not on AWS"
+    )
+    yield "\n".join(("", *cut.warnings, "Zooniverse:", *zooniverse.section(cut)))
+
+
+def _zipped(cut: Partition, index: ZipIndex) -> Iterator[Sequence[Part]]:
+    """The parts of the extract lane, which needs only sizes to be laid out."""
+    infos = {name: index.members[file].info for name, file in cut.images.items()}
+    images = {
+        name: Member(0, info.file_size, info.CRC, info.date_time) for name, info in infos.items()
+    }
+    modified = index.members[cut.manifest].info.date_time
+    for batch in cut.batches:
+        yield BatchZip(batch, images, Path(), modified).parts()

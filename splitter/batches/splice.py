@@ -1,0 +1,285 @@
+"""Batches put together inside S3: ranges of the archive, copied by S3, and one uploaded end.
+
+A ZIP holds each member, compressed, in one run of bytes. The members of a batch, in the archive's
+order, form a few long runs, usually one. So a batch is a multipart upload: S3 copies the runs, and
+this machine uploads the batch's manifest and its central directory.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
+from zipfile import ZipInfo
+from zlib import crc32
+
+from splitter.archives import zip_records
+from splitter.archives.members import DEFAULT_LIMITS, ArchiveError, DosDateTime, Limits
+from splitter.archives.zip_index import MemberSpan, ZipIndex, ranged_file
+from splitter.archives.zip_sample import header_disagreement
+from splitter.aws.s3 import MAX_PARTS, MIB, Bucket, StoredObject
+from splitter.batches.assembly import (
+    PARALLEL_BATCHES,
+    PARALLEL_PARTS,
+    AssemblyError,
+    CopiedPart,
+    Part,
+    SentPart,
+)
+from splitter.batches.windows import Gathered, Range, Windows, windows_over
+from splitter.manifest.partition import MANIFEST, Batch
+
+VERIFY_READ_AHEAD = 2 * MIB
+"""Bytes of a request that reads a batch back; all that are put together at a time have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartLimits:
+    """What bounds the parts of a batch; sizes in bytes.
+
+    Attributes:
+        min_part_size: of every part but the last.
+        max_copy_size: of one copied part, at most. S3 takes 5 GiB; smaller parts are copied side by
+            side.
+        max_parts: of one upload.
+        max_gap: between two ranges that are fetched by one request. What is read in vain takes
+            less time than another request.
+        window: fetched by one request, at most.
+        batches: that share what is fetched. All of them want their next bytes from the same stretch
+            of a shuffled archive, and so each has a part in memory that is filled meanwhile.
+    """
+
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+    min_part_size: int = 5 * MIB
+    max_copy_size: int = 256 * MIB
+    max_parts: int = MAX_PARTS
+    max_gap: int = 64 * 1024
+    window: int = 4 * MIB
+    batches: int = PARALLEL_BATCHES
+
+
+S3_LIMITS = PartLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A part that S3 copies from the archive."""
+
+    range: Range
+
+    @property
+    def size(self) -> int:
+        return self.range.size
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """A part that this machine uploads: ranges of the archive too short to copy, then ``end``."""
+
+    ranges: tuple[Range, ...]
+    end: bytes = b""
+
+    @property
+    def size(self) -> int:
+        return sum(found.size for found in self.ranges) + len(self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one batch is put together.
+
+    Attributes:
+        parts: in order; the last is uploaded. A batch of one part is a plain put.
+        size: bytes of the batch.
+    """
+
+    parts: tuple[Copied | Uploaded, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The S3 requests of some plans, and the bytes that pass through this machine.
+
+    Attributes:
+        copies: UploadPartCopy.
+        puts: UploadPart and PutObject.
+        posts: CreateMultipartUpload and CompleteMultipartUpload.
+        gets: ranged GetObject.
+        heads: HeadObject, one before and one after each batch.
+        bytes_read, bytes_sent: of GETs and PUTs.
+    """
+
+    copies: int
+    puts: int
+    posts: int
+    gets: int
+    heads: int
+    bytes_read: int
+    bytes_sent: int
+
+
+def plan_batch(
+    batch: Batch,
+    members: Mapping[str, MemberSpan],
+    modified: DosDateTime,
+    limits: PartLimits = S3_LIMITS,
+) -> Plan:
+    """Lay out a batch: its images in the archive's order, its manifest, its central directory.
+
+    Args:
+        batch: what goes in.
+        members: the archive's members by the names that the batch's rows use.
+        modified: the time stamp of ``manifest.csv``.
+    """
+    infos: list[ZipInfo] = []
+    runs: list[Range] = []
+    end = 0
+    for span in sorted((members[name] for name in batch.images), key=lambda found: found.start):
+        info = copy(span.info)
+        info.header_offset = end
+        infos.append(info)
+        end += span.size
+        if runs and runs[-1].end == span.start:
+            runs[-1] = Range(runs[-1].start, span.end)
+        else:
+            runs.append(Range(span.start, span.end))
+    # Stored, as in the other lane: no version of zlib has a say in the batch's bytes.
+    info = zip_records.stored_member(MANIFEST, len(batch.manifest), crc32(batch.manifest), modified)
+    info.header_offset = end
+    infos.append(info)
+    manifest = zip_records.local_file_header(info) + batch.manifest
+    directory = b"".join(zip_records.central_directory(infos, end + len(manifest)))
+    size = end + len(manifest) + len(directory)
+    return Plan(tuple(_parts(runs, manifest + directory, size, limits)), size)
+
+
+def cost(plans: Sequence[Plan], limits: PartLimits = S3_LIMITS) -> Cost:
+    """What it takes to carry out ``plans``, where none of the batches is there yet."""
+    uploads = [part for plan in plans for part in plan.parts if isinstance(part, Uploaded)]
+    windows = [window for some in _groups(plans, limits) for window in _windows(some, limits)]
+    return Cost(
+        copies=sum(len(plan.parts) for plan in plans) - len(uploads),
+        puts=len(uploads),
+        posts=2 * sum(len(plan.parts) > 1 for plan in plans),
+        gets=len(windows),
+        heads=2 * len(plans),
+        bytes_read=sum(window.size for window in windows),
+        bytes_sent=sum(upload.size for upload in uploads),
+    )
+
+
+def parts(
+    plans: Sequence[Plan],
+    bucket: Bucket,
+    key: str,
+    source: StoredObject,
+    limits: PartLimits = S3_LIMITS,
+) -> list[list[Part]]:
+    """The plan of each batch as parts to be assembled in ``bucket``.
+
+    Args:
+        key, source: of the archive that the plans were made for; a part of another one fails.
+    """
+    read = partial(bucket.pieces, key, source.etag)
+    batches: list[list[Part]] = []
+    for some in _groups(plans, limits):
+        # One of each batch, and some that begin where those end.
+        windows = Windows(_windows(some, limits), len(some) + PARALLEL_PARTS, read)
+        for plan in some:
+            batches.append([_part(part, key, source, windows) for part in plan.parts])
+    return batches
+
+
+def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Read a batch back from S3 and check its names, manifest, headers and every member's CRC.
+
+    Takes a few MiB of memory and no disk. An object that fails is removed.
+
+    Raises:
+        ArchiveError: if the archive that the batch was spliced from is damaged.
+        AssemblyError: if the batch is not what it should be.
+    """
+    stored = bucket.find(key)
+    if stored is None:
+        raise AssemblyError(f"{key} is not there.")
+    try:
+        read = partial(bucket.read, key, stored.etag)
+        index = ZipIndex(ranged_file(read, stored.size, VERIFY_READ_AHEAD), limits)
+        if index.members.keys() != {MANIFEST, *batch.images}:
+            raise AssemblyError(f"{key} does not hold the images it should.")
+        if index.read(MANIFEST) != batch.manifest:
+            raise AssemblyError(f"{key} does not hold the rows it should.")
+        for name, span in index.members.items():  # in the order of their bytes
+            if what := header_disagreement(name, span, index.read_at):
+                raise ArchiveError(f"The archive is damaged: {what}; export it again.")
+            for _ in index.chunks(name):
+                pass
+    except (ArchiveError, AssemblyError):
+        bucket.delete(key)
+        raise
+
+
+def _parts(
+    runs: Iterable[Range], end: bytes, size: int, limits: PartLimits
+) -> Iterator[Copied | Uploaded]:
+    """Cut ``runs``, in their order, into copied and uploaded parts; the last ends with ``end``.
+
+    A run too short for a part of its own waits for the bytes that follow, up to the front of a
+    long run, until together they are a part.
+    """
+    least = max(limits.min_part_size, -(-size // (limits.max_parts - 1)))
+    waiting: list[Range] = []
+    lacking = least
+    for start, stop in ((run.start, run.end) for run in runs):
+        if waiting or stop - start < least:
+            cut = min(stop, start + lacking)
+            if stop - cut < least:
+                cut = stop
+            waiting.append(Range(start, cut))
+            lacking -= cut - start
+            start = cut
+        if lacking <= 0:
+            yield Uploaded(tuple(waiting))
+            waiting = []
+            lacking = least
+        if start < stop:
+            yield from map(Copied, _even(Range(start, stop), max(limits.max_copy_size, 2 * least)))
+    yield Uploaded(tuple(waiting), end)
+
+
+def _even(whole: Range, most: int) -> Iterator[Range]:
+    """As few pieces as may be of at most ``most`` bytes, all of the same size, give or take one."""
+    count = -(-whole.size // most)
+    cuts = [whole.start + whole.size * i // count for i in range(count + 1)]
+    return map(Range, cuts, cuts[1:])
+
+
+def _groups(plans: Sequence[Plan], limits: PartLimits) -> Iterator[Sequence[Plan]]:
+    """The plans whose batches are put together at the same time, and so share what is fetched."""
+    for first in range(0, len(plans), limits.batches):
+        yield plans[first : first + limits.batches]
+
+
+def _windows(plans: Iterable[Plan], limits: PartLimits) -> list[Range]:
+    """What is fetched for the uploaded parts of some batches, a request each."""
+    uploads = (part for plan in plans for part in plan.parts if isinstance(part, Uploaded))
+    ranges = (found for part in uploads for found in part.ranges)
+    return list(windows_over(ranges, limits.window, limits.max_gap))
+
+
+def _part(part: Copied | Uploaded, key: str, source: StoredObject, windows: Windows) -> Part:
+    if isinstance(part, Copied):
+        return CopiedPart(key, source.etag, part.range.start, part.range.end)
+    gathered = Gathered(windows, part.ranges)
+    # In the order of the archive, so that the batches pass over it together.
+    position = part.ranges[-1].end if part.ranges else 0
+    return SentPart(
+        part.size, partial(_content, gathered, part.end), position, gathered.expect, gathered.drop
+    )
+
+
+def _content(gathered: Gathered, end: bytes) -> bytearray:
+    """The bytes of an uploaded part."""
+    content = bytearray(gathered.read())
+    content += end
+    return content

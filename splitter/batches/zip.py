@@ -1,0 +1,102 @@
+"""One batch as a ZIP file of unpacked images: any stretch of its bytes, when it is asked for."""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from functools import partial
+from io import FileIO
+from itertools import accumulate, pairwise
+from pathlib import Path
+from zlib import crc32
+
+from splitter.archives import zip_records
+from splitter.archives.members import DosDateTime, Member
+from splitter.aws.s3 import MAX_PARTS, MIB
+from splitter.batches.assembly import SentPart
+from splitter.manifest.partition import MANIFEST, Batch
+
+PART_SIZE = 8 * MIB
+
+
+class BatchZip:
+    """The bytes of a batch ZIP: no copy on disk, none in memory but the stretch asked for.
+
+    Same batch and store, same bytes. JPEGs do not get smaller, so members are stored; their CRCs
+    and sizes are known beforehand, so each local header is complete and any program can read the
+    file as a stream.
+
+    Args:
+        batch: what goes in.
+        images: the archive's members by the names that the batch's rows use.
+        store: the file that ``archive.extract`` filled.
+        modified: the time stamp of ``manifest.csv``.
+
+    Attributes:
+        size: bytes of the whole ZIP.
+    """
+
+    def __init__(
+        self, batch: Batch, images: Mapping[str, Member], store: Path, modified: DosDateTime
+    ) -> None:
+        self._store = store
+        infos = [
+            zip_records.stored_member(
+                MANIFEST, len(batch.manifest), crc32(batch.manifest), modified
+            )
+        ]
+        start = zip_records.local_file_header(infos[0]) + batch.manifest
+        self._pieces: list[bytes | Member] = [start]
+        end = len(start)
+        for name in batch.images:
+            image = images[name]
+            info = zip_records.stored_member(name, image.size, image.crc, image.modified)
+            info.header_offset = end
+            header = zip_records.local_file_header(info)
+            infos.append(info)
+            self._pieces += [header, image]
+            end += len(header) + image.size
+        self._pieces.append(b"".join(zip_records.central_directory(infos, end)))
+        *self._starts, self.size = accumulate(map(_size, self._pieces), initial=0)
+
+    def parts(self) -> list[SentPart]:
+        """The whole ZIP, cut for an upload."""
+        length = max(PART_SIZE, -(-self.size // MAX_PARTS))
+        cuts = [*range(0, self.size, length), self.size]
+        return [
+            SentPart(end - start, partial(self.read, start, end)) for start, end in pairwise(cuts)
+        ]
+
+    def read(self, start: int, end: int) -> bytearray:
+        """The bytes from ``start`` up to, not including, ``end``; for any thread.
+
+        Raises:
+            OSError: if the store is not what it was.
+        """
+        content = bytearray(end - start)
+        rest = memoryview(content)
+        number = bisect_right(self._starts, start) - 1
+        skipped = start - self._starts[number]
+        with self._store.open("rb", buffering=0) as store:
+            while rest:
+                piece = self._pieces[number]
+                taken = rest[: _size(piece) - skipped]
+                if isinstance(piece, bytes):
+                    taken[:] = piece[skipped : skipped + len(taken)]
+                else:
+                    _fill(taken, store, piece.offset + skipped)
+                rest = rest[len(taken) :]
+                number += 1
+                skipped = 0
+        return content
+
+
+def _size(piece: bytes | Member) -> int:
+    return len(piece) if isinstance(piece, bytes) else piece.size
+
+
+def _fill(buffer: memoryview, store: FileIO, position: int) -> None:
+    store.seek(position)
+    while buffer:
+        count = store.readinto(buffer)
+        if not count:
+            raise OSError("The unpacked images end before a batch does.")
+        buffer = buffer[count:]

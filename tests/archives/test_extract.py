@@ -1,0 +1,489 @@
+import gzip
+import io
+import struct
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splitter.archives import extract as archive
+from splitter.archives import zip_records
+from splitter.archives.extract import Contents
+from splitter.archives.members import DEFAULT_LIMITS, ArchiveError, Limits, Member
+from splitter.errors import explain
+from tests.helpers.archives import (
+    BROKEN_ZIPS,
+    FILES,
+    Unseekable,
+    identified,
+    overlap_bomb,
+    tar_of,
+    zip_of,
+)
+
+FIXTURES = sorted((Path(__file__).parent.parent / "fixtures").glob("4*"))
+TAR_FORMATS = {
+    "ustar": tarfile.USTAR_FORMAT,
+    "gnu": tarfile.GNU_FORMAT,
+    "pax": tarfile.PAX_FORMAT,
+}
+COMPRESSIONS = {
+    "stored": zipfile.ZIP_STORED,
+    "deflate": zipfile.ZIP_DEFLATED,
+    "bzip2": zipfile.ZIP_BZIP2,
+    "lzma": zipfile.ZIP_LZMA,
+}
+SMALL = {
+    **{f"zip-{name}": zip_of(FILES, method) for name, method in COMPRESSIONS.items()},
+    "zip-streamed": zip_of(FILES, stream=Unseekable()),
+    **{f"tar-{name}": tar_of(FILES, format) for name, format in TAR_FORMATS.items()},
+    **{f"tar.gz-{name}": gzip.compress(tar_of(FILES, form)) for name, form in TAR_FORMATS.items()},
+}
+CHECKED = [name for name in SMALL if not name.startswith("tar-")]
+"""A plain tar has checksums for its headers only."""
+
+
+def extract(data: bytes, folder: Path, limits: Limits = DEFAULT_LIMITS) -> Contents:
+    (folder / "export").write_bytes(data)
+    return archive.extract(folder / "export", folder / "store", limits=limits)
+
+
+def files_of(data: bytes) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        contents = extract(data, Path(folder))
+        return {name: contents.read(name) for name in contents.members}
+
+
+def refusal_of(data: bytes) -> str:
+    with pytest.raises(ArchiveError) as refusal:
+        files_of(data)
+    return str(refusal.value)
+
+
+def unusable_in(data: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, str]:
+    with tempfile.TemporaryDirectory() as folder:
+        contents = extract(data, Path(folder), limits)
+        assert not contents.members.keys() & contents.unusable.keys()
+        return contents.unusable
+
+
+def link(name: str, type: bytes) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = type
+    info.linkname = "a.jpg"
+    return info
+
+
+def sparse_tar(name: str, size: int) -> bytes:
+    """A tar with a file of ``size`` bytes of which only the last takes room."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        content = f"1\n{size - 1}\n1\n".encode().ljust(512, b"\0") + b"x"
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        info.pax_headers = {
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": name,
+            "GNU.sparse.realsize": str(size),
+        }
+        archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.name[:2] + path.suffix)
+def test_every_file_of_a_real_export_is_unpacked_byte_for_byte(path: Path, tmp_path: Path) -> None:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as source:
+            expected = {name: source.read(name) for name in source.namelist() if name[-1] != "/"}
+    else:
+        with tarfile.open(path) as tar:
+            files = {info.name.removeprefix("./"): tar.extractfile(info) for info in tar}
+            expected = {name: file.read() for name, file in files.items() if file}
+
+    contents = archive.extract(path, tmp_path / "store")
+
+    assert {name: contents.read(name) for name in contents.members} == expected
+    for name, member in contents.members.items():
+        assert (member.size, member.crc) == (len(expected[name]), zlib.crc32(expected[name]))
+    assert list(contents.members) == list(expected)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ""])
+def test_the_format_is_told_by_the_content_whatever_the_name(
+    name: str, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"export{suffix}"
+    path.write_bytes(SMALL[name])
+    contents = archive.extract(path, tmp_path / "store")
+    assert identified(SMALL[name]) == name.partition("-")[0]
+    assert {file: contents.read(file) for file in contents.members} == FILES
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.name[:2] + path.suffix)
+def test_progress_adds_up_to_the_bytes_unpacked(path: Path, tmp_path: Path) -> None:
+    steps: list[int] = []
+    contents = archive.extract(path, tmp_path / "store", steps.append)
+    assert sum(steps) == sum(member.size for member in contents.members.values())
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_folders_and_what_desktop_systems_add_are_no_part_of_an_export(make: type) -> None:
+    noise = [
+        "__MACOSX/._a.jpg",
+        "export/__MACOSX/a.jpg",
+        "export/.DS_Store",
+        "export/._a.jpg",
+        "Thumbs.db",
+        "export/desktop.ini",
+    ]
+    files = {**dict.fromkeys(noise, b"noise"), "export/a.jpg": b"image", "__MACOSX.jpg": b"x"}
+    assert files_of(make(files)) == {"export/a.jpg": b"image", "__MACOSX.jpg": b"x"}
+
+
+def test_a_leading_dot_slash_is_no_part_of_a_name() -> None:
+    assert files_of(tar_of({"./a.jpg": b"1", "././b/c.jpg": b"2"})) == {
+        "a.jpg": b"1",
+        "b/c.jpg": b"2",
+    }
+
+
+@pytest.mark.parametrize("format", TAR_FORMATS.values(), ids=TAR_FORMATS)
+def test_a_time_stamp_in_a_tar_is_taken_as_utc(format: int, tmp_path: Path) -> None:
+    contents = extract(tar_of({"a.jpg": b"1"}, format), tmp_path)
+    assert contents.members["a.jpg"].modified == (2023, 11, 14, 22, 13, 20)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.5, 1e30, float("inf"), float("nan")])
+def test_a_time_stamp_out_of_a_zips_range_is_moved_into_it(seconds: float, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.jpg")
+    info.pax_headers = {"mtime": str(seconds)}
+    contents = extract(tar_of({}, others=[info]), tmp_path)
+    assert 1980 <= contents.members["a.jpg"].modified[0] <= 2107
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_archive_that_ends_early_is_refused_wherever_it_ends(name: str) -> None:
+    data = SMALL[name]
+    end = len(data.rstrip(b"\0")) if name.startswith("tar-") else len(data)
+    for length in {*range(0, end, 97), *range(512, end, 512), end - 1}:
+        assert refusal_of(data[:length])
+
+
+@pytest.mark.parametrize("name", CHECKED)
+@settings(deadline=None)
+@given(st.data())
+def test_a_changed_byte_never_becomes_another_image(name: str, data: st.DataObject) -> None:
+    whole = bytearray(SMALL[name])
+    spans = zip_data_spans(bytes(whole)) if name.startswith("zip") else [(0, len(whole))]
+    positions = st.sampled_from(spans).flatmap(lambda span: st.integers(span[0], span[1] - 1))
+    whole[data.draw(positions)] ^= data.draw(st.integers(1, 255))
+    try:
+        found = files_of(bytes(whole))
+    except ArchiveError:
+        return
+    assert found == FILES  # as where the bits that fill up the last byte have changed
+
+
+@pytest.mark.parametrize("position", range(0, 700, 50))
+def test_a_changed_byte_of_a_stored_image_is_noticed(position: int) -> None:
+    changed = bytearray(SMALL["zip-stored"])
+    changed[SMALL["zip-stored"].index(FILES["b.jpg"]) + position] ^= 1
+    assert "'b.jpg' cannot be unpacked (its checksum" in refusal_of(bytes(changed))
+
+
+def zip_data_spans(data: bytes) -> list[tuple[int, int]]:
+    """Where the compressed bytes of each member lie."""
+    spans = []
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        with zipfile.ZipFile(file) as source:
+            for info in source.infolist():
+                start = info.header_offset + 30 + len(info.filename)
+                spans.append((start, start + info.compress_size))
+    return spans
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.data())
+def test_whatever_is_wrong_with_an_archive_it_is_said_in_one_sentence(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(SMALL)))
+    whole = bytearray(SMALL[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        position = data.draw(st.integers(0, len(whole) - 1))
+        patch = data.draw(st.binary(min_size=1, max_size=8) | st.sampled_from([b"\xff" * 8]))
+        whole[position : position + len(patch)] = patch
+    try:
+        files_of(bytes(whole))
+    except ArchiveError as refusal:
+        assert "\n" not in explain(refusal)
+        assert explain(refusal).encode()
+
+
+def patched(data: bytes, signature: bytes, offset: int, patch: bytes) -> bytes:
+    """``data`` with ``patch`` at ``offset`` in each record that begins with ``signature``."""
+    starts = [at for at in range(len(data)) if data.startswith(signature, at)]
+    for start in starts:
+        data = data[: start + offset] + patch + data[start + offset + len(patch) :]
+    return data
+
+
+CENTRAL, LOCAL = b"PK\1\2", b"PK\3\4"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(
+            patched(SMALL["zip-bzip2"], b"BZh9", 10, b"\xff" * 8), id="bzip2 raises a bare OSError"
+        ),
+        pytest.param(
+            patched(SMALL["zip-lzma"], LOCAL, 40, b"\xff" * 8), id="lzma: corrupt properties"
+        ),
+    ],
+)
+def test_what_the_libraries_raise_about_nonsense_is_a_damaged_archive(data: bytes) -> None:
+    assert "The archive is damaged: 'a.jpg' cannot be unpacked (" in refusal_of(data)
+
+
+def test_a_place_that_no_file_can_have_is_a_damaged_archive() -> None:
+    info = zipfile.ZipInfo("a.jpg")
+    info.CRC, info.header_offset = 0, 2**64 - 1
+    directory = b"".join(zip_records.central_directory([info], 30))
+    assert "damaged or incomplete" in refusal_of(b"PK\3\4" + b"\0" * 26 + directory)
+
+
+def test_headers_nested_without_end_are_a_damaged_archive() -> None:
+    info = link("long", tarfile.GNUTYPE_LONGNAME)
+    nested = info.tobuf(tarfile.GNU_FORMAT) * 2000
+    assert "damaged or incomplete" in refusal_of(nested + tar_of(FILES))
+
+
+def pax_tar(name: str, headers: dict[str, str]) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.pax_headers = headers
+    return tar_of({}, others=[info])
+
+
+def test_a_sparse_file_without_its_map_is_a_damaged_archive() -> None:
+    sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a.jpg"}
+    assert "damaged or incomplete" in refusal_of(pax_tar("a.jpg", sparse))
+
+
+@pytest.mark.parametrize("format", TAR_FORMATS.values(), ids=TAR_FORMATS)
+@settings(deadline=None)
+@given(st.data())
+def test_a_changed_header_does_not_pass_for_the_end_of_a_tar(
+    format: int, data: st.DataObject
+) -> None:
+    whole = bytearray(tar_of(FILES, format))
+    headers = [at for at in range(0, len(whole), 512) if whole[at + 257 : at + 262] == b"ustar"]
+    position = data.draw(st.sampled_from(headers[1:])) + data.draw(st.integers(0, 147))
+    whole[position] ^= data.draw(st.integers(1, 255))
+    assert refusal_of(bytes(whole))
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+@pytest.mark.parametrize(
+    "name",
+    ["../a.jpg", "x/../../a.jpg", "/etc/passwd", "C:/a.jpg", "..\\a.jpg", "x/\n.jpg", "\x7f.jpg"],
+)
+def test_a_name_that_could_lead_elsewhere_is_for_no_batch(make: type, name: str) -> None:
+    ((known_as, reason),) = unusable_in(make({name: b"1"})).items()
+    assert "unsafe name" in reason
+    assert "\n" not in known_as + reason
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_folders_may_be_parted_as_windows_does_or_twice(make: type) -> None:
+    names = ["x\\a.jpg", "x//b.jpg", "x/./c.jpg", ".//d.jpg"]
+    found = files_of(make([(name, name.encode()) for name in names]))
+    wanted = ["x/a.jpg", "x/b.jpg", "x/c.jpg", "d.jpg"]
+    assert found == {known: name.encode() for known, name in zip(wanted, names, strict=True)}
+
+
+def test_a_name_that_is_not_utf8_is_spoken_of_in_words_that_are() -> None:
+    ((name, reason),) = unusable_in(tar_of({"\udce9.jpg": b"1"}, tarfile.GNU_FORMAT)).items()
+    assert "unsafe name" in reason
+    assert (name + reason).encode()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+@pytest.mark.parametrize("names", [("a.jpg", "a.jpg"), ("a.jpg", "./a.jpg")])
+def test_two_files_of_one_name_are_for_no_batch(make: type, names: tuple[str, str]) -> None:
+    unusable = unusable_in(make([(names[0], b"1"), (names[1], b"2")]))
+    assert "is in the archive twice" in unusable["a.jpg"]
+
+
+def test_an_encrypted_file_is_called_so() -> None:
+    encrypted = patched(patched(zip_of(FILES), CENTRAL, 8, b"\1\0"), LOCAL, 6, b"\1\0")
+    assert {"is encrypted" in reason for reason in unusable_in(encrypted).values()} == {True}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param(*broken, id=name)
+        for name, broken in BROKEN_ZIPS.items()
+        if broken[0].startswith(b"PK")  # what is no ZIP is refused as such
+    ],
+)
+def test_a_zip_whose_index_is_broken_is_refused_before_anything_is_unpacked(
+    data: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "export").write_bytes(data)
+    steps: list[int] = []
+    with pytest.raises(ArchiveError) as refusal:
+        archive.extract(tmp_path / "export", tmp_path / "store", steps.append)
+    assert message in str(refusal.value)
+    assert not steps
+    assert not (tmp_path / "store").stat().st_size
+
+
+def test_the_overlap_bomb_is_refused_for_nothing_but_its_overlap() -> None:
+    data = overlap_bomb(3, bytes(1000))
+    with zipfile.ZipFile(io.BytesIO(data)) as source:
+        infos = source.infolist()
+    assert len({(info.header_offset, info.file_size) for info in infos}) == 3
+    for info in infos:
+        start = info.header_offset + 30 + len(info.filename)
+        content = zlib.decompress(data[start : start + info.compress_size], -zlib.MAX_WBITS)
+        assert (len(content), zlib.crc32(content)) == (info.file_size, info.CRC)
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_a_file_without_a_name_is_for_no_batch(make: type) -> None:
+    assert "has no name" in unusable_in(make({"./." if make is tar_of else "": b"1"}))[""]
+
+
+def test_an_image_shorter_than_its_header_says_is_refused() -> None:
+    data = patched(zip_of({"a.jpg": b"image"}), CENTRAL, 24, struct.pack("<L", 9))
+    assert "'a.jpg' cannot be unpacked (it is shorter than the archive says)" in refusal_of(data)
+
+
+def test_a_size_that_does_not_fit_the_data_is_refused() -> None:
+    data = zip_of(FILES, zipfile.ZIP_STORED)
+    size = len(FILES["a.jpg"])
+    assert refusal_of(data.replace(struct.pack("<L", size), struct.pack("<L", size + 5)))
+    assert refusal_of(data.replace(struct.pack("<L", size), struct.pack("<L", size - 5)))
+
+
+def test_a_tar_in_several_gzip_members_is_read_to_its_end() -> None:
+    data = tar_of(FILES)
+    pieces = [data[start:end] for start, end in pairwise([0, 100, 1500, len(data)])]
+    assert files_of(b"".join(map(gzip.compress, pieces))) == FILES
+
+
+@pytest.mark.parametrize("position", [-8, -1], ids=["CRC", "length"])
+def test_the_checksum_at_the_end_of_a_gzip_counts(position: int) -> None:
+    data = bytearray(gzip.compress(tar_of(FILES)))
+    data[position] ^= 1
+    assert "damaged or incomplete" in refusal_of(bytes(data))
+
+
+def test_a_gzip_that_holds_no_tar_is_refused() -> None:
+    assert refusal_of(gzip.compress(b"subjectId,imageName\n" * 100))
+    assert refusal_of(gzip.compress(b""))
+
+
+def test_an_archive_without_files_holds_nothing() -> None:
+    assert files_of(zip_of({})) == {}
+    assert files_of(gzip.compress(tar_of({}))) == {}
+    assert files_of(zip_of({"empty.jpg": b""})) == {"empty.jpg": b""}
+
+
+def test_a_full_disk_is_not_blamed_on_the_archive(tmp_path: Path) -> None:
+    (tmp_path / "export").write_bytes(zip_of(FILES))
+    with pytest.raises(OSError, match="No space left"):
+        archive.extract(tmp_path / "export", Path("/dev/full"))
+
+
+def test_a_member_that_is_too_large_is_not_read_into_memory(tmp_path: Path) -> None:
+    member = Member(0, 2**31, 0, (2026, 1, 1, 0, 0, 0))
+    with pytest.raises(ArchiveError, match=r"'manifest\.csv' is far too large"):
+        Contents(tmp_path, {"manifest.csv": member}).read("manifest.csv")
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        zip_of({"a.jpg": bytes(70_000_000)}),
+        gzip.compress(tar_of({"a.jpg": bytes(70_000_000)})),
+        gzip.compress(tar_of({"a.jpg": b""}) + bytes(70_000_000)),
+        sparse_tar("a.jpg", 2**40),
+    ],
+    ids=["zip", "tar.gz", "behind the end of a tar.gz", "a sparse file's hole"],
+)
+def test_what_unpacks_to_too_much_is_refused_before_it_fills_the_disk(
+    bomb: bytes, tmp_path: Path
+) -> None:
+    with pytest.raises(ArchiveError, match="more than 67,108,864 bytes"):
+        extract(bomb, tmp_path)
+    assert (tmp_path / "store").stat().st_size <= 67_108_864
+
+
+MAKERS = pytest.mark.parametrize("make", [zip_of, tar_of])
+
+
+@MAKERS
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["a.jpg", "A.JPG"], "another file of the archive, 'a.jpg'"),
+        (["\u00fc.jpg", "u\u0308.jpg"], "another file of the archive, '\u00fc.jpg'"),
+    ],
+    ids=["case", "composition of an umlaut"],
+)
+def test_of_two_names_that_a_folder_cannot_hold_side_by_side_one_is_for_no_batch(
+    make: type, names: list[str], problem: str
+) -> None:
+    assert problem in unusable_in(make([(name, b"") for name in names]))[names[1]]
+
+
+@MAKERS
+@pytest.mark.parametrize("name", ["a" * 255, "ü" * 127 + "a"])
+def test_a_name_may_be_as_long_as_file_systems_take_it(make: type, name: str) -> None:
+    assert list(files_of(make({name: b"1"}))) == [name]
+    (reason,) = unusable_in(make({name + "a": b"1"})).values()
+    assert f"of {len(name.encode()) + 1} bytes" in reason
+
+
+@MAKERS
+def test_a_name_of_four_kibibytes_is_for_no_batch_and_the_limit_is_named(make: type) -> None:
+    (complaint,) = unusable_in(make({"n" * 4096: b"1"})).values()
+    assert "a name of 4,096 bytes" in complaint
+    assert "255 are allowed" in complaint
+    assert len(complaint) < 300
+
+
+@MAKERS
+def test_more_members_than_allowed_are_refused_folders_included(make: type, tmp_path: Path) -> None:
+    files = {"a.jpg": b"1", "folder/": b"", "b.jpg": b"2"}
+    if make is tar_of:
+        del files["folder/"]
+        files["._noise"] = b""
+    extract(make(files), tmp_path, Limits(max_members=3))
+    with pytest.raises(ArchiveError, match="more than 2 files"):
+        extract(make(files), tmp_path, Limits(max_members=2))
+
+
+def test_the_manifest_of_an_archive_is_not_read_above_the_limit(tmp_path: Path) -> None:
+    contents = extract(zip_of(FILES), tmp_path, Limits(max_in_memory=500))
+    assert contents.read("manifest.csv")
+    with pytest.raises(ArchiveError, match="1,024 bytes where 500 are allowed"):
+        contents.read("a.jpg")
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "a.jpg"])
+def test_a_size_far_behind_the_end_of_a_tar_ends_the_reading(name: str) -> None:
+    far = tarfile.TarInfo(name)
+    far.size = 2**62
+    assert "unpacks to more than" in refusal_of(far.tobuf(tarfile.GNU_FORMAT) + tar_of(FILES))

@@ -1,0 +1,74 @@
+"""The names of an archive's files: as every system means them, and what no batch may hold."""
+
+import pytest
+
+from splitter.archives.members import LINK, ArchiveError, Limits, Names, is_noise, plain
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        ("a.jpg", "a.jpg"),
+        ("./a.jpg", "a.jpg"),
+        ("Export\\a.jpg", "Export/a.jpg"),
+        ("Export//a.jpg", "Export/a.jpg"),
+        ("Export/./a.jpg", "Export/a.jpg"),
+        ("//a.jpg", "/a.jpg"),
+        ("../a.jpg", "../a.jpg"),
+        ("Export/", "Export/"),
+        ("Export/.", "Export/"),
+        (".", ""),
+    ],
+)
+def test_a_path_is_what_every_system_means_by_it(raw: str, path: str) -> None:
+    assert plain(raw) == path
+
+
+@pytest.mark.parametrize(
+    "name", ["__MACOSX/._a.jpg", "Export/.DS_Store", "._a.jpg", "Thumbs.db", "Icon\r"]
+)
+def test_what_a_desktop_system_adds_is_no_part_of_an_export(name: str) -> None:
+    names = Names(Limits())
+    assert is_noise(name)
+    assert names.claim(name, is_folder=False) is None
+    assert not names.unusable
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a.jpg", "C:/a.jpg", "a\0.jpg", "n" * 256])
+def test_an_unsafe_name_is_unusable_and_says_why(name: str) -> None:
+    names = Names(Limits())
+    assert names.claim(name, is_folder=False) is None
+    [why] = names.unusable.values()
+    assert "name" in why
+
+
+def test_what_the_format_calls_a_link_is_unusable() -> None:
+    names = Names(Limits())
+    assert names.claim("a.jpg", is_folder=False, why_not=LINK) is None
+    assert names.unusable == {"a.jpg": LINK}
+
+
+@pytest.mark.parametrize("second", ["a.jpg", "./a.jpg"])
+def test_of_two_files_of_one_name_neither_counts(second: str) -> None:
+    names = Names(Limits())
+    first = names.claim("a.jpg", is_folder=False)
+    names.claim(second, is_folder=False)
+    assert names.usable({str(first): 1, "b.jpg": 2}) == {"b.jpg": 2}
+    assert "twice" in names.unusable["a.jpg"]
+
+
+@pytest.mark.parametrize("second", ["A.JPG", "u\u0308.jpg"])
+def test_names_that_many_systems_take_for_one_are_told_apart(second: str) -> None:
+    names = Names(Limits())
+    for name in ("a.jpg", "\u00fc.jpg"):
+        assert names.claim(name, is_folder=False) == name
+    assert names.claim(second, is_folder=False) is None
+    assert "many systems take" in names.unusable[second]
+
+
+def test_more_entries_than_allowed_end_the_reading() -> None:
+    names = Names(Limits(max_members=2))
+    names.claim("folder/", is_folder=True)
+    names.claim("a.jpg", is_folder=False)
+    with pytest.raises(ArchiveError, match="more than 2 files"):
+        names.claim("b.jpg", is_folder=False)

@@ -1,0 +1,201 @@
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import pytest
+from botocore.exceptions import ClientError
+
+from splitter.aws.s3 import MIB, Bucket, MultipartUpload
+from splitter.batches.assembly import AssemblyError, PartPool, SentPart, assemble
+from tests.helpers.biospex import Biospex
+
+KEY = "batch/a-part1.zip"
+METADATA = {"rows": "1-2000", "source-etag": "abc"}
+SIZES = {
+    "nothing": [0],
+    "one byte": [1],
+    "in one request": [8 * MIB],
+    "in two parts": [8 * MIB, 1],
+    "in parts": [8 * MIB, 8 * MIB, 5],
+    "in parts of 5 MiB": [5 * MIB, 5 * MIB],
+}
+
+
+@pytest.fixture
+def pool() -> Iterator[PartPool]:
+    with PartPool(4) as threads:
+        yield threads
+
+
+@pytest.fixture(params=list(SIZES.values()), ids=list(SIZES))
+def pieces(request: pytest.FixtureRequest) -> list[bytes]:
+    return [os.urandom(size) for size in request.param]
+
+
+def parts_of(pieces: Sequence[bytes]) -> list[SentPart]:
+    return [SentPart(len(piece), partial(bytearray, piece)) for piece in pieces]
+
+
+def fail() -> bytearray:
+    raise OSError("the images are gone")
+
+
+def nothing_is_left(biospex: Biospex) -> bool:
+    return not biospex.batches() and not biospex.incomplete_uploads()
+
+
+def test_parts_become_one_zip_object_that_says_where_it_comes_from(
+    pieces: list[bytes], biospex: Biospex, bucket: Bucket, pool: PartPool
+) -> None:
+    steps: list[int] = []
+    assert assemble(bucket, KEY, parts_of(pieces), METADATA, pool, steps.append)
+    found = biospex.s3.get_object(Bucket=bucket.name, Key=KEY)
+    assert found["Body"].read() == b"".join(pieces)
+    assert (found["ContentType"], found["Metadata"]) == ("application/zip", METADATA)
+    assert sum(steps) == sum(map(len, pieces))
+
+
+def test_what_is_there_is_neither_made_nor_sent_again(
+    pieces: list[bytes], bucket: Bucket, pool: PartPool
+) -> None:
+    assemble(bucket, KEY, parts_of(pieces), METADATA, pool, lambda _: None)
+    unmade = [SentPart(len(piece), fail) for piece in pieces]
+    steps: list[int] = []
+    assert not assemble(bucket, KEY, unmade, METADATA, pool, steps.append)
+    assert steps == [sum(map(len, pieces))]
+
+
+@pytest.mark.parametrize(
+    ("data", "rows"), [(b"longer", "1-2000"), (b"other", "1-10")], ids=["size", "metadata"]
+)
+def test_another_batch_in_its_place_is_replaced(
+    data: bytes, rows: str, biospex: Biospex, bucket: Bucket, pool: PartPool
+) -> None:
+    assemble(bucket, KEY, parts_of([b"first"]), {"rows": "1-2000"}, pool, lambda _: None)
+    assert assemble(bucket, KEY, parts_of([data]), {"rows": rows}, pool, lambda _: None)
+    assert biospex.s3.get_object(Bucket=biospex.bucket, Key=KEY)["Body"].read() == data
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_part_that_cannot_be_made_leaves_nothing(
+    failing: int, biospex: Biospex, bucket: Bucket, pool: PartPool
+) -> None:
+    parts = parts_of([bytes(8 * MIB)] * 3)
+    parts[failing] = SentPart(8 * MIB, fail)
+    with pytest.raises(OSError, match="the images are gone"):
+        assemble(bucket, KEY, parts, METADATA, pool, lambda _: None)
+    assert nothing_is_left(biospex)
+
+
+def test_a_single_part_that_cannot_be_made_leaves_nothing(
+    biospex: Biospex, bucket: Bucket, pool: PartPool
+) -> None:
+    with pytest.raises(OSError, match="the images are gone"):
+        assemble(bucket, KEY, [SentPart(5, fail)], METADATA, pool, lambda _: None)
+    assert nothing_is_left(biospex)
+
+
+def test_parts_that_s3_does_not_take_together_leave_nothing(
+    biospex: Biospex, bucket: Bucket, pool: PartPool
+) -> None:
+    parts = parts_of([bytes(5 * MIB - 1), b"end"])
+    with pytest.raises(biospex.s3.exceptions.ClientError, match="EntityTooSmall"):
+        assemble(bucket, KEY, parts, METADATA, pool, lambda _: None)
+    assert nothing_is_left(biospex)
+
+
+def test_the_parts_not_yet_begun_when_one_fails_are_not_made(
+    biospex: Biospex, bucket: Bucket
+) -> None:
+    made: list[int] = []
+
+    def make() -> bytearray:
+        made.append(1)
+        return bytearray(5 * MIB)
+
+    parts = [SentPart(5 * MIB, fail), *[SentPart(5 * MIB, make)] * 40]
+    with PartPool(1) as one, pytest.raises(OSError, match="the images are gone"):
+        assemble(bucket, KEY, parts, METADATA, one, lambda _: None)
+    assert len(made) < 40
+    assert nothing_is_left(biospex)
+
+
+def test_an_upload_that_cannot_be_dropped_does_not_hide_why_it_failed(
+    bucket: Bucket, pool: PartPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def abort(_: MultipartUpload) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied"}}, "AbortMultipartUpload")
+
+    monkeypatch.setattr(MultipartUpload, "abort", abort)
+    with pytest.raises(OSError, match="the images are gone"):
+        assemble(bucket, KEY, [SentPart(5, fail)] * 2, METADATA, pool, lambda _: None)
+    assert bucket.find(KEY) is None
+
+
+def test_parts_stand_in_their_order_whichever_is_there_first(
+    biospex: Biospex, bucket: Bucket, pool: PartPool
+) -> None:
+    pieces = [bytes([number]) * 5 * MIB for number in range(3)]
+    others_are_there = threading.Event()
+    steps: list[int] = []
+
+    def first() -> bytearray:
+        assert others_are_there.wait(30)
+        return bytearray(pieces[0])
+
+    def progress(size: int) -> None:
+        steps.append(size)
+        if len(steps) == 2:
+            others_are_there.set()
+
+    parts = [SentPart(5 * MIB, first), *parts_of(pieces[1:])]
+    assert assemble(bucket, KEY, parts, METADATA, pool, progress)
+    assert biospex.s3.get_object(Bucket=bucket.name, Key=KEY)["Body"].read() == b"".join(pieces)
+    assert steps == [5 * MIB] * 3
+
+
+def test_an_object_of_another_size_than_its_parts_is_removed(
+    pieces: list[bytes], biospex: Biospex, bucket: Bucket, pool: PartPool
+) -> None:
+    *parts, last = parts_of(pieces)
+    wrong = SentPart(last.size + 1, last.content)
+    with pytest.raises(AssemblyError, match="instead of"):
+        assemble(bucket, KEY, [*parts, wrong], METADATA, pool, lambda _: None)
+    assert nothing_is_left(biospex)
+
+
+def test_a_part_is_made_when_it_is_its_turn(bucket: Bucket, pool: PartPool) -> None:
+    alive: Counter[str] = Counter()
+    most = 0
+
+    class Content(bytearray):
+        def __del__(self) -> None:
+            alive["now"] -= 1
+
+    def make() -> Content:
+        nonlocal most
+        alive["now"] += 1
+        most = max(most, alive["now"])
+        return Content(8 * MIB)
+
+    assemble(bucket, KEY, [SentPart(8 * MIB, make)] * 16, METADATA, pool, lambda _: None)
+    assert 1 <= most <= 5  # one for each thread, and one that is just being let go
+
+
+def test_what_stands_first_in_the_archive_is_next_whoever_submitted_it_first() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def first() -> None:
+        begun.set()
+        go_on.wait()
+
+    with PartPool(1) as pool:
+        pool.submit(SentPart(1, bytearray), first)
+        begun.wait()
+        for position in (30, 10, 20):
+            pool.submit(SentPart(1, bytearray, position), partial(done.append, position))
+        go_on.set()
+    assert done == [10, 20, 30]

@@ -1,0 +1,143 @@
+"""Which way an archive goes, and why: of archives in S3."""
+
+import pickle
+import unicodedata
+import zipfile
+from typing import Any
+
+import pytest
+
+from splitter.aws.s3 import Bucket
+from splitter.batches.lanes import Export, choose_lane, partition_index
+from splitter.errors import ExportError, SetupError
+from splitter.messages import Request
+from splitter.settings import Settings
+from tests.helpers.archives import (
+    FILES,
+    ODD_ZIPS,
+    STREAMED,
+    Unseekable,
+    set_on,
+    tar_of,
+    with_directory,
+    zip_of,
+)
+from tests.splitter.test_messages import trigger
+
+TAR = tar_of(FILES)
+DECOMPOSED = unicodedata.normalize("NFD", "Å.jpg")
+KEY = "export/a.zip"
+
+
+def settings_of(**changes: Any) -> Settings:
+    return Settings(**{"splice_min_size": 0, **changes})
+
+
+def export_of(bucket: Bucket, data: bytes) -> Export:
+    """The export of an archive that is put into the bucket."""
+    bucket.put(KEY, bytearray(data), {})
+    request = Request.parse(trigger(s3Bucket=bucket.name, exportPath=KEY, file="a.zip"))
+    return Export(request, bucket.archive(KEY), Settings().limits, lambda _: bucket, bucket)
+
+
+def test_a_zip_that_s3_can_copy_is_spliced_with_its_batches(bucket: Bucket) -> None:
+    lane = choose_lane(export_of(bucket, STREAMED), settings_of(batch_size=1))
+    assert lane.index
+    assert list(lane.index.members) == list(FILES)
+    assert lane.reason == (
+        "S3 can copy every file; compared the headers of all 3 files, unpacked 3"
+    )
+    assert lane.parts
+    assert [batch.images for batch in lane.parts.batches] == [("a.jpg",), ("b.jpg",)]
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "reason"),
+    [
+        (TAR, {}, "a tar archive cannot be copied piece by piece"),
+        (TAR, {"split_strategy": "extract"}, "SPLIT_STRATEGY asks for it"),
+        (STREAMED, {"split_strategy": "extract"}, "SPLIT_STRATEGY asks for it"),
+        (
+            STREAMED,
+            {"splice_min_size": len(STREAMED)},
+            "archives up to SPLICE_MIN_SIZE are extracted",
+        ),
+        (
+            zip_of({f"images/{name}": data for name, data in FILES.items()}),
+            {},
+            "its images stand in a folder, 'images/'",
+        ),
+        (zip_of(FILES, zipfile.ZIP_BZIP2), {}, "is compressed by bzip2, not by DEFLATE"),
+        (zip_of(FILES, zipfile.ZIP_STORED, Unseekable()), {}, "stored without its size in front"),
+        (with_directory(STREAMED, set_on(2, CRC=7)), {}, "manifest.csv"),
+    ],
+    ids=["tar", "tar, asked", "ZIP, asked", "small", "folder", "method", "stream", "checksum"],
+)  # fmt: skip
+def test_what_is_extracted_and_why(
+    data: bytes, changes: dict[str, Any], reason: str, bucket: Bucket
+) -> None:
+    lane = choose_lane(export_of(bucket, data), settings_of(**changes))
+    assert (lane.index, lane.parts) == (None, None)
+    assert reason in lane.reason
+
+
+def test_a_zip_just_above_the_least_size_is_spliced(bucket: Bucket) -> None:
+    settings = settings_of(splice_min_size=len(STREAMED) - 1)
+    assert choose_lane(export_of(bucket, STREAMED), settings).index
+
+
+def test_names_that_the_manifest_spells_in_another_way_are_not_copied(bucket: Bucket) -> None:
+    files = {"Å.jpg": b"1", "manifest.csv": f"imageName\n{DECOMPOSED}\n".encode()}
+    lane = choose_lane(export_of(bucket, zip_of(files)), settings_of())
+    assert lane.index is None
+    assert lane.reason == "its manifest spells 'Å.jpg' in another way"
+
+
+@pytest.mark.parametrize("data", [TAR, zip_of(FILES, zipfile.ZIP_BZIP2)], ids=["tar", "method"])
+def test_a_splice_that_cannot_be_is_refused_with_the_reason(data: bytes, bucket: Bucket) -> None:
+    with pytest.raises(SetupError, match="SPLIT_STRATEGY is splice, but "):
+        choose_lane(export_of(bucket, data), settings_of(split_strategy="splice"))
+
+
+@pytest.mark.parametrize("strategy", ["auto", "extract", "splice"])
+def test_a_row_that_names_what_no_batch_may_hold_is_refused_before_any_lane(
+    strategy: str, bucket: Bucket
+) -> None:
+    data, name, said = ODD_ZIPS["encryption"]
+    assert name in FILES["manifest.csv"].decode()
+    with pytest.raises(ExportError, match=said):
+        choose_lane(export_of(bucket, data), settings_of(split_strategy=strategy))
+
+
+def test_the_steps_that_a_flow_shows_are_taken_once_each(bucket: Bucket) -> None:
+    steps = []
+
+    def read_index(export: Export) -> Any:
+        steps.append("read_index")
+        return export.index()
+
+    def partition(index: Any, settings: Settings) -> Any:
+        steps.append("partition")
+        return partition_index(index, settings)
+
+    choose_lane(export_of(bucket, STREAMED), settings_of(), read_index, partition)
+    assert steps == ["read_index", "partition"]
+
+
+def connect(name: str) -> Bucket:
+    raise ConnectionError(name)
+
+
+def test_an_export_in_another_process_connects_there_when_it_is_used(bucket: Bucket) -> None:
+    here = export_of(bucket, STREAMED)
+    there = pickle.loads(pickle.dumps(Export(here.request, here.source, here.limits, connect)))
+    assert (there.request, there.source) == (here.request, here.source)
+    with pytest.raises(ConnectionError, match=bucket.name):
+        there.identify()
+
+
+def test_an_archive_that_is_replaced_after_it_was_found_is_not_read(bucket: Bucket) -> None:
+    export = export_of(bucket, STREAMED)
+    bucket.put(KEY, bytearray(TAR), {})
+    with pytest.raises(ExportError, match="replaced or deleted"):
+        choose_lane(export, settings_of())

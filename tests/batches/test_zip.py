@@ -1,0 +1,278 @@
+import io
+import os
+import shutil
+import subprocess
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splitter.archives.members import Member
+from splitter.aws.s3 import MAX_PARTS, MIB
+from splitter.batches.zip import BatchZip
+from splitter.manifest import partition as manifest
+from splitter.manifest import text as manifest_text
+from splitter.manifest.partition import Batch
+
+MODIFIED = (2026, 11, 24, 6, 43, 56)
+IMAGES = {"a.jpg": b"\xff\xd8" + b"a" * 3000, "b/ü.jpg": b"", "標本.jpg": bytes(range(256)) * 9000}
+ROWS = "imageName,note\na.jpg,1\nb/ü.jpg,2\na.jpg,3\n標本.jpg,4\n"
+
+EXTRACT = {
+    "unzip": ["unzip", "-q"],
+    "7z": ["7z", "x", "-y"],
+    "bsdtar": ["bsdtar", "-xf"],
+    "jar": ["jar", "-xf"],
+}
+TEST = {
+    "unzip": ["unzip", "-tqq"],
+    "7z": ["7z", "t"],
+    "bsdtar": ["bsdtar", "-tf"],
+    "jar": ["jar", "-tf"],
+}
+
+
+def run(command: list[str], path: Path, folder: Path) -> None:
+    """Run another program on a ZIP; it must not even warn."""
+    if not shutil.which(command[0]):
+        pytest.skip(f"{command[0]} is not installed")
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    subprocess.run(
+        [*command, str(path)], cwd=folder, env=environment, check=True, capture_output=True
+    )
+
+
+def batch_of(rows: str) -> Batch:
+    table = manifest_text.read(rows.encode(), "imageName")
+    (batch,) = manifest.partition(table.header, table.rows, table.column, 1000)
+    return batch
+
+
+class Store:
+    """Images in a file, as ``archive.extract`` leaves them."""
+
+    def __init__(self, path: Path, images: dict[str, bytes]) -> None:
+        self.path = path
+        self.members: dict[str, Member] = {}
+        with path.open("wb") as file:
+            for name, data in images.items():
+                place = Member(file.tell(), len(data), zlib.crc32(data), MODIFIED)
+                self.members[name] = place
+                file.write(data)
+
+    def zip_of(self, batch: Batch) -> BatchZip:
+        return BatchZip(batch, self.members, self.path, MODIFIED)
+
+
+def whole(content: BatchZip) -> bytes:
+    return bytes(content.read(0, content.size))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store") / "store", IMAGES)
+
+
+@pytest.fixture(scope="module")
+def data(store: Store) -> bytes:
+    return whole(store.zip_of(batch_of(ROWS)))
+
+
+def test_a_batch_holds_its_manifest_and_each_image_once_in_the_order_of_the_rows(
+    data: bytes,
+) -> None:
+    with zipfile.ZipFile(io.BytesIO(data)) as batch:
+        assert batch.testzip() is None
+        found = [(name, batch.read(name)) for name in batch.namelist()]
+    assert found == [("manifest.csv", ROWS.encode()), *IMAGES.items()]
+
+
+def test_images_are_stored_not_compressed_again(data: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(data)) as batch:
+        for info in batch.infolist():
+            assert info.compress_type == zipfile.ZIP_STORED
+            assert info.date_time == MODIFIED
+            assert info.external_attr >> 16 == 0o100644
+
+
+@pytest.mark.parametrize("tool", EXTRACT)
+def test_other_programs_unpack_a_batch_to_the_same_files(
+    tool: str, data: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "batch.zip"
+    path.write_bytes(data)
+    folder = tmp_path / "unpacked"
+    folder.mkdir()
+    run(EXTRACT[tool], path, folder)
+    found = {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+    assert found == {"manifest.csv": ROWS.encode(), **IMAGES}
+
+
+def test_the_same_batch_gives_the_same_bytes(data: bytes, store: Store) -> None:
+    assert whole(store.zip_of(batch_of(ROWS))) == data
+
+
+def test_the_size_is_known_before_a_byte_is_read(data: bytes, store: Store) -> None:
+    assert store.zip_of(batch_of(ROWS)).size == len(data)
+    assert data[-22:].startswith(b"PK\5\6")  # the last record, complete
+
+
+@settings(deadline=None)
+@given(source=st.data())
+def test_any_stretch_of_it_can_be_read(source: st.DataObject, data: bytes, store: Store) -> None:
+    start = source.draw(st.integers(0, len(data) - 1))
+    end = source.draw(st.integers(start, len(data)))
+    assert store.zip_of(batch_of(ROWS)).read(start, end) == data[start:end]
+
+
+@settings(deadline=None)
+@given(source=st.data())
+def test_it_does_not_matter_into_which_stretches_it_is_cut(
+    source: st.DataObject, data: bytes, store: Store
+) -> None:
+    cuts = source.draw(st.lists(st.integers(0, len(data))).map(sorted))
+    content = store.zip_of(batch_of(ROWS))
+    stretches = pairwise([0, *cuts, len(data)])
+    assert b"".join(content.read(start, end) for start, end in stretches) == data
+
+
+def test_several_threads_may_read_at_once(data: bytes, store: Store) -> None:
+    content = store.zip_of(batch_of(ROWS))
+    starts = [*range(0, len(data), 50_021)] * 5
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda start: content.read(start, min(start + 99_991, len(data))), starts)
+        assert list(found) == [data[start : start + 99_991] for start in starts]
+
+
+def test_its_parts_are_the_whole_in_order(tmp_path: Path) -> None:
+    images = {f"{number}.jpg": os.urandom(3_000_000) for number in range(7)}
+    content = Store(tmp_path / "store", images).zip_of(batch_of("\n".join(["imageName", *images])))
+    parts = content.parts()
+    assert [part.size for part in parts] == [8 * MIB, 8 * MIB, content.size - 16 * MIB]
+    assert b"".join(part.content() for part in parts) == whole(content)
+
+
+def test_parts_grow_where_there_would_be_too_many(tmp_path: Path) -> None:
+    huge = {"a.jpg": Member(0, 8 * MIB * MAX_PARTS, 0, MODIFIED)}
+    parts = BatchZip(batch_of("imageName\na.jpg\n"), huge, tmp_path, MODIFIED).parts()
+    assert len(parts) == MAX_PARTS
+    assert len({part.size for part in parts[:-1]}) == 1
+    assert parts[0].size == 8 * MIB + 1
+
+
+def batch_of_size(size: int, store: Path) -> BatchZip:
+    """A batch ZIP of that many bytes, nearly all of them holes in ``store``."""
+    batch = batch_of("imageName\na.jpg\n")
+    guess = BatchZip(batch, {"a.jpg": Member(0, size, 0, MODIFIED)}, store, MODIFIED)
+    image = Member(0, size - (guess.size - size), 0, MODIFIED)
+    with store.open("wb") as file:
+        file.truncate(image.size)
+    return BatchZip(batch, {"a.jpg": image}, store, MODIFIED)
+
+
+@pytest.mark.parametrize(
+    ("size", "length", "count"),
+    [
+        (8 * MIB, 8 * MIB, 1),
+        (8 * MIB + 1, 8 * MIB, 2),
+        (8 * MIB * MAX_PARTS, 8 * MIB, MAX_PARTS),
+        (8 * MIB * MAX_PARTS + 1, 8 * MIB + 1, MAX_PARTS),
+        (5 * 1024**4, 549_755_814, MAX_PARTS),
+    ],
+    ids="{:,}".format,
+)
+def test_parts_are_what_s3_takes(size: int, length: int, count: int, tmp_path: Path) -> None:
+    content = batch_of_size(size, tmp_path / "store")
+    assert content.size == size
+    *parts, last = content.parts()
+    assert {part.size for part in parts} <= {length}
+    assert length >= 5 * MIB
+    assert len(parts) + 1 == count
+    assert 0 < last.size <= length
+    assert sum(part.size for part in parts) + last.size == size
+    assert content.read(size - 22, size).startswith(b"PK\5\6")
+
+
+def test_bytes_far_into_a_batch_beyond_4_gib_are_where_they_belong(tmp_path: Path) -> None:
+    size = 8 * MIB * MAX_PARTS
+    content = batch_of_size(size, tmp_path / "store")
+    with (tmp_path / "store").open("r+b") as store:
+        store.seek(-5, os.SEEK_END)
+        store.write(b"image")
+    tail = content.parts()[-1].content()
+    assert len(tail) == 8 * MIB
+    directory = tail.index(b"PK\1\2")
+    assert tail[directory - 5 : directory] == b"image"
+    assert tail[: directory - 5] == bytes(directory - 5)
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=9),
+        st.binary(max_size=99),
+        min_size=1,
+    )
+)
+def test_any_image_of_any_name_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, images: dict[str, bytes]
+) -> None:
+    images.pop("manifest.csv", None)
+    store = Store(tmp_path_factory.mktemp("any") / "store", images)
+    batch = Batch(1, 1, len(images), b"imageName\n", tuple(images))
+    with zipfile.ZipFile(io.BytesIO(whole(store.zip_of(batch)))) as found:
+        assert {name: found.read(name) for name in found.namelist()} == {
+            "manifest.csv": b"imageName\n",
+            **images,
+        }
+
+
+def test_images_that_end_early_are_an_error_not_a_shorter_batch(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", {"a.jpg": b"x" * 1000})
+    os.truncate(store.path, 999)
+    with pytest.raises(OSError, match="images end before a batch does"):
+        whole(store.zip_of(batch_of("imageName\na.jpg\n")))
+
+
+def crowd_of(images: int, folder: Path) -> Path:
+    names = tuple(f"{number}.jpg" for number in range(images))
+    members = {name: Member(0, 2, zlib.crc32(b"ab"), MODIFIED) for name in names}
+    (folder / "store").write_bytes(b"ab")
+    batch = Batch(1, 1, images, b"imageName\n", names)
+    path = folder / "batch.zip"
+    content = BatchZip(batch, members, folder / "store", MODIFIED)
+    assert path.write_bytes(whole(content)) == content.size
+    return path
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return crowd_of(65_535, tmp_path_factory.mktemp("crowd"))
+
+
+def test_a_batch_may_hold_more_than_65_535_members(crowd: Path) -> None:
+    with zipfile.ZipFile(crowd) as found:
+        assert len(found.namelist()) == 65_536
+        assert found.read("65534.jpg") == b"ab"
+
+
+@pytest.mark.parametrize("tool", TEST)
+def test_other_programs_read_more_than_65_535_members(
+    tool: str, crowd: Path, tmp_path: Path
+) -> None:
+    run(TEST[tool], crowd, tmp_path)
+
+
+def test_a_batch_of_65_535_members_is_read_right(tmp_path: Path) -> None:
+    with zipfile.ZipFile(crowd_of(65_534, tmp_path)) as found:
+        assert len(found.namelist()) == 65_535
+        assert found.read("65533.jpg") == b"ab"

@@ -1,0 +1,101 @@
+"""Splitting an archive without BIOSPEX, and planning it: what a person types and reads."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+
+from cli.pool_settings import POOL
+from cli.submit import main
+from devtools.services import served
+from splitter.errors import ExportError
+from tests.conftest import EXPORTS
+from tests.helpers.biospex import Biospex
+
+pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
+
+Printed = pytest.CaptureFixture[str]
+
+
+def submit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cli.submit", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_an_archive_is_submitted_and_followed_to_its_callback(biospex: Biospex) -> None:
+    biospex.s3.put_object(
+        Bucket=biospex.bucket, Key="export/broken.zip", Body=b"PK\3\4 and no more"
+    )
+    queues = {
+        "TRIGGER_QUEUE_URL": biospex.trigger_queue_url,
+        "UPDATES_QUEUE_URL": biospex.queue_url,
+    }
+    with served({**os.environ, **queues}):
+        done = submit(biospex.address(EXPORTS[0]), "--download-id=7", **queues)
+        refused = submit(f"s3://{biospex.bucket}/export/broken.zip", **queues)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"Sent the trigger for {EXPORTS[0].name} as download 7"
+    assert "/runs/flow-run/" in lines[1]
+    assert any(line.endswith("  Completed") for line in lines)
+    assert json.loads(done.stdout[done.stdout.index("{\n") : done.stdout.rindex("}") + 1]) == {
+        "function": "BiospexBatchCreator",
+        "status": "success",
+        "downloadId": "7",
+        "batchFiles": [f"{EXPORTS[0].stem}-part1.zip"],
+    }
+    assert refused.returncode == 1
+    assert "The archive is damaged or incomplete" in refused.stdout
+
+
+def test_the_plan_goes_by_the_settings_of_the_work_pool(
+    prefect: SyncPrefectClient, biospex: Biospex, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    env = {"BATCH_SIZE": "10", "SPLIT_STRATEGY": "splice", "EFS_PATH": "/efs/batch", "OTHER": "1"}
+    template = {
+        "job_configuration": {"command": "{{ command }}"},
+        "variables": {"properties": {"command": {}, "env": {"default": env}}, "type": "object"},
+    }
+    pool = WorkPoolCreate(name=POOL, type="ecs", base_job_template=template)
+    prefect.create_work_pool(pool, overwrite=True)
+    monkeypatch.setenv("SPLIT_STRATEGY", "extract")
+    try:
+        assert main([biospex.address(EXPORTS[0]), "--plan"]) == 0
+    finally:
+        prefect.delete_work_pool(POOL)
+    said, *lines = capsys.readouterr().out.splitlines()
+    assert "BATCH_SIZE=10 (work pool biospex-ecs)" in said
+    assert "SPLIT_STRATEGY=extract (this shell)" in said
+    assert "OTHER" not in said
+    assert len([line for line in lines if re.match(r" +\d+ +\d", line)]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["s3://{bucket}/export/gone.zip"], "There is no export export/gone.zip"),
+        (["s3://{bucket}/export/gone.zip", "--plan"], "There is no export export/gone.zip"),
+        (["export/41.zip"], "write it like s3://"),
+    ],
+)
+def test_what_cannot_be_submitted_is_named(
+    arguments: list[str], complaint: str, biospex: Biospex
+) -> None:
+    with pytest.raises(ExportError, match=complaint):
+        main([argument.format(bucket=biospex.bucket) for argument in arguments])
+
+
+def test_what_cannot_be_submitted_is_said_in_one_line(biospex: Biospex) -> None:
+    done = submit(biospex.address(EXPORTS[0]))
+    assert done.returncode == 1
+    assert done.stderr.startswith("TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,199 @@
+"""What an operator deploys: prefect.yaml, the blocks, against a real Prefect server."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+from prefect.blocks.notifications import SlackWebhook
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Pending
+from prefect_aws import AwsCredentials
+from prefect_aws.workers import ECSWorker
+from pydantic import SecretStr
+
+from blocks.register import register
+from blocks.saved import BLOCK_NAME, Aws, load_workspace, origin
+from blocks.workspace import Workspace
+from deploy import preflight
+from flows.support.finding import VIEW, save_view
+from splitter.aws.s3 import CLIENT_CONFIG
+from splitter.settings import Settings
+from tests.helpers.biospex import Biospex
+from tests.helpers.processes import eventually
+
+pytestmark = pytest.mark.usefixtures("prefect_api", "aws")
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def prefect(*arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def deployed(prefect_api: dict[str, str]) -> Iterator[None]:
+    """Both deployments; what brings the listener back must not do so for other tests."""
+    template = ECSWorker.get_default_base_job_template()
+    with get_client(sync_client=True) as api, pytest.MonkeyPatch.context() as patch:
+        for name in ("biospex-ecs", "biospex-ecs-listener"):
+            pool = WorkPoolCreate(name=name, type="ecs", base_job_template=template)
+            api.create_work_pool(pool, overwrite=True)
+        patch.setenv("BIOSPEX_ENVIRONMENT", "dev")
+        prefect("deploy", "--all")
+        yield
+        listen = api.read_deployment_by_name("listen/listen").id
+        api.delete_resource_owned_automations(f"prefect.deployment.{listen}")
+
+
+@pytest.mark.usefixtures("deployed")
+def test_prefect_deploy_takes_both_deployments_on_an_ecs_work_pool() -> None:
+    with get_client(sync_client=True) as api:
+        for name, pool, tag in (
+            ("create-batches/create-batches", "biospex-ecs", "export"),
+            ("listen/listen", "biospex-ecs-listener", "listener"),
+        ):
+            deployment = api.read_deployment_by_name(name)
+            assert deployment.work_pool_name == pool
+            assert deployment.tags == ["biospex", tag, "dev"]
+            assert "docs/operations.md" in str(deployment.description)
+        schema = api.read_deployment_by_name(
+            "create-batches/create-batches"
+        ).parameter_openapi_schema
+    fields = schema["definitions"]["Request"]["properties"]  # type: ignore[index]
+    assert set(fields) == {
+        "downloadId",
+        "file",
+        "exportPath",
+        "totalSize",
+        "s3Bucket",
+        "updatesQueueUrl",
+    }
+    assert all(field["description"] and field["examples"] for field in fields.values())
+
+
+def test_the_server_of_a_lab_asks_everybody_to_sign_in() -> None:
+    deploy = ROOT / "deploy"
+    services = yaml.safe_load((deploy / "compose.yaml").read_text())["services"]
+    asked = services["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
+    assert asked.startswith("${PREFECT_API_AUTH_STRING:?")  # compose stops where it is not set
+    assert services["prefect"]["ports"] == ["127.0.0.1:4200:4200"]
+    assert services["batch-creator"]["env_file"] == [".env"]
+    assert "\nPREFECT_API_AUTH_STRING=" in (deploy / "env.example").read_text()
+    unit = (deploy / "systemd" / "biospex-prefect.service").read_text()
+    assert "EnvironmentFile=/etc/biospex-prefect.env" in unit
+
+
+def test_somebody_can_be_told_when_an_export_fails(tmp_path: Path) -> None:
+    SlackWebhook(url=SecretStr("https://hooks.example.org/x")).save("operators", overwrite=True)
+    assert "has_notice" not in preflight.prefect_state("prod", [], BLOCK_NAME)
+    notice = tmp_path / "notice.json"
+    notice.write_text(preflight.notice("prod", "slack-webhook/operators"))
+    prefect("automation", "create", "--from-file", str(notice))
+    assert preflight.prefect_state("prod", [], BLOCK_NAME)["has_notice"] == "yes"
+    with get_client(sync_client=True) as api:
+        [made] = api.read_automations_by_name("prod: tell me when an export fails")
+        assert [action.type for action in made.actions] == ["send-notification"]
+        api.delete_automation(made.id)
+    SlackWebhook.delete("operators")
+
+
+def test_the_exports_are_one_view_of_the_runs_which_stays_as_people_changed_it() -> None:
+    with get_client(sync_client=True) as api:
+        save_view(api)
+        changed = {"name": VIEW, "filters": []}
+        api.request("PUT", "/saved_searches/", json=changed)
+        save_view(api)
+        [view] = api.request("POST", "/saved_searches/filter", json={}).json()
+        assert (view["name"], view["filters"]) == (VIEW, [])
+        api.request("DELETE", "/saved_searches/{id}", path_params={"id": view["id"]})
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("EFS_PATH", "/mnt/efs")
+    monkeypatch.setenv("MAX_TMP_SIZE", "5")
+    register()
+    yield
+    Workspace.delete(BLOCK_NAME)
+    AwsCredentials.delete(BLOCK_NAME)
+
+
+def test_the_environment_serves_where_no_block_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFS_PATH", "/mnt/other")
+    workspace = load_workspace(Settings.load())
+    assert workspace.efs_path == Path("/mnt/other")
+    assert origin(workspace) == Aws().origin == "environment"
+
+
+@pytest.mark.parametrize("field", ["tmp_path", "efs_path"])
+def test_the_block_refuses_a_relative_path_as_the_environment_does(field: str) -> None:
+    with pytest.raises(ValueError, match="must be an absolute path"):
+        Workspace.model_validate({field: "efs/batch"})
+
+
+@pytest.mark.usefixtures("registered")
+def test_registered_blocks_are_used_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFS_PATH", "/mnt/other")
+    workspace = load_workspace(Settings.load())
+    assert workspace.efs_path == Path("/mnt/efs")
+    assert workspace.max_tmp_size == 5
+    assert origin(workspace) == "biospex-workspace block 'biospex'"
+    assert Aws().origin == "aws-credentials block 'biospex'"
+
+
+@pytest.mark.usefixtures("registered")
+def test_the_registered_credentials_reach_the_endpoint_without_the_environment(
+    biospex: Biospex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(variable)
+    answer = Aws().client("s3", CLIENT_CONFIG).list_objects_v2(Bucket=biospex.bucket)
+    assert answer["KeyCount"] == 0
+
+
+def test_a_setting_that_cannot_be_used_keeps_register_from_saving(
+    prefect_api: dict[str, str],
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "blocks.register"],
+        cwd=ROOT,
+        env={**os.environ, "MAX_TMP_SIZE": "7 GB"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Nothing was saved: MAX_TMP_SIZE='7 GB'")
+
+
+def test_a_listener_that_never_begins_is_replaced(deployed: None, tmp_path: Path) -> None:
+    """As after a task that ECS has no room for: the run is pending, and nothing more is heard."""
+    patient = (ROOT / "prefect.yaml").read_text()
+    assert patient.count("within: 300") == 1
+    (tmp_path / "prefect.yaml").write_text(patient.replace("within: 300", "within: 10"))
+    prefect("deploy", "--all", "--prefect-file", str(tmp_path / "prefect.yaml"))
+    with get_client(sync_client=True) as api:
+        listen = api.read_deployment_by_name("listen/listen").id
+        stuck = api.create_flow_run_from_deployment(listen)
+        api.set_flow_run_state(stuck.id, Pending(name="Submitting"))
+
+        def replacement() -> list[FlowRun]:
+            found = api.read_flow_runs()
+            return [run for run in found if run.deployment_id == listen and run.id != stuck.id]
+
+        assert eventually(replacement)
+        for run in api.read_flow_runs():
+            if run.deployment_id == listen:
+                api.delete_flow_run(run.id)

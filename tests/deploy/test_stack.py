@@ -1,0 +1,524 @@
+"""deploy/stack.yaml, taken by moto's CloudFormation and read back from each service's own API."""
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
+
+from devtools.services import REGION
+from tests.helpers.biospex import Biospex
+
+pytestmark = [
+    pytest.mark.usefixtures("aws"),
+    pytest.mark.filterwarnings("ignore:Tried to parse AWS"),
+]
+
+ROOT = Path(__file__).parent.parent.parent
+TEMPLATE = ROOT / "deploy" / "stack.yaml"
+LIFECYCLE = ROOT / "deploy" / "lifecycle.json"
+ACCOUNT = "123456789012"
+GIVEN_QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}:somebody-elses"
+
+
+def client(service: Any) -> Any:
+    return boto3.client(service, region_name=REGION)
+
+
+class Stack:
+    """A stack in moto, and what is in it."""
+
+    def __init__(self, name: str, parameters: Mapping[str, str]) -> None:
+        self.name = name
+        self._parameters = parameters
+
+    def describe(self) -> Any:
+        return client("cloudformation").describe_stacks(StackName=self.name)["Stacks"][0]
+
+    def outputs(self) -> list[dict[str, str]]:
+        """As ``aws cloudformation describe-stacks --query 'Stacks[0].Outputs'`` prints them.
+
+        In place of an access point's id moto gives the name of a Python object.
+        """
+        found: list[dict[str, str]] = self.describe()["Outputs"]
+        [file_system] = [
+            output["OutputValue"] for output in found if output["OutputKey"] == "FileSystemId"
+        ]
+        points = client("efs").describe_access_points(FileSystemId=file_system)["AccessPoints"]
+        for output in found:
+            if output["OutputKey"] == "AccessPointId":
+                output["OutputValue"] = points[0]["AccessPointId"]
+        return found
+
+    def __getitem__(self, output: str) -> str:
+        [value] = [one["OutputValue"] for one in self.outputs() if one["OutputKey"] == output]
+        return value
+
+    def resources(self) -> dict[str, str]:
+        """The id of each resource by its name in the template."""
+        found = client("cloudformation").list_stack_resources(StackName=self.name)
+        return {
+            one["LogicalResourceId"]: one["PhysicalResourceId"]
+            for one in found["StackResourceSummaries"]
+        }
+
+    def update(self, **parameters: str) -> None:
+        changed = {**self._parameters, **parameters}
+        client("cloudformation").update_stack(**_request(self.name, changed))
+
+
+@contextmanager
+def stack(environment: str, subnets: int = 2, **parameters: str) -> Iterator[Stack]:
+    """The stack of an environment in a new VPC, for the length of the block."""
+    ec2, name = client("ec2"), f"{environment}-biospex-batch-creator"
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    ec2.modify_vpc_attribute(VpcId=vpc, EnableDnsHostnames={"Value": True})
+    made = [
+        ec2.create_subnet(
+            VpcId=vpc, CidrBlock=f"10.0.{number}.0/24", AvailabilityZone=f"{REGION}{'abc'[number]}"
+        )["Subnet"]["SubnetId"]
+        for number in range(subnets)
+    ]
+    chosen = {"Environment": environment, "VpcId": vpc, "SubnetIds": ",".join(made), **parameters}
+    client("cloudformation").create_stack(**_request(name, chosen))
+    try:
+        yield Stack(name, chosen)
+    finally:
+        client("cloudformation").delete_stack(StackName=name)
+
+
+def _request(name: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "StackName": name,
+        "TemplateBody": TEMPLATE.read_text(),
+        "Parameters": [
+            {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+        ],
+        "Capabilities": ["CAPABILITY_IAM"],
+    }
+
+
+@pytest.fixture(scope="module")
+def dev(aws: str) -> Iterator[Stack]:
+    with stack("dev") as made:
+        yield made
+
+
+def properties(resource: str) -> Any:
+    """A resource's properties as the template has them; moto leaves some of them out."""
+    return cfn_yaml.load(str(TEMPLATE))["Resources"][resource]["Properties"]
+
+
+def test_names_and_outputs_are_those_of_the_environment(dev: Stack) -> None:
+    assert dev.describe()["StackStatus"] == "CREATE_COMPLETE"
+    outputs = {one["OutputKey"]: one["OutputValue"] for one in dev.outputs()}
+    queues = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}"
+    resources = dev.resources()
+    assert outputs == {
+        "Environment": "dev",
+        "TriggerQueueUrl": f"{queues}/dev-batch-trigger",
+        "TriggerQueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:dev-batch-trigger",
+        "DeadLetterQueueUrl": f"{queues}/dev-batch-trigger-dead",
+        "DeadLetterQueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:dev-batch-trigger-dead",
+        "UpdatesQueueUrl": f"{queues}/dev-batch-update",
+        "UpdatesQueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:dev-batch-update",
+        "BucketName": "biospex-dev",
+        "RepositoryUri": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/dev-biospex-batch-creator",
+        "ClusterArn": f"arn:aws:ecs:{REGION}:{ACCOUNT}:cluster/dev-biospex-batch-creator",
+        "LogGroupName": "/ecs/dev-biospex-batch-creator",
+        "SplitterRoleArn": f"arn:aws:iam::{ACCOUNT}:role/{resources['SplitterRole']}",
+        "ListenerRoleArn": f"arn:aws:iam::{ACCOUNT}:role/{resources['ListenerRole']}",
+        "WorkerRoleArn": f"arn:aws:iam::{ACCOUNT}:role/{resources['WorkerRole']}",
+        "ExecutionRoleArn": f"arn:aws:iam::{ACCOUNT}:role/{resources['ExecutionRole']}",
+        "FileSystemId": resources["FileSystem"],
+        "AccessPointId": outputs["AccessPointId"],
+        "VpcId": outputs["VpcId"],
+        "AssignPublicIp": "ENABLED",
+        "TaskEventsQueueUrl": f"{queues}/dev-biospex-task-events",
+        "SubnetIds": outputs["SubnetIds"],
+        "TaskSecurityGroupId": resources["TaskSecurityGroup"],
+    }
+
+
+def test_an_existing_bucket_and_callback_queue_are_taken_as_they_are() -> None:
+    with stack("prod", BucketName="another", UpdatesQueueArn=GIVEN_QUEUE) as prod:
+        assert prod["BucketName"] == "another"
+        assert prod["UpdatesQueueArn"] == GIVEN_QUEUE
+        assert prod["UpdatesQueueUrl"] == (
+            f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/somebody-elses"
+        )
+        assert "UpdatesQueue" not in prod.resources()
+        granted = grants(prod["SplitterRoleArn"])
+        assert is_allowed(granted, "sqs:SendMessage", GIVEN_QUEUE)
+        assert is_allowed(granted, "s3:GetObject", "arn:aws:s3:::another/export/a.zip")
+
+
+def test_queues_are_encrypted_patient_and_have_a_redrive_policy(dev: Stack) -> None:
+    def attributes(output: str) -> dict[str, str]:
+        found = client("sqs").get_queue_attributes(QueueUrl=dev[output], AttributeNames=["All"])
+        return dict(found["Attributes"])
+
+    trigger, dead = attributes("TriggerQueueUrl"), attributes("DeadLetterQueueUrl")
+    assert trigger["VisibilityTimeout"] == "300"
+    assert json.loads(trigger["RedrivePolicy"]) == {
+        "deadLetterTargetArn": dead["QueueArn"],
+        "maxReceiveCount": 10,
+    }
+    updates, events = attributes("UpdatesQueueUrl"), attributes("TaskEventsQueueUrl")
+    for queue, redrives_to in (
+        (trigger, "dev-batch-trigger-dead"),
+        (updates, "dev-batch-update-dead"),
+        (events, "dev-biospex-task-events-dead"),
+    ):
+        assert queue["MessageRetentionPeriod"] == str(7 * 24 * 3600)
+        assert json.loads(queue["RedrivePolicy"])["deadLetterTargetArn"].endswith(f":{redrives_to}")
+    # A dead letter's age counts from its first sending.
+    assert dead["MessageRetentionPeriod"] == str(14 * 24 * 3600)
+    for queue in (trigger, dead, updates, events):
+        assert queue["SqsManagedSseEnabled"] == "true"
+
+
+@pytest.mark.parametrize("subnets", [1, 2, 3])
+def test_efs_has_a_mount_target_in_each_subnet(subnets: int) -> None:
+    with stack("prod", subnets) as prod:
+        found = client("efs").describe_mount_targets(FileSystemId=prod["FileSystemId"])
+        made = [target["SubnetId"] for target in found["MountTargets"]]
+        assert sorted(made) == sorted(prod["SubnetIds"].split(","))
+        for target in found["MountTargets"]:
+            groups = client("efs").describe_mount_target_security_groups(
+                MountTargetId=target["MountTargetId"]
+            )
+            assert groups["SecurityGroups"] == [prod.resources()["FileSystemSecurityGroup"]]
+
+
+def test_efs_is_encrypted_and_entered_as_the_images_user(dev: Stack) -> None:
+    efs = client("efs")
+    [system] = efs.describe_file_systems(FileSystemId=dev["FileSystemId"])["FileSystems"]
+    assert system["Encrypted"]
+    assert system["ThroughputMode"] == "elastic"
+    lifecycle = efs.describe_lifecycle_configuration(FileSystemId=dev["FileSystemId"])
+    assert lifecycle["LifecyclePolicies"] == [{"TransitionToIA": "AFTER_7_DAYS"}]
+    [point] = efs.describe_access_points(FileSystemId=dev["FileSystemId"])["AccessPoints"]
+    assert point["PosixUser"] == {"Uid": 1000, "Gid": 1000}
+    assert point["RootDirectory"]["Path"] == "/batch"
+    assert point["RootDirectory"]["CreationInfo"]["OwnerUid"] == 1000
+    assert "--uid 1000" in (ROOT / "Dockerfile").read_text()
+
+
+def test_only_tasks_reach_efs_and_nothing_reaches_tasks(dev: Stack) -> None:
+    resources = dev.resources()
+
+    def ingress(group: str) -> Any:
+        found = client("ec2").describe_security_groups(GroupIds=[resources[group]])
+        return found["SecurityGroups"][0]["IpPermissions"]
+
+    assert ingress("TaskSecurityGroup") == []
+    [rule] = ingress("FileSystemSecurityGroup")
+    assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", 2049, 2049)
+    assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [dev["TaskSecurityGroupId"]]
+    assert rule["IpRanges"] == []
+
+
+def test_images_logs_and_cluster_are_there(dev: Stack) -> None:
+    name = "dev-biospex-batch-creator"
+    [repository] = client("ecr").describe_repositories(repositoryNames=[name])["repositories"]
+    assert repository["repositoryUri"] == dev["RepositoryUri"]
+    [group] = client("logs").describe_log_groups(logGroupNamePrefix=f"/ecs/{name}")["logGroups"]
+    assert group["retentionInDays"] == 90
+    [cluster] = client("ecs").describe_clusters(clusters=[dev["ClusterArn"]])["clusters"]
+    assert cluster["status"] == "ACTIVE"
+
+
+def test_what_motos_cloudformation_leaves_out_is_taken_by_the_services(dev: Stack) -> None:
+    repository = properties("Repository")
+    ecr, name = client("ecr"), "dev-biospex-batch-creator"
+    assert repository["ImageScanningConfiguration"] == {"ScanOnPush": True}
+    policy = repository["LifecyclePolicy"]["LifecyclePolicyText"]
+    ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=policy)
+    [rule] = json.loads(ecr.get_lifecycle_policy(repositoryName=name)["lifecyclePolicyText"])[
+        "rules"
+    ]
+    assert rule["selection"]["countType"] == "imageCountMoreThan"
+    assert rule["selection"]["countNumber"] == 10
+
+    client("ecs").put_cluster_capacity_providers(
+        cluster=dev["ClusterArn"],
+        capacityProviders=properties("Cluster")["CapacityProviders"],
+        defaultCapacityProviderStrategy=[],
+    )
+    [cluster] = client("ecs").describe_clusters(clusters=[dev["ClusterArn"]])["clusters"]
+    assert cluster["capacityProviders"] == ["FARGATE", "FARGATE_SPOT"]
+
+    [statement] = properties("FileSystem")["FileSystemPolicy"]["Statement"]
+    assert statement["Effect"] == "Deny"
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def resolved(value: Any, values: Mapping[str, Any]) -> Any:
+    """A part of the template with references and conditions of ``values`` filled in."""
+    if isinstance(value, dict) and len(value) == 1:
+        [(function, argument)] = value.items()
+        if function in ("Ref", "Fn::GetAtt", "Fn::Sub"):
+            name = ".".join(argument) if isinstance(argument, list) else argument
+            return values[name]
+        if function == "Fn::If":
+            return resolved(argument[1 if values[argument[0]] else 2], values)
+    if isinstance(value, dict):
+        return {key: resolved(one, values) for key, one in value.items()}
+    if isinstance(value, list):
+        return [resolved(one, values) for one in value]
+    return value
+
+
+ALARMS = {
+    "DeadLetterAlarm": ("dev-batch-trigger-dead", "GreaterThanThreshold", 0, "notBreaching"),
+    "OldTriggerAlarm": ("dev-batch-trigger-age", "GreaterThanThreshold", 3600, "notBreaching"),
+    "UnreadCallbackAlarm": ("dev-batch-update-age", "GreaterThanThreshold", 3600, "notBreaching"),
+    "DeadCallbackAlarm": ("dev-batch-update-dead", "GreaterThanThreshold", 0, "notBreaching"),
+    "WorkerDownAlarm": ("dev-worker-down", "LessThanThreshold", 1, "breaching"),
+    "ListenerDownAlarm": ("dev-listener-down", "LessThanThreshold", 1, "breaching"),
+    "FailedRunsAlarm": ("dev-runs-failed", "GreaterThanThreshold", 0, "notBreaching"),
+}
+
+
+def test_there_is_an_alarm_for_all_that_can_stand_still() -> None:
+    resources = cfn_yaml.load(str(TEMPLATE))["Resources"]
+    found = {name for name, one in resources.items() if one["Type"] == "AWS::CloudWatch::Alarm"}
+    assert found == set(ALARMS)
+    body = resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"][0]
+    shown = {f"dev-{name}" for name in re.findall(r"{Alarm}:\${Environment}-([a-z-]+)", body)}
+    assert shown == {name for name, *_ in ALARMS.values()}
+    json.loads(body)
+
+
+@pytest.mark.parametrize("alarm", list(ALARMS))
+def test_alarms_are_taken_by_cloudwatch_and_sent_to_the_topic(alarm: str) -> None:
+    name, comparison, limit, missing = ALARMS[alarm]
+    topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:operator"
+    names = [f"{one}.QueueName" for one in ("TriggerQueue", "DeadLetterQueue", "UpdatesQueue")]
+    values = {
+        **dict.fromkeys([*names, "UpdatesDeadLetterQueue.QueueName"], "a-queue"),
+        "${Environment}-" + name.removeprefix("dev-"): name,
+        "biospex/${Environment}": "biospex/dev",
+        "Cluster": "a-cluster",
+        "WorkerService.Name": "a-service",
+        "MakesTriggerQueue": True,
+        "MakesUpdatesQueue": True,
+        "HasAlarmTopic": True,
+        "AlarmTopicArn": topic,
+    }
+    client("cloudwatch").put_metric_alarm(**resolved(properties(alarm), values))
+    [made] = client("cloudwatch").describe_alarms(AlarmNames=[name])["MetricAlarms"]
+    assert (made["ComparisonOperator"], made["Threshold"]) == (comparison, limit)
+    assert made["TreatMissingData"] == missing
+    assert made["AlarmActions"] == [topic]
+
+
+def test_production_needs_somebody_who_is_told() -> None:
+    template = cfn_yaml.load(str(TEMPLATE))
+    [rule] = template["Rules"].values()
+    assert rule["RuleCondition"] == {"Fn::Equals": [{"Ref": "Environment"}, "prod"]}
+    assert "AlarmTopicArn" in str(rule["Assertions"])
+
+
+def test_an_existing_trigger_queue_stays_and_is_listened_to() -> None:
+    queue = f"arn:aws:sqs:{REGION}:{ACCOUNT}:production"
+    with stack("prod", TriggerQueueArn=queue) as prod:
+        assert "TriggerQueue" not in prod.resources()
+        assert prod["TriggerQueueArn"] == queue
+        assert prod["TriggerQueueUrl"] == f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/production"
+        assert is_allowed(grants(prod["ListenerRoleArn"]), "sqs:DeleteMessage", queue)
+
+
+def test_tasks_and_worker_may_use_a_given_key_and_read_a_given_secret() -> None:
+    key = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1"
+    secret = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:prefect-1"
+    with stack("prod", BucketKeyArn=key, PrefectApiAuthStringSecretArn=secret) as prod:
+        splitter = grants(prod["SplitterRoleArn"])
+        assert is_allowed(splitter, "kms:Decrypt", key)
+        assert is_allowed(splitter, "kms:GenerateDataKey", key)
+        execution = grants(prod["ExecutionRoleArn"])
+        assert is_allowed(execution, "secretsmanager:GetSecretValue", secret)
+
+
+def test_only_the_rule_of_this_cluster_tells_the_worker_of_tasks(dev: Stack) -> None:
+    rule = client("events").describe_rule(Name="dev-biospex-task-events")
+    assert json.loads(rule["EventPattern"]) == {
+        "source": ["aws.ecs"],
+        "detail-type": ["ECS Task State Change"],
+        "detail": {"clusterArn": [dev["ClusterArn"]]},
+    }
+    targets = client("events").list_targets_by_rule(Rule="dev-biospex-task-events")["Targets"]
+    assert [target["Arn"].rpartition(":")[2] for target in targets] == ["dev-biospex-task-events"]
+    [statement] = properties("TaskEventsQueuePolicy")["PolicyDocument"]["Statement"]
+    assert statement["Principal"] == {"Service": "events.amazonaws.com"}
+    assert statement["Condition"] == {
+        "ArnEquals": {"aws:SourceArn": {"Fn::GetAtt": ["TaskEventsRule", "Arn"]}}
+    }
+
+
+def test_an_update_keeps_what_is_in_the_queue() -> None:
+    with stack("prod") as prod:
+        before, url = prod.outputs(), prod["TriggerQueueUrl"]
+        client("sqs").send_message(QueueUrl=url, MessageBody="{}")
+        topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:operator"
+        prod.update(AlarmTopicArn=topic)
+        described = prod.describe()
+        assert described["StackStatus"] == "UPDATE_COMPLETE"
+        assert {"ParameterKey": "AlarmTopicArn", "ParameterValue": topic} in described["Parameters"]
+        assert prod.outputs() == before
+        [message] = client("sqs").receive_message(QueueUrl=url)["Messages"]
+        assert message["Body"] == "{}"
+
+
+# -- what the roles may do
+
+ARCHIVE = "arn:aws:s3:::biospex-dev/export/a.zip"
+BATCH = "arn:aws:s3:::biospex-dev/batch/a-part1.zip"
+BUCKET = "arn:aws:s3:::biospex-dev"
+TRIGGERS = f"arn:aws:sqs:{REGION}:{ACCOUNT}:dev-batch-trigger"
+UPDATES = f"arn:aws:sqs:{REGION}:{ACCOUNT}:dev-batch-update"
+
+
+def grants(role_arn: str) -> list[dict[str, Any]]:
+    """The statements of a role's policies."""
+    iam, role = client("iam"), role_arn.rpartition("/")[2]
+    assert iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"] == []
+    statements = []
+    for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+        document = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+        # From CloudFormation moto keeps a document as Python writes it, not as JSON.
+        policy = ast.literal_eval(document) if isinstance(document, str) else document
+        # moto leaves None where the template has AWS::NoValue.
+        statements += [statement for statement in policy["Statement"] if statement]
+    assert all(statement["Effect"] == "Allow" for statement in statements)
+    return statements
+
+
+def listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def is_allowed(statements: list[dict[str, Any]], action: str, resource: str) -> bool:
+    """Whether some statement allows it, its condition aside."""
+    return any(
+        action in listed(statement["Action"])
+        and any(fnmatchcase(resource, pattern) for pattern in listed(statement["Resource"]))
+        for statement in statements
+    )
+
+
+# Which calls each process makes, test_ecs_worker.py holds against these.
+MAY = {
+    "SplitterRoleArn": [
+        ("s3:GetObject", ARCHIVE),
+        ("s3:GetObject", BATCH),
+        ("s3:PutObject", BATCH),
+        ("s3:DeleteObject", BATCH),
+        ("s3:AbortMultipartUpload", BATCH),
+        ("s3:ListBucket", BUCKET),
+        ("s3:ListBucketMultipartUploads", BUCKET),
+        ("sqs:SendMessage", UPDATES),
+    ],
+    "ListenerRoleArn": [
+        ("sqs:ReceiveMessage", TRIGGERS),
+        ("sqs:DeleteMessage", TRIGGERS),
+        ("sqs:ChangeMessageVisibility", TRIGGERS),
+        ("sqs:GetQueueAttributes", TRIGGERS),
+        ("sqs:SendMessage", UPDATES),
+    ],
+}
+MAY_NOT = {
+    "SplitterRoleArn": [
+        ("s3:PutObject", ARCHIVE),
+        ("s3:DeleteObject", ARCHIVE),
+        ("s3:AbortMultipartUpload", ARCHIVE),
+        ("s3:GetObject", f"{BUCKET}/other/a.zip"),
+        ("s3:PutObject", f"{BUCKET}/other/a.zip"),
+        ("s3:GetObject", "arn:aws:s3:::biospex-app/export/a.zip"),
+        ("s3:PutObject", "arn:aws:s3:::biospex-app/batch/a-part1.zip"),
+        ("s3:ListBucket", "arn:aws:s3:::biospex-app"),
+        ("sqs:SendMessage", TRIGGERS),
+        ("sqs:ReceiveMessage", TRIGGERS),
+        ("sqs:DeleteMessage", TRIGGERS),
+        ("sqs:SendMessage", f"arn:aws:sqs:{REGION}:{ACCOUNT}:prod-batch-update"),
+        ("sqs:ReceiveMessage", UPDATES),
+    ],
+    "ListenerRoleArn": [
+        ("s3:GetObject", ARCHIVE),
+        ("s3:PutObject", BATCH),
+        ("sqs:SendMessage", TRIGGERS),
+        ("sqs:ReceiveMessage", UPDATES),
+        ("sqs:ReceiveMessage", f"{TRIGGERS}-dead"),
+    ],
+}
+
+
+@pytest.mark.parametrize("role", list(MAY))
+def test_each_role_may_touch_what_is_its_own_and_nothing_else(role: str, dev: Stack) -> None:
+    granted = grants(dev[role])
+    assert all(is_allowed(granted, *one) for one in MAY[role])
+    assert not any(is_allowed(granted, *one) for one in MAY_NOT[role])
+    assert not any("*" in action for one in granted for action in listed(one["Action"]))
+
+
+def test_the_splitter_lists_and_mounts_only_what_is_its_own(dev: Stack) -> None:
+    granted = grants(dev["SplitterRoleArn"])
+    [listing] = [one for one in granted if one["Action"] == "s3:ListBucket"]
+    assert listing["Condition"] == {"StringLike": {"s3:prefix": ["export/*", "batch/*"]}}
+    [mounting] = [one for one in granted if "elasticfilesystem:ClientMount" in one["Action"]]
+    assert mounting["Resource"].endswith(f":{ACCOUNT}:file-system/{dev['FileSystemId']}")
+    [[condition, points]] = mounting["Condition"].items()
+    assert (condition, list(points)) == ("StringEquals", ["elasticfilesystem:AccessPointArn"])
+
+
+def test_ecs_may_fetch_the_image_and_write_the_log_and_no_more(dev: Stack) -> None:
+    granted = grants(dev["ExecutionRoleArn"])
+    image = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/dev-biospex-batch-creator"
+    log = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{dev['LogGroupName']}:log-stream:a/b/c"
+    assert {action for statement in granted for action in listed(statement["Action"])} == {
+        "ecr:GetAuthorizationToken",
+        "ecr:BatchCheckLayerAvailability",
+        "ecr:GetDownloadUrlForLayer",
+        "ecr:BatchGetImage",
+        "logs:CreateLogStream",
+        "logs:PutLogEvents",
+    }
+    assert is_allowed(granted, "ecr:BatchGetImage", image)
+    assert not is_allowed(granted, "ecr:BatchGetImage", image.replace("dev-", "prod-"))
+    assert is_allowed(granted, "logs:PutLogEvents", log)
+    assert not is_allowed(granted, "logs:PutLogEvents", log.replace("dev-", "prod-"))
+
+
+@pytest.mark.parametrize(
+    "output", ["SplitterRoleArn", "ListenerRoleArn", "WorkerRoleArn", "ExecutionRoleArn"]
+)
+def test_only_tasks_of_this_account_take_a_role(output: str, dev: Stack) -> None:
+    role = client("iam").get_role(RoleName=dev[output].rpartition("/")[2])["Role"]
+    [statement] = role["AssumeRolePolicyDocument"]["Statement"]
+    assert statement["Principal"] == {"Service": "ecs-tasks.amazonaws.com"}
+    assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+
+
+# -- the proposal for the bucket
+
+
+def test_the_lifecycle_proposal_is_taken_and_leaves_exports_alone(biospex: Biospex) -> None:
+    proposal = json.loads(LIFECYCLE.read_text())
+    biospex.s3.put_bucket_lifecycle_configuration(
+        Bucket=biospex.bucket, LifecycleConfiguration=proposal
+    )
+    rules = biospex.s3.get_bucket_lifecycle_configuration(Bucket=biospex.bucket)["Rules"]
+    assert all(rule["Status"] == "Enabled" for rule in rules)
+    assert all(rule["Filter"] == {"Prefix": "batch/"} for rule in rules)
+    [expiry] = [rule["Expiration"]["Days"] for rule in rules if "Expiration" in rule]
+    assert expiry * 24 > 72  # hours that BIOSPEX's links live
+    [uploads] = [one for rule in rules if (one := rule.get("AbortIncompleteMultipartUpload"))]
+    assert uploads == {"DaysAfterInitiation": 2}

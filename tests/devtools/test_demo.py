@@ -1,0 +1,176 @@
+"""What a newcomer sees of the demonstration, and that nothing stays of it."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from devtools.services import child
+from tests.conftest import EXPORTS
+from tests.helpers.processes import eventually
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent.parent
+MARK = "BIOSPEX_DEMO_TEST"
+
+
+def demo(
+    *arguments: str, temporary: Path, until: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """A demonstration up to its end, or to a Ctrl-C when it has told ``until``."""
+    told, complaints = temporary / "told", temporary / "complaints"
+    with told.open("wb") as stdout, complaints.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "devtools.demo", "--out", str(temporary / "out"), *arguments],
+            cwd=ROOT,
+            env=surroundings(temporary, **environment),
+            stdout=stdout,
+            stderr=stderr,
+        )
+        if until:
+            eventually(lambda: until in told.read_text() or process.poll() is not None)
+            process.send_signal(signal.SIGINT)
+        status = process.wait(timeout=180)
+    return subprocess.CompletedProcess(
+        process.args, status, told.read_text(), complaints.read_text()
+    )
+
+
+def surroundings(temporary: Path, **environment: str) -> dict[str, str]:
+    """Of a demonstration whose processes and files can be told from all others."""
+    (temporary / "tmp").mkdir(exist_ok=True)
+    others = ("AWS_", "PREFECT_", "BATCH_SIZE")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    return {**inherited, MARK: str(temporary), "TMPDIR": str(temporary / "tmp"), **environment}
+
+
+def processes(temporary: Path) -> list[int]:
+    """Those that a demonstration has started and that still live."""
+    mark = f"{MARK}={temporary}".encode()
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in environ.read_bytes().split(b"\0"):
+                found.append(int(environ.parent.name))
+    return found
+
+
+def left_behind(temporary: Path) -> tuple[list[int], list[Path]]:
+    return processes(temporary), list((temporary / "tmp").iterdir())
+
+
+def test_two_examples_are_told_in_thirty_lines_and_nothing_stays_but_batches_and_log(
+    tmp_path: Path,
+) -> None:
+    done = demo("--keep", temporary=tmp_path, until="until you press Ctrl-C")
+    assert done.returncode == 130, done.stdout + done.stderr
+    assert done.stderr.split("\n") == ["", "stopping ...", "stopped", ""]
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 28  # and two for the set-up
+    assert not [line for line in lines if len(line) > 100 and str(tmp_path) not in line]
+    for told in (
+        "lane       splice: ",
+        "lane       extract: ",
+        "partition  25 rows in 3 batches (",
+        "batch 3    of 3, rows 21-25, ",
+        "callback   success",
+        "2 archives in 6 batches",
+        "unzip -l ",
+        "full log   ",
+    ):
+        assert told in done.stdout
+    [tried] = re.findall(r'unzip -l "(.+)"', done.stdout)
+    assert zipfile.is_zipfile(tried)
+    assert "Finished in state" in (tmp_path / "out" / "demo.log").read_text()
+    assert left_behind(tmp_path) == ([], [])
+
+
+def test_a_broken_archive_with_a_space_in_its_name_ends_in_one_sentence(tmp_path: Path) -> None:
+    archive = tmp_path / "my own export.zip"
+    archive.write_bytes(EXPORTS[0].read_bytes()[:100_000])
+    done = demo(str(archive), temporary=tmp_path)
+    assert done.returncode == 1
+    assert "callback   failed" in done.stdout
+    assert "The archive is damaged or incomplete" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "1 archive could not be split" in done.stdout
+    assert "make demo KEEP=1" in done.stdout
+    assert "Traceback" not in (tmp_path / "out" / "demo.log").read_text()
+    assert left_behind(tmp_path) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "sentence"),
+    [
+        (["nowhere.zip"], {}, "There is no archive nowhere.zip."),
+        (["tests/fixtures"], {}, "tests/fixtures is a folder; name the archive itself"),
+        ([], {"BATCH_SIZE": "0"}, "BATCH_SIZE='0': Input should be greater than 0"),
+        (["--batch-size", "many"], {}, "BATCH_SIZE='many': Input should be a valid integer"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    arguments: list[str], environment: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    done = demo(*arguments, temporary=tmp_path, **environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith(sentence)
+    assert len(done.stderr.splitlines()) == 1
+
+
+@contextmanager
+def on_a_terminal(temporary: Path) -> Iterator[tuple[int, list[bytes], int]]:
+    """The demonstration on a terminal: its process, what it prints, the terminal to type on."""
+    process, terminal = pty.fork()
+    if not process:
+        os.chdir(ROOT)
+        command = [sys.executable, "-m", "devtools.demo", "--out", str(temporary / "out")]
+        os.execve(sys.executable, command, surroundings(temporary, TERM="xterm"))
+    printed: list[bytes] = []
+
+    def read() -> None:
+        with suppress(OSError):  # the other end is closed
+            while data := os.read(terminal, 4096):
+                printed.append(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield process, printed, terminal
+    finally:
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        reader.join()
+        os.close(terminal)
+
+
+@pytest.mark.parametrize("moment", ["Starting S3", "S3, SQS and Prefect run"])
+def test_ctrl_c_says_stopped_and_leaves_no_process_and_no_file(moment: str, tmp_path: Path) -> None:
+    with on_a_terminal(tmp_path) as (process, printed, terminal):
+        eventually(lambda: moment in b"".join(printed).decode(errors="replace"))
+        time.sleep(0.5)
+        os.write(terminal, b"\x03")
+        _, status = os.waitpid(process, 0)
+    told = b"".join(printed).decode()
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert told.endswith("stopped\r\n")
+    assert "Traceback" not in told
+    assert left_behind(tmp_path) == ([], [])
+
+
+def test_what_a_service_has_started_ends_with_it(tmp_path: Path) -> None:
+    command = ["sh", "-c", f"{MARK}={tmp_path} sleep 300 & wait"]
+    with child(command, {}, None):
+        eventually(lambda: processes(tmp_path))
+    eventually(lambda: not processes(tmp_path))

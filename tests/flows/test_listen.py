@@ -1,0 +1,524 @@
+"""The listener, against SQS over HTTP and a real Prefect server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from moto.server import ThreadedMotoServer
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+)
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments.runner import RunnerDeployment
+from prefect.logging import disable_run_logger
+from prefect.states import (
+    Cancelled,
+    Completed,
+    Crashed,
+    Failed,
+    Paused,
+    Pending,
+    Running,
+)
+
+from devtools.services import free_port
+from flows.create_batches import create_batches
+from flows.listen import Listener
+from flows.support.outage import Outage
+from flows.support.recovery import callback_of, observe
+from splitter.aws.sqs import TriggerQueue
+from splitter.settings import Allowed, Settings
+from tests.conftest import BOTH_DATABASES, EXPORTS
+from tests.helpers.biospex import Biospex
+from tests.helpers.processes import eventually
+
+pytestmark = [pytest.mark.usefixtures("prefect_api", "aws", "workspace"), BOTH_DATABASES]
+
+
+JUNK = ["not JSON", "[]", '{"downloadId": 1}', '{"downloadId": NaN, "updatesQueueUrl": "x"}']
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The flow deployed, but served by nobody, so that its runs stay Scheduled."""
+
+    prefect: SyncPrefectClient
+    biospex: Biospex
+    id: UUID
+    name: str
+
+    def listener(self, max_in_flight: int = 4) -> Listener:
+        queue = TriggerQueue(
+            self.biospex.sqs, self.biospex.trigger_queue_url, visibility_timeout=30
+        )
+        queue.has_redrive_policy()
+        settings = Settings(max_in_flight=max_in_flight)
+        return Listener(queue, self.prefect, self.name, settings, Allowed(), Outage())
+
+    def with_in_flight(self, *requests: dict[str, Any]) -> Listener:
+        """A listener to which these requests have become runs."""
+        self.biospex.send(*requests)
+        listener = self.listener()
+        while len(listener._in_flight) < len(requests):
+            receive(listener)
+        return listener
+
+    def runs(self) -> list[FlowRun]:
+        here = DeploymentFilter(id=DeploymentFilterId(any_=[self.id]))
+        return self.prefect.read_flow_runs(deployment_filter=here)
+
+    def run(self) -> FlowRun:
+        [run] = self.runs()
+        return run
+
+    def set(self, *states: State[Any]) -> None:
+        """Put every run into these states, one after the other."""
+        for run in self.runs():
+            for state in states:
+                self.prefect.set_flow_run_state(run.id, state, force=True)
+
+
+@pytest.fixture
+def deployment(biospex: Biospex, prefect: SyncPrefectClient) -> Iterator[Deployment]:
+    name = f"unserved-{uuid4()}"
+    made = cast(
+        RunnerDeployment, create_batches.to_deployment(name, enforce_parameter_schema=False)
+    )
+    with disable_run_logger():
+        yield Deployment(prefect, biospex, cast(UUID, made.apply()), f"create-batches/{name}")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time between two looks, and no heartbeat needs to be missed to be dead."""
+    monkeypatch.setattr("flows.listen.SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr("flows.support.takeover.SECONDS_BETWEEN_LOOKS", 0)
+    for module in ("decision", "recovery", "takeover"):
+        monkeypatch.setattr(f"flows.support.{module}.MISSED_HEARTBEATS", 0)
+
+
+@pytest.fixture
+def listener(deployment: Deployment, biospex: Biospex, impatient: None) -> Listener:
+    """A listener with one message in flight, whose run is ``deployment.run()``."""
+    return deployment.with_in_flight(biospex.request(EXPORTS[0]))
+
+
+def receive(listener: Listener) -> None:
+    listener.receive(threading.Event())
+
+
+def test_a_message_becomes_one_run_that_says_what_it_is_about(
+    deployment: Deployment, biospex: Biospex
+) -> None:
+    request = biospex.request(EXPORTS[0], addedLater=[1])
+    biospex.send(request)
+    receive(deployment.listener())
+    run = deployment.run()
+    assert run.name == f"{EXPORTS[0].name} for download 512"
+    assert run.parameters == {"request": request}
+    assert "download-512" in run.tags
+    assert biospex.triggers() == (0, 1)
+
+
+def test_a_second_delivery_is_the_same_run(deployment: Deployment, biospex: Biospex) -> None:
+    biospex.send(biospex.request(EXPORTS[0]))
+    first, second = deployment.listener(), deployment.listener()
+    receive(first)
+    first.stop()
+    assert biospex.triggers() == (1, 0)
+    receive(second)
+    assert biospex.triggers() == (0, 1)
+    assert len(deployment.runs()) == 1
+
+
+def test_no_more_messages_are_taken_than_allowed(deployment: Deployment, biospex: Biospex) -> None:
+    biospex.send(*(biospex.request(EXPORTS[0], downloadId=number) for number in range(5)))
+    listener = deployment.listener(max_in_flight=2)
+    for _ in range(3):
+        receive(listener)
+    assert biospex.triggers() == (3, 2)
+
+
+def test_a_message_that_cannot_be_answered_is_left_for_the_redrive_policy(
+    deployment: Deployment, biospex: Biospex
+) -> None:
+    biospex.send(*JUNK)
+    listener = deployment.listener()
+    receive(listener)
+    listener.poll()
+    assert deployment.runs() == []
+    assert sum(biospex.triggers()) == len(JUNK)
+
+
+VARIABLE = {"__prefect_kind": "workspace_variable", "variable_name": "secret"}
+TEMPLATE = {"__prefect_kind": "jinja", "template": "{{ 'a' * 50_000_000 }}"}
+
+
+def test_a_message_is_data_as_it_came(deployment: Deployment, biospex: Biospex) -> None:
+    more = {"$ref": {"block_document_id": str(uuid4())}, "text": "{{ prefect.variables.secret }}"}
+    message = {**biospex.request(EXPORTS[0]), "more": [more]}
+    biospex.send(message)
+    receive(deployment.listener())
+    assert deployment.run().parameters == {"request": message}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"file": "a\0.zip"}, "'file' must not contain control characters"),
+        ({"downloadId": "5\x0012"}, "'downloadId' must not contain control characters"),
+        ({"note": {"deep": ["\x01"]}}, "'note' must not contain control characters"),
+        ({"note": "a" * 100_000}, "longer than 16,384 bytes"),
+        ({"note": [[[[[[[[[[]]]]]]]]]]}, "nested too deeply"),
+        *(({field: VARIABLE}, "begins with '__'") for field in ("file", "s3Bucket", "unknown")),
+        ({"more": {"deep": [{"x": TEMPLATE}]}}, "begins with '__'"),
+        ({**TEMPLATE}, "begins with '__'"),
+        ({"note": 10**30}, "too large a number"),
+        ({"downloadId": 10**30}, "'downloadId' is too large a number"),
+    ],
+    ids=[
+        *("in a field", "in the id", "deep", "long", "nested"),
+        *("variable as file", "variable as bucket", "variable elsewhere", "deep template"),
+        *("template itself", "large number", "large id"),
+    ],
+)
+def test_a_message_that_no_service_should_be_given_is_answered_once(
+    changes: dict[str, Any],
+    sentence: str,
+    deployment: Deployment,
+    biospex: Biospex,
+) -> None:
+    request = {**biospex.request(EXPORTS[0]), **changes}
+    biospex.send(request)
+    listener = deployment.listener()
+    receive(listener)
+    listener.poll()
+    [callback] = biospex.callbacks()
+    assert sentence in callback["error"]
+    assert callback["downloadId"] == request["downloadId"]
+    run = deployment.run()
+    assert (run.state_name, run.parameters) == ("Refused", {})
+    assert biospex.triggers() == (0, 0)
+
+
+def test_a_callback_that_cannot_be_sent_leaves_its_message_to_redrive_and_no_other(
+    deployment: Deployment, biospex: Biospex
+) -> None:
+    dead_end = biospex.request(EXPORTS[0], updatesQueueUrl=f"{biospex.queue_url}-deleted")
+    innocent = biospex.request(EXPORTS[0], downloadId="innocent")
+    listener = deployment.with_in_flight(dead_end, innocent)
+    deployment.set(Cancelled())
+    listener.poll()
+    assert listener._in_flight == {}
+    assert [callback["downloadId"] for callback in biospex.callbacks()] == ["innocent"]
+    assert sum(biospex.triggers()) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("nobody thought of it"), KeyError("x")], ids=repr)
+def test_whatever_goes_wrong_with_one_export_stays_with_it(
+    error: Exception,
+    deployment: Deployment,
+    biospex: Biospex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests = [biospex.request(EXPORTS[0], downloadId=number) for number in range(2)]
+    listener = deployment.with_in_flight(*requests)
+    deployment.set(Cancelled())
+    odd = next(iter(listener._in_flight.values())).flow_run_id
+
+    def observe_or_not(client: Any, run: FlowRun, reachable_since: float) -> Any:
+        if run.id == odd:
+            raise error
+        return observe(client, run, reachable_since)
+
+    monkeypatch.setattr("flows.listen.observe", observe_or_not)
+    listener.poll()
+    assert len(biospex.callbacks()) == 1
+    assert listener._in_flight == {}
+
+
+def test_what_fails_before_the_flows_code_has_begun_is_no_attempt(
+    listener: Listener, deployment: Deployment, biospex: Biospex
+) -> None:
+    refusal = "RunTask: Capacity is unavailable at this time"
+    for _ in range(5):  # more than MAX_ATTEMPTS
+        deployment.set(Pending(), Crashed(message=refusal))
+        listener.poll()
+        waiting = deployment.run().state
+        assert waiting is not None
+        assert waiting.name == "AwaitingRetry"
+        assert waiting.message is not None  # the operator sees why it waits
+        assert refusal in waiting.message
+    assert biospex.callbacks() == []
+    listener._settings.start_timeout = -1
+    listener.poll()
+    [callback] = biospex.callbacks()
+    assert "it stayed AwaitingRetry" in callback["error"]
+
+
+def test_nothing_is_sent_to_a_queue_that_is_not_allowed(
+    deployment: Deployment,
+    biospex: Biospex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ALLOWED_QUEUES", "https://sqs.us-east-2.amazonaws.com/*")
+    biospex.send(biospex.request(EXPORTS[0]))
+    listener = deployment.listener()
+    receive(listener)
+    listener.poll()
+    assert deployment.runs() == []
+    assert biospex.callbacks() == []
+    assert biospex.triggers() == (0, 1)  # as any other that cannot be answered
+
+
+def test_a_run_that_outlasts_the_receipt_handle_is_settled_by_the_next_delivery(
+    listener: Listener, deployment: Deployment, biospex: Biospex
+) -> None:
+    [export] = listener._in_flight.values()
+    current = export.delivery.receipt_handle
+    export.delivery.receipt_handle = "expired after twelve hours"
+    export.visibility_extended_at = 0.0  # long ago: time to extend it, which fails
+    listener.poll()
+    deployment.set(Cancelled())
+    listener.poll()
+    assert len(biospex.callbacks()) == 1
+    assert biospex.triggers() == (0, 1)
+    biospex.sqs.change_message_visibility(
+        QueueUrl=biospex.trigger_queue_url, ReceiptHandle=current, VisibilityTimeout=0
+    )
+    receive(listener)
+    listener.poll()
+    assert biospex.callbacks() == []
+    assert biospex.triggers() == (0, 0)
+    assert len(deployment.runs()) == 1
+
+
+def test_a_cancelled_run_is_answered_with_a_failure(
+    listener: Listener, deployment: Deployment, biospex: Biospex
+) -> None:
+    deployment.set(Cancelled())
+    listener.poll()
+    [callback] = biospex.callbacks()
+    assert callback["status"] == "failed"
+    assert callback["downloadId"] == 512
+    assert "the run that makes them was cancelled" in callback["error"]
+    assert biospex.triggers() == (0, 0)
+
+
+@pytest.mark.parametrize("end", [Crashed(), Failed()], ids=lambda state: state.name)
+def test_a_run_that_ended_without_a_callback_is_tried_again(
+    end: State[Any],
+    listener: Listener,
+    deployment: Deployment,
+    biospex: Biospex,
+) -> None:
+    deployment.set(end)
+    listener.poll()
+    assert deployment.run().state_name == "AwaitingRetry"
+    assert biospex.callbacks() == []
+    assert biospex.triggers() == (0, 1)
+
+
+def test_the_last_attempt_is_followed_by_one_failure_however_often_it_is_delivered(
+    listener: Listener,
+    deployment: Deployment,
+    prefect: SyncPrefectClient,
+    biospex: Biospex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TriggerQueue, "acknowledge", lambda *_: None)  # as if it died just before
+    [export] = listener._in_flight.values()
+    listener._settings.max_attempts = 1
+    deployment.set(Running(), Failed(message="The sentence of the run."))
+    listener.poll()
+    monkeypatch.undo()
+    [callback] = biospex.callbacks()
+    assert callback["error"] == "The sentence of the run."
+    assert callback_of(prefect, deployment.run())
+    listener._queue.release(export.delivery)
+    receive(listener)
+    listener.poll()
+    assert biospex.callbacks() == []
+    assert biospex.triggers() == (0, 0)
+
+
+def test_a_running_run_without_heartbeats_is_marked_crashed_and_tried_again(
+    listener: Listener, deployment: Deployment, biospex: Biospex
+) -> None:
+    deployment.set(Running())
+    listener.poll()
+    assert deployment.run().state_name == "Crashed"
+    listener.poll()
+    assert deployment.run().state_name == "AwaitingRetry"
+    assert biospex.callbacks() == []
+
+
+def test_a_run_that_was_taken_but_never_started_is_tried_again(
+    listener: Listener,
+    deployment: Deployment,
+    biospex: Biospex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flows.support.decision.TIME_TO_START_HERE", timedelta(seconds=-1))
+    deployment.set(Pending(name="Submitting"))
+    for _ in range(2):
+        listener.poll()
+    assert deployment.run().state_name == "AwaitingRetry"
+    assert biospex.callbacks() == []
+
+
+@pytest.mark.parametrize("state", [Pending(), Paused()], ids=lambda state: state.name)
+def test_a_run_that_does_not_get_going_is_ended_and_answered(
+    state: State[Any],
+    listener: Listener,
+    deployment: Deployment,
+    biospex: Biospex,
+) -> None:
+    listener._settings.start_timeout = -1
+    deployment.set(state)
+    listener.poll()
+    assert deployment.run().state_name == "Cancelled"
+    [callback] = biospex.callbacks()
+    assert f"it stayed {state.name}" in callback["error"]
+
+
+def test_a_run_that_does_not_end_is_cancelled(
+    listener: Listener,
+    deployment: Deployment,
+) -> None:
+    listener._settings.run_timeout = -1
+    deployment.set(Running())
+    listener.poll()
+    assert deployment.run().state_name == "Cancelling"
+
+
+def test_a_failure_that_cannot_be_noted_is_still_sent_only_once(
+    listener: Listener,
+    deployment: Deployment,
+    biospex: Biospex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ConnectionError("Prefect's API is away for a moment")
+
+    monkeypatch.setattr("flows.listen.note_callback", refuse)
+    deployment.set(Cancelled())
+    for _ in range(2):
+        listener.poll()
+    assert biospex.statuses() == ["failed"]
+    assert biospex.triggers() == (0, 0)
+
+
+def test_a_run_deleted_in_the_ui_is_answered(
+    listener: Listener, deployment: Deployment, prefect: SyncPrefectClient, biospex: Biospex
+) -> None:
+    prefect.delete_flow_run(deployment.run().id)
+    listener.poll()
+    [callback] = biospex.callbacks()
+    assert "the run that makes them was deleted" in callback["error"]
+
+
+def test_a_run_that_completed_gets_no_second_callback(
+    deployment: Deployment, biospex: Biospex
+) -> None:
+    listener = deployment.with_in_flight(biospex.request(EXPORTS[0]))
+    deployment.set(Completed())
+    listener.poll()
+    assert biospex.callbacks() == []
+    assert biospex.triggers() == (0, 0)
+
+
+@pytest.fixture
+def listening(
+    deployment: Deployment, biospex: Biospex
+) -> Callable[..., AbstractContextManager[subprocess.Popen[str]]]:
+    """Runs the flow `listen` as a process, its log a file to read."""
+
+    @contextmanager
+    def start(log: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+        arguments = f"{biospex.trigger_queue_url!r}, {deployment.name!r}"
+        code = f"from flows.listen import listen; listen({arguments})"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                env={**os.environ, **environment},
+                stderr=output,
+                text=True,
+            )
+        try:
+            yield process
+        finally:
+            process.terminate()  # killed, it would leave a run that is Running for ever
+            process.wait(timeout=60)
+
+    return start
+
+
+def test_sigterm_ends_the_listener_cleanly_and_hands_its_messages_back(
+    listening: Any, biospex: Biospex, tmp_path: Path
+) -> None:
+    biospex.send(biospex.request(EXPORTS[0]))
+    with listening(tmp_path / "log") as process:
+        eventually(lambda: biospex.triggers() == (0, 1))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    assert biospex.triggers() == (1, 0)
+
+
+def test_a_listener_waits_for_a_service_that_is_away_and_says_so_once(
+    listening: Any, biospex: Biospex, tmp_path: Path
+) -> None:
+    biospex.send(biospex.request(EXPORTS[0]))
+    port, log = free_port(), tmp_path / "log"
+    with listening(log, AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}") as process:
+        eventually(lambda: "Waiting for a service" in log.read_text())
+        late = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+        late.start()  # with the queues of the other one, being in the same process
+        try:
+            eventually(lambda: biospex.triggers() == (0, 1))
+            eventually(lambda: "All services answer again" in log.read_text())
+            process.terminate()
+            assert process.wait(timeout=60) == 0
+        finally:
+            late.stop()
+    assert log.read_text().count("Waiting for a service") == 1
+
+
+class Expired(BaseHTTPRequestHandler):
+    """AWS, to somebody whose session is over."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        answer = json.dumps({"__type": "com.amazon.coral.service#ExpiredToken"}).encode()
+        self.send_response(403)
+        self.send_header("Content-Type", "application/x-amz-json-1.0")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
+def test_a_listener_whose_credentials_have_run_out_does_not_wait_for_others(
+    listening: Any, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Expired) as aws:
+        threading.Thread(target=aws.serve_forever, daemon=True).start()
+        with listening(log, AWS_ENDPOINT_URL=f"http://127.0.0.1:{aws.server_port}") as process:
+            assert process.wait(timeout=60) == 1
+        aws.shutdown()
+    assert "ExpiredToken" in log.read_text()
+    assert "Waiting for a service" not in log.read_text()

@@ -1,0 +1,189 @@
+"""Both deployments served by a process of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import VariableCreate
+from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from devtools.services import child
+from flows.serve import check
+from splitter.errors import SetupError
+from splitter.settings import Settings
+from tests.conftest import EXPORTS
+from tests.helpers.biospex import Biospex, messages
+from tests.helpers.processes import eventually, run_named, serving
+
+pytestmark = pytest.mark.usefixtures("prefect_api", "aws")
+
+
+FIELDS = ["file", "exportPath", "totalSize", "s3Bucket"]
+"""In which a message asks for the value of a variable of Prefect's."""
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """What becomes of many messages, good and bad.
+
+    Attributes:
+        answers: all callbacks.
+        dead_letters: how many messages were given up.
+        log: what the service and its runs have printed.
+    """
+
+    answers: list[dict[str, Any]]
+    dead_letters: int
+    log: str
+
+
+@pytest.fixture(scope="module")
+def crowd(prefect_api: dict[str, str], aws: str, tmp_path_factory: pytest.TempPathFactory) -> Crowd:
+    biospex = Biospex.new()
+    redrive = biospex.sqs.get_queue_attributes(
+        QueueUrl=biospex.trigger_queue_url, AttributeNames=["RedrivePolicy"]
+    )
+    policy = {**json.loads(redrive["Attributes"]["RedrivePolicy"]), "maxReceiveCount": 3}
+    biospex.sqs.set_queue_attributes(
+        QueueUrl=biospex.trigger_queue_url, Attributes={"RedrivePolicy": json.dumps(policy)}
+    )
+    good = biospex.request(EXPORTS[0], downloadId="good")
+    secret = {"__prefect_kind": "workspace_variable", "variable_name": "secret"}
+    biospex.send(
+        good,
+        {**good, "updatesQueueUrl": f"{biospex.queue_url}-deleted"},
+        *({**good, "downloadId": field, field: secret} for field in FIELDS),
+        {**good, "downloadId": secret},
+        {**good, "updatesQueueUrl": secret},
+        {**good, "downloadId": "zero", "file": "\0.zip"},
+        {**good, "downloadId": "lost", "exportPath": "export/gone.zip"},
+        {**good, "downloadId": "bad", "file": "../x.zip", "totalSize": "?"},
+        "junk",
+    )
+    workspace = str(tmp_path_factory.mktemp("workspace"))
+    log = tmp_path_factory.mktemp("service") / "log"
+    environment = {
+        "BATCH_SIZE": "10",
+        "MAX_ATTEMPTS": "1",
+        "AWS_SECRET_ACCESS_KEY": "not-for-any-log",
+        "PREFECT_LOGGING_LEVEL": "DEBUG",
+        "TMPDIR": workspace,
+        "EFS_PATH": workspace,
+    }
+    with (
+        get_client(sync_client=True) as prefect,
+        log.open("wb") as output,
+        serving(biospex, output, **environment) as server,
+    ):
+        prefect.create_variable(VariableCreate(name="secret", value="the variable's value"))
+        listening = run_named(prefect, "listen for exports", StateType.RUNNING)
+        eventually(lambda: server.poll() is not None or not sum(biospex.triggers()))
+        assert server.poll() is None
+        assert prefect.read_flow_run(listening.id).run_count == 1
+    dead_letters = sum(messages(biospex.sqs, f"{biospex.trigger_queue_url}-dead"))
+    return Crowd(biospex.callbacks(), dead_letters, log.read_text())
+
+
+def test_what_can_be_answered_is_answered_once(crowd: Crowd) -> None:
+    answers = {answer["downloadId"]: answer for answer in crowd.answers}
+    assert sorted(answers) == sorted([*FIELDS, "good", "zero", "lost", "bad"])
+    assert len(crowd.answers) == len(answers)
+    good = answers.pop("good")
+    assert (good["status"], len(good["batchFiles"])) == ("success", 3)
+    assert {answer["status"] for answer in answers.values()} == {"failed"}
+    assert "There is no export export/gone.zip" in answers["lost"]["error"]
+    for field in ("'file'", "'totalSize'"):
+        assert field in answers["bad"]["error"]
+    assert "the variable's value" not in json.dumps(crowd.answers)
+
+
+def test_what_cannot_be_answered_is_a_dead_letter_soon(crowd: Crowd) -> None:
+    assert crowd.dead_letters == 4
+
+
+def test_no_log_has_a_secret(crowd: Crowd) -> None:
+    assert "ALLOWED_QUEUES is not set" in crowd.log
+    assert "not-for-any-log" not in crowd.log
+    assert "Signature" not in crowd.log
+    assert not re.search("[A-Za-z0-9+/=]{100}", crowd.log)  # what a receipt handle looks like
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_end_the_service_and_the_listeners_run(
+    number: signal.Signals, prefect: SyncPrefectClient, biospex: Biospex, tmp_path: Path
+) -> None:
+    environment = {"TRIGGER_QUEUE_URL": biospex.trigger_queue_url}
+    command = [sys.executable, "-m", "flows.serve"]
+    with (tmp_path / "log").open("wb") as log, child(command, environment, log) as server:
+        listening = run_named(prefect, "listen for exports", StateType.RUNNING)
+        # Before it has its own handler, Prefect's is at work.
+        eventually(lambda: "Listening to" in (tmp_path / "log").read_text())
+        server.send_signal(number)
+        server.wait(timeout=60)
+    ended = prefect.read_flow_run(listening.id).state
+    assert ended is not None
+    assert ended.is_final()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_run_form_submitted_empty_fails_once_with_a_sentence(
+    prefect: SyncPrefectClient, biospex: Biospex
+) -> None:
+    with serving(biospex):
+        run_named(prefect, "listen for exports", StateType.RUNNING)
+        deployment = prefect.read_deployment_by_name("create-batches/create-batches")
+        assert deployment.parameter_openapi_schema is not None
+        assert deployment.parameter_openapi_schema["required"] == ["request"]
+        run = prefect.create_flow_run_from_deployment(deployment.id)
+        eventually(lambda: prefect.read_flow_run(run.id).state_type == StateType.FAILED)
+        ended = prefect.read_flow_run(run.id)
+    assert ended.state is not None
+    assert "'downloadId' is missing" in str(ended.state.message)
+    assert ended.run_count == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        (None, "PREFECT_API_URL is not set"),
+        ("http://127.0.0.1:9/api", "http://127.0.0.1:9/api does not answer"),
+    ],
+    ids=["none", "away"],
+)
+def test_without_prefect_nothing_is_served(url: str | None, sentence: str) -> None:
+    with (
+        temporary_settings(
+            {PREFECT_API_URL: url} if url else {}, restore_defaults={PREFECT_API_URL}
+        ),
+        pytest.raises(SetupError, match=sentence),
+    ):
+        check(Settings(trigger_queue_url="https://sqs.invalid/1/triggers"))
+
+
+def test_without_credentials_nothing_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SetupError, match="no AWS credentials were found"):
+        check(Settings(trigger_queue_url="https://sqs.invalid/1/triggers"))
+
+
+def test_what_serving_needs_is_said_in_one_line() -> None:
+    command = [sys.executable, "-m", "flows.serve"]
+    environment = {**os.environ, "TRIGGER_QUEUE_URL": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Cannot serve: TRIGGER_QUEUE_URL is not set; ")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,230 @@
+"""Small archives, built in memory."""
+
+import io
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+
+from splitter.archives import formats, zip_records
+
+FILES = {
+    "a.jpg": bytes(range(256)) * 4,
+    "b.jpg": b"\xff\xd8\xff" + b"b" * 700,
+    "manifest.csv": b"imageName\na.jpg\nb.jpg\n",
+}
+"""An export in small."""
+
+
+class Unseekable(io.RawIOBase):
+    """A stream that only goes forward: what is written to it is in ``getvalue()``."""
+
+    def __init__(self) -> None:
+        self._written = io.BytesIO()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        return self._written.write(data)
+
+    def getvalue(self) -> bytes:
+        return self._written.getvalue()
+
+
+def identified(data: bytes) -> formats.Format:
+    """The format of a file of these bytes."""
+    return formats.identify(lambda start, length: data[start : start + length], len(data))
+
+
+def zip_of(
+    files: Mapping[str, bytes] | Iterable[tuple[str, bytes]],
+    compression: int = zipfile.ZIP_DEFLATED,
+    stream: io.BytesIO | Unseekable | None = None,
+) -> bytes:
+    """A ZIP; a ``stream`` that cannot seek makes it one with data descriptors."""
+    stream = stream or io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        for name, data in files.items() if isinstance(files, Mapping) else files:
+            archive.writestr(zipfile.ZipInfo(name), data, compression)
+    return stream.getvalue()
+
+
+def tar_of(
+    files: Mapping[str, bytes] | Iterable[tuple[str, bytes]],
+    format: int = tarfile.PAX_FORMAT,
+    others: Iterable[tarfile.TarInfo] = (),
+) -> bytes:
+    """A tar; ``others`` are members without content."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=format) as archive:
+        for name, data in files.items() if isinstance(files, Mapping) else files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            info.mtime = 1_700_000_000
+            archive.addfile(info, io.BytesIO(data))
+        for info in others:
+            archive.addfile(info)
+    return stream.getvalue()
+
+
+def with_directory(data: bytes, change: Callable[[list[zipfile.ZipInfo]], object]) -> bytes:
+    """The archive with a central directory that says something else of its members."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        infos, start = archive.infolist(), archive.start_dir
+    change(infos)
+    return data[:start] + b"".join(zip_records.central_directory(infos, start))
+
+
+def set_on(position: int, **values: object) -> Callable[[list[zipfile.ZipInfo]], None]:
+    def change(infos: list[zipfile.ZipInfo]) -> None:
+        for name, value in values.items():
+            setattr(infos[position], name, value)
+
+    return change
+
+
+def with_end(data: bytes, offset: int, value: int) -> bytes:
+    """The archive with another value in a field of two bytes of its last record."""
+    end = bytearray(data[-22:])
+    struct.pack_into("<H", end, offset, value)
+    return data[:-22] + end
+
+
+def overlap_bomb(count: int, kernel: bytes) -> bytes:
+    """A ZIP of ``count`` intact files that share the bytes of one compressed ``kernel``.
+
+    Each file's data quotes the next one's header, uncompressed, and goes on with the next one's
+    data, so that header, size and CRC of every file are right.
+    """
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    content, data = kernel, compressor.compress(kernel) + compressor.flush()
+    member = b""
+    infos: list[zipfile.ZipInfo] = []
+    ends: list[int] = []  # counted from the end of the last member
+    for number in reversed(range(count)):
+        if member:
+            size = len(member) - len(data)  # of the next one's header
+            content = member[:size] + content
+            data = struct.pack("<B2H", 0, size, size ^ 0xFFFF) + member  # RFC 1951, section 3.2.4
+        info = zipfile.ZipInfo(f"{number:02}.jpg")
+        info.compress_type = zipfile.ZIP_DEFLATED
+        info.compress_size, info.file_size = len(data), len(content)
+        info.CRC = zlib.crc32(content)
+        member = zip_records.local_file_header(info) + data
+        infos.insert(0, info)
+        ends.insert(0, len(member))
+    for info, end in zip(infos, ends, strict=True):
+        info.header_offset = len(member) - end
+    return member + b"".join(zip_records.central_directory(infos, len(member)))
+
+
+STREAMED = zip_of(FILES, stream=Unseekable())
+ZIP64 = zip_of(dict.fromkeys(map(str, range(66_000)), b""))
+
+BROKEN_ZIPS = {
+    "empty": (b"", "table of contents, at its very end, is missing"),
+    "only its last record's name": (
+        b"PK\5\6" + bytes(7),
+        "table of contents, at its very end, is missing",
+    ),
+    "no ZIP": (b"\x1f\x8b" + bytes(100), "table of contents, at its very end, is missing"),
+    "first half": (
+        STREAMED[: len(STREAMED) // 2],
+        "table of contents, at its very end, is missing",
+    ),
+    "last byte lost": (STREAMED[:-1], "table of contents, at its very end, is missing"),
+    "cut at its front": (STREAMED[300:], "the last part of one that was split (.zip.002"),
+    "only a piece of its directory": (STREAMED[-60:], "the last part of one that was split (.zip."),
+    "two of them": (
+        zip_of({"a.jpg": b"a"}) + STREAMED,
+        "is two ZIPs, one behind the other",
+    ),
+    "overlap": (
+        with_directory(STREAMED, set_on(1, header_offset=0)),
+        "'a.jpg' overlaps the file after it",
+    ),
+    "overlap bomb": (overlap_bomb(20, bytes(10**6)), "'00.jpg' overlaps the file after it"),
+    "overlap in part": (
+        with_directory(STREAMED, set_on(0, compress_size=STREAMED.index(b"PK\3\4", 1))),
+        "'a.jpg' overlaps the file after it",
+    ),
+    "size beyond its end": (
+        with_directory(STREAMED, set_on(2, compress_size=5 * 1024**3)),
+        "'manifest.csv' reaches beyond it",
+    ),
+    "offset beyond its end": (
+        with_directory(STREAMED, set_on(1, header_offset=10**6)),
+        "'b.jpg' reaches beyond it",
+    ),
+    "count": (with_end(with_end(STREAMED, 8, 4), 10, 4), "lists 3 files but counts 4"),
+    "count of Zip64": (
+        ZIP64[:-74] + struct.pack("<2Q", 65_999, 65_999) + ZIP64[-58:],
+        "lists 66,000 files but counts 65,999",
+    ),
+    "directory too large": (
+        STREAMED[:-10] + struct.pack("<L", 2**30) + STREAMED[-6:],
+        "table of contents is far too large",
+    ),
+    "directory damaged": (STREAMED.replace(b"PK\1\2", b"PK\1\1"), "is damaged"),
+}
+"""With what is said of each."""
+
+ODD_ZIPS = {
+    "encryption": (with_directory(STREAMED, set_on(0, flag_bits=9)), "a.jpg", "is encrypted"),
+    "unsafe name": (zip_of({"../a.jpg": b""}), "../a.jpg", "an unsafe name, '../a.jpg'"),
+    "no name": (with_directory(STREAMED, set_on(0, orig_filename="")), "", "has no name"),
+    "name with a NUL": (
+        with_directory(STREAMED, set_on(0, orig_filename="a\0.jpg")),
+        "a\\x00.jpg",
+        "an unsafe name, 'a\\x00.jpg'",
+    ),
+    "name twice": (
+        zip_of([("a.jpg", b"1"), ("./a.jpg", b"2")]),
+        "a.jpg",
+        "is in the archive twice",
+    ),
+    "name not UTF-8": (
+        zip_of({"é.jpg": b""}).replace("é".encode(), b"\xff\xff"),
+        "\\udcff\\udcff.jpg",
+        "an unsafe name",
+    ),
+    "symbolic link": (
+        with_directory(STREAMED, set_on(0, create_system=3, external_attr=0o120777 << 16)),
+        "a.jpg",
+        "is a link (an alias)",
+    ),
+    "symbolic link by a system that has none": (
+        with_directory(STREAMED, set_on(0, create_system=0, external_attr=0o120777 << 16)),
+        "a.jpg",
+        "is a link (an alias)",
+    ),
+    "pipe": (
+        with_directory(STREAMED, set_on(0, create_system=3, external_attr=0o10644 << 16)),
+        "a.jpg",
+        "is a device or a pipe",
+    ),
+    "JPEG by WinZip": (
+        with_directory(STREAMED, set_on(0, compress_type=96)),
+        "a.jpg",
+        "JPEG by WinZip (method 96)",
+    ),
+    "AES": (with_directory(STREAMED, set_on(0, compress_type=99)), "a.jpg", "is encrypted"),
+}
+"""Archives with a file that no batch may hold: its name, and what is said of it."""
+
+UNUSUAL_ZIPS = {
+    "bytes after its end": STREAMED + b"\r\n",
+    "a pipe's zeros after its end": STREAMED + bytes(10_240),
+    "a disk's zeros after its end": STREAMED + bytes(1024 * 1024),
+    "volume number": with_end(STREAMED, 4, 1),
+    "volume of the directory": with_end(STREAMED, 6, 1),
+    "count of a volume": with_end(STREAMED, 8, 2),
+    "marker of one volume": b"PK00" + STREAMED,
+    "offset left to Zip64, which is not there": STREAMED[:-6] + b"\xff" * 4 + STREAMED[-2:],
+    "end record in the comment": with_end(STREAMED, 20, 22) + STREAMED[-22:],
+    "signature in the comment": with_end(STREAMED, 20, 9) + b"xPK\5\6xxxx",
+    "a program in front": b"MZ" + bytes(5000) + STREAMED,
+}
+"""Archives as some programs leave them: all of them hold ``FILES``."""

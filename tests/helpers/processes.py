@@ -1,0 +1,55 @@
+"""The service as a process of its own: begun, waited for, killed."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import IO, TypeVar
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.objects import FlowRun, StateType
+
+from devtools.processes import process_of
+from devtools.services import served
+from tests.helpers.biospex import Biospex
+
+Found = TypeVar("Found")
+
+
+def serving(
+    biospex: Biospex, output: IO[bytes] | None = None, **environment: str
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """Both flows in a process of their own, at BIOSPEX's trigger queue; its log is ``output``."""
+    return served({"TRIGGER_QUEUE_URL": biospex.trigger_queue_url, **environment}, output)
+
+
+def eventually(look: Callable[[], Found | None]) -> Found:
+    """What ``look`` finds, as soon as it finds something; processes take their time."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.2)
+    raise AssertionError("It did not happen within three minutes.")
+
+
+def run_named(prefect: SyncPrefectClient, name: str, state: StateType | None = None) -> FlowRun:
+    """The run of that name and state, as soon as there is one."""
+    of_that_name = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+
+    def find() -> FlowRun | None:
+        for run in prefect.read_flow_runs(flow_run_filter=of_that_name):
+            if state in (None, run.state_type):
+                return run
+        return None
+
+    return eventually(find)
+
+
+def kill(flow_run_id: UUID) -> None:
+    """SIGKILL the process of a flow run as soon as there is one."""
+    os.kill(eventually(lambda: process_of(flow_run_id)), signal.SIGKILL)

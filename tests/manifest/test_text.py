@@ -1,0 +1,163 @@
+"""Manifests that a person's program saved: read, or refused as what they are."""
+
+import codecs
+
+import pytest
+
+from splitter.manifest import partition as manifest
+from splitter.manifest import text as manifest_text
+from splitter.manifest.partition import Partition
+from splitter.manifest.text import ManifestError
+
+NAMES = ("a.jpg", "b.jpg", "manifest.csv")
+PLAIN = "subjectId,imageName,note\n1,a.jpg,Ångström\n2,b.jpg,\n"
+
+
+def cut(data: bytes, *images: str) -> Partition:
+    names = (*(images or NAMES[:2]), "manifest.csv")
+    return manifest.partition_export(names, lambda _: data, "imageName", 10)
+
+
+def refusal_of(data: str | bytes, *images: str) -> str:
+    with pytest.raises(ManifestError) as refusal:
+        cut(data if isinstance(data, bytes) else data.encode(), *images)
+    return str(refusal.value)
+
+
+def saved_with(separator: str) -> str:
+    return PLAIN.replace(",", separator)
+
+
+@pytest.mark.parametrize(
+    ("data", "cause", "click"),
+    [
+        (saved_with(";"), "separated by semicolons", "'CSV UTF-8 (comma delimited)'"),
+        ("\ufeff" + saved_with(";"), "separated by semicolons", "list separator"),
+        (saved_with("\t"), "separated by tabs", "CSV UTF-8"),
+        (saved_with("|"), "separated by the character '|'", "CSV UTF-8"),
+        ('"subjectId";"imageName"\n"1";"a.jpg"\n', "separated by semicolons", "CSV UTF-8"),
+        ("sep=;\n" + saved_with(";"), "begins with the line 'sep=;'", "CSV UTF-8"),
+        (PLAIN.encode("cp1252"), "Windows-1252; line 2 then has '1,a.jpg,Ångström'", "CSV UTF-8"),
+        (PLAIN.encode("mac_roman"), "MacRoman; line 2 then has '1,a.jpg,Ångström'", "CSV UTF-8"),
+        ("Höhe;imageName\n1;a\n".encode("cp1252"), "separated by semicolons", "CSV UTF-8"),
+        (PLAIN.encode("utf-16-le"), "saved as UTF-16", "CSV UTF-8"),
+        (PLAIN.encode("utf-16-be"), "saved as UTF-16", "CSV UTF-8"),
+        ("imageName\na.jpg\n".encode("utf-16-le"), "saved as UTF-16", "CSV UTF-8"),
+        (b"PK\3\4\x14\0 a workbook", "is a workbook (.xlsx", "CSV UTF-8"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "is an old Excel workbook", "CSV UTF-8"),
+        ("<html><body><table>", "is a web page", "export it again"),
+        ("Florida, 2026\n" + PLAIN, "header, the names of its columns, in line 2", "delete"),
+        ("Florida,,\n\n" + PLAIN, "in line 3, below a title", "delete what stands"),
+        (PLAIN + "Total,2\n", "looks like a total ('Total, 2')", "delete it"),
+        (PLAIN + "Total,,2\n", "looks like a total ('Total, 2')", "delete it"),
+        (PLAIN.replace("imageName", "imagename"), "but one named 'imagename'", "write that"),
+        (PLAIN.replace("imageName", "Image Name"), "but one named 'Image Name'", "write that"),
+        (PLAIN.replace("imageName", "image_name"), "but one named 'image_name'", "write that"),
+        (PLAIN + PLAIN, "names of its columns, once more in line 4", "pasted below"),
+        (PLAIN + "imageName,x\na.jpg,1\n", "names of its columns, once more in line 4", "keep one"),
+        ("1,a.jpg,x\n2,b.jpg,y\n", "its first line is already the row of an image", "export it"),
+        ('imageName,note\na.jpg,x\nb.jpg,5\\" tall\n', "after a backslash in line 3", "export it"),
+    ],
+)  # fmt: skip
+def test_what_a_program_made_of_the_manifest_is_named_with_what_to_click(
+    data: str | bytes, cause: str, click: str
+) -> None:
+    sentence = refusal_of(data)
+    assert cause in sentence
+    assert click in sentence
+    assert len(sentence.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "warning"),
+    [
+        (codecs.BOM_UTF16_LE + PLAIN.encode("utf-16-le"), "saved as UTF-16"),
+        (codecs.BOM_UTF16_BE + PLAIN.encode("utf-16-be"), "saved as UTF-16"),
+        (codecs.BOM_UTF16_LE + saved_with("\t").encode("utf-16-le"), "'Unicode Text'"),
+        (2 * codecs.BOM_UTF8 + PLAIN.encode(), "more than one byte order mark"),
+        ((PLAIN + ",,\n,,\n").encode(), "2 rows of nothing but empty cells"),
+        (
+            (PLAIN + ",,,,,,\n").encode(),
+            "1 row of nothing but empty cells in the manifest, the first in line 4",
+        ),
+        (PLAIN.replace("\n", ",,\n").encode(), "2 columns at the manifest's right end"),
+        (PLAIN.replace("note\n", "note,,\n").encode(), "2 columns at the manifest's right end"),
+    ],
+    ids=["UTF-16", "big-endian", "Unicode Text", "two BOMs", "commas", "more", "columns", "header"],
+)
+def test_what_has_one_reading_is_read_with_a_warning(data: bytes, warning: str) -> None:
+    parts = cut(data)
+    assert [batch.manifest.decode() for batch in parts.batches] == [PLAIN]
+    [said] = parts.warnings
+    assert warning in said
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["imageName ", "\u00a0imageName", "imageName\u200b", "\u2060imageName\t", "image\u200bName"],
+)
+def test_the_image_column_is_found_with_blanks_around_its_name(name: str) -> None:
+    text = PLAIN.replace("imageName", name)
+    parts = cut(text.encode())
+    assert parts.batches[0].images == ("a.jpg", "b.jpg")
+    assert "invisible characters in its name" in parts.warnings[0]
+    assert parts.batches[0].manifest.decode() == text
+
+
+def test_a_column_without_a_name_that_has_a_cell_is_kept() -> None:
+    text = "imageName,,\na.jpg,,\nb.jpg,x,\n"
+    parts = cut(text.encode())
+    assert parts.batches[0].manifest.decode() == text
+    assert parts.warnings == []
+
+
+def test_a_blank_before_a_quotation_mark_is_passed_over_as_zooniverse_does() -> None:
+    parts = cut(b'imageName, place\na.jpg, "Tallahassee, FL"\nb.jpg,"he said, ""so"""\n')
+    table = manifest_text.read(parts.batches[0].manifest, "imageName")
+    assert [cells for _, cells in table.rows] == [
+        ["a.jpg", "Tallahassee, FL"],
+        ["b.jpg", 'he said, "so"'],
+    ]
+    assert "blanks between a comma and a quotation mark" in parts.warnings[0]
+
+
+def test_lines_are_counted_by_carriage_returns_too() -> None:
+    text = "imageName,note\ra.jpg,1\rb.jpg,é\r"
+    assert "line 3 then has" in refusal_of(text.encode("cp1252"))
+    assert "line 3 names 'c.jpg'" in refusal_of("imageName,x\ra.jpg,1\rc.jpg,2\r")
+
+
+def test_an_image_that_is_not_there_is_named_with_its_line_and_what_is_instead() -> None:
+    sentence = refusal_of("imageName,x\nA.JPG,1\n", "a.jpg")
+    assert "line 2 names 'A.JPG', which is not in the archive" in sentence
+    assert "the archive has 'a.jpg' for 'A.JPG'" in sentence
+
+
+@pytest.mark.parametrize(
+    ("names", "cause"),
+    [
+        (["manifest.xlsx", "a.jpg"], "'manifest.xlsx', an Excel workbook"),
+        (["export/manifest.xls", "a.jpg"], "'export/manifest.xls', an old Excel workbook"),
+        (["manifest.tsv", "a.jpg"], "'manifest.tsv', a table with tabs"),
+        (["manifest.txt", "a.jpg", "readme.txt"], "'manifest.txt', a manifest with another name"),
+        (["manifest.csv.txt", "a.jpg"], "'manifest.csv.txt', a manifest with another name"),
+        (["manifest.numbers"], "'manifest.numbers', a Numbers workbook"),
+        (["a/b/manifest.csv"], "'a/b/manifest.csv', too deep inside"),
+    ],
+)
+def test_another_table_in_the_manifests_place_is_named(names: list[str], cause: str) -> None:
+    with pytest.raises(ManifestError) as refusal:
+        manifest.find(names)
+    assert cause in str(refusal.value)
+    assert "has no manifest.csv" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "cell", ["x;y", "\0", "Total", "imageNames", "sep=;", "\ufeff", " x", 'a "b"']
+)
+def test_what_only_looks_like_a_fault_is_a_cell(cell: str) -> None:
+    quoted = '"' + cell.replace('"', '""') + '"'
+    parts = cut(f"note,imageName\n{quoted},a.jpg\n".encode())
+    table = manifest_text.read(parts.batches[0].manifest, "imageName")
+    assert [cells for _, cells in table.rows] == [[cell, "a.jpg"]]
+    assert parts.warnings == []

@@ -1,0 +1,209 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import (
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splitter import errors
+from splitter.errors import (
+    MEANINGS,
+    ExportError,
+    Kind,
+    SetupError,
+    advise,
+    explain,
+    is_kind,
+    is_transient,
+    meaning_of,
+)
+
+
+def answer(code: str, status: int) -> ClientError:
+    response: Any = {
+        "Error": {"Code": code, "Message": "first line\nsecond line"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return ClientError(response, "PutObject")
+
+
+def caused_by(cause: Exception) -> Exception:
+    error = RuntimeError("wrapped")
+    error.__cause__ = cause
+    return error
+
+
+TRANSIENT = [
+    answer("SlowDown", 503),
+    answer("InternalError", 500),
+    answer("503", 503),
+    answer("Unheard", 502),
+    answer("RequestTimeout", 400),
+    answer("Throttling", 400),
+    answer("ExpiredToken", 400),
+    answer("ExpiredTokenException", 403),
+    EndpointConnectionError(endpoint_url="https://example.org"),
+    ConnectTimeoutError(endpoint_url="https://example.org"),
+    ReadTimeoutError(endpoint_url="https://example.org"),
+    ConnectionResetError("reset\nby peer"),
+    TimeoutError(),
+    caused_by(ConnectionResetError()),
+]
+PERMANENT = [
+    answer("AccessDenied", 403),
+    answer("NoSuchBucket", 404),
+    answer("404", 404),
+    answer("InvalidAccessKeyId", 403),
+    NoCredentialsError(),
+    ExportError("The export\nis bad."),
+    SetupError("EFS_PATH /efs\ndoes not exist"),
+    ValueError("first line\nsecond line"),
+    KeyError("x"),
+    caused_by(ValueError()),
+]
+
+
+@pytest.mark.parametrize("error", TRANSIENT, ids=repr)
+def test_throttling_server_faults_and_lost_connections_may_pass(error: Exception) -> None:
+    assert is_transient(error)
+    assert "ask for the batches again later" in explain(error)
+
+
+@pytest.mark.parametrize("error", PERMANENT, ids=repr)
+def test_what_is_wrong_with_the_export_or_the_setup_does_not_pass(error: Exception) -> None:
+    assert not is_transient(error)
+    assert "again later" not in explain(error)
+
+
+@pytest.mark.parametrize("error", [*TRANSIENT, *PERMANENT], ids=repr)
+def test_an_explanation_is_one_line_without_a_traceback(error: Exception) -> None:
+    try:
+        raise error
+    except Exception as raised:
+        sentence = explain(raised)
+    assert len(sentence.splitlines()) == 1
+    assert "Traceback" not in sentence
+    assert __file__ not in sentence
+
+
+@given(st.text())
+def test_whatever_an_export_holds_its_explanation_is_one_line(text: str) -> None:
+    assert len(explain(ExportError(f"The export has '{text}'.")).splitlines()) == 1
+
+
+def test_a_fault_of_the_export_is_told_in_its_own_words() -> None:
+    assert explain(ExportError("Line 7 names no image.")) == "Line 7 names no image."
+
+
+def test_a_fault_of_the_setup_is_for_the_operator() -> None:
+    sentence = explain(SetupError("EFS_PATH /efs does not exist."))
+    assert "tell the operator" in sentence
+    assert "EFS_PATH /efs does not exist." in sentence
+
+
+def test_a_fault_of_the_program_is_named_by_its_kind_only() -> None:
+    assert "(KeyError)" in explain(KeyError("secret"))
+    assert "secret" not in explain(KeyError("secret"))
+
+
+def test_a_refusal_by_aws_is_named_by_its_code() -> None:
+    assert "AccessDenied from PutObject" in explain(answer("AccessDenied", 403))
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (ExportError("The archive is damaged."), "no action needed"),
+        (SetupError("EFS_PATH /efs does not exist."), "fix the installation"),
+        (answer("SlowDown", 503), "whether AWS and the network are well"),
+        (KeyError("x"), "read the traceback"),
+    ],
+    ids=["export", "setup", "transient", "fault"],
+)
+def test_an_operator_is_told_what_to_do(error: Exception, advice: str) -> None:
+    assert advice in advise(error)
+
+
+def refusal(code: str, message: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": message}}, "PutObject")
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "fix"),
+    [
+        (
+            "AccessDenied",
+            "User: arn:aws:sts::1:assumed-role/x is not authorized to perform: "
+            "kms:GenerateDataKey on resource: arn:aws:kms:us-east-2:1:key/2",
+            "use the bucket's KMS key: run deploy.sh with BUCKET_KEY_ARN",
+        ),
+        ("AccessDenied", "Access Denied", "SplitterRole"),
+        ("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist", "credentials"),
+        (
+            "InvalidObjectState",
+            "The operation is not valid for the object's storage class",
+            "restore the export from the archive",
+        ),
+        (
+            "InvalidRequest",
+            "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with "
+            "Object Lock parameters",
+            "take the default retention of Object Lock off the bucket",
+        ),
+        ("KMS.DisabledException", "key is disabled", "switch the bucket's KMS key on again"),
+        ("NoSuchBucket", "The specified bucket does not exist", "renamed or deleted"),
+    ],
+)
+def test_what_only_an_operator_can_fix_says_what_to_do(code: str, message: str, fix: str) -> None:
+    error = refusal(code, message)
+    assert fix in advise(error)
+    assert fix in advise(caused_by(error))
+    assert advise(error).endswith("then press Retry.")
+    assert not is_transient(error)
+    assert f"({code} from PutObject)" in explain(error)
+    assert "please tell the operator" in explain(error)
+    assert "because of a fault" not in explain(error)
+
+
+def test_an_invalid_request_of_another_kind_is_a_fault() -> None:
+    error = refusal("InvalidRequest", "Missing required header for this request")
+    assert meaning_of(error) is None
+    assert "read the traceback" in advise(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("NoSuchKey", Kind.MISSING),
+        ("404", Kind.MISSING),
+        ("AWS.SimpleQueueService.NonExistentQueue", Kind.MISSING),
+        ("QueueDoesNotExist", Kind.MISSING),
+        ("412", Kind.REPLACED),
+        ("NoSuchUpload", Kind.UPLOAD_GONE),
+        ("AWS.SimpleQueueService.MessageNotInflight", Kind.LEASE_LOST),
+        ("ReceiptHandleIsInvalid", Kind.LEASE_LOST),
+        ("403", Kind.REFUSED),
+    ],
+)
+def test_the_codes_of_both_protocols_mean_the_same(code: str, kind: Kind) -> None:
+    assert is_kind(answer(code, 400), kind)
+
+
+def test_every_code_is_in_the_table_and_nowhere_else() -> None:
+    codes = {code for code in MEANINGS if not code.isdecimal()}
+    for source in (Path(errors.__file__).parent).rglob("*.py"):
+        if source.name != "errors.py":
+            text = source.read_text()
+            assert not {code for code in codes if f'"{code}"' in text}, source
+
+
+def test_a_name_that_is_no_text_does_not_spoil_its_sentence() -> None:
+    name = b"\xff.jpg".decode(errors="surrogateescape")
+    assert explain(ExportError(f"'{name}' overlaps.")) == "'?.jpg' overlaps."

@@ -1,0 +1,189 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from splitter.archives.members import DEFAULT_LIMITS, Limits
+from splitter.errors import SetupError
+from splitter.messages import Request, RequestError
+from splitter.settings import Allowed, Docs, Settings
+from tests.splitter.test_messages import TRIGGER
+
+ROOT = Path(__file__).parent.parent.parent
+VARIABLES = [
+    name.upper() for name in (*Settings.model_fields, *Docs.model_fields, *Allowed.model_fields)
+]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_nothing_needs_to_be_set() -> None:
+    settings = Settings.load()
+    assert settings.batch_size == 2000
+    assert settings.efs_path == Path("/efs/batch")
+    assert settings.max_tmp_size == 7516192768
+    assert settings.split_strategy == "auto"
+    assert settings.splice_min_size == 67108864
+    assert settings.verify is False
+    assert settings.trigger_queue_url is None
+    assert settings.image_column == "imageName"
+    assert settings.max_in_flight == 4
+    assert settings.limits == DEFAULT_LIMITS
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("BATCH_SIZE", "500", 500),
+        ("EFS_PATH", "/mnt/efs", Path("/mnt/efs")),
+        ("MAX_TMP_SIZE", "0", 0),
+        ("SPLIT_STRATEGY", "auto", "auto"),
+        ("SPLIT_STRATEGY", "splice", "splice"),
+        ("SPLIT_STRATEGY", "extract", "extract"),
+        ("SPLICE_MIN_SIZE", "0", 0),
+        ("VERIFY", "true", True),
+        ("VERIFY", "false", False),
+        ("TRIGGER_QUEUE_URL", "https://sqs.example.org/1/q", "https://sqs.example.org/1/q"),
+        ("IMAGE_COLUMN", "file name", "file name"),
+        ("MAX_EXPANSION", "5", 5),
+        ("MAX_ATTEMPTS", "1", 1),
+        ("START_TIMEOUT", "60", 60),
+        ("MAX_IN_FLIGHT", "1", 1),
+        ("VISIBILITY_TIMEOUT", "43200", 43200),
+    ],
+)
+def test_each_variable_can_be_set(
+    variable: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+    assert getattr(Settings.load(), variable.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("BATCH_SIZE", "0"),
+        ("BATCH_SIZE", "-5"),
+        ("BATCH_SIZE", "many"),
+        ("BATCH_SIZE", "2.5"),
+        ("BATCH_SIZE", ""),
+        ("EFS_PATH", ""),
+        ("EFS_PATH", "efs/batch"),
+        ("MAX_TMP_SIZE", "-1"),
+        ("MAX_TMP_SIZE", "7 GB"),
+        ("SPLIT_STRATEGY", "copy"),
+        ("SPLIT_STRATEGY", "Splice"),
+        ("SPLIT_STRATEGY", ""),
+        ("SPLICE_MIN_SIZE", "-1"),
+        ("SPLICE_MIN_SIZE", "64 MiB"),
+        ("VERIFY", "maybe"),
+        ("VERIFY", ""),
+        ("IMAGE_COLUMN", ""),
+        ("MAX_EXPANSION", "0"),
+        ("MAX_ATTEMPTS", "0"),
+        ("START_TIMEOUT", "soon"),
+        ("MAX_IN_FLIGHT", "0"),
+        ("MAX_IN_FLIGHT", "201"),
+        ("VISIBILITY_TIMEOUT", "29"),
+        ("VISIBILITY_TIMEOUT", "43201"),
+    ],
+)
+def test_a_bad_value_stops_the_start_with_its_variables_name(
+    variable: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(SetupError) as refusal:
+        Settings.load()
+    assert f"{variable}={text!r}" in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "0")
+    monkeypatch.setenv("MAX_IN_FLIGHT", "x")
+    with pytest.raises(SetupError, match=r"BATCH_SIZE='0'.*MAX_IN_FLIGHT='x'"):
+        Settings.load()
+
+
+def test_each_limit_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_EXPANSION", "1")
+    monkeypatch.setenv("MAX_MEMBERS", "2")
+    monkeypatch.setenv("MAX_NAME_BYTES", "3")
+    monkeypatch.setenv("MAX_IN_MEMORY", "4")
+    monkeypatch.setenv("MAX_CELLS", "5")
+    assert Settings.load().limits == Limits(1, 2, 3, 4, 5)
+
+
+OURS = "https://sqs.us-east-2.amazonaws.com/000000000000/"
+
+
+def test_all_buckets_and_queues_are_allowed_unless_some_are() -> None:
+    Allowed().check(Request.parse(TRIGGER))
+    assert Allowed().reply_address(TRIGGER)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "queue", "expected"),
+    [
+        (f"{OURS}*", f"{OURS}prod-batch-update", True),
+        (f"{OURS}*-batch-update", f"{OURS}prod-batch-update", True),
+        (f"{OURS}dev-*, {OURS}prod-*", f"{OURS}prod-batch-update", True),
+        (f"{OURS}dev-*", f"{OURS}prod-batch-update", False),
+        (f"{OURS}*", "https://sqs.us-east-2.amazonaws.com/111111111111/x", False),
+        (f"{OURS}*", f"{OURS}../111111111111/x", False),
+        (f"{OURS}*", "https://elsewhere.example/?" + OURS, False),
+        (f"{OURS}*", OURS.replace("//", "//user@"), False),
+        ("", f"{OURS}prod-batch-update", False),
+    ],
+)
+def test_an_answer_goes_only_where_the_operator_allows_it(
+    patterns: str, queue: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALLOWED_QUEUES", patterns)
+    address = Allowed().reply_address({**TRIGGER, "updatesQueueUrl": queue})
+    assert (address is not None) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "field"), [("ALLOWED_BUCKETS", "s3Bucket"), ("ALLOWED_QUEUES", "updatesQueueUrl")]
+)
+def test_what_a_request_may_not_name_is_said(
+    variable: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "biospex-dev,other")
+    with pytest.raises(RequestError, match=rf"names '{TRIGGER[field]}' as its '{field}'"):
+        Allowed().check(Request.parse(TRIGGER))
+
+
+def rows_of(page: str) -> dict[str, tuple[str, ...]]:
+    """A page's table of settings: variable, then default and description."""
+    found = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*) \|$", (ROOT / page).read_text(), re.M)
+    return {variable: (default, description) for variable, default, description in found}
+
+
+def described() -> dict[str, tuple[str, ...]]:
+    """The same of the classes."""
+    fields = {**Settings.model_fields, **Docs.model_fields, **Allowed.model_fields}
+    return {
+        name.upper(): (shown(field.default), str(field.description))
+        for name, field in fields.items()
+    }
+
+
+def shown(default: object) -> str:
+    if default is None:
+        return "none"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def test_the_page_of_settings_is_what_the_classes_say() -> None:
+    assert rows_of("docs/configuration.md") == described()
+
+
+def test_the_readme_names_some_of_them_in_the_same_words() -> None:
+    assert rows_of("README.md")
+    assert rows_of("README.md").items() <= described().items()
