@@ -46,7 +46,7 @@ from splitter.batches.assembly import Part, assemble
 from splitter.batches.contact_sheet import contact_sheet, spread
 from splitter.batches.lanes import Export, choose_lane
 from splitter.batches.zip import BatchZip
-from splitter.errors import ExportError, SetupError, advise, explain, is_transient
+from splitter.errors import ExportError, SetupError, explain, is_transient, judge
 from splitter.manifest import partition as manifest
 from splitter.manifest.partition import Batch, Partition
 from splitter.messages import Failure, ReplyAddress, Request, Result, spelled_out, title
@@ -279,13 +279,13 @@ def failed(
     if outcome:
         begin = "Batches are made, but"
     log.error("%s %s", begin, sentence)
-    log.error("What to do: %s", advise(error))
+    log.error("What to do: %s", judge(error).advice)
     log.log(DEBUG if stays else ERROR, "The traceback:", exc_info=error)
     with best_effort("The summary", log):
         artifacts.publish_failure(
             begin,
             sentence,
-            advise(error),
+            judge(error).advice,
             earlier,
             is_made=outcome is not None,
             is_tried_again=not stays,
