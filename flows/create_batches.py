@@ -6,7 +6,7 @@ Triggered:  by ``flows/listen.py``, from the UI, by ``prefect deployment run`` o
 """
 
 from collections.abc import Sequence
-from logging import DEBUG, ERROR
+from logging import DEBUG, ERROR, WARNING
 from typing import Any
 
 from prefect import flow, runtime
@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 
 from blocks.saved import Aws
 from flows.split import bucket_named, split
-from flows.support import artifacts
+from flows.support import artifacts, metric
 from flows.support.callbacks import client_for
 from flows.support.finding import documented, tag_this_run
 from flows.support.log_context import label_lines
@@ -28,7 +28,7 @@ from splitter.aws import sqs as queues
 from splitter.aws.sqs import CallbackError
 from splitter.batches.outcome import Outcome
 from splitter.errors import ExportError, SetupError, Verdict, explain, judge
-from splitter.messages import Failure, Request, Result, spelled_out, title
+from splitter.messages import Failure, ReplyAddress, Request, Result, spelled_out, title
 from splitter.sentences import Actor, Sentence
 from splitter.settings import Allowed, Settings
 
@@ -110,6 +110,7 @@ def create_batches(request: Request | str) -> Result:
         except Exception as error:
             return failed(error, request, outcome, earlier)  # type: ignore[return-value]
     name = "Completed with warnings" if outcome.all_warnings else "Completed"
+    print(metric.line(name, request.download_id, outcome))
     return Completed(  # type: ignore[return-value]
         name=name, message=outcome.summary, data=outcome.result
     )
@@ -143,15 +144,19 @@ def failed(
     begin = "No batches:" if is_final else "No batches yet:"
     if outcome:
         begin = "Batches were created, but BIOSPEX was not told:"
-    log.error("%s %s", begin, verdict.said)
-    log.error("What to do: %s", verdict.advice)
-    log.log(DEBUG if is_final else ERROR, "The traceback:", exc_info=error)
+    level = ERROR if is_final else WARNING  # an alarm counts errors; a retry is none yet
+    log.log(level, "%s %s", begin, verdict.said)
+    log.log(level, "What to do: %s", verdict.advice)
+    log.log(DEBUG if is_final else WARNING, "The traceback:", exc_info=error)
     with best_effort("The summary", log):
         artifacts.publish_failure(begin, verdict, earlier, outcome, is_tried_again=not is_final)
     if is_final and not outcome and not isinstance(error, CallbackError):
         answer_failure(request, verdict)
+    name = STATE_NAMES[verdict.actor] if is_final else "Failed"
+    address = ReplyAddress.of(request)
+    print(metric.line(name, address and address.download_id, None))
     return Failed(
-        name=STATE_NAMES[verdict.actor] if is_final else "Failed",
+        name=name,
         message=f"{begin} {verdict.said}" if outcome else str(verdict.said),
         data=error,
     )

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import tarfile
 import zipfile
@@ -362,7 +363,11 @@ def test_a_fault_that_stays_ends_the_run_with_its_sentence_and_no_traceback(
     ("changes", "name"), [({}, "Completed"), ({"totalSize": 1}, "Completed with warnings")]
 )
 def test_the_state_of_a_run_says_what_was_made(
-    changes: dict[str, Any], name: str, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any],
+    name: str,
+    biospex: Biospex,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("BATCH_SIZE", "10")
     state: State[Any] = create_batches(biospex.request(EXPORTS[0], **changes), return_state=True)
@@ -370,6 +375,12 @@ def test_the_state_of_a_run_says_what_was_made(
     assert state.name == name
     assert re.fullmatch(r"25 rows in 3 batches, \d+\.\d kB", str(state.message))
     assert len(state.result().batch_files) == 3
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    numbers = json.loads(line)
+    assert (numbers["outcome"], numbers["rows"], numbers["batches"]) == (name, 25, 3)
+    assert numbers["batch_bytes"] > 100_000
+    [metrics] = numbers["_aws"]["CloudWatchMetrics"]
+    assert {metric["Name"] for metric in metrics["Metrics"]} <= set(numbers)
 
 
 def test_a_callback_queue_that_is_not_there_is_found_out_before_the_work(
