@@ -317,7 +317,7 @@ def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Ou
     source = bucket.archive(request.export_path)
     export = Export(request, source, settings.limits, bucket_named, bucket)
     drop_abandoned_uploads(export)
-    warnings = list(request.corrections)
+    warnings: list[str] = []
     if request.total_size not in (None, source.size):
         warnings.append(f"The request says {request.total_size:,} bytes, S3 has {source.size:,}.")
 
