@@ -82,8 +82,8 @@ def test_the_plan_goes_by_the_settings_of_the_work_pool(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["s3://{bucket}/export/gone.zip"], "There is no export export/gone.zip"),
-        (["s3://{bucket}/export/gone.zip", "--plan"], "There is no export export/gone.zip"),
+        (["s3://{bucket}/export/gone.zip"], "There is no export 'export/gone.zip'"),
+        (["s3://{bucket}/export/gone.zip", "--plan"], "There is no export 'export/gone.zip'"),
         (["export/41.zip"], "write it like s3://"),
     ],
 )

@@ -90,7 +90,7 @@ def test_a_failure_says_what_is_wrong_and_where_its_sentence_is_explained(
     monkeypatch.setenv("DOCS_URL", "https://docs.example/")
     page = shown(biospex.request(EXPORTS[0], exportPath=f"gone/{EXPORTS[0].name}"))
     summary = str(page["summary"].data)
-    assert summary.startswith("**No batches:** There is no export gone/")
+    assert summary.startswith("**No batches:** There is no export 'gone/")
     assert "[messages.md](https://docs.example/messages.md)" in summary
     assert "batches" not in page
 

@@ -207,7 +207,7 @@ def test_a_request_without_an_address_fails_and_sends_nothing(biospex: Biospex) 
 def test_an_export_that_is_not_there_is_answered(biospex: Biospex) -> None:
     with pytest.raises(ExportError):
         create_batches(biospex.request(EXPORTS[0], exportPath=f"gone/{EXPORTS[0].name}"))
-    assert "There is no export gone/" in biospex.callbacks()[0]["error"]
+    assert "There is no export 'gone/" in biospex.callbacks()[0]["error"]
 
 
 def test_a_wrong_setting_is_answered_with_the_variables_name(
@@ -381,7 +381,7 @@ def test_a_callback_queue_that_is_not_there_is_found_out_before_the_work(
             return_state=True,
         )
     assert state.is_failed()
-    assert "-deleted, where the answer goes, cannot be used" in str(state.message)
+    assert "where the answer goes, cannot be used" in str(state.message)
     assert "No batches: " in caplog.text
     assert "What to do: " in caplog.text
     assert biospex.batches() == []

@@ -100,7 +100,7 @@ def test_what_can_be_answered_is_answered_once(crowd: Crowd) -> None:
     good = answers.pop("good")
     assert (good["status"], len(good["batchFiles"])) == ("success", 3)
     assert {answer["status"] for answer in answers.values()} == {"failed"}
-    assert "There is no export gone/" in answers["lost"]["error"]
+    assert "There is no export 'gone/" in answers["lost"]["error"]
     for field in ("'file'", "'totalSize'"):
         assert field in answers["bad"]["error"]
     assert "the variable's value" not in json.dumps(crowd.answers)
