@@ -15,7 +15,7 @@ import splitter
 from splitter.errors import default_advice
 from splitter.sentences import CATALOGUE
 
-PLACEHOLDER = re.compile(r"\{(\w+)(?::bare)?\}")
+PLACEHOLDER = re.compile(r"\{(\w+)(?::\w+)?\}")
 PAGE = Path(__file__).parent.parent / "docs" / "messages.md"
 
 INTRODUCTION = """\

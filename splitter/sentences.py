@@ -15,6 +15,9 @@ from typing import Any
 MAX_VALUE = 80
 """Characters of a foreign value that a sentence shows."""
 
+MAX_ADDRESS = 300
+"""Characters of an address or a cause that a sentence shows."""
+
 MAX_LISTED = 20
 """Values of a list that a sentence shows."""
 
@@ -44,7 +47,8 @@ class Sentence:
     Attributes:
         code: stable, ``room.what-is-wrong``; people look it up and count it.
         template: what is wrong, where, and what to do. ``{name}`` is filled in by ``shown``;
-            ``{name:bare}`` leaves the quotation marks out.
+            ``{name:long}`` allows an address, ``{name:bare}`` leaves
+            the quotation marks out.
         actor: who must act.
         advice: what an operator does who sees it on the run page; empty for what the actor implies.
     """
@@ -147,7 +151,9 @@ class _Formatter(string.Formatter):
         if isinstance(value, int):
             return f"{value:,}" if format_spec != "bare" else str(value)
         if isinstance(value, str):
-            return escaped(value) if format_spec == "bare" else shown(value)
+            if format_spec == "bare":
+                return escaped(value, MAX_ADDRESS)
+            return shown(value, MAX_ADDRESS if format_spec == "long" else MAX_VALUE)
         if isinstance(value, Sequence):
             inner = ", ".join(self.format_field(each, format_spec) for each in value[:MAX_LISTED])
             return inner + (", …" if len(value) > MAX_LISTED else "")

@@ -33,15 +33,15 @@ BAD_SETTINGS = Sentence(
 NOT_ALLOWED = {
     "s3Bucket": Sentence(
         "request.bucket-not-allowed",
-        "The request for batches names {value} as its 's3Bucket', which the batch service is not "
-        "allowed to use; please tell the operator.",
+        "The request for batches names {value:long} as its 's3Bucket', which the batch service is "
+        "not allowed to use; please tell the operator.",
         Actor.OPERATOR,
         "If BIOSPEX may use this bucket, add it to ALLOWED_BUCKETS, then press Retry.",
     ),
     "updatesQueueUrl": Sentence(
         "request.queue-not-allowed",
-        "The request for batches names {value} as its 'updatesQueueUrl', which the batch service "
-        "is not allowed to use; please tell the operator.",
+        "The request for batches names {value:long} as its 'updatesQueueUrl', which the batch "
+        "service is not allowed to use; please tell the operator.",
         Actor.OPERATOR,
         "If BIOSPEX may use this queue, add it to ALLOWED_QUEUES, then press Retry.",
     ),

@@ -51,8 +51,8 @@ class ObjectError(ExportError):
 
 NOT_READABLE = Sentence(
     "object.not-readable",
-    "The export {key} in the bucket {bucket} may not be read by the batch service; please tell "
-    "the operator.",
+    "The export {key:long} in the bucket {bucket} may not be read by the batch service; please "
+    "tell the operator.",
     Actor.OPERATOR,
     "Let the role of the tasks read this bucket (SplitterRole in deploy/stack.yaml), then press "
     "Retry.",
@@ -66,14 +66,14 @@ NO_BUCKET = Sentence(
 )
 NO_OBJECT = Sentence(
     "object.missing",
-    "There is no export {key} in the bucket {bucket}; it may have expired: export it again.",
+    "There is no export {key:long} in the bucket {bucket}; it may have expired: export it again.",
 )
 EMPTY_OBJECT = Sentence(
-    "object.empty", "The export {key} in the bucket {bucket} is empty; export it again."
+    "object.empty", "The export {key:long} in the bucket {bucket} is empty; export it again."
 )
 REPLACED_OBJECT = Sentence(
     "object.replaced",
-    "The export {key} was replaced or deleted while it was read; ask for its batches again.",
+    "The export {key:long} was replaced or deleted while it was read; ask for its batches again.",
     Actor.REQUESTER,
     "Press Retry if the archive at that key is the right one.",
 )

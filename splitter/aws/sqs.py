@@ -59,8 +59,8 @@ class CallbackError(SetupError):
 
 NO_CALLBACK_QUEUE = Sentence(
     "callback.queue",
-    "the queue {queue}, where the answer goes, cannot be used ({code:bare}); check that it exists "
-    "and that its policy lets this service send to it.",
+    "the queue {queue:long}, where the answer goes, cannot be used ({code:bare}); check that it "
+    "exists and that its policy lets this service send to it.",
     Actor.OPERATOR,
     "Make the queue, or let the role of the tasks send to it, then press Retry.",
 )
