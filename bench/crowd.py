@@ -53,7 +53,7 @@ SETTINGS = {
     "SPLICE_MIN_SIZE": "0",
     "VISIBILITY_TIMEOUT": "30",
     "ALLOWED_BUCKETS": BUCKET,
-    "ALLOWED_QUEUES": "*-batch-update",
+    "ALLOWED_QUEUES": "http://127.0.0.1:*/*/*-batch-update",
     "PREFECT_LOGGING_LEVEL": "WARNING",
 }
 SECONDS_BETWEEN_LOOKS = 5.0

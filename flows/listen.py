@@ -277,7 +277,7 @@ class Listener:
         run = self._prefect.create_flow_run_from_deployment(
             self._deployment,
             parameters={} if flaw else {"request": request},
-            state=Failed(name=decision.REFUSED, message=flaw) if flaw else None,
+            state=Failed(name=decision.REFUSED, message=str(flaw)) if flaw else None,
             name=title(message),
             tags=["export", download_tag(address)],
             idempotency_key=delivery.message_id,

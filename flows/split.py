@@ -25,7 +25,7 @@ from splitter.aws import s3 as storage
 from splitter.aws.s3 import Bucket
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import Part
-from splitter.batches.contact_sheet import contact_sheet, spread
+from splitter.batches.contact_sheet import MAX_IMAGE_BYTES, contact_sheet, spread
 from splitter.batches.lanes import Export, choose_lane
 from splitter.batches.outcome import Outcome
 from splitter.batches.zip import BatchZip
@@ -63,7 +63,7 @@ def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Ou
     source = bucket.archive(request.export_path)
     export = Export(request, source, settings.limits, bucket_named, bucket)
     drop_abandoned_uploads(export)
-    warnings: list[object] = [*request.corrections]
+    warnings: list[object] = []
     if request.total_size not in (None, source.size):
         warnings.append(STALE_SIZE(said=request.total_size, has=source.size))
 
@@ -152,8 +152,21 @@ def show_images(parts: Partition, files: Contents | ZipIndex) -> None:
     """Put a few of the export's images on the run page, where they can be read."""
     with best_effort("The images", get_run_logger()):
         names = spread([image for batch in parts.batches for image in batch.images])
-        sheet = contact_sheet(names, lambda name: files.read(parts.images[name]))
+
+        def read(name: str) -> bytes | None:
+            return read_small(files, parts.images[name])
+
+        sheet = contact_sheet(names, read)
         artifacts.publish_pictures(names, sheet)
+
+
+def read_small(files: Contents | ZipIndex, name: str) -> bytes | None:
+    """The bytes of an image; None if they are more than a thumbnail is worth."""
+    if isinstance(files, Contents):
+        size = files.members[name].size
+    else:
+        size = files.members[name].info.file_size
+    return files.read(name) if size <= MAX_IMAGE_BYTES else None
 
 
 def put_batches(

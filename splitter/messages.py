@@ -1,10 +1,13 @@
 """The SQS messages on either side: the trigger that comes in, the callback that goes out.
 
-The wire's camelCase names stop here.
+The wire's camelCase names stop here. Every message passes the same checks in the same order: the
+length of its body and its JSON (``parse_body``), its size, depth and characters (``find_flaw``),
+its fields (``Request.parse``). A check that costs more than one look at each character comes after
+the length of what it looks at; ``ReplyAddress.of`` bounds its own two fields.
 """
 
 import json
-import re
+import string
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from math import isfinite
@@ -16,17 +19,18 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PrivateAttr,
     StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 from pydantic.alias_generators import to_camel
 
-from splitter.corrections import corrected
 from splitter.errors import ExportError, SetupError
+from splitter.sentences import Actor, Said, Sentence, Words, escaped
 
 ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
 
@@ -35,69 +39,135 @@ BUCKET_NAME = r"^[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$"
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 MAX_KEY_BYTES = 1024
 MAX_FILE_BYTES = MAX_KEY_BYTES - len("batch/-part10000.zip")
+BATCH_FOLDER = "batch/"
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
 # SQS takes 1 MiB today; a queue made earlier takes 256 KiB unless it has been changed.
 MAX_CALLBACK_BYTES = 256 * 1024
+MAX_BODY_BYTES = 1024**2
 
 # Nothing that BIOSPEX sends comes near: a trigger has six short fields.
 MAX_TRIGGER_BYTES = 16 * 1024
 MAX_TRIGGER_DEPTH = 8
+# The name of a queue has 80 characters, and a host at most 253.
+MAX_QUEUE_URL = 512
 MAX_LABEL = 200
 # What Prefect's API and PostgreSQL take for a number.
 MAX_INTEGER = 2**63 - 1
 
-CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+# Percent signs are left out: an encoded slash would pass a pattern of ALLOWED_QUEUES.
+QUEUE_URL_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-._:/[]")
 
 
 class RequestError(ExportError):
     """A trigger message that cannot be carried out; the message names the field."""
 
 
-def _key(value: str) -> str:
-    if CONTROL_CHARACTER.search(value):
-        raise ValueError("must not contain control characters")
-    if len(value.encode()) > MAX_KEY_BYTES:
-        raise ValueError(f"must not be longer than {MAX_KEY_BYTES} bytes")
-    return value
+def _sentence(code: str, template: str) -> Sentence:
+    return Sentence(f"request.{code}", template, Actor.REQUESTER)
 
 
-def _export_path(value: str) -> str:
-    if "://" in value:
-        raise ValueError(
-            "must be the key of an archive in the bucket of the request, such as export/….zip, and "
-            "not the address of another place"
-        )
+REFUSED = _sentence(
+    "cannot-be-carried-out",
+    "The request for batches cannot be carried out: {problems:bare}; ask for them again, and if "
+    "that fails too, tell BIOSPEX's administrator.",
+)
+TOO_LONG = _sentence("too-long", "it is longer than {limit} bytes")
+TOO_DEEP = _sentence("too-deep", "{field} is nested too deeply")
+CONTROL_IN_NAME = _sentence(
+    "control-character-in-name", "the name of a field has a control character"
+)
+RESERVED_NAME = _sentence("reserved-name", "the name of a field begins with '__'")
+CONTROL_IN_VALUE = _sentence("control-character", "{field} must not contain control characters")
+NUMBER_TOO_LARGE = _sentence("number-too-large", "{field} is too large a number")
+NOT_AN_OBJECT = _sentence("not-an-object", "it is not a JSON object with fields")
+MISSING_FIELD = _sentence("missing-field", "'{field}' is missing")
+HIDDEN_CHARACTERS = _sentence(
+    "hidden-characters", "'{field}' must not contain control or direction characters"
+)
+VALUE_TOO_LONG = _sentence("value-too-long", "'{field}' must not be longer than {limit} bytes")
+NOT_A_TEXT = _sentence("not-a-text", "'{field}' must be a text, and not an empty one")
+NOT_A_FILE_NAME = _sentence(
+    "not-a-file-name", "'file' must be a plain file name, without a slash or '..'"
+)
+NO_STEM = _sentence("no-stem", "'file' must have a name in front of its extension")
+NOT_A_KEY = _sentence(
+    "not-a-key",
+    "'exportPath' must be the key of an archive in the bucket of the request, such as "
+    "export/41.zip, and not an address",
+)
+OTHER_ARCHIVE = _sentence(
+    "other-archive", "'exportPath' must end in the file name of the archive, after a slash"
+)
+KEY_OF_A_BATCH = _sentence(
+    "key-of-a-batch",
+    "'exportPath' must not lead to the folder batch/, which is where the batches are put",
+)
+NOT_A_DOWNLOAD_ID = _sentence("not-a-download-id", "'downloadId' must be a number or a short text")
+NOT_A_SIZE = _sentence("not-a-size", "'totalSize' must be a whole number of bytes")
+NOT_A_BUCKET = _sentence(
+    "not-a-bucket", "'s3Bucket' is not the name of a bucket, such as biospex-app"
+)
+NOT_A_QUEUE = _sentence("not-a-queue", "'updatesQueueUrl' must be the http(s) URL of an SQS queue")
+NOT_AN_ADDRESS = _sentence(
+    "not-an-address",
+    "The request {address} is no address of an archive; write it like "
+    "s3://biospex-app/export/41.zip.",
+)
+TOO_MANY_BATCHES = Sentence(
+    "request.too-many-batches",
+    "{batches} batches are more than one message to BIOSPEX can name ({limit} bytes); BATCH_SIZE "
+    "is too small.",
+    Actor.OPERATOR,
+    "Set a larger BATCH_SIZE, then press Retry.",
+)
+
+
+class _WrongValueError(ValueError):
+    """A value that its field cannot have; pydantic hands it on."""
+
+    def __init__(self, said: Said) -> None:
+        self.said = said
+        super().__init__(said.text)
+
+
+def _key(value: str, info: ValidationInfo) -> str:
+    field = Words(to_camel(info.field_name or ""))
+    if len(value) > MAX_KEY_BYTES or len(value.encode("utf-8", "replace")) > MAX_KEY_BYTES:
+        raise _WrongValueError(VALUE_TOO_LONG(field=field, limit=MAX_KEY_BYTES))
+    # It is part of the callback, and of what people see.
+    if escaped(value, MAX_KEY_BYTES) != value:
+        raise _WrongValueError(HIDDEN_CHARACTERS(field=field))
     return value
 
 
 def _file_name(value: str) -> str:
     if "/" in value or "\\" in value or ".." in value:
-        raise ValueError("must be a plain file name, without a slash or '..'")
+        raise _WrongValueError(NOT_A_FILE_NAME())
     if not archive_stem(value).strip():
-        raise ValueError("must have a name in front of its extension")
+        raise _WrongValueError(NO_STEM())
     if len(value.encode()) > MAX_FILE_BYTES:
-        raise ValueError(f"must not be longer than {MAX_FILE_BYTES} bytes")
+        raise _WrongValueError(VALUE_TOO_LONG(field=Words("file"), limit=MAX_FILE_BYTES))
     return value
 
 
 def _queue_url(value: str) -> str:
-    address = urlsplit(value)
-    if (
-        address.scheme not in ("http", "https")
-        or not address.hostname
-        or address.username is not None
-        or address.query
-        or address.fragment
-        or ".." in address.path
-        or CONTROL_CHARACTER.search(value)
-    ):
-        raise ValueError("must be the http(s) URL of an SQS queue")
+    wrong = _WrongValueError(NOT_A_QUEUE())
+    # First, as urlsplit normalises a host of other characters, which is quadratic.
+    if len(value) > MAX_QUEUE_URL or not QUEUE_URL_CHARACTERS.issuperset(value):
+        raise wrong
+    try:
+        address = urlsplit(value)
+    except ValueError:  # half an IPv6 address
+        raise wrong from None
+    if address.scheme not in ("http", "https") or not address.hostname or ".." in address.path:
+        raise wrong
     return value
 
 
 # JSON has no NaN and no infinity; Python's parser takes them, BIOSPEX's does not.
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
-DownloadId = StrictInt | Number | StrictBool | StrictStr
+ShortText = Annotated[StrictStr, Field(max_length=MAX_TRIGGER_BYTES)]
+DownloadId = StrictInt | Number | StrictBool | ShortText
 QueueUrl = Annotated[str, AfterValidator(_queue_url)]
 Key = Annotated[str, Field(min_length=1), AfterValidator(_key)]
 
@@ -132,7 +202,7 @@ class ReplyAddress(WireModel):
         if isinstance(message, ReplyAddress):
             return message
         try:
-            return ReplyAddress.model_validate(corrected(message)[0])
+            return ReplyAddress.model_validate(message)
         except ValidationError:
             return None
 
@@ -140,14 +210,12 @@ class ReplyAddress(WireModel):
 class Request(ReplyAddress):
     """One export, as BIOSPEX's trigger message states it; by hand, press *str*: s3://bucket/key."""
 
-    _corrections: list[str] = PrivateAttr(default_factory=list)
-
     file: Annotated[Key, AfterValidator(_file_name)] = Field(
         description="File name of the archive, which names the batches, such as "
         "41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip.",
         examples=["41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"],
     )
-    export_path: Annotated[Key, AfterValidator(_export_path)] = Field(
+    export_path: Key = Field(
         description="S3 key of the archive, such as "
         "export/41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip.",
         examples=["export/41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"],
@@ -174,19 +242,23 @@ class Request(ReplyAddress):
         """
         if flaw := find_flaw(message):
             raise RequestError(flaw)
-        fields, corrections = corrected(message)
         try:
-            request = cls.model_validate(fields)
+            return cls.model_validate(message)
         except ValidationError as error:
             raise RequestError(_refusal(error)) from None
-        if corrections:
-            request._corrections = corrections
-        return request
 
-    @property
-    def corrections(self) -> list[str]:
-        """Sentences on the fields that were read otherwise than they were written."""
-        return self._corrections
+    @field_validator("export_path")
+    @classmethod
+    def _check_export_path(cls, path: str, info: ValidationInfo) -> str:
+        if "://" in path:
+            raise _WrongValueError(NOT_A_KEY())
+        if path.startswith(BATCH_FOLDER):
+            raise _WrongValueError(KEY_OF_A_BATCH())
+        # Else one request could overwrite the batches of another archive.
+        file = info.data.get("file")
+        if file is not None and path != file and not path.endswith(f"/{file}"):
+            raise _WrongValueError(OTHER_ARCHIVE())
+        return path
 
     @property
     def stem(self) -> str:
@@ -199,7 +271,7 @@ class Request(ReplyAddress):
 
     def batch_key(self, part: int) -> str:
         """S3 key of batch number ``part``."""
-        return f"batch/{self.batch_file(part)}"
+        return BATCH_FOLDER + self.batch_file(part)
 
 
 class Result(WireModel):
@@ -220,10 +292,7 @@ class Result(WireModel):
         files = [request.batch_file(part) for part in range(1, batches + 1)]
         result = cls(download_id=request.download_id, batch_files=files)
         if len(to_json(result)) > MAX_CALLBACK_BYTES:
-            raise SetupError(
-                f"{batches:,} batches are more than one message to BIOSPEX can name "
-                f"({MAX_CALLBACK_BYTES:,} bytes); BATCH_SIZE is too small."
-            )
+            raise SetupError(TOO_MANY_BATCHES, batches=batches, limit=MAX_CALLBACK_BYTES)
         return result
 
 
@@ -237,7 +306,13 @@ class Failure(WireModel):
 
 
 def parse_body(body: str) -> Any:
-    """A trigger's JSON; None for what is none: JavaScript's NaN, half a surrogate pair."""
+    """A trigger's JSON; None for what is none: JavaScript's NaN, half a surrogate pair.
+
+    A body up to what SQS takes is parsed, which is linear, so that a message that is too long for
+    a trigger is answered nevertheless.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        return None
     try:
         message = json.loads(body, parse_constant=_refuse_number, parse_float=_finite)
         json.dumps(message, ensure_ascii=False).encode()
@@ -260,7 +335,7 @@ def _finite(text: str) -> float:
     return number if isfinite(number) else _refuse_number(text)
 
 
-def find_flaw(message: Any) -> str | None:
+def find_flaw(message: Any) -> Said | None:
     """A sentence about what makes a message one that no service should be given, if it is one.
 
     That is what may be refused by a database or an API on the way, or fill them: PostgreSQL's jsonb
@@ -268,8 +343,23 @@ def find_flaw(message: Any) -> str | None:
     """
     if isinstance(message, Request):
         return None
-    if len(json.dumps(message, default=str)) > MAX_TRIGGER_BYTES:
-        return _flaw(f"it is longer than {MAX_TRIGGER_BYTES:,} bytes")
+    if _is_too_long(message):
+        return _refused([TOO_LONG(limit=MAX_TRIGGER_BYTES)])
+    problem = _find_problem(message)
+    return _refused([problem]) if problem else None
+
+
+def _is_too_long(message: Any) -> bool:
+    """Whether a message is too long in UTF-8; its body may have escapes of up to six bytes."""
+    try:
+        text = json.dumps(message, default=str, ensure_ascii=False)
+    except RecursionError:
+        return True
+    too_many = len(text) > MAX_TRIGGER_BYTES
+    return too_many or len(text.encode("utf-8", "surrogatepass")) > MAX_TRIGGER_BYTES
+
+
+def _find_problem(message: Any) -> Said | None:
     open_values = [("message", 0, message)]
     while open_values:
         field, depth, value = open_values.pop()
@@ -280,28 +370,29 @@ def find_flaw(message: Any) -> str | None:
             inner = ((field, element) for element in value)
         for key, element in inner:
             if _has_control(key):
-                return _flaw("the name of a field has a control character")
+                return CONTROL_IN_NAME()
             if str(key).startswith(RESERVED):
-                return _flaw(f"the name of a field begins with '{RESERVED}'")
+                return RESERVED_NAME()
             open_values.append((str(key) if depth == 0 else field, depth + 1, element))
         if depth > MAX_TRIGGER_DEPTH:
-            return _flaw(f"'{field}' is nested too deeply")
+            return TOO_DEEP(field=field)
         if _has_control(value):
-            return _flaw(f"'{field}' must not contain control characters")
+            return CONTROL_IN_VALUE(field=field)
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
-            return _flaw(f"'{field}' is too large a number")
+            return NUMBER_TOO_LARGE(field=field)
     return None
 
 
 def _has_control(value: Any) -> bool:
-    return isinstance(value, str) and CONTROL_CHARACTER.search(value) is not None
-
-
-def _flaw(problem: str) -> str:
-    return (
-        f"The request for batches cannot be carried out: {problem}; ask for them again, and if "
-        "that fails too, tell BIOSPEX's administrator."
+    return isinstance(value, str) and any(
+        character < " " or "\x7f" <= character <= "\x9f" for character in value
     )
+
+
+def _refused(problems: list[Said]) -> Said:
+    """The whole sentence; where there is one problem, its code says more than the sentence's."""
+    said = REFUSED(problems=problems)
+    return Said(problems[0].sentence, said.text) if len(problems) == 1 else said
 
 
 def spelled_out(address: str, updates_queue_url: str, download_id: str | None = None) -> Any:
@@ -314,18 +405,14 @@ def spelled_out(address: str, updates_queue_url: str, download_id: str | None = 
     Raises:
         RequestError: if it is no such address.
     """
-    parts = urlsplit(address)
-    key = parts.path.removeprefix("/")
-    if parts.scheme != "s3" or not parts.netloc or not key:
-        raise RequestError(
-            f"The request {address[:200]!r} is no address of an archive; write it like "
-            "s3://biospex-app/export/41.zip."
-        )
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    if not address.startswith("s3://") or not bucket or not key:
+        raise RequestError(NOT_AN_ADDRESS, address=address)
     return {
         "downloadId": download_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
         "file": key.rpartition("/")[2],
         "exportPath": key,
-        "s3Bucket": parts.netloc,
+        "s3Bucket": bucket,
         "updatesQueueUrl": updates_queue_url,
     }
 
@@ -348,8 +435,8 @@ def title(message: Any) -> str:
 
 
 def printable(value: Any) -> str:
-    """A value for a label: short, and without what a database refuses."""
-    return CONTROL_CHARACTER.sub("\ufffd", str(value))[:MAX_LABEL]
+    """A value for a label: short, and without characters that act or hide."""
+    return escaped(str(value), MAX_LABEL)
 
 
 def to_json(message: Request | Result | Failure) -> str:
@@ -357,20 +444,26 @@ def to_json(message: Request | Result | Failure) -> str:
     return json.dumps(message.model_dump(by_alias=True))
 
 
-def _refusal(error: ValidationError) -> str:
+WRONG_TYPE = {
+    "message": NOT_AN_OBJECT,
+    "downloadId": NOT_A_DOWNLOAD_ID,
+    "totalSize": NOT_A_SIZE,
+    "updatesQueueUrl": NOT_A_QUEUE,
+}
+
+
+def _refusal(error: ValidationError) -> Said:
     problems = {}
-    for problem in error.errors(include_url=False):
+    for problem in error.errors(include_url=False, include_input=False):
         field = str(problem["loc"][0]) if problem["loc"] else "message"
         if problem["type"] == "missing":
-            problems[field] = f"'{field}' is missing"
+            problems[field] = MISSING_FIELD(field=Words(field))
         elif problem["type"] == "value_error":
-            problems[field] = f"'{field}' {problem['ctx']['error']}"
-        elif field == to_camel("download_id"):
-            problems[field] = f"'{field}' must be a number or a text"
+            problems[field] = problem["ctx"]["error"].said
         elif problem["type"] == "string_pattern_mismatch":
-            problems[field] = f"'{field}' is not the name of a bucket, such as biospex-app"
-        elif problem["type"] in ("string_type", "string_too_short"):
-            problems[field] = f"'{field}' must be a text, and not an empty one"
+            problems[field] = NOT_A_BUCKET()
+        elif field in WRONG_TYPE:
+            problems[field] = WRONG_TYPE[field]()
         else:
-            problems[field] = f"'{field}': {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-    return _flaw("; ".join(problems.values()))
+            problems[field] = NOT_A_TEXT(field=Words(field))
+    return _refused(list(problems.values()))

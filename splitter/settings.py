@@ -190,25 +190,28 @@ Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns)]
 class Allowed(BaseSettings):
     """What a trigger may name: shell patterns, separated by commas; unset allows all.
 
+    In a queue's URL, ``*`` does not match a slash, nor a dot of the host: what stands for one name
+    cannot stand for another host or account.
+
     Apart from the other settings, for there is no value that this one cannot use: whatever else is
     wrong, nothing is sent to a queue that is not allowed.
     """
 
     allowed_buckets: Patterns | None = Field(
         default=None,
-        description="buckets that a trigger may name: patterns such as `biospex-*`, separated by "
-        "commas; unset allows all",
+        description="buckets that a trigger may name, such as `biospex-app`, separated by commas; "
+        "a pattern such as `biospex-*` also allows buckets of strangers; unset allows all",
     )
     allowed_queues: Patterns | None = Field(
         default=None,
-        description="callback queues that a trigger may name: patterns of their URLs; nothing is "
-        "sent to any other",
+        description="callback queues that a trigger may name: their URLs, or patterns in which "
+        "`*` stays within one name; nothing is sent to any other",
     )
 
     def reply_address(self, message: Any) -> ReplyAddress | None:
         """Where the answer to a message may go; None if it names no usable or allowed place."""
         address = ReplyAddress.of(message)
-        if address and _matches(address.updates_queue_url, self.allowed_queues):
+        if address and _is_queue_allowed(address.updates_queue_url, self.allowed_queues):
             return address
         return None
 
@@ -218,13 +221,28 @@ class Allowed(BaseSettings):
         Raises:
             RequestError: naming the bucket or queue.
         """
-        for field, value, patterns in (
-            ("s3Bucket", request.s3_bucket, self.allowed_buckets),
-            ("updatesQueueUrl", request.updates_queue_url, self.allowed_queues),
-        ):
-            if not _matches(value, patterns):
-                raise RequestError(NOT_ALLOWED[field], value=value)
+        bucket, queue = request.s3_bucket, request.updates_queue_url
+        if not _is_bucket_allowed(bucket, self.allowed_buckets):
+            raise RequestError(NOT_ALLOWED["s3Bucket"], value=bucket)
+        if not _is_queue_allowed(queue, self.allowed_queues):
+            raise RequestError(NOT_ALLOWED["updatesQueueUrl"], value=queue)
 
 
-def _matches(value: str, patterns: tuple[str, ...] | None) -> bool:
-    return patterns is None or any(fnmatchcase(value, pattern) for pattern in patterns)
+def _is_bucket_allowed(bucket: str, patterns: tuple[str, ...] | None) -> bool:
+    return patterns is None or any(fnmatchcase(bucket, pattern) for pattern in patterns)
+
+
+def _is_queue_allowed(url: str, patterns: tuple[str, ...] | None) -> bool:
+    return patterns is None or any(
+        len(_pieces(url)) == len(_pieces(pattern))
+        and all(map(fnmatchcase, _pieces(url), _pieces(pattern)))
+        for pattern in patterns
+    )
+
+
+def _pieces(url: str) -> list[str]:
+    """The parts of a URL that a pattern's ``*`` stays within."""
+    scheme, _, rest = url.partition("://")
+    host, *path = rest.split("/")
+    # A dot more in the host than in the pattern must not be made up for by a slash less.
+    return [scheme, *host.split("."), "/", *path]

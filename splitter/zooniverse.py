@@ -92,7 +92,10 @@ START = 512
 # film and text are not for exports of images). File signatures as in libmagic's "images" and
 # "sgml".
 TAKEN = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
-SVG = re.compile(rb"(?s)\s*(?:<\?xml.*?>\s*)?(?:<!--.*?-->\s*)*(?:<!DOCTYPE svg.*?>\s*)?<svg\b")
+# Atomic: what was taken for a comment is never tried as the begin of a longer one.
+SVG = re.compile(
+    rb"(?s)\s*+(?><\?xml.*?>\s*+)?+(?><!--.*?-->\s*+)*+(?:<!DOCTYPE svg.*?>\s*+)?<svg\b"
+)
 OTHERS = {
     b"II*\0": "a TIFF",
     b"MM\0*": "a TIFF",

@@ -1,7 +1,17 @@
-"""A few of an export's images, small and side by side: whether these are sheets or error pages."""
+"""A few of an export's images, small and side by side: whether these are sheets or error pages.
+
+The images are decoded in a process of its own, which has no credentials and little time and memory:
+an image can be made to take minutes and gigabytes. This file is that process's program as well.
+"""
 
 import io
+import resource
+import struct
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import BinaryIO
 
 from PIL import Image, ImageDraw, ImageOps
 
@@ -13,8 +23,23 @@ MAX_BYTES = 30_000
 """Of the sheet: as a data URI a third more."""
 QUALITIES = (70, 50, 30, 15)
 
+MAX_IMAGE_BYTES = 8 * 1024**2
 MAX_PIXELS = 40_000_000
-"""Of an image that has to be decoded in full, at three or four bytes each."""
+"""Of an image, by its header, at three or four bytes each."""
+
+MAX_SCANS = 8
+"""Of a JPEG: one for each component, and those of a preview; each is a pass over the image."""
+
+SECONDS = 5
+"""That a run may wait for the sheet."""
+MEMORY = 512 * 1024**2
+"""Address space of the process."""
+
+NOT_DRAWN = (b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
+
+LENGTH = struct.Struct(">q")
+TOO_LARGE = -1
+"""Stands for the length of an image that is not given."""
 
 
 def spread(names: Sequence[str], number: int = THUMBNAILS) -> list[str]:
@@ -24,18 +49,42 @@ def spread(names: Sequence[str], number: int = THUMBNAILS) -> list[str]:
     return [names[index * (len(names) - 1) // (number - 1)] for index in range(number)]
 
 
-def contact_sheet(names: Sequence[str], read: Callable[[str], bytes]) -> bytes:
+def contact_sheet(names: Sequence[str], read: Callable[[str], bytes | None]) -> bytes:
     """A JPEG with a thumbnail of each image, in order; what is no image is a tile that says so.
 
     Args:
-        read: gives the bytes of an image.
+        read: gives the bytes of an image, or None if it has more than ``MAX_IMAGE_BYTES``.
 
     Raises:
+        TimeoutExpired: if it takes longer than ``SECONDS``.
+        CalledProcessError: if the process died, such as of the memory that an image takes.
         whatever ``read`` raises.
     """
-    sheet = Image.new("RGB", (WIDTH * max(1, len(names)), HEIGHT), "white")
-    for position, name in enumerate(names):
-        sheet.paste(_thumbnail(read(name)), (position * WIDTH, 0))
+    images = b"".join(_packed(read(name)) for name in names)
+    program = [sys.executable, "-I", __file__]
+    drawn = subprocess.run(  # noqa: S603 - this program, and no argument of anybody else
+        program, input=images, capture_output=True, env={}, timeout=SECONDS, check=True
+    )
+    return drawn.stdout
+
+
+def _packed(image: bytes | None) -> bytes:
+    return LENGTH.pack(TOO_LARGE) if image is None else LENGTH.pack(len(image)) + image
+
+
+def _unpacked(stream: BinaryIO) -> list[bytes | None]:
+    images: list[bytes | None] = []
+    while header := stream.read(LENGTH.size):
+        (length,) = LENGTH.unpack(header)
+        images.append(None if length == TOO_LARGE else stream.read(length))
+    return images
+
+
+def draw(images: Sequence[bytes | None]) -> bytes:
+    """The sheet, drawn in this process."""
+    sheet = Image.new("RGB", (WIDTH * max(1, len(images)), HEIGHT), "white")
+    for position, data in enumerate(images):
+        sheet.paste(_thumbnail(data), (position * WIDTH, 0))
     for quality in QUALITIES:
         written = io.BytesIO()
         sheet.save(written, "JPEG", quality=quality, optimize=True)
@@ -44,14 +93,22 @@ def contact_sheet(names: Sequence[str], read: Callable[[str], bytes]) -> bytes:
     return written.getvalue()
 
 
-def _thumbnail(data: bytes) -> Image.Image:
+def _thumbnail(data: bytes | None) -> Image.Image:
+    if data is None:
+        return _tile("too large\nfor a picture")
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "GIF", "TIFF", "WEBP")) as image:
-            image.draft("RGB", (WIDTH, HEIGHT))  # a JPEG is decoded at an eighth of its size
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            # Before draft, which changes the size.
             if image.width * image.height > MAX_PIXELS:
                 return _tile("too large\nfor a picture")
+            # Within the compressed data, 0xFF is followed by 0.
+            if image.info.get("progressive") or data.count(b"\xff\xda") > MAX_SCANS:
+                return _tile("not drawn:\nprogressive")
+            image.draft("RGB", (WIDTH, HEIGHT))  # a JPEG is decoded at an eighth of its size
             picture = ImageOps.exif_transpose(image).convert("RGB")
     except Exception:  # Pillow's readers raise what they like
+        if data.startswith(NOT_DRAWN):
+            return _tile("not drawn:\nno JPEG or PNG")
         return _tile("not an image" if data else "empty")
     picture.thumbnail((WIDTH - 4, HEIGHT - 4))
     tile = _tile("")
@@ -63,3 +120,15 @@ def _tile(text: str) -> Image.Image:
     tile = Image.new("RGB", (WIDTH, HEIGHT), "white" if not text else "#e5e5e5")
     ImageDraw.Draw(tile).text((WIDTH // 2, HEIGHT // 2), text, "#b00020", anchor="mm", font_size=16)
     return tile
+
+
+def main() -> None:
+    """Draw the images of the standard input; the sheet goes to the standard output."""
+    for limit, value in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, SECONDS)):
+        with suppress(ValueError, OSError):  # macOS has no limit of address space
+            resource.setrlimit(limit, (value, value))
+    sys.stdout.buffer.write(draw(_unpacked(sys.stdin.buffer)))
+
+
+if __name__ == "__main__":
+    main()

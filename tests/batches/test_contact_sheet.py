@@ -1,6 +1,9 @@
 """The picture of an export on its run page."""
 
 import io
+import subprocess
+import time
+import zlib
 
 import pytest
 from PIL import Image
@@ -8,6 +11,7 @@ from PIL import Image
 from splitter.batches.contact_sheet import (
     HEIGHT,
     MAX_BYTES,
+    SECONDS,
     THUMBNAILS,
     WIDTH,
     contact_sheet,
@@ -58,9 +62,61 @@ def test_thumbnails_stand_in_order_and_what_is_no_image_is_a_grey_tile() -> None
     found = colours(sheet, len(files))
     assert found[0] == (4, 0, 0)
     assert found[2:5] == [grey] * 3
-    assert found[5] == (0, 4, 0)
+    assert found[5] == grey  # only the decoders of JPEG and PNG are given foreign bytes
 
 
 def test_a_sheet_of_noise_is_still_small() -> None:
     assert len(contact_sheet(list("abcdef"), lambda _: noise())) <= MAX_BYTES
     assert THUMBNAILS == 6
+
+
+def many_scans() -> bytes:
+    """A progressive JPEG whose last scan is there 4,000 times: each is a pass over the image."""
+    written = io.BytesIO()
+    Image.new("RGB", (4000, 4000), "red").save(written, "JPEG", progressive=True)
+    data = written.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * 4000 + data[-2:]
+
+
+def claims(width: int, height: int) -> bytes:
+    """A PNG that claims to be as large as that."""
+    data = image("red", (1, 1), "PNG")
+    header = b"IHDR" + width.to_bytes(4) + height.to_bytes(4) + data[24:29]
+    return data[:12] + header + zlib.crc32(header).to_bytes(4) + data[33:]
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        pytest.param(many_scans(), id="4,000 scans"),
+        pytest.param(image("red", (13_000, 13_000)), id="169 megapixels"),
+        pytest.param(claims(50_000, 50_000), id="a PNG that claims to be large"),
+        pytest.param(claims(6_000, 6_000), id="a PNG with too little in it"),
+        pytest.param(None, id="many bytes"),
+    ],
+)
+def test_an_image_that_is_made_to_be_dear_is_a_tile_beside_the_others(
+    hostile: bytes | None,
+) -> None:
+    began = time.monotonic()
+    files = {"a": image("red"), "b": hostile, "c": image("red")}
+    assert colours(contact_sheet(list(files), files.__getitem__), 3) == [
+        (4, 0, 0),
+        (4, 4, 4),
+        (4, 0, 0),
+    ]
+    assert time.monotonic() - began < SECONDS
+
+
+def test_a_sheet_that_takes_too_long_or_too_much_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("splitter.batches.contact_sheet.SECONDS", 0.01)
+    with pytest.raises(subprocess.TimeoutExpired):
+        contact_sheet(["a"], lambda _: image("red"))
+
+
+def test_the_memory_of_the_process_that_decodes_is_enough_for_the_largest_png() -> None:
+    large = image("red", (6_300, 6_300), "PNG")
+    assert colours(contact_sheet(["a"], lambda _: large), 1) == [(4, 0, 0)]

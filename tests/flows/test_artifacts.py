@@ -89,9 +89,9 @@ def test_a_failure_says_what_is_wrong_and_where_its_sentence_is_explained(
     shown: Shown, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCS_URL", "https://docs.example/")
-    page = shown(biospex.request(EXPORTS[0], exportPath="export/gone.zip"))
+    page = shown(biospex.request(EXPORTS[0], exportPath=f"gone/{EXPORTS[0].name}"))
     summary = str(page["summary"].data)
-    assert summary.startswith("**No batches:** There is no export 'export/gone.zip'")
+    assert summary.startswith("**No batches:** There is no export 'gone/")
     assert "**Who must act:** whoever made the export" in summary
     assert "[messages.md](https://docs.example/messages.md)" in summary
     assert "batches" not in page

@@ -207,8 +207,8 @@ def test_a_request_without_an_address_fails_and_sends_nothing(biospex: Biospex) 
 
 def test_an_export_that_is_not_there_is_answered(biospex: Biospex) -> None:
     with pytest.raises(ExportError):
-        create_batches(biospex.request(EXPORTS[0], exportPath="export/gone.zip"))
-    assert "There is no export 'export/gone.zip'" in biospex.callbacks()[0]["error"]
+        create_batches(biospex.request(EXPORTS[0], exportPath=f"gone/{EXPORTS[0].name}"))
+    assert "There is no export 'gone/" in biospex.callbacks()[0]["error"]
 
 
 def test_a_wrong_setting_is_answered_with_the_variables_name(
@@ -349,7 +349,7 @@ def test_a_fault_that_stays_ends_the_run_with_its_sentence_and_no_traceback(
 ) -> None:
     with caplog.at_level("INFO"):
         state: State[Any] = create_batches(
-            biospex.request(EXPORTS[0], exportPath="export/gone.zip"), return_state=True
+            biospex.request(EXPORTS[0], exportPath=f"gone/{EXPORTS[0].name}"), return_state=True
         )
     assert state.is_failed()
     assert (state.name, state.message) == ("Export refused", biospex.callbacks()[0]["error"])

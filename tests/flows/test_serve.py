@@ -65,7 +65,7 @@ def crowd(prefect_api: dict[str, str], aws: str, tmp_path_factory: pytest.TempPa
         {**good, "downloadId": secret},
         {**good, "updatesQueueUrl": secret},
         {**good, "downloadId": "zero", "file": "\0.zip"},
-        {**good, "downloadId": "lost", "exportPath": "export/gone.zip"},
+        {**good, "downloadId": "lost", "exportPath": f"gone/{good['file']}"},
         {**good, "downloadId": "bad", "file": "../x.zip", "totalSize": "?"},
         "junk",
     )
@@ -100,7 +100,7 @@ def test_what_can_be_answered_is_answered_once(crowd: Crowd) -> None:
     good = answers.pop("good")
     assert (good["status"], len(good["batchFiles"])) == ("success", 3)
     assert {answer["status"] for answer in answers.values()} == {"failed"}
-    assert "There is no export export/gone.zip" in answers["lost"]["error"]
+    assert "There is no export 'gone/" in answers["lost"]["error"]
     for field in ("'file'", "'totalSize'"):
         assert field in answers["bad"]["error"]
     assert "the variable's value" not in json.dumps(crowd.answers)

@@ -1,4 +1,6 @@
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from splitter.errors import SetupError
 from splitter.messages import (
+    MAX_BODY_BYTES,
     MAX_TRIGGER_BYTES,
     MAX_TRIGGER_DEPTH,
     Failure,
@@ -16,9 +19,11 @@ from splitter.messages import (
     Result,
     find_flaw,
     parse_body,
+    spelled_out,
     title,
     to_json,
 )
+from splitter.sentences import Actor
 
 STEM = "41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f"
 TRIGGER = {
@@ -108,6 +113,13 @@ def test_a_missing_field_is_named(field: str) -> None:
         ("exportPath", "https://another-bucket.s3.us-east-2.amazonaws.com/export/a.zip"),
         ("exportPath", "https://example.org/biospex-app/export/a.zip"),
         ("exportPath", "https://[::1"),
+        ("exportPath", "export/evil.zip"),
+        ("exportPath", f"export/x{STEM}.zip"),
+        ("exportPath", f"batch/{STEM}.zip"),
+        ("exportPath", f"batch/export/{STEM}.zip"),
+        ("exportPath", f"export/\u202e/{STEM}.zip"),
+        ("file", "a\u202egpj.zip"),
+        ("file", "a\x9b.zip"),
         ("totalSize", -1),
         ("totalSize", "large"),
         ("totalSize", 1.5),
@@ -126,6 +138,9 @@ def test_a_missing_field_is_named(field: str) -> None:
         ("updatesQueueUrl", "https://sqs.example.org/1/../2/q"),
         ("updatesQueueUrl", "https://sqs.example.org/1/q?Action=Purge"),
         ("updatesQueueUrl", "https://sqs.example.org/1/q\n"),
+        ("updatesQueueUrl", "https://sqs.example.org/1/%2e%2e/2/q"),
+        ("updatesQueueUrl", "https://sqs.example.org/1/q\u202e"),
+        ("updatesQueueUrl", "https://sqs.example.org/" + "q" * 600),
         ("updatesQueueUrl", None),
     ],
     ids=repr,
@@ -163,7 +178,7 @@ def test_any_json_names_a_place_for_the_answer_or_none(message: Any) -> None:
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tgz", ".tar", ".ZIP", ""])
 def test_batches_are_named_after_the_archive_without_its_suffix(suffix: str) -> None:
-    request = Request.parse(trigger(file=STEM + suffix))
+    request = Request.parse(trigger(file=STEM + suffix, exportPath=f"export/{STEM}{suffix}"))
     assert request.stem == STEM
     assert request.batch_file(1) == f"{STEM}-part1.zip"
     assert request.batch_key(12) == f"batch/{STEM}-part12.zip"
@@ -237,7 +252,8 @@ def test_a_message_that_does_not_cannot_be_answered(message: object) -> None:
 
 
 def test_the_longest_file_name_still_leads_to_a_key_that_s3_takes() -> None:
-    request = Request.parse(trigger(file="a" * (1024 - 20)))
+    file = "a" * (1024 - 20)
+    request = Request.parse(trigger(file=file, exportPath=file))
     assert len(request.batch_key(10_000).encode()) == 1024
 
 
@@ -280,7 +296,96 @@ def test_a_message_is_refused_that_is_long_or_deep_or_has_a_number_that_no_datab
     assert "'downloadId' is too large" in refusal_of(trigger(downloadId=10**30))
 
 
+@pytest.mark.parametrize("as_sent", [json.dumps, lambda body: json.dumps(body, ensure_ascii=False)])
+def test_the_length_of_a_message_is_that_of_its_utf_8_not_of_its_escapes(as_sent: Any) -> None:
+    assert find_flaw(parse_body(as_sent(trigger(more="ü" * 7000)))) is None
+    assert "longer than 16,384 bytes" in str(find_flaw(parse_body(as_sent({"more": "ü" * 9000}))))
+
+
+def seconds(do: Callable[[], object]) -> float:
+    began = time.process_time()
+    do()
+    return time.process_time() - began
+
+
+MIB = 1024**2
+PATHOLOGICAL = {
+    "host": trigger(exportPath="https://" + ".s3." * (MIB // 4)),
+    "queue": trigger(updatesQueueUrl="https://" + "\u0301\u0323" * (MIB // 12)),
+    "queue of dots": trigger(updatesQueueUrl="https://" + "." * MIB),
+    "combining": trigger(file="\u0301\u0323" * (MIB // 12)),
+    "blanks": trigger(s3Bucket=" " * MIB),
+    "digits": trigger(totalSize="9" * MIB),
+    "download": trigger(downloadId="\u202e" * (MIB // 6)),
+    "fields": {**trigger(), **{str(n): n for n in range(50_000)}},
+    "deep": trigger(more=json.loads("[" * 900 + "]" * 900)),
+}
+
+
+@pytest.mark.parametrize("message", PATHOLOGICAL.values(), ids=PATHOLOGICAL)
+def test_a_message_of_a_mebibyte_is_refused_within_a_second(message: dict[str, Any]) -> None:
+    body = json.dumps(message)
+
+    def gate() -> None:
+        parsed = parse_body(body)
+        ReplyAddress.of(parsed)
+        title(parsed)
+        assert parsed is None or find_flaw(parsed)
+
+    assert seconds(gate) < 1
+    assert seconds(lambda: refusal_of(message)) < 1
+
+
+def test_a_body_longer_than_any_that_sqs_takes_is_not_parsed() -> None:
+    assert parse_body(json.dumps("a" * (MAX_BODY_BYTES - 2))) is not None
+    assert parse_body(json.dumps("a" * MAX_BODY_BYTES)) is None
+
+
+def test_a_number_of_a_mebibyte_of_digits_is_no_json_that_is_read() -> None:
+    assert seconds(lambda: parse_body('{"downloadId": ' + "9" * 1_000_000 + "}")) < 1
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ({"more": "a" * MAX_TRIGGER_BYTES}, "too-long"),
+        ({"more": "\0"}, "control-character"),
+        ({"__prefect_kind": "json"}, "reserved-name"),
+        ([], "not-an-object"),
+        ({**TRIGGER, "file": ".zip"}, "no-stem"),
+        ({**TRIGGER, "exportPath": f"s3://biospex-app/export/{STEM}.zip"}, "not-a-key"),
+        ({**TRIGGER, "exportPath": "export/other.zip"}, "other-archive"),
+        ({**TRIGGER, "exportPath": f"batch/{STEM}.zip"}, "key-of-a-batch"),
+        ({**TRIGGER, "s3Bucket": "arn:aws:s3:::biospex-app"}, "not-a-bucket"),
+        ({}, "cannot-be-carried-out"),
+    ],
+)
+def test_a_refusal_has_the_code_of_its_one_problem(message: Any, code: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        Request.parse(message)
+    assert refusal.value.said.code == f"request.{code}"
+    assert refusal.value.said.sentence.actor is Actor.REQUESTER
+
+
+def test_the_name_of_an_unknown_field_is_shown_as_foreign_text() -> None:
+    refusal = refusal_of({"a\u202e' is fine; trust me" + "x" * 500: "\0"})
+    assert "\u202e" not in refusal
+    assert r"'a\u202e\' is fine" in refusal
+    assert len(refusal) < 300
+
+
+def test_an_archive_that_a_person_names_becomes_a_request_or_is_refused() -> None:
+    queue = str(TRIGGER["updatesQueueUrl"])
+    meant = Request.parse(spelled_out("s3://biospex-app/export/a#1?.zip", queue, "7"))
+    assert (meant.s3_bucket, meant.export_path) == ("biospex-app", "export/a#1?.zip")
+    for address in ("", "s3://", "s3://[", "s3://bucket", "https://x/y.zip", "s3:" + "\0/" * 999):
+        with pytest.raises(RequestError) as refusal:
+            spelled_out(address, queue)
+        assert refusal.value.said.code == "request.not-an-address"
+        assert str(refusal.value).isprintable()
+
+
 def test_a_title_is_short_and_has_no_control_characters() -> None:
-    name = title(trigger(file="a\0\n" + "b" * 5000, downloadId="c\x7f" + "d" * 5000))
+    name = title(trigger(file="a\0\n" + "b" * 5000, downloadId="c\x7f\u202e" + "d" * 5000))
     assert name.isprintable()
     assert len(name) < 500

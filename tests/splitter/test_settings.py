@@ -138,6 +138,15 @@ def test_all_buckets_and_queues_are_allowed_unless_some_are() -> None:
         (f"{OURS}*", "https://elsewhere.example/?" + OURS, False),
         (f"{OURS}*", OURS.replace("//", "//user@"), False),
         ("", f"{OURS}prod-batch-update", False),
+        ("https://sqs.*.amazonaws.com/000000000000/*", f"{OURS}x", True),
+        ("https://sqs.*.amazonaws.com/*/x", f"{OURS}x", True),
+        ("https://sqs.*/000000000000/x", f"{OURS}x", False),
+        ("https://*/x", f"{OURS}x", False),
+        ("*", f"{OURS}x", False),
+        (f"{OURS}*", f"{OURS}a/b", False),
+        (f"{OURS}*", f"{OURS}a.fifo", True),
+        (f"{OURS}[!a]*", f"{OURS}b/c", False),
+        ("https://sqs.*.amazonaws.com/1/*", "https://sqs.evil/a.amazonaws.com/1/x", False),
     ],
 )
 def test_an_answer_goes_only_where_the_operator_allows_it(

@@ -1,0 +1,153 @@
+"""Every regular expression that meets foreign text, each with inputs that are made to stall it.
+
+The patterns are found, not listed, so that a new one is tried as well.
+"""
+
+import ast
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import splitter
+from splitter import zooniverse
+from splitter.archives import formats
+
+ROOT = Path(__file__).parent.parent.parent
+BYTES = 32 * 1024
+STARTS = {"splitter.archives.formats": formats.START, "splitter.zooniverse.SVG": zooniverse.START}
+"""Bytes of an input; fewer where a pattern is given the first bytes of a file only."""
+
+SECONDS = 0.3
+"""Of a processor for one input; a pattern that is quadratic takes longer."""
+
+PATIENCE = 60
+"""Seconds for all inputs; a pattern that is exponential takes years for one."""
+
+UNITS = [
+    *(
+        "<!---->",
+        "<!--",
+        "<!-- -->",
+        "-->",
+        "<?xml>",
+        "<?",
+        "<? ?>",
+        "<!DOCTYPE svg",
+        "<!DOCTYPE svg>",
+    ),
+    *("<title>", "<title ", "<title>a</titl", "<Code>", "<Code>a", "<html", "<"),
+    *(
+        '"',
+        '""',
+        '" "',
+        ', "a"b',
+        ' "',
+        ',"',
+        ", ",
+        '"a"',
+        '"a",',
+        ",",
+        " ",
+        "  ,",
+        "\r",
+        "\n",
+        "\r\n",
+    ),
+    *("a", "a.", "sub", "subtotal", "totalesx", "_-. ", ".", "-", ".s3.", "sqs.a.", "a.queue."),
+    *(
+        "sqs.",
+        "a.jpg",
+        ".jp",
+        "x.jpgx",
+        "/",
+        "\\",
+        ";",
+        "\t|",
+        "Error ",
+        "Error -1",
+        "memory",
+        "é",
+        "\0",
+    ),
+]
+PREFIXES = ["", "<svg", '"']
+SUFFIXES = ["", "x"]
+
+
+def compiled() -> dict[str, re.Pattern[str] | re.Pattern[bytes]]:
+    """Every pattern of the splitter: a module's own, and those in calls of ``re``."""
+    found: dict[str, re.Pattern[str] | re.Pattern[bytes]] = {}
+    for module in pkgutil.walk_packages(splitter.__path__, "splitter."):
+        loaded = importlib.import_module(module.name)
+        for name, value in vars(loaded).items():
+            if isinstance(value, re.Pattern):
+                found[f"{module.name}.{name}"] = value
+        for call in ast.walk(ast.parse(Path(str(loaded.__file__)).read_text())):
+            if not isinstance(call, ast.Call) or not ast.unparse(call.func).startswith("re."):
+                continue
+            pattern = call.args[0]
+            if ast.unparse(call.func) not in ("re.compile", "re.escape"):
+                assert isinstance(pattern, ast.Constant), f"{module.name}: {ast.unparse(call)}"
+                value = re.compile(pattern.value, re.IGNORECASE | re.DOTALL)
+                found[f"{module.name}: {pattern.value!r}"] = value
+    return found
+
+
+@pytest.mark.parametrize("name", compiled())
+def test_no_text_of_a_stranger_stalls_a_pattern(name: str) -> None:
+    # In a process of its own: nothing in this one could stop it.
+    command = [sys.executable, "-c", f"import {__name__} as tests; tests.attack({name!r})"]
+    subprocess.run(command, cwd=ROOT, timeout=PATIENCE, check=True)
+
+
+def attack(name: str) -> None:
+    """Give every input to a pattern, by the methods that the splitter calls."""
+    pattern: Any = compiled()[name]
+    number = next((STARTS[begin] for begin in STARTS if name.startswith(begin)), BYTES)
+    for prefix, unit, suffix in product(PREFIXES, UNITS, SUFFIXES):
+        text = prefix + unit * (number // len(unit)) + suffix
+        given = text if isinstance(pattern.pattern, str) else text.encode()
+        began = time.process_time()
+        for method in methods(name):
+            match method:
+                case "sub":
+                    pattern.sub(given[:0], given)
+                case "finditer":
+                    deque(pattern.finditer(given), maxlen=0)
+                case _:
+                    getattr(pattern, method)(given)
+        assert time.process_time() - began < SECONDS, (name, prefix, unit, suffix)
+
+
+def methods(name: str) -> set[str]:
+    """The methods of a pattern that are called; a search goes on where a match gives up."""
+    module, _, variable = name.rpartition(".")
+    if ": " in name:
+        return {"search"}
+    source = Path(str(importlib.import_module(module).__file__)).read_text()
+    return set(re.findall(rf"\b{variable}\.(match|fullmatch|search|sub|split|finditer)\(", source))
+
+
+@pytest.mark.parametrize(
+    ("start", "taken"),
+    [
+        (b"<svg>", True),
+        (b" \n<svg ", True),
+        (b"<svgx>", False),
+        (b'<?xml version="1.0"?>\n<!-- a --> <!-- b -->\n<svg ', True),
+        (b'<?xml?><!DOCTYPE svg PUBLIC "a" [<!ENTITY b "c"> ]>\n<svg>', True),
+        (b"<!-- <svg> -->", False),
+        (b"<!-- a --><html><svg>", False),
+    ],
+)
+def test_an_svg_is_known_behind_what_may_come_before_it(start: bytes, taken: bool) -> None:
+    assert zooniverse.is_taken(start) is taken
