@@ -226,7 +226,7 @@ class Story:
         lines.append(f"  full log   {out / 'demo.log'}")
         if keep:
             one = self._exports[0].run if len(self._exports) == 1 else None
-            page = f"{self._ui}/runs/flow-run/{one}" if one else f"{self._ui}/runs?tag=export"
+            page = f"{self._ui}/runs/flow-run/{one}" if one else f"{self._ui}/runs?tags=export"
             lines.append(f"  run page   {page}  until you press Ctrl-C")
         else:
             lines.append("  run page   make demo KEEP=1 leaves the Prefect UI up to look at")

@@ -339,12 +339,15 @@ def archive_stem(file: str) -> str:
 
 
 def title(message: Any) -> str:
-    """Which export and download a message is about, as far as it says so."""
+    """The download and the archive that a message is about, as far as it says so.
+
+    The download's id comes first, since Prefect's UI cuts long names off.
+    """
     address = ReplyAddress.of(message)
     wanted = message.model_dump(by_alias=True) if isinstance(message, Request) else message
     file = wanted.get("file") if isinstance(wanted, dict) else None
     download = address.download_id if address else "?"
-    return f"{printable(file or 'unnamed export')} for download {printable(download)}"
+    return f"download {printable(download)}: {printable(file or 'unnamed export')}"
 
 
 def printable(value: Any) -> str:

@@ -1,10 +1,10 @@
-"""By what people find runs and read on: tags, a view of the exports alone, a link to the docs."""
+"""Tags and doc links, by which people find runs and read on."""
 
 from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect import runtime
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.flows import Flow
 
 from flows.support.recovery import is_deployed
@@ -12,9 +12,6 @@ from splitter.messages import ReplyAddress, printable
 from splitter.settings import Docs, Settings
 
 AnyFlow = TypeVar("AnyFlow", bound=Flow[..., Any])
-
-VIEW = "exports"
-"""The view on the UI's page *Runs* that leaves the listener out."""
 
 
 def documented(flow: AnyFlow) -> AnyFlow:
@@ -53,17 +50,3 @@ def tag_this_run(address: ReplyAddress) -> None:
         prefect.update_flow_run(
             UUID(runtime.flow_run.id), tags=[*runtime.flow_run.tags, download_tag(address)]
         )
-
-
-def save_view(prefect: SyncPrefectClient) -> None:
-    """Offer the view of the exports in the UI, unless there is one of that name."""
-    there = prefect.request("POST", "/saved_searches/filter", json={})
-    if there.is_error or any(view["name"] == VIEW for view in there.json()):
-        return  # Prefect Cloud has views of its own
-    # What the UI itself saves; it reads no other fields.
-    week = {"type": "span", "seconds": -7 * 24 * 3600}
-    filters = [
-        {"object": "flowRun", "property": name, "type": "", "operation": "", "value": value}
-        for name, value in (("tag", ["export"]), ("range", week))
-    ]
-    prefect.request("PUT", "/saved_searches/", json={"name": VIEW, "filters": filters})
