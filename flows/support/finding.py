@@ -1,11 +1,13 @@
 """Tags and doc links, by which people find runs and read on."""
 
 from typing import Any, TypeVar
+from urllib.parse import quote
 from uuid import UUID
 
 from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.flows import Flow
+from prefect.settings import get_current_settings
 
 from flows.support.recovery import is_deployed
 from splitter.messages import ReplyAddress, printable
@@ -50,3 +52,21 @@ def tag_this_run(address: ReplyAddress) -> None:
         prefect.update_flow_run(
             UUID(runtime.flow_run.id), tags=[*runtime.flow_run.tags, download_tag(address)]
         )
+
+
+def run_page(run: UUID) -> str:
+    """The address of a run's page in Prefect's UI."""
+    return f"{_ui()}/runs/flow-run/{run}"
+
+
+def runs_page(tag: str) -> str:
+    """The address of the list of the runs that have a tag."""
+    return f"{_ui()}/runs?tags={quote(tag)}"
+
+
+def _ui() -> str:
+    """Where Prefect's UI is; a server shows its old one to who leaves ``v2`` out."""
+    settings = get_current_settings()
+    url = (settings.ui_url or "").rstrip("/")
+    is_cloud = (settings.api.url or "").startswith(settings.cloud.api_url)
+    return url if is_cloud else f"{url}/v2"
