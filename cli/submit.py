@@ -19,7 +19,7 @@ from prefect.settings import get_current_settings
 
 from blocks.saved import Aws
 from cli.pool_settings import planned_settings
-from flows.create_batches import bucket_named
+from flows.split import bucket_named
 from flows.support.recovery import callback_of
 from splitter.aws import sqs as queues
 from splitter.batches.lanes import Export

@@ -1,4 +1,4 @@
-"""What goes wrong with an export, whether waiting helps, and how to say it to a project manager."""
+"""Errors of an export: their sentence, who must act, and whether another attempt can help."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,16 +9,34 @@ from botocore import exceptions as botocore
 from botocore.parsers import ResponseParserError
 from urllib3 import exceptions as urllib3
 
+from splitter.sentences import Actor, Said, Sentence, Words, escaped
 
-class ExportError(Exception):
-    """The export or its request is at fault: the message says what, where and what to do.
 
-    Trying again cannot help, so nothing that raises it is retried.
+class SentenceError(Exception):
+    """An error that is told with a sentence of the catalogue.
+
+    Attributes:
+        said: the sentence with its values.
     """
 
+    def __init__(self, sentence: Sentence | Said | str, **values: Any) -> None:
+        if isinstance(sentence, str):
+            sentence = UNFILED(
+                text=Words(escaped(" ".join(sentence[:MAX_UNFILED].split()), MAX_UNFILED))
+            )
+        self.said = sentence if isinstance(sentence, Said) else sentence(**values)
+        super().__init__(self.said.text)
 
-class SetupError(Exception):
-    """The installation is at fault (a path, a setting, a permission): for the operator to fix."""
+    def __reduce__(self) -> Any:
+        return type(self), (self.said,)
+
+
+class ExportError(SentenceError):
+    """The export or its request is at fault. No attempt can help, so it is never retried."""
+
+
+class SetupError(SentenceError):
+    """The installation is at fault (a path, a setting, a permission). An operator must act."""
 
 
 class Kind(Enum):
@@ -204,45 +222,104 @@ def error_code(error: botocore.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def explain(error: BaseException) -> str:
-    """One sentence about a failed export that a project manager can act on, without a traceback."""
-    message = " ".join(str(error).split())  # names and header cells may hold line breaks
-    message = message.encode(errors="replace").decode()  # and bytes that are no text
-    if isinstance(error, ExportError):
-        return message
+MAX_UNFILED = 2000
+UNFILED = Sentence("service.message", "{text}")
+
+SETUP = Sentence(
+    "service.setup",
+    "The batch service is not set up correctly, please tell the operator: {problem}",
+    Actor.OPERATOR,
+    "Correct the installation as the sentence says, then press Retry.",
+)
+OUT_OF_MEMORY = Sentence(
+    "service.out-of-memory",
+    "The batch service ran out of memory; please tell the operator to give it more.",
+    Actor.OPERATOR,
+    "Give the run's task or machine more memory, then press Retry.",
+)
+UNAVAILABLE = Sentence(
+    "aws.unavailable",
+    "Amazon storage did not answer properly, even after several attempts ({cause:bare}); "
+    "please ask for the batches again later.",
+    Actor.OPERATOR,
+    "Check the status of AWS and the network, then press Retry.",
+)
+REFUSED_BY_AWS = Sentence(
+    "aws.refused",
+    "Amazon storage refused the batch service something ({cause:bare}); please tell the "
+    "operator, who finds on the page of the run what to do.",
+    Actor.OPERATOR,
+)
+FAULT = Sentence(
+    "service.fault",
+    "The batches could not be made because of a fault ({cause:bare}); please tell the operator.",
+    Actor.OPERATOR,
+    "Read the traceback in the log; once its cause is gone, press Retry.",
+)
+
+REPLACE_ARCHIVE = (
+    "Send this sentence to whoever made the export. Copy the corrected archive over the old one "
+    "with `aws s3 cp`, to the same key, then press Retry."
+)
+ASK_AGAIN = "Send this sentence to the administrator of BIOSPEX, who must send another request."
+NOTHING = "Nothing has to be done."
+
+
+DEFAULT_ADVICE = {
+    Actor.MAKER: REPLACE_ARCHIVE,
+    Actor.OPERATOR: SETUP.advice,
+    Actor.REQUESTER: ASK_AGAIN,
+    Actor.NOBODY: NOTHING,
+}
+
+
+def default_advice(sentence: Sentence) -> str:
+    """What an operator does about a sentence: its own advice, or what its actor implies."""
+    return sentence.advice or DEFAULT_ADVICE[sentence.actor]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A failure as people are told of it.
+
+    Attributes:
+        said: for a project manager.
+        advice: for an operator.
+    """
+
+    said: Said
+    advice: str
+
+    @property
+    def actor(self) -> Actor:
+        return self.said.sentence.actor
+
+
+def judge(error: BaseException) -> Verdict:
+    """The sentence, who must act and what they do, for any error that ends a run."""
     if isinstance(error, SetupError):
-        return f"The batch service is not set up correctly, please tell the operator: {message}"
+        said = SETUP(problem=error.said)
+        if error.said.sentence is not UNFILED:
+            said = Said(error.said.sentence, said.text)
+        return Verdict(said, default_advice(said.sentence))
+    if isinstance(error, ExportError):
+        return Verdict(error.said, default_advice(error.said.sentence))
     if isinstance(error, MemoryError):
-        return "The batch service ran out of memory; please tell the operator to give it more."
+        return Verdict(OUT_OF_MEMORY(), OUT_OF_MEMORY.advice)
     cause = type(error).__name__
     if isinstance(error, botocore.ClientError):
         cause = f"{error_code(error)} from {error.operation_name}"
     if isinstance(error, OSError) and error.strerror:
         cause = error.strerror
     if is_transient(error):
-        return (
-            f"Amazon storage did not answer properly, even after several attempts ({cause}); "
-            "please ask for the batches again later."
-        )
-    if operator_fix(error):
-        return (
-            f"Amazon storage refused the batch service something ({cause}); please tell the "
-            "operator, who finds on the page of the run what to do."
-        )
-    return f"The batches could not be made because of a fault ({cause}); please tell the operator."
-
-
-def advise(error: BaseException) -> str:
-    """What an operator can do about a failed export."""
-    if isinstance(error, ExportError):
-        return (
-            "no action needed here: the export or its request is at fault, as the sentence says. "
-            "Retry helps once the archive in S3 has been replaced."
-        )
-    if isinstance(error, SetupError):
-        return "fix the installation as the message says, then press Retry."
-    if is_transient(error):
-        return "look whether AWS and the network are well, then press Retry."
+        return Verdict(UNAVAILABLE(cause=cause), UNAVAILABLE.advice)
     if fix := operator_fix(error):
-        return f"{fix}; then press Retry."
-    return "read the traceback in the log; once the cause is gone, press Retry."
+        return Verdict(
+            REFUSED_BY_AWS(cause=cause), f"{fix[:1].upper()}{fix[1:]}; then press Retry."
+        )
+    return Verdict(FAULT(cause=cause), FAULT.advice)
+
+
+def explain(error: BaseException) -> str:
+    """One sentence about a failed export for a project manager, without a traceback."""
+    return str(judge(error).said)

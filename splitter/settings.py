@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode
 from splitter.archives.members import Limits
 from splitter.errors import SetupError
 from splitter.messages import ReplyAddress, Request, RequestError
+from splitter.sentences import Actor, Sentence
 
 
 def _absolute(path: Path) -> Path:
@@ -21,6 +22,30 @@ def _absolute(path: Path) -> Path:
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+BAD_SETTINGS = Sentence(
+    "settings.bad-value",
+    "{problems:bare}",
+    Actor.OPERATOR,
+    "Correct these variables where the service or the work pool is configured, then press Retry.",
+)
+NOT_ALLOWED = {
+    "s3Bucket": Sentence(
+        "request.bucket-not-allowed",
+        "The request for batches names {value:long} as its 's3Bucket', which the batch service is "
+        "not allowed to use; please tell the operator.",
+        Actor.OPERATOR,
+        "If BIOSPEX may use this bucket, add it to ALLOWED_BUCKETS, then press Retry.",
+    ),
+    "updatesQueueUrl": Sentence(
+        "request.queue-not-allowed",
+        "The request for batches names {value:long} as its 'updatesQueueUrl', which the batch "
+        "service is not allowed to use; please tell the operator.",
+        Actor.OPERATOR,
+        "If BIOSPEX may use this queue, add it to ALLOWED_QUEUES, then press Retry.",
+    ),
+}
 
 
 class Settings(BaseSettings):
@@ -131,7 +156,7 @@ class Settings(BaseSettings):
                 f"{str(problem['loc'][0]).upper()}={problem['input']!r}: {problem['msg']}"
                 for problem in error.errors()
             )
-            raise SetupError("; ".join(problems)) from error
+            raise SetupError(BAD_SETTINGS, problems=list(problems)) from error
 
 
 class Docs(BaseSettings):
@@ -198,10 +223,7 @@ class Allowed(BaseSettings):
             ("updatesQueueUrl", request.updates_queue_url, self.allowed_queues),
         ):
             if not _matches(value, patterns):
-                raise RequestError(
-                    f"The request for batches names '{value}' as its '{field}', which the batch "
-                    "service is not allowed to use; correct it or ask the operator."
-                )
+                raise RequestError(NOT_ALLOWED[field], value=value)
 
 
 def _matches(value: str, patterns: tuple[str, ...] | None) -> bool:

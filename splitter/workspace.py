@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from splitter.errors import SetupError
+from splitter.sentences import Actor, Sentence, Words
 
 PREFIX = "biospex-batch-"
 LOCK_SUFFIX = ".lock"
@@ -23,6 +24,33 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 SPACE_PER_ARCHIVE_BYTE = 2.1
 """The archive and its images side by side; JPEGs fill as much unpacked, the rest is margin."""
+
+NO_DIRECTORY = Sentence(
+    "workspace.no-directory",
+    "{setting} {path} does not exist; is the file system mounted?",
+    Actor.OPERATOR,
+    "Mount the file system, or correct the setting, then press Retry.",
+)
+NOT_WRITABLE = Sentence(
+    "workspace.not-writable",
+    "{setting} {path} is not writable: {cause:bare}.",
+    Actor.OPERATOR,
+    "Let the user of the flow write there, then press Retry.",
+)
+TOO_SMALL = Sentence(
+    "workspace.too-small",
+    "{setting} {path} has {free} bytes free, the export needs {needed}; make room or let large "
+    "exports use EFS.",
+    Actor.OPERATOR,
+    "Make room, or set MAX_TMP_SIZE and EFS_PATH so that large exports use EFS, then press Retry.",
+)
+RAN_OUT = Sentence(
+    "workspace.ran-out-of-space",
+    "{path} ran out of space ({cause:bare}); make room, let fewer exports run at a time "
+    "(MAX_IN_FLIGHT), or let large ones use EFS.",
+    Actor.OPERATOR,
+    "Make room or lower MAX_IN_FLIGHT, then press Retry.",
+)
 
 
 @dataclass(frozen=True)
@@ -50,20 +78,19 @@ class Workspace:
         """
         large = archive_size > self.max_tmp_size
         root = self.efs_path if large else self.tmp_path
-        name = self.efs_name if large else self.tmp_name
+        name = Words(self.efs_name if large else self.tmp_name)
         if not root.is_dir():
-            raise SetupError(f"{name} {root} does not exist; is the file system mounted?")
+            raise SetupError(NO_DIRECTORY, setting=name, path=Words(root))
         try:
             tempfile.TemporaryFile(dir=root).close()
         except OSError as error:
-            raise SetupError(f"{name} {root} is not writable: {error.strerror}.") from error
+            raise SetupError(
+                NOT_WRITABLE, setting=name, path=Words(root), cause=error.strerror or ""
+            ) from error
         needed = int(archive_size * SPACE_PER_ARCHIVE_BYTE)
         free = shutil.disk_usage(root).free
         if free < needed:
-            raise SetupError(
-                f"{name} {root} has {free:,} bytes free, the export needs {needed:,}; "
-                "make room or let large exports use EFS."
-            )
+            raise SetupError(TOO_SMALL, setting=name, path=Words(root), free=free, needed=needed)
         return root
 
 
@@ -86,10 +113,7 @@ def run_directory(root: Path) -> Iterator[Path]:
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            raise SetupError(
-                f"{root} became full while it was worked in ({error.strerror}); make room, "
-                "let fewer exports run at a time (MAX_IN_FLIGHT), or let large ones use EFS."
-            ) from error
+            raise SetupError(RAN_OUT, path=Words(root), cause=error.strerror or "") from error
         finally:
             _remove(directory, lock)
 

@@ -6,7 +6,7 @@ callback: what was sent twice is shown twice.
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -22,67 +22,65 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State
 
-from splitter.aws.s3 import Bucket, StoredObject
-from splitter.manifest.partition import Partition
+from flows.support.markdown import code, link, plain
+from splitter.aws.s3 import Bucket
+from splitter.batches.outcome import Outcome
+from splitter.errors import Verdict
 from splitter.messages import Failure, Request, Result, to_json
+from splitter.sentences import escaped
 from splitter.settings import Docs
 from splitter.wording import count, duration, size
 
 CALLBACK_KEY = "callback"
 """The artifact that says a run has sent its callback; the listener goes by it."""
 
+LINKS_SHOWN = 100
+"""Links of the summary; an export of today has ten batches."""
+
 LINK_SECONDS = 72 * 3600
 """As long as the links in the mail that BIOSPEX sends."""
 
 
-def publish(
-    request: Request,
-    source: StoredObject,
-    lane: str,
-    parts: Partition,
-    sizes: Sequence[int],
-    warnings: Sequence[str],
-    zooniverse: Sequence[str],
-    links: Sequence[str],
-    seconds: float,
-    earlier: Sequence[State[Any]],
-) -> None:
+def publish(outcome: Outcome, links: Sequence[str], earlier: Sequence[State[Any]]) -> None:
     """Attach the summary and the table of batches to the current flow run.
 
     Args:
-        lane: how the archive was split, and why so.
-        sizes: bytes of each batch ZIP, in the order of ``parts.batches``.
-        warnings: sentences about what a person may want to look at.
-        zooniverse: sentences about what Zooniverse will say of the batches.
-        links: where each batch can be had.
-        seconds: that the split took.
-        earlier: how earlier attempts of the run ended.
+        links: an address of each batch.
+        earlier: the ends of earlier attempts of the run.
     """
     _remove("summary", "batches")
-    batches = list(zip(parts.batches, sizes, links, strict=True))
-    rows = sum(batch.rows for batch in parts.batches)
-    remarks = "\n".join(f"- ⚠️ {warning}" for warning in warnings) or "No warnings."
-    said = "\n".join(f"- {sentence}" for sentence in zooniverse)
-    warned = len(warnings) + len(parts.zooniverse)
-    noted = count(warned, "warning") if warned else "no warnings"
-    more = f" to `part{len(batches)}`" if len(batches) > 1 else ""
+    request = outcome.request
+    batches = list(zip(outcome.batches, outcome.sizes, links, strict=True))
+    warned = outcome.all_warnings
+    noted = count(len(warned), "warning") if warned else "no warnings"
+    remarks = "\n".join(f"- ⚠️ {plain(warning)}" for warning in outcome.warnings)
+    said = "\n".join(f"- {plain(sentence)}" for sentence in outcome.zooniverse)
+    files = "\n".join(
+        f"- {link(request.batch_file(batch.part), address)}: "
+        f"rows {batch.first_row:,} to {batch.last_row:,}, {size(written)}"
+        for batch, written, address in batches[:LINKS_SHOWN]
+    )
+    if len(batches) > LINKS_SHOWN:
+        files += f"\n- and {len(batches) - LINKS_SHOWN:,} more, in the artifact *batches*"
+    place = f"s3://{request.s3_bucket}/{request.export_path}"
     create_markdown_artifact(
         key="summary",
-        description=f"{count(rows, 'row')} in {count(len(batches), 'batch', 'batches')}, {noted}",
+        description=f"{outcome.summary}, {noted}",
         markdown=f"""\
-**{request.file}** for download **{request.download_id}**: {count(rows, "row")} in \
-{count(len(batches), "batch", "batches")}, {size(sum(sizes))}, made in {duration(seconds)}.
+**{plain(request.file)}** for download **{plain(request.download_id)}**: {outcome.summary}, \
+made in {duration(outcome.seconds)}.
 
-{remarks}
+{remarks or "No warnings."}
+
+### Batches
+
+{files}
 
 | | |
 | --- | --- |
-| Archive | `s3://{request.s3_bucket}/{request.export_path}`, {size(source.size)} |
-| Batches | `s3://{request.s3_bucket}/{request.batch_key(1)}`{more} |
-| Lane | {lane} |
-| Manifest | `{parts.manifest}` |
-
-Rows, size and link of each batch: *batches*, on the run page.
+| Archive | {code(place)}, {size(outcome.archive_size)} |
+| Lane | {outcome.lane}: {plain(outcome.reason)} |
+| Manifest | {code(outcome.parts.manifest)} |
 {_ends(earlier)}
 ### Zooniverse
 
@@ -90,24 +88,24 @@ Rows, size and link of each batch: *batches*, on the run page.
 
 What to do with a batch: {Docs().page("zooniverse.md")}
 
-### Once more?
+### Run it again
 
-*Retry* on the run page makes what is missing and sends the callback again.
+*Retry*, in the menu ⋮ of the run page, makes what is missing and sends the callback again.
 """,
     )
     create_table_artifact(
         key="batches",
-        description="Rows, size and link of each batch",
+        description="Rows, images and size of each batch",
         table=[
             {
                 "batch": batch.part,
                 "rows": f"{batch.first_row}-{batch.last_row}",
                 "images": len(batch.images),
                 "size": size(written),
-                "file": f"[{request.batch_file(batch.part)}]({link})",
+                "file": request.batch_file(batch.part),
                 "bytes": written,
             }
-            for batch, written, link in batches
+            for batch, written, _ in batches
         ],
     )
 
@@ -119,33 +117,34 @@ def publish_pictures(names: Sequence[str], sheet: bytes) -> None:
         key="images",
         description=f"{count(len(names), 'image')}, evenly spread over the export",
         markdown=f"![thumbnails](data:image/jpeg;base64,{b64encode(sheet).decode()})\n\n"
-        "From left to right: " + ", ".join(f"`{name}`" for name in names),
+        "From left to right: " + ", ".join(map(code, names)),
     )
 
 
 def publish_failure(
     begin: str,
-    sentence: str,
-    advice: str,
+    verdict: Verdict,
     earlier: Sequence[State[Any]],
+    outcome: Outcome | None,
     *,
-    is_made: bool,
     is_tried_again: bool,
 ) -> None:
-    """Attach to the current flow run why there are no batches, and what an operator can do.
+    """Attach to the current flow run why it failed, who must act and what they do.
 
     Args:
-        begin: what of the batches, such as "No batches yet:".
-        is_made: whether they are in place, and only BIOSPEX could not be told.
-        is_tried_again: whether the listener does so before it answers.
+        begin: the state of the batches, such as "No batches yet:".
+        outcome: the batches, where only the callback could not be sent.
+        is_tried_again: whether the listener tries the export again before it answers.
     """
     wait = ", as the listener tries this export again first" if is_tried_again else ""
-    _remove("summary", *([] if is_made else ["batches", "images"]))
+    _remove("summary", *([] if outcome else ["batches", "images"]))
     create_markdown_artifact(
         key="summary",
-        description=f"{begin} {sentence}",
-        markdown=f"**{begin}** {sentence}\n\n**What to do:** {advice}\n\n"
-        f"**What BIOSPEX was told:** *callback*, on the run page. None there: nothing{wait}.\n"
+        description=f"{begin} {verdict.said}",
+        markdown=f"**{begin}** {plain(verdict.said)}\n\n"
+        f"**Who must act:** {verdict.actor.value}\n\n"
+        f"**What to do:** {verdict.advice}\n\n"
+        f"**The message to BIOSPEX:** *callback*, on the run page. None there: nothing{wait}.\n"
         f"{_ends(earlier)}\n"
         f"What each sentence means: {Docs().page('messages.md')}\n",
     )
@@ -166,8 +165,14 @@ def callback_title(message: Result | Failure) -> str:
 
 def callback_markdown(message: Result | Failure) -> str:
     """The sentence, and the message as it was sent, line by line."""
-    sent = json.dumps(json.loads(to_json(message)), indent=2, ensure_ascii=False)
-    return f"{callback_title(message)}\n\nThe message:\n\n```json\n{sent}\n```"
+    sent = json.dumps(json.loads(to_json(message)), indent=2, ensure_ascii=not _is_safe(message))
+    return f"{plain(callback_title(message))}\n\nThe message:\n\n```json\n{sent}\n```"
+
+
+def _is_safe(message: Result | Failure) -> bool:
+    """Whether no text of a message has characters that act or hide."""
+    text = message.model_dump_json()
+    return escaped(text, len(text)) == text
 
 
 def console_link(region: str, bucket: str, key: str) -> str:
@@ -178,13 +183,14 @@ def console_link(region: str, bucket: str, key: str) -> str:
     )
 
 
-def batch_links(bucket: Bucket, keys: Iterable[str], presigned: bool) -> list[str]:
-    """Where each batch can be had: one click away for 72 hours, else in the AWS console.
+def batch_links(bucket: Bucket, request: Request, parts: int, presigned: bool) -> list[str]:
+    """An address of each batch: one click away for 72 hours, else in the AWS console.
 
     A link that is signed with a role's passing credentials ends with them, within hours
     (https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html), so there the
     console's address is the better one.
     """
+    keys = [request.batch_key(part) for part in range(1, parts + 1)]
     if presigned and bucket.signs_lastingly:
         return [bucket.presigned_link(key, LINK_SECONDS) for key in keys]
     return [console_link(bucket.region, bucket.name, key) for key in keys]
@@ -199,7 +205,7 @@ def _told(message: Result | Failure) -> str:
 def _ends(earlier: Sequence[State[Any]]) -> str:
     if not earlier:
         return ""
-    lines = [f"{number}. {end.name}: {end.message}" for number, end in enumerate(earlier, 1)]
+    lines = [f"{number}. {end.name}: {plain(end.message)}" for number, end in enumerate(earlier, 1)]
     return "\n**Earlier attempts**\n\n" + "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, IncompleteReadError
 
 from splitter.errors import TRANSIENT_TYPES, ExportError, Kind, is_kind, require_field
+from splitter.sentences import Actor, Sentence
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -46,6 +47,36 @@ CLIENT_CONFIG = Config(
 
 class ObjectError(ExportError):
     """An archive that is not where the request says."""
+
+
+NOT_READABLE = Sentence(
+    "object.not-readable",
+    "The export {key:long} in the bucket {bucket} may not be read by the batch service; please "
+    "tell the operator.",
+    Actor.OPERATOR,
+    "Let the role of the tasks read this bucket (SplitterRole in deploy/stack.yaml), then press "
+    "Retry.",
+)
+NO_BUCKET = Sentence(
+    "object.no-bucket",
+    "There is no bucket {bucket}; please tell the operator.",
+    Actor.OPERATOR,
+    "Check whether the bucket was renamed or deleted, and whether BIOSPEX names the right one "
+    "(ALLOWED_BUCKETS); then press Retry.",
+)
+NO_OBJECT = Sentence(
+    "object.missing",
+    "There is no export {key:long} in the bucket {bucket}; it may have expired: export it again.",
+)
+EMPTY_OBJECT = Sentence(
+    "object.empty", "The export {key:long} in the bucket {bucket} is empty; export it again."
+)
+REPLACED_OBJECT = Sentence(
+    "object.replaced",
+    "The export {key:long} was replaced or deleted while it was read; ask for its batches again.",
+    Actor.REQUESTER,
+    "Press Retry if the archive at that key is the right one.",
+)
 
 
 @dataclass(frozen=True)
@@ -115,21 +146,23 @@ class Bucket:
             found = self.find(key)
         except ClientError as error:
             if is_kind(error, Kind.REFUSED):
-                raise ObjectError(
-                    f"The export {key} in the bucket {self.name} may not be read by the batch "
-                    "service; check the bucket's name, or ask the operator for the permission."
-                ) from error
+                raise ObjectError(NOT_READABLE, key=key, bucket=self.name) from error
             raise
         if found is None:
-            raise ObjectError(
-                f"There is no export {key} in the bucket {self.name}; it may have expired: "
-                "export it again."
-            )
+            if not self._exists():
+                raise ObjectError(NO_BUCKET, bucket=self.name)
+            raise ObjectError(NO_OBJECT, key=key, bucket=self.name)
         if not found.size:
-            raise ObjectError(
-                f"The export {key} in the bucket {self.name} is empty; export it again."
-            )
+            raise ObjectError(EMPTY_OBJECT, key=key, bucket=self.name)
         return found
+
+    def _exists(self) -> bool:
+        """Whether the bucket is there, as far as S3 tells; a HEAD of an object does not say it."""
+        try:
+            self._client.head_bucket(Bucket=self.name)
+        except ClientError as error:
+            return not is_kind(error, Kind.MISSING)
+        return True
 
     def download(
         self, key: str, source: StoredObject, path: Path, progress: Callable[[int], object]
@@ -307,8 +340,5 @@ def unchanged_source(key: str) -> Iterator[None]:
         yield
     except ClientError as error:
         if is_kind(error, Kind.REPLACED, Kind.MISSING):
-            raise ObjectError(
-                f"The export {key} was replaced or deleted while it was read; "
-                "ask for its batches again."
-            ) from error
+            raise ObjectError(REPLACED_OBJECT, key=key) from error
         raise

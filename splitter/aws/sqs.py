@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 
 from splitter.errors import Kind, SetupError, error_code, is_kind, is_transient, require_field
 from splitter.messages import Failure, ReplyAddress, Result, to_json
+from splitter.sentences import Actor, Sentence
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -54,6 +55,15 @@ class Delivery:
 
 class CallbackError(SetupError):
     """The callback queue of a request cannot be used; nobody can be told of the outcome."""
+
+
+NO_CALLBACK_QUEUE = Sentence(
+    "callback.queue",
+    "the queue {queue:long}, where the answer goes, cannot be used ({code:bare}); check that it "
+    "exists and that its policy lets this service send to it.",
+    Actor.OPERATOR,
+    "Make the queue, or let the role of the tasks send to it, then press Retry.",
+)
 
 
 class TriggerQueue:
@@ -171,8 +181,4 @@ def send_callback(client: "SQSClient", address: ReplyAddress, message: Result | 
 
 
 def _callback_error(address: ReplyAddress, error: ClientError) -> CallbackError:
-    return CallbackError(
-        f"the queue {address.updates_queue_url}, where the answer goes, cannot be used "
-        f"({error_code(error)}); look whether it exists and its policy lets this service send to "
-        "it."
-    )
+    return CallbackError(NO_CALLBACK_QUEUE, queue=address.updates_queue_url, code=error_code(error))

@@ -13,7 +13,15 @@ from splitter.errors import SetupError
 from splitter.manifest import partition as manifest
 from splitter.manifest.partition import Partition
 from splitter.messages import Request
+from splitter.sentences import Actor, Sentence
 from splitter.settings import Settings
+
+CANNOT_SPLICE = Sentence(
+    "lane.cannot-splice",
+    "SPLIT_STRATEGY is splice, but {why:bare}.",
+    Actor.OPERATOR,
+    "Set SPLIT_STRATEGY to auto, then press Retry.",
+)
 
 
 class Export:
@@ -140,7 +148,7 @@ def choose_lane(
                 if not why:
                     return Lane(index, f"S3 can copy every file; {looked}", remarks, parts)
     if settings.split_strategy == "splice":
-        raise SetupError(f"SPLIT_STRATEGY is splice, but {why}.")
+        raise SetupError(CANNOT_SPLICE, why=why)
     return Lane(None, why, remarks)
 
 

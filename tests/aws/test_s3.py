@@ -144,5 +144,5 @@ def test_a_download_that_breaks_off_again_and_again_is_worth_another_try(
 
 
 def test_an_archive_that_may_not_be_read_is_said(faulty: Bucket) -> None:
-    with pytest.raises(ObjectError, match=r"export forbidden\.zip .* may not be read"):
+    with pytest.raises(ObjectError, match=r"export .forbidden\.zip. .* may not be read"):
         faulty.archive("forbidden.zip")

@@ -22,6 +22,7 @@ from werkzeug.serving import make_server
 from blocks.saved import BLOCK_NAME
 from devtools.services import REGION
 from flows import create_batches as flow
+from flows import tasks as steps
 from tests.helpers.archives import tar_of
 from tests.helpers.biospex import Biospex
 from tests.helpers.faulty_proxy import Fault, FaultyProxy, Operation, Rule, faulty_proxy
@@ -75,7 +76,13 @@ def credentials(proxy: FaultyProxy, prefect_api: object) -> Iterator[None]:
 def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step is tried twice, and a request three times, at once."""
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
-    for step in (flow.read_index, flow.download, flow.zip_and_upload, flow.splice, flow.notify):
+    for step in (
+        steps.read_index,
+        steps.download,
+        steps.zip_and_upload,
+        steps.splice,
+        steps.notify,
+    ):
         monkeypatch.setattr(step, "retries", 1)
         monkeypatch.setattr(step, "retry_delay_seconds", 0)
 

@@ -1,6 +1,7 @@
 """What the run page tells: the questions that people come to it with."""
 
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,7 @@ Shown = Callable[[Any], dict[str, Artifact]]
 
 
 @pytest.mark.parametrize("least", ["0", "99999999"], ids=["splice", "extract"])
-def test_which_rows_are_in_a_batch_and_where_it_is_stand_in_a_table(
+def test_which_rows_are_in_a_batch_and_where_it_is_is_on_the_page(
     least: str, shown: Shown, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BATCH_SIZE", "20")
@@ -55,7 +56,7 @@ def test_which_rows_are_in_a_batch_and_where_it_is_stand_in_a_table(
     assert second["rows"] == "21-25"
     assert second["size"].endswith(" kB")
     assert second["bytes"] > 1000
-    link = second["file"].removeprefix(f"[{EXPORTS[0].stem}-part2.zip](").removesuffix(")")
+    [link] = re.findall(r"part2\.zip\]\(<(http[^>]+)>\): rows 21 to 25, ", summary)
     assert requests.get(link, timeout=60).content.startswith(b"PK\3\4")
     assert "](data:image/jpeg;base64," in str(page["images"].data)
     assert len(str(page["images"].data)) <= 40_000
@@ -68,9 +69,9 @@ def test_where_a_link_may_not_be_signed_or_would_not_last_the_console_is_linked(
     variable: str, value: str, shown: Shown, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
-    batches = str(shown(biospex.request(EXPORTS[0]))["batches"].data)
-    assert "https://us-east-2.console.aws.amazon.com/s3/object/bucket-" in batches
-    assert "Signature" not in batches
+    summary = str(shown(biospex.request(EXPORTS[0]))["summary"].data)
+    assert "https://us-east-2.console.aws.amazon.com/s3/object/bucket-" in summary
+    assert "Signature" not in summary
 
 
 def test_what_biospex_was_told_is_a_sentence_and_then_the_message_line_by_line() -> None:
@@ -90,7 +91,8 @@ def test_a_failure_says_what_is_wrong_and_where_its_sentence_is_explained(
     monkeypatch.setenv("DOCS_URL", "https://docs.example/")
     page = shown(biospex.request(EXPORTS[0], exportPath="export/gone.zip"))
     summary = str(page["summary"].data)
-    assert summary.startswith("**No batches:** There is no export export/gone.zip")
+    assert summary.startswith("**No batches:** There is no export 'export/gone.zip'")
+    assert "**Who must act:** whoever made the export" in summary
     assert "[messages.md](https://docs.example/messages.md)" in summary
     assert "batches" not in page
 
@@ -116,7 +118,7 @@ def test_pictures_that_cannot_be_made_make_no_export_fail(
     def refuse(*_: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr("flows.create_batches.contact_sheet", refuse)
+    monkeypatch.setattr("flows.split.contact_sheet", refuse)
     page = shown(biospex.request(archive))
     assert "images" not in page
     assert "1 row in 1 batch" in str(page["summary"].data)
@@ -139,9 +141,27 @@ def test_what_a_fault_may_have_kept_from_biospex_is_said(
     def refuse(*_: object, **__: object) -> bytes:
         raise KeyError("a fault of the program")
 
-    monkeypatch.setattr("flows.create_batches.choose_lane", refuse)
+    monkeypatch.setattr("flows.split.choose_lane", refuse)
     page = shown(biospex.request(EXPORTS[0]))
     summary = str(page["summary"].data)
     assert summary.startswith("**No batches yet:** ")
     assert "None there: nothing, as the listener tries this export again first." in summary
     assert "callback" not in page
+
+
+def test_text_of_an_export_is_no_markup_on_its_page(
+    shown: Shown, biospex: Biospex, tmp_path: Path
+) -> None:
+    hostile = (
+        "<img src=x onerror=alert(1)>[Retry](javascript:x)|`#https://evil.example\x1b[2J\u202e"
+    )
+    archive = tmp_path / f"{uuid4()}.zip"
+    for manifest in (f'imageName\n"{hostile}.jpg"\n', f'imageName\na.jpg\n"{hostile}"\n'):
+        with zipfile.ZipFile(archive, "w") as export:
+            export.writestr("a.jpg", b"image")
+            export.writestr("manifest.csv", manifest)
+        page = shown(biospex.request(archive))
+        for artifact in (page["summary"], page["callback"]):
+            text = re.sub(r"(?s)```json.*?```|\*\*What to do:.*?\n", "", str(artifact.data))
+            assert not re.search(r"(?<!\\)[<`]|(?<!\\)\[Retry|https:", text)
+            assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import tarfile
 import zipfile
@@ -207,7 +208,7 @@ def test_a_request_without_an_address_fails_and_sends_nothing(biospex: Biospex) 
 def test_an_export_that_is_not_there_is_answered(biospex: Biospex) -> None:
     with pytest.raises(ExportError):
         create_batches(biospex.request(EXPORTS[0], exportPath="export/gone.zip"))
-    assert "There is no export export/gone.zip" in biospex.callbacks()[0]["error"]
+    assert "There is no export 'export/gone.zip'" in biospex.callbacks()[0]["error"]
 
 
 def test_a_wrong_setting_is_answered_with_the_variables_name(
@@ -351,7 +352,7 @@ def test_a_fault_that_stays_ends_the_run_with_its_sentence_and_no_traceback(
             biospex.request(EXPORTS[0], exportPath="export/gone.zip"), return_state=True
         )
     assert state.is_failed()
-    assert (state.name, state.message) == ("Failed", biospex.callbacks()[0]["error"])
+    assert (state.name, state.message) == ("Export refused", biospex.callbacks()[0]["error"])
     assert isinstance(state.result(raise_on_failure=False), ExportError)
     errors = [line.getMessage() for line in caplog.records if line.levelname == "ERROR"]
     assert [line.partition(":")[0] for line in errors] == ["No batches", "What to do"]
@@ -362,7 +363,11 @@ def test_a_fault_that_stays_ends_the_run_with_its_sentence_and_no_traceback(
     ("changes", "name"), [({}, "Completed"), ({"totalSize": 1}, "Completed with warnings")]
 )
 def test_the_state_of_a_run_says_what_was_made(
-    changes: dict[str, Any], name: str, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any],
+    name: str,
+    biospex: Biospex,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("BATCH_SIZE", "10")
     state: State[Any] = create_batches(biospex.request(EXPORTS[0], **changes), return_state=True)
@@ -370,6 +375,12 @@ def test_the_state_of_a_run_says_what_was_made(
     assert state.name == name
     assert re.fullmatch(r"25 rows in 3 batches, \d+\.\d kB", str(state.message))
     assert len(state.result().batch_files) == 3
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    numbers = json.loads(line)
+    assert (numbers["outcome"], numbers["rows"], numbers["batches"]) == (name, 25, 3)
+    assert numbers["batch_bytes"] > 100_000
+    [metrics] = numbers["_aws"]["CloudWatchMetrics"]
+    assert {metric["Name"] for metric in metrics["Metrics"]} <= set(numbers)
 
 
 def test_a_callback_queue_that_is_not_there_is_found_out_before_the_work(
@@ -381,7 +392,8 @@ def test_a_callback_queue_that_is_not_there_is_found_out_before_the_work(
             return_state=True,
         )
     assert state.is_failed()
-    assert "-deleted, where the answer goes, cannot be used" in str(state.message)
+    assert "-deleted', where the answer goes, cannot be used" in str(state.message)
+    assert state.name == "Needs operator"
     assert "No batches: " in caplog.text
     assert "What to do: " in caplog.text
     assert biospex.batches() == []
@@ -401,8 +413,8 @@ def test_a_last_callback_that_fails_says_that_batches_are_made_and_what_to_do(
             biospex.request(EXPORTS[0], updatesQueueUrl=gone), return_state=True
         )
     assert state.is_failed()
-    assert str(state.message).startswith("Batches are made, but ")
-    assert "Batches are made, but " in caplog.text
+    assert str(state.message).startswith("Batches were created, but BIOSPEX was not told: ")
+    assert "Batches were created, but BIOSPEX was not told: " in caplog.text
     assert "What to do: " in caplog.text
     assert biospex.batches()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
-CLIENT = Path(__file__).parents[1] / ".venv/zooniverse/bin/panoptes"
+CLIENT = Path(__file__).parents[2] / ".venv/zooniverse/bin/panoptes"
 
 SUBJECT_SET = "7"
 

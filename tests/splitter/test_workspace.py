@@ -168,7 +168,7 @@ def test_a_lock_that_cannot_be_opened_does_not_stop_the_sweep(tmp_path: Path) ->
 
 def test_a_disk_that_becomes_full_is_named(tmp_path: Path) -> None:
     with (
-        pytest.raises(SetupError, match=rf"{tmp_path} became full while it was worked in"),
+        pytest.raises(SetupError, match=rf"{tmp_path} ran out of space"),
         run_directory(tmp_path),
         Path("/dev/full").open("wb") as full,
     ):

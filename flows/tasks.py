@@ -1,0 +1,149 @@
+"""The tasks of one export: each names a step, carries its retries, and calls one plain function.
+
+Retries, from the inside out: botocore repeats a request 5 times within seconds; a ranged read goes
+on where its answer broke off, 5 times; a task is repeated 4 times within minutes, which outlasts a
+longer outage; the listener starts a run MAX_ATTEMPTS times.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
+from prefect.tasks import Task, exponential_backoff
+
+from flows.support import artifacts
+from flows.support.progress import Progress, best_effort
+from flows.support.task_runner import UploadPool
+from splitter import zooniverse
+from splitter.archives.extract import Contents
+from splitter.archives.extract import extract as extract_archive
+from splitter.archives.members import Limits
+from splitter.archives.zip_index import ZipIndex
+from splitter.aws import sqs as queues
+from splitter.batches import splice as splicing
+from splitter.batches.assembly import Part, assemble
+from splitter.batches.lanes import Export
+from splitter.errors import is_transient
+from splitter.manifest.partition import Batch, Partition, partition_export
+from splitter.messages import Failure, ReplyAddress, Result
+from splitter.settings import Settings
+from splitter.wording import count, size
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+
+def is_retryable(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether another attempt of a failed task makes sense; a bad archive stays bad."""
+    return is_transient(state.result(raise_on_failure=False))
+
+
+STEP: dict[str, Any] = {
+    "cache_policy": NO_CACHE,  # an export is never taken for another one
+    "persist_result": False,  # a result may be gigabytes, or hold a client
+    "retries": 4,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": is_retryable,
+}
+ONE_BATCH = "batch {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}"
+
+
+@task(task_run_name="read the index", **STEP)
+def read_index(export: Export) -> ZipIndex:
+    """Read the ZIP's central directory, at the archive's end, which locates each member."""
+    index = export.index()
+    get_run_logger().info("%s listed", count(len(index.members), "file"))
+    return index
+
+
+@task(task_run_name="download the archive", **STEP)
+def download(export: Export, directory: Path) -> Path:
+    """Fetch the archive from S3 to the workspace, by parallel ranged requests."""
+    path = directory / "archive"
+    with Progress("Download", export.source.size) as progress:
+        export.bucket.download(export.request.export_path, export.source, path, progress)
+    get_run_logger().info("%s received", size(export.source.size))
+    return path
+
+
+@task(task_run_name="extract", **STEP)
+def extract(path: Path, directory: Path, limits: Limits) -> Contents:
+    """Unpack the archive, whatever its format, and verify the checksum of every member."""
+    with Progress("Extract", path.stat().st_size) as progress:  # JPEGs are as large unpacked
+        contents = extract_archive(path, directory / "images", progress, limits)
+    path.unlink()
+    get_run_logger().info("%s, all intact", count(len(contents.members), "file"))
+    return contents
+
+
+@task(task_run_name="partition into batches of {settings.batch_size} rows", **STEP)
+def partition(export: Export, files: Contents | ZipIndex, settings: Settings) -> Partition:
+    """Read the manifest, check that every row has its image, and cut it into batches."""
+    parts = partition_export(
+        files.members,
+        files.read,
+        settings.image_column,
+        settings.batch_size,
+        settings.max_cells,
+        files.unusable,
+    )
+    Result.of(export.request, len(parts.batches))  # one message must be able to name them all
+    rows = sum(batch.rows for batch in parts.batches)
+    batches = count(len(parts.batches), "batch", "batches")
+    get_run_logger().info("%s in %s", count(rows, "row"), batches)
+    with best_effort("The check for Zooniverse", get_run_logger()):
+        return zooniverse.inspect(parts, files)
+    return parts
+
+
+@task(task_run_name="zip and upload " + ONE_BATCH, **STEP)
+def zip_and_upload(
+    batch: Batch, parts: Sequence[Part], of: int, export: Export, uploads: UploadPool
+) -> int:
+    """Write one batch ZIP straight into S3, unless it is there; returns its size in bytes."""
+    return _put_batch(batch, parts, export, uploads)
+
+
+@task(task_run_name="splice " + ONE_BATCH, **STEP)
+def splice(
+    batch: Batch,
+    parts: Sequence[Part],
+    of: int,
+    export: Export,
+    uploads: UploadPool,
+    verify: bool,
+) -> int:
+    """Let S3 make one batch ZIP of copied ranges of the archive, unless it is there.
+
+    With VERIFY=true it is then read back and every checksum compared. Returns its size in bytes.
+    """
+    total = _put_batch(batch, parts, export, uploads)
+    if verify:
+        key = export.request.batch_key(batch.part)
+        splicing.verify(export.bucket, key, batch, export.limits)
+        get_run_logger().info("Verified %s", key)
+    return total
+
+
+@task(task_run_name="notify: {message.status}", **STEP)
+def notify(sqs: "SQSClient", address: ReplyAddress, message: Result | Failure) -> None:
+    """Send the callback to BIOSPEX and show on the run page that it is sent."""
+    queues.send_callback(sqs, address, message)
+    with best_effort("The callback, which is sent,", get_run_logger()):
+        artifacts.publish_callback(message)
+
+
+def _put_batch(batch: Batch, parts: Sequence[Part], export: Export, uploads: UploadPool) -> int:
+    key = export.request.batch_key(batch.part)
+    total = sum(part.size for part in parts)
+    metadata = batch.metadata(export.source.etag)
+    if assemble(export.bucket, key, parts, metadata, uploads.pool, uploads.progress):
+        get_run_logger().info("Put %s to %s", size(total), key)
+    else:
+        get_run_logger().info("%s already exists and is complete", key)
+    return total

@@ -1,0 +1,74 @@
+"""The outcome of an export: one value, of which page, log, metric and callback are views."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from splitter.manifest.partition import Batch, Partition
+from splitter.messages import Request, Result
+from splitter.wording import count, size
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The batches that were made of an export.
+
+    Attributes:
+        archive_size: bytes.
+        lane: ``splice`` or ``extract``.
+        reason: why this lane.
+        sizes: bytes of each batch ZIP, in the order of ``parts.batches``.
+        warnings: sentences about the request, the archive and the manifest.
+        zooniverse: sentences about Zooniverse, for the summary.
+        seconds: duration of the split.
+    """
+
+    request: Request
+    archive_size: int
+    lane: str
+    reason: str
+    parts: Partition
+    sizes: Sequence[int]
+    warnings: Sequence[object]
+    zooniverse: Sequence[object]
+    seconds: float
+
+    @property
+    def batches(self) -> list[Batch]:
+        return self.parts.batches
+
+    @property
+    def rows(self) -> int:
+        return sum(batch.rows for batch in self.batches)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all batch ZIPs together."""
+        return sum(self.sizes)
+
+    @property
+    def result(self) -> Result:
+        """The callback."""
+        return Result.of(self.request, len(self.batches))
+
+    @property
+    def all_warnings(self) -> list[object]:
+        return [*self.warnings, *self.parts.zooniverse]
+
+    @property
+    def summary(self) -> str:
+        """``25 rows in 3 batches, 1.2 MB``."""
+        batches = count(len(self.batches), "batch", "batches")
+        return f"{count(self.rows, 'row')} in {batches}, {size(self.size)}"
+
+    def numbers(self) -> dict[str, float | str]:
+        """The fields of the final log line of an export."""
+        return {
+            "lane": self.lane,
+            "rows": self.rows,
+            "batches": len(self.batches),
+            "images": len(self.parts.images),
+            "archive_bytes": self.archive_size,
+            "batch_bytes": self.size,
+            "warnings": len(self.all_warnings),
+            "seconds": round(self.seconds, 3),
+        }
