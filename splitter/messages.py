@@ -102,6 +102,10 @@ QueueUrl = Annotated[str, AfterValidator(_queue_url)]
 Key = Annotated[str, Field(min_length=1), AfterValidator(_key)]
 
 
+NOBODY = ""
+"""In place of a callback queue, in a request of a person; a trigger cannot say it."""
+
+
 class WireModel(BaseModel):
     """A message whose names on the wire are camelCase and whose unknown fields are ignored."""
 
@@ -130,7 +134,7 @@ class ReplyAddress(WireModel):
     def of(cls, message: Any) -> "ReplyAddress | None":
         """Where the answer to ``message`` goes, or None if it names no usable place."""
         if isinstance(message, ReplyAddress):
-            return message
+            return message if message.updates_queue_url != NOBODY else None
         try:
             return ReplyAddress.model_validate(corrected(message)[0])
         except ValidationError:
@@ -182,6 +186,21 @@ class Request(ReplyAddress):
         if corrections:
             request._corrections = corrections
         return request
+
+    @classmethod
+    def by_hand(cls, address: str) -> Self:
+        """The request that a person means by ``s3://bucket/key``; nobody gets a callback.
+
+        Raises:
+            RequestError: if it is no such address.
+        """
+        request = cls.parse(spelled_out(address, "https://nobody.invalid/"))
+        return request.model_copy(update={"updates_queue_url": NOBODY})
+
+    @property
+    def wants_answer(self) -> bool:
+        """Whether a callback queue is to be told of the outcome."""
+        return self.updates_queue_url != NOBODY
 
     @property
     def corrections(self) -> list[str]:

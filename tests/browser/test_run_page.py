@@ -5,6 +5,7 @@ shows by default fails here first.
 """
 
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from urllib.parse import quote
@@ -16,14 +17,17 @@ from prefect_aws import AwsCredentials
 from prefect_aws.client_parameters import AwsClientParameters
 
 from blocks.saved import BLOCK_NAME
-from devtools.services import REGION
+from devtools.services import REGION, end_at_once
 from flows.support.finding import run_page, runs_page
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 from tests.helpers.faulty_proxy import Rule, faulty_proxy
 from tests.helpers.processes import run_named, serving
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("there is no Chromium (apt-get install chromium)", allow_module_level=True)
@@ -62,9 +66,10 @@ def runs(
         parameters = AwsClientParameters(verify=False, config=proxies)
         AwsCredentials(region_name=REGION, aws_client_parameters=parameters).save(BLOCK_NAME)
         stack.callback(AwsCredentials.delete, BLOCK_NAME)
-        stack.enter_context(
+        server = stack.enter_context(
             serving(biospex, BATCH_SIZE="10", TMPDIR=str(directory), EFS_PATH=str(directory))
         )
+        stack.callback(end_at_once, server)  # and the run that waits with it
         wanted = {
             FINISHED: (EXPORTS[0], StateType.COMPLETED),
             FAILED: (broken, StateType.FAILED),
@@ -80,31 +85,31 @@ def runs(
 
 
 @pytest.fixture(scope="module")
-def browser(runs: dict[int, FlowRun]) -> "Iterator[playwright.Browser]":
+def browser(runs: dict[int, FlowRun]) -> Iterator[Browser]:
     """Chromium; it comes after the runs, as Playwright's event loop would be in Prefect's way."""
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield chromium
         chromium.close()
 
 
 @pytest.fixture
-def page(browser: "playwright.Browser") -> "Iterator[playwright.Page]":
+def page(browser: Browser) -> Iterator[Page]:
     opened = browser.new_page(viewport={"width": 1280, "height": 1000})
     opened.set_default_timeout(PATIENCE)
-    playwright.expect.set_options(timeout=PATIENCE)
+    expect.set_options(timeout=PATIENCE)
     yield opened
     opened.close()
 
 
-def shows(page: "playwright.Page", *texts: str) -> None:
+def shows(page: Page, *texts: str) -> None:
     """Each text stands somewhere on the page, and can be seen."""
     for text in texts:
         found = page.get_by_text(text).filter(visible=True).first
-        playwright.expect(found).to_be_visible()
+        expect(found).to_be_visible()
 
 
-def open_artifact(page: "playwright.Page", run: FlowRun, key: str) -> None:
+def open_artifact(page: Page, run: FlowRun, key: str) -> None:
     """Go from the run's page to one of its artifacts, as a person does."""
     page.goto(run_page(run.id))
     page.get_by_role("tab", name="Artifacts").click()
@@ -113,7 +118,7 @@ def open_artifact(page: "playwright.Page", run: FlowRun, key: str) -> None:
     page.wait_for_url("**/artifacts/artifact/**")
 
 
-def actions(page: "playwright.Page") -> list[str]:
+def actions(page: Page) -> list[str]:
     """The entries of the run page's menu."""
     page.get_by_role("button", name="Open menu").click()
     page.get_by_role("menuitem").first.wait_for()
@@ -121,14 +126,14 @@ def actions(page: "playwright.Page") -> list[str]:
 
 
 def test_the_address_of_the_ui_opens_the_ui_that_these_tests_look_at(
-    prefect_api: dict[str, str], page: "playwright.Page"
+    prefect_api: dict[str, str], page: Page
 ) -> None:
     page.goto(prefect_api["PREFECT_UI_URL"])
     page.wait_for_url("**/v2/dashboard**")
 
 
 def test_a_finished_run_says_what_was_made_and_how_to_repeat_it(
-    runs: dict[int, FlowRun], page: "playwright.Page"
+    runs: dict[int, FlowRun], page: Page
 ) -> None:
     page.goto(run_page(runs[FINISHED].id))
     shows(page, "Completed", f"download {FINISHED}: {EXPORTS[0].name}")
@@ -139,24 +144,27 @@ def test_a_finished_run_says_what_was_made_and_how_to_repeat_it(
 
 
 def test_a_finished_run_says_which_rows_are_in_which_batch_and_what_biospex_was_told(
-    runs: dict[int, FlowRun], page: "playwright.Page"
+    runs: dict[int, FlowRun], page: Page
 ) -> None:
     open_artifact(page, runs[FINISHED], "batches")
     third = page.get_by_role("row").nth(3)
-    playwright.expect(third).to_contain_text("21-25")
+    expect(third).to_contain_text("21-25")
     open_artifact(page, runs[FINISHED], "callback")
     shows(page, "BIOSPEX was told: 3 batches are ready.", f"{EXPORTS[0].stem}-part3.zip")
     open_artifact(page, runs[FINISHED], "summary")
-    shows(page, "25 rows in 3 batches")
+    shows(page, "25 rows in 3 batches", "rows 21 to 25")
+    for number in (1, 2, 3):
+        link = page.get_by_role("link", name=f"{EXPORTS[0].stem}-part{number}.zip")
+        address = str(link.get_attribute("href"))
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            assert answer.read(4) == b"PK\x03\x04"
     open_artifact(page, runs[FINISHED], "images")
     picture = page.get_by_alt_text("thumbnails")
-    playwright.expect(picture).to_be_visible()
+    expect(picture).to_be_visible()
     assert picture.evaluate("image => image.naturalWidth") > 100
 
 
-def test_a_failed_run_says_why_and_what_to_do(
-    runs: dict[int, FlowRun], page: "playwright.Page"
-) -> None:
+def test_a_failed_run_says_why_and_what_to_do(runs: dict[int, FlowRun], page: Page) -> None:
     page.goto(run_page(runs[FAILED].id))
     shows(page, str(runs[FAILED].state_name), f"download {FAILED}: ")
     assert "Retry" in actions(page)
@@ -164,13 +172,13 @@ def test_a_failed_run_says_why_and_what_to_do(
     page.get_by_role("tab", name="Details").click()
     shows(page, "The archive is damaged or incomplete")
     open_artifact(page, runs[FAILED], "summary")
-    shows(page, "The archive is damaged or incomplete", "What to do:")
+    shows(page, "The archive is damaged or incomplete", "Who must act:", "What to do:")
     open_artifact(page, runs[FAILED], "callback")
     shows(page, "BIOSPEX was told: The archive is damaged or incomplete")
 
 
 def test_a_running_run_says_what_it_does_and_can_be_cancelled(
-    runs: dict[int, FlowRun], page: "playwright.Page"
+    runs: dict[int, FlowRun], page: Page
 ) -> None:
     page.goto(run_page(runs[RUNNING].id))
     shows(page, "Running", f"download {RUNNING}: ")
@@ -181,14 +189,14 @@ def test_a_running_run_says_what_it_does_and_can_be_cancelled(
 
 
 def test_runs_are_found_by_tag_and_by_state(
-    runs: dict[int, FlowRun], prefect: SyncPrefectClient, page: "playwright.Page"
+    runs: dict[int, FlowRun], prefect: SyncPrefectClient, page: Page
 ) -> None:
     page.goto(runs_page("export"))
     shows(page, *(run.name for run in runs.values()))
     assert page.get_by_text("listen for exports").count() == 0
     page.goto(f"{runs_page('export')}&state={quote(str(runs[FAILED].state_name))}")
     shows(page, runs[FAILED].name)
-    playwright.expect(page.get_by_text(runs[FINISHED].name)).to_have_count(0)
+    expect(page.get_by_text(runs[FINISHED].name)).to_have_count(0)
     page.goto(runs_page(f"download-{FINISHED}"))
     shows(page, runs[FINISHED].name)
-    playwright.expect(page.get_by_text(runs[FAILED].name)).to_have_count(0)
+    expect(page.get_by_text(runs[FAILED].name)).to_have_count(0)
