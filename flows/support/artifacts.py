@@ -34,6 +34,8 @@ from splitter.wording import count, duration, size
 CALLBACK_KEY = "callback"
 """The artifact that says a run has sent its callback; the listener goes by it."""
 
+BY_HAND = "A person started this run, so BIOSPEX was not told of it."
+
 LINKS_SHOWN = 100
 """Links of the summary; an export of today has ten batches."""
 
@@ -53,6 +55,7 @@ def publish(outcome: Outcome, links: Sequence[str], earlier: Sequence[State[Any]
     batches = list(zip(outcome.batches, outcome.sizes, links, strict=True))
     warned = outcome.all_warnings
     noted = count(len(warned), "warning") if warned else "no warnings"
+    answer = "" if request.wants_answer else f"\n{BY_HAND}\n"
     remarks = "\n".join(f"- ⚠️ {plain(warning)}" for warning in outcome.warnings)
     said = "\n".join(f"- {plain(sentence)}" for sentence in outcome.zooniverse)
     files = "\n".join(
@@ -69,7 +72,7 @@ def publish(outcome: Outcome, links: Sequence[str], earlier: Sequence[State[Any]
         markdown=f"""\
 **{plain(request.file)}** for download **{plain(request.download_id)}**: {outcome.summary}, \
 made in {duration(outcome.seconds)}.
-
+{answer}
 {remarks or "No warnings."}
 
 ### Batches
