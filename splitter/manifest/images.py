@@ -8,6 +8,9 @@ from splitter.manifest.text import bare, short, unwrapped
 COMPARED = 100
 """Missing names that are compared with the archive's; one pair is shown."""
 
+LONGEST = 300
+"""Characters of a name's end that are compared."""
+
 # Programs that know no UTF-8 show a name in the machine's code page, or write it so.
 CODE_PAGES = ("cp1252", "cp437", "cp850", "mac_roman", "latin-1")
 
@@ -59,6 +62,7 @@ def _keys(name: str) -> Iterable[str]:
 
 def _key(name: str) -> str:
     """What is left of a name without folders, blanks, case and the way accents are spelled."""
+    name = name[-LONGEST:]  # normalisation takes quadratic time
     base = bare(name.replace("\\", "/").rstrip("/").rpartition("/")[2].partition("?")[0])
     return unicodedata.normalize("NFKC", base).casefold()
 
@@ -83,9 +87,7 @@ def _why(name: str, found: str) -> str:
         return "the file's name has blanks or invisible characters around it"
     if name.casefold() == found.casefold():
         return "other letter case, small and capital letters count"
-    if unicodedata.normalize("NFKC", name).casefold() == (
-        unicodedata.normalize("NFKC", found).casefold()
-    ):
+    if _key(name) == _key(found) and name.count("/") == found.count("/"):
         return "letters spelled in another way"
     if name.rpartition("/")[2] == found.rpartition("/")[2]:
         return "the image stands in another folder"

@@ -30,6 +30,9 @@ OTHER_LETTERS = (
 
 PROBLEMS_SHOWN = 3
 
+LONGEST_NAME = 1024
+"""Characters of a name, with its folders, that is compared by meaning."""
+
 # Tables that a person's program saved in the manifest's place, and how it calls them.
 OTHER_TABLES = {
     ".xlsx": "an Excel workbook",
@@ -160,13 +163,21 @@ def _seen(rows: Iterable[Row], checked: checks.RowChecks) -> Iterator[Row]:
 def _by_spelling(folder: str, names: Iterable[str]) -> dict[str, str]:
     """The archive's files by what a row may call them: as the archive does, or composed (NFC)."""
     files = {name.removeprefix(folder): name for name in names if name.startswith(folder)}
-    composed = {unicodedata.normalize("NFC", name): file for name, file in files.items()}
+    composed = {_composed(name): file for name, file in files.items()}
     return composed | files
 
 
 def _file_of(image: str, files: Mapping[str, str]) -> str:
     """The archive's file that a row means, or "" for none."""
-    return files.get(image) or files.get(unicodedata.normalize("NFC", image), "")
+    return files.get(image) or files.get(_composed(image), "")
+
+
+def _composed(name: str) -> str:
+    """A name in Unicode's composed form; unchanged if it is longer than a file's name can be.
+
+    Normalisation takes quadratic time for combining marks.
+    """
+    return unicodedata.normalize("NFC", name) if len(name) <= LONGEST_NAME else name
 
 
 def find(names: Collection[str]) -> str:
