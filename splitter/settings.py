@@ -136,6 +136,9 @@ class Settings(BaseSettings):
     max_cells: PositiveInt = Field(
         default=Limits.max_cells, description="cells of the manifest, at most"
     )
+    max_columns: PositiveInt = Field(
+        default=Limits.max_columns, description="columns of the manifest, at most"
+    )
 
     @property
     def limits(self) -> Limits:

@@ -107,6 +107,7 @@ def partition_export(
     batch_size: int,
     max_cells: int = DEFAULT_LIMITS.max_cells,
     unusable: Mapping[str, str] = MappingProxyType({}),
+    max_columns: int = DEFAULT_LIMITS.max_columns,
 ) -> Partition:
     """Check an archive's manifest against its files and cut it into batches.
 
@@ -117,6 +118,7 @@ def partition_export(
         batch_size: rows of a batch.
         max_cells: of the manifest.
         unusable: further files, that no row may name, and why; as ``members.Names`` has them.
+        max_columns: of the manifest.
 
     Raises:
         ManifestError: if the manifest is not there, cannot be read, or does not fit the files.
@@ -129,7 +131,7 @@ def partition_export(
         )
     folder = folder_of(name)
     files = _by_spelling(folder, every)
-    table = manifest_text.read(read_member(name), image_column, max_cells, files)
+    table = manifest_text.read(read_member(name), image_column, max_cells, files, max_columns)
     rows = check_images(table, files, every, unusable)
     batches = list(partition(table.header, rows, table.column, batch_size))
     images = {image: _file_of(image, files) for batch in batches for image in batch.images}
