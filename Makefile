@@ -3,7 +3,8 @@
 # make quick  the tests that need no service, in under a minute
 # make bench  both lanes beside the floor and the limit, on real JPEGs; GIGABYTES=1.6 REPEAT=3
 # make serve  serve both deployments against the Prefect API and the AWS that the environment names
-# make submit split an archive that is in S3: ARCHIVE=s3://bucket/key, PLAN=1 to see what it takes
+# make submit split an archive that is in S3: ARCHIVE=s3://bucket/key; PLAN=1 only prints the batches,
+#             ANSWER=1 sends BIOSPEX's trigger, with UPDATES_QUEUE_URL for the answer
 # make deploy set everything up on AWS, after a few questions; see deploy/deploy.sh --help
 
 PYTHON ?= python3
@@ -11,6 +12,7 @@ BATCH_SIZE ?=
 KEEP ?=
 VERBOSE ?=
 PLAN ?=
+ANSWER ?=
 export ARCHIVE
 GIGABYTES ?= 1.6
 REPEAT ?= 3
@@ -41,7 +43,7 @@ endef
 
 # The first lines of this file.
 help:
-	@sed -n '/^# make/!q; s/^# //p' $(firstword $(MAKEFILE_LIST))
+	@sed -n '/^# /!q; s/^# //p' $(firstword $(MAKEFILE_LIST))
 
 setup: $(INSTALLED)
 
@@ -87,7 +89,7 @@ deploy: setup
 	deploy/deploy.sh
 
 submit: setup
-	@$(BIN)/python -m cli.submit $(if $(PLAN),--plan) $${ARCHIVE:+"$$ARCHIVE"}
+	@$(BIN)/python -m cli.submit $(if $(PLAN),--plan) $(if $(ANSWER),--answer) $${ARCHIVE:+"$$ARCHIVE"}
 
 bench: setup
 	$(BIN)/python -m bench.lanes --gigabytes $(GIGABYTES) --repeat $(REPEAT)

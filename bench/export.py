@@ -29,6 +29,7 @@ LEVEL = 6  # of DEFLATE: archiver's, as zlib's, default
 MEAN_IMAGE = 350_000  # bytes
 DISTINCT_PICTURES = 200
 DATA_DESCRIPTOR = 1 << 3
+MODIFIED = (2024, 5, 17, 9, 30, 0)
 
 JPEG_END = b"\xff\xd9"
 JPEG_COMMENT = b"\xff\xfe"
@@ -99,6 +100,32 @@ def make_export(path: Path, images: int, seed: int = 1, order: Order = "sorted")
     write = _write_zip if path.suffix == ".zip" else _write_tar_gz
     with path.open("wb") as file:
         write(file, members, _manifest(subjects).encode())
+
+
+def make_sparse_export(path: Path, images: int, size: int) -> None:
+    """Write an export whose images take hardly any room on disk: a small JPEG, then a hole.
+
+    The images are stored, `size` bytes each, all the same, in the order of the manifest's rows. The
+    file looks like a large export to whoever reads its index, its headers and some of its images.
+    """
+    picture = io.BytesIO()
+    Image.new("RGB", (30, 40), (40, 90, 40)).save(picture, "JPEG")
+    jpeg = picture.getvalue()
+    crc = zlib.crc32(jpeg.ljust(size, b"\0"))
+    subjects = [f"{number:024x}" for number in range(images)]
+    manifest = _manifest(subjects).encode()
+    members = [(f"{subject}.jpg", jpeg, size, crc) for subject in subjects]
+    infos: list[ZipInfo] = []
+    with path.open("wb") as file:
+        for name, content, length, checksum in [
+            *members,
+            ("manifest.csv", manifest, len(manifest), zlib.crc32(manifest)),
+        ]:
+            infos.append(info := zip_records.stored_member(name, length, checksum, MODIFIED))
+            info.header_offset = file.tell()
+            file.write(zip_records.local_file_header(info) + content)
+            file.seek(length - len(content), io.SEEK_CUR)
+        file.writelines(zip_records.central_directory(infos, file.tell()))
 
 
 def _ordered(subjects: Sequence[str], order: Order, rng: random.Random) -> Sequence[str]:
@@ -182,7 +209,7 @@ def _write_zip(file: io.BufferedIOBase, members: Members, manifest: bytes) -> No
 
 def _member(name: str) -> ZipInfo:
     """A regular file as `archiver` describes it: made by version 4.5 on Unix, mode 644."""
-    member = ZipInfo(name, date_time=(2024, 5, 17, 9, 30, 0))
+    member = ZipInfo(name, date_time=MODIFIED)
     member.compress_type = ZIP_DEFLATED
     member.flag_bits = DATA_DESCRIPTOR
     member.CRC = 0  # in the local header, as the sizes

@@ -41,7 +41,7 @@ from devtools.services import REGION, embedded_aws, embedded_prefect, trigger
 from splitter.archives.zip_index import ZipIndex, ranged_file
 from splitter.aws.s3 import CLIENT_CONFIG, Bucket
 from splitter.batches import splice as splicing
-from splitter.batches.assembly import PARALLEL_PARTS, CopiedPart
+from splitter.batches.assembly import PARALLEL_COPIES, CopiedPart
 from splitter.manifest import partition as manifest
 
 MAX_BATCH_SIZE, MIN_BATCHES = 2000, 4
@@ -127,7 +127,7 @@ class Bench:
                 if isinstance(part, CopiedPart)
             ]
         started = time.perf_counter()
-        with ThreadPoolExecutor(PARALLEL_PARTS) as pool:
+        with ThreadPoolExecutor(PARALLEL_COPIES) as pool:
             for future in [pool.submit(copy) for copy in copies]:
                 future.result()
         return Measured(time.perf_counter() - started, 0, 0, None, {"COPY": len(copies)})

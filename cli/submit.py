@@ -1,25 +1,29 @@
 """Split an archive that is in S3, without BIOSPEX: ``python -m cli.submit s3://BUCKET/KEY``.
 
 Reads:      with ``--plan``, the archive's index and manifest, and nothing is written
-Writes:     the trigger message that BIOSPEX would send, to ``TRIGGER_QUEUE_URL``
-Triggered:  by a person, who then sees the run go by until its callback is out
+Writes:     a run of ``create-batches`` that sends no callback; with ``--answer``, the trigger
+            message that BIOSPEX would send, to ``TRIGGER_QUEUE_URL``
+Triggered:  by a person, who then sees the run go by until its end
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from uuid import UUID
 
 from botocore.exceptions import BotoCoreError, ClientError
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import get_current_settings
+from prefect.exceptions import ObjectNotFound
 
 from blocks.saved import Aws
 from cli.pool_settings import planned_settings
+from flows.serve import check_services
 from flows.split import bucket_named
+from flows.support.finding import run_page
 from flows.support.recovery import callback_of
 from splitter.aws import sqs as queues
 from splitter.batches.lanes import Export
@@ -28,18 +32,22 @@ from splitter.errors import ExportError, SetupError, explain
 from splitter.messages import Request, spelled_out, to_json
 from splitter.settings import Allowed, Settings
 
+DEPLOYMENT = "create-batches/create-batches"
 SECONDS_BETWEEN_LOOKS = 2
 PATIENCE = 60
-"""Seconds after which it is worth a line that no listener has taken the message."""
+"""Seconds after which a line says that nobody has begun the export."""
+STOPPED = 130  # https://tldp.org/LDP/abs/html/exitcodes.html: ended by Ctrl-C
+
+FindRun = Callable[[], FlowRun | None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Submit an archive, or print what would become of it; 0 if it was split or can be."""
+    """Submit an archive, or print the batches that a run would make; 0 if there are such."""
     options = _options(arguments)
     settings = Settings.load()
+    request = Request.by_hand(options.archive)
+    check_services()
     aws = Aws()
-    queue = settings.updates_queue_url or "https://unset.invalid/"
-    request = Request.parse(spelled_out(options.archive, queue, options.download_id))
     bucket = bucket_named(request.s3_bucket, aws)
     source = bucket.archive(request.export_path)
     if options.plan:
@@ -48,61 +56,113 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in plan(Export(request, source, settings.limits, bucket_named, bucket), settings):
             print(line)
         return 0
+    with get_client(sync_client=True) as prefect:
+        if options.answer:
+            find_run = _send_trigger(prefect, aws, settings, options.archive, options.download_id)
+        else:
+            Allowed().check(request)
+            find_run = _start_run(prefect, options.archive)
+        return follow(prefect, find_run)
+
+
+def _start_run(prefect: SyncPrefectClient, archive: str) -> FindRun:
+    """Start a run as the form in Prefect's UI does; nobody is told of its outcome."""
+    try:
+        deployment = prefect.read_deployment_by_name(DEPLOYMENT)
+    except ObjectNotFound:
+        raise SetupError(
+            f"Prefect has no deployment {DEPLOYMENT}; start the service (make serve) or deploy it "
+            "(make deploy)."
+        ) from None
+    run = prefect.create_flow_run_from_deployment(deployment.id, parameters={"request": archive})
+    print(f"Started a run for {archive}; BIOSPEX is not told of it", flush=True)
+    return lambda: prefect.read_flow_run(run.id)
+
+
+def _send_trigger(
+    prefect: SyncPrefectClient,
+    aws: Aws,
+    settings: Settings,
+    archive: str,
+    download_id: str | None,
+) -> FindRun:
+    """Send the trigger that BIOSPEX would send, whose answer goes to UPDATES_QUEUE_URL."""
     if not settings.trigger_queue_url or not settings.updates_queue_url:
         raise SetupError(
-            "TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set: where the trigger goes, and "
-            "where the answer to it goes."
+            "TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set for an answer: where the trigger "
+            "goes, and where the answer goes."
         )
+    request = Request.parse(spelled_out(archive, settings.updates_queue_url, download_id))
     Allowed().check(request)
-    sqs = aws.client("sqs", queues.CLIENT_CONFIG)
+    region = queues.region_of(settings.trigger_queue_url)
+    sqs = aws.client("sqs", queues.CLIENT_CONFIG, region)
     sent = sqs.send_message(QueueUrl=settings.trigger_queue_url, MessageBody=to_json(request))
     print(f"Sent the trigger for {request.file} as download {request.download_id}", flush=True)
-    with get_client(sync_client=True) as prefect:
-        return follow(prefect, sent["MessageId"])
+    # The listener makes the run with the message's id as its key.
+    key = FlowRunFilterIdempotencyKey(any_=[sent["MessageId"]])
+
+    def find_run() -> FlowRun | None:
+        found = prefect.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=key))
+        return found[0] if found else None
+
+    return find_run
 
 
-def follow(prefect: SyncPrefectClient, message_id: str) -> int:
-    """Print what becomes of a trigger message, up to its callback; 0 if that names batches."""
-    shown = None
+def follow(prefect: SyncPrefectClient, find_run: FindRun) -> int:
+    """Print the states of a run up to its end and its callback; 0 if it made batches."""
+    shown: str | None = None
+    page: UUID | None = None
     waited = 0
-    while True:
-        run = _run_of(prefect, message_id)
-        if run and run.state_name != shown:
-            if not shown:
-                print(f"{get_current_settings().ui_url or ''}/runs/flow-run/{run.id}")
-            shown = run.state_name
-            print(f"{datetime.now():%H:%M:%S}  {shown}", flush=True)
-        if run and run.state and run.state.is_final():
-            callback = callback_of(prefect, run)
-            if callback or run.state.is_completed():
-                print(callback or "Its callback is out.")
-                return 0 if run.state.is_completed() else 1
-        if not run and waited == PATIENCE:
-            print(f"No listener has taken it for {PATIENCE} s; does listen/listen run?")
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-        waited += SECONDS_BETWEEN_LOOKS
+    try:
+        while True:
+            run = find_run()
+            if run and page is None:
+                page = run.id
+                print(run_page(run.id))
+            if run and run.state_name != shown:
+                shown = run.state_name
+                print(f"{datetime.now():%H:%M:%S}  {shown}", flush=True)
+            if run and run.state and run.state.is_final():
+                callback = callback_of(prefect, run)
+                is_by_hand = isinstance(run.parameters.get("request"), str)
+                if callback or is_by_hand or run.state.is_completed():
+                    print(callback or run.state.message or "It has ended.")
+                    return 0 if run.state.is_completed() else 1
+            is_begun = run and run.state and not run.state.is_scheduled()
+            if not is_begun and waited == PATIENCE:
+                print(f"Nobody has begun it for {PATIENCE} s; does the service or a worker run?")
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            waited += SECONDS_BETWEEN_LOOKS
+    except KeyboardInterrupt:
+        print("\nNo longer followed. The run goes on; its page shows how it ends.")
+        return STOPPED
 
 
-def _run_of(prefect: SyncPrefectClient, message_id: str) -> FlowRun | None:
-    """The run of a message, which the listener makes with the message's id as its key."""
-    key = FlowRunFilterIdempotencyKey(any_=[message_id])
-    found = prefect.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=key))
-    return found[0] if found else None
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        if "required: s3://" in message:
+            message = "Name the archive: make submit ARCHIVE=s3://bucket/key"
+        sys.exit(message)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m cli.submit", description=str(__doc__).partition("\n")[0]
-    )
+    parser = _Parser(prog="python -m cli.submit", description=str(__doc__).partition("\n")[0])
     parser.add_argument("archive", metavar="s3://BUCKET/KEY")
     parser.add_argument("--plan", action="store_true", help="print the batches, write nothing")
-    parser.add_argument("--download-id", help="what the callback is to name (the time)")
+    parser.add_argument(
+        "--answer",
+        action="store_true",
+        help="send BIOSPEX's trigger; UPDATES_QUEUE_URL gets the callback",
+    )
+    parser.add_argument("--download-id", help="with --answer: the id in the callback (the time)")
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
     except (ExportError, SetupError) as error:
         sys.exit(str(error))
     except (ClientError, BotoCoreError) as error:

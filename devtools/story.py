@@ -30,7 +30,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, Log, TaskRun
 from prefect.client.schemas.sorting import ArtifactSort, LogSort
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -47,6 +47,7 @@ from devtools.services import (
     served,
     trigger,
 )
+from flows.support.finding import run_page, runs_page
 from splitter.errors import SetupError
 from splitter.settings import Settings
 from splitter.wording import count, duration, size
@@ -88,10 +89,14 @@ def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool, verbose: b
         with console.status("Starting S3, SQS and a Prefect server …"):
             aws = stack.enter_context(embedded_aws())
             prefect_api = stack.enter_context(embedded_prefect(home))
-        stack.enter_context(temporary_settings({PREFECT_API_URL: prefect_api["PREFECT_API_URL"]}))
+        here = {
+            PREFECT_API_URL: prefect_api["PREFECT_API_URL"],
+            PREFECT_UI_URL: prefect_api["PREFECT_UI_URL"],
+        }
+        stack.enter_context(temporary_settings(here))
         client = stack.enter_context(get_client(sync_client=True))
         console.print(f"S3, SQS and Prefect run on this machine ({_since(began)}).")
-        story = Story(client, aws, prefect_api["PREFECT_UI_URL"], console)
+        story = Story(client, aws, console)
         for archive in archives or sorted(FIXTURES.glob("4[13]-*")):
             story.send(archive)
         environment = {
@@ -142,9 +147,9 @@ class Story:
     """The exports that were sent, what has been told of them, and what became of them."""
 
     def __init__(
-        self, prefect: SyncPrefectClient, aws: Mapping[str, str], ui: str, console: Console
+        self, prefect: SyncPrefectClient, aws: Mapping[str, str], console: Console
     ) -> None:
-        """``aws``: the environment that leads to it; ``ui``: the address of Prefect's UI."""
+        """``aws``: the environment that leads to it."""
         session = boto3.Session(
             aws["AWS_ACCESS_KEY_ID"], aws["AWS_SECRET_ACCESS_KEY"], region_name=REGION
         )
@@ -161,7 +166,6 @@ class Story:
             "ALLOWED_BUCKETS": BUCKET,
         }
         self._prefect = prefect
-        self._ui = ui
         self._console = console
         self._exports: list[Sent] = []
         self._waiting: list[Sent] = []
@@ -226,7 +230,7 @@ class Story:
         lines.append(f"  full log   {out / 'demo.log'}")
         if keep:
             one = self._exports[0].run if len(self._exports) == 1 else None
-            page = f"{self._ui}/runs/flow-run/{one}" if one else f"{self._ui}/runs?tag=export"
+            page = run_page(one) if one else runs_page("export")
             lines.append(f"  run page   {page}  until you press Ctrl-C")
         else:
             lines.append("  run page   make demo KEEP=1 leaves the Prefect UI up to look at")

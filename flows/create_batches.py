@@ -28,9 +28,9 @@ from splitter.aws import sqs as queues
 from splitter.aws.sqs import CallbackError
 from splitter.batches.outcome import Outcome
 from splitter.errors import ExportError, SetupError, Verdict, explain, judge
-from splitter.messages import Failure, ReplyAddress, Request, Result, spelled_out, title
-from splitter.sentences import Actor, Sentence
-from splitter.settings import Allowed, Settings
+from splitter.messages import Failure, ReplyAddress, Request, Result, title
+from splitter.sentences import Actor
+from splitter.settings import Allowed
 
 label_lines()
 
@@ -41,13 +41,6 @@ STATE_NAMES = {
     Actor.NOBODY: "Failed",
 }
 """Names of the states of failed runs, by who must act, for filters."""
-
-NO_QUEUE_BY_HAND = Sentence(
-    "request.no-queue-by-hand",
-    "UPDATES_QUEUE_URL is not set; a run by hand needs a queue to answer to.",
-    Actor.OPERATOR,
-    "Set UPDATES_QUEUE_URL where the service or the work pool is configured, then press Retry.",
-)
 
 
 def run_name() -> str:
@@ -74,8 +67,8 @@ def create_batches(request: Request | str) -> Result:
     export or the installation is at fault, one sentence that says why there are none. Any other
     fault only ends the run: the listener tries it again, MAX_ATTEMPTS in all, before it answers.
 
-    **To start one by hand**, give `s3://bucket/key` as the request: the answer then goes to
-    UPDATES_QUEUE_URL. A trigger message always says everything itself.
+    **To start one by hand**, give `s3://bucket/key` as the request. BIOSPEX is then not told: the
+    outcome is on the run page only. A trigger message as the request is answered at its queue.
 
     **To repeat a run**, press Retry: it uploads what is missing and sends the callback again.
 
@@ -92,21 +85,24 @@ def create_batches(request: Request | str) -> Result:
     with waits_for_prefect():
         try:
             if isinstance(request, str):
-                request = from_a_person(request)
-            request = Request.parse(request)
+                request = Request.by_hand(request)
+            else:
+                request = Request.parse(request)
             with best_effort("The tag of the download", log):
                 tag_this_run(request)
             Allowed().check(request)
             aws = Aws()
-            sqs = client_for(aws, request)
-            queues.check_callback_queue(sqs, request)
+            if request.wants_answer:
+                sqs = client_for(aws, request)
+                queues.check_callback_queue(sqs, request)
             bucket = bucket_named(request.s3_bucket, aws)
             log.info("AWS credentials come from the %s", aws.origin)
             outcome = split(request, bucket, earlier)
             # Which waits for Prefect: a callback that is sent while Prefect is away could not be
             # noted, and would be sent once more.
             leave_if_superseded()
-            notify(sqs, request, outcome.result)
+            if request.wants_answer:
+                notify(sqs, request, outcome.result)
         except Exception as error:
             return failed(error, request, outcome, earlier)  # type: ignore[return-value]
     name = "Completed with warnings" if outcome.all_warnings else "Completed"
@@ -114,19 +110,6 @@ def create_batches(request: Request | str) -> Result:
     return Completed(  # type: ignore[return-value]
         name=name, message=outcome.summary, data=outcome.result
     )
-
-
-def from_a_person(address: str) -> Any:
-    """The request of a run that was started with an archive's address; no trigger comes here.
-
-    Raises:
-        RequestError: if it is no address.
-        SetupError: if the answer has nowhere to go.
-    """
-    queue = Settings.load().updates_queue_url
-    if not queue:
-        raise SetupError(NO_QUEUE_BY_HAND)
-    return spelled_out(address, queue)
 
 
 def failed(

@@ -35,7 +35,7 @@ from prefect.states import AwaitingRetry, Failed
 from blocks.saved import Aws
 from flows.support import decision
 from flows.support.callbacks import client_for
-from flows.support.finding import documented, download_tag, save_view
+from flows.support.finding import documented, download_tag
 from flows.support.outage import BRIEF, Outage, is_outage, waits_for_prefect
 from flows.support.progress import best_effort
 from flows.support.recovery import (
@@ -139,8 +139,6 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
             with outage.wait_out_outage(stopping):
                 if not is_looked_at:
                     warn_of_what_is_missing(queue, allowed)
-                    with best_effort("The view of the exports", get_run_logger()):
-                        save_view(prefect)
                     is_looked_at = True
                 listener.extend_visibility()  # also while Prefect is away
                 standing = takeover.standing(outage.reachable_since)

@@ -75,6 +75,15 @@ def check(settings: Settings) -> None:
     """
     if not settings.trigger_queue_url:
         raise SetupError("TRIGGER_QUEUE_URL is not set; the listener needs the queue's URL.")
+    check_services()
+
+
+def check_services() -> None:
+    """Make sure that there is a Prefect API that answers, and that AWS credentials are found.
+
+    Raises:
+        SetupError: naming what is missing.
+    """
     url = get_current_settings().api.url
     if not url:  # Prefect would start a temporary server
         raise SetupError("PREFECT_API_URL is not set; runs need a Prefect server that stays.")

@@ -172,6 +172,10 @@ QueueUrl = Annotated[str, AfterValidator(_queue_url)]
 Key = Annotated[str, Field(min_length=1), AfterValidator(_key)]
 
 
+NOBODY = ""
+"""In place of a callback queue, in a request of a person; a trigger cannot say it."""
+
+
 class WireModel(BaseModel):
     """A message whose names on the wire are camelCase and whose unknown fields are ignored."""
 
@@ -200,7 +204,7 @@ class ReplyAddress(WireModel):
     def of(cls, message: Any) -> "ReplyAddress | None":
         """Where the answer to ``message`` goes, or None if it names no usable place."""
         if isinstance(message, ReplyAddress):
-            return message
+            return message if message.updates_queue_url != NOBODY else None
         try:
             return ReplyAddress.model_validate(message)
         except ValidationError:
@@ -259,6 +263,21 @@ class Request(ReplyAddress):
         if file is not None and path != file and not path.endswith(f"/{file}"):
             raise _WrongValueError(OTHER_ARCHIVE())
         return path
+
+    @classmethod
+    def by_hand(cls, address: str) -> Self:
+        """The request that a person means by ``s3://bucket/key``; nobody gets a callback.
+
+        Raises:
+            RequestError: if it is no such address.
+        """
+        request = cls.parse(spelled_out(address, "https://nobody.invalid/"))
+        return request.model_copy(update={"updates_queue_url": NOBODY})
+
+    @property
+    def wants_answer(self) -> bool:
+        """Whether a callback queue is to be told of the outcome."""
+        return self.updates_queue_url != NOBODY
 
     @property
     def stem(self) -> str:
@@ -426,12 +445,15 @@ def archive_stem(file: str) -> str:
 
 
 def title(message: Any) -> str:
-    """Which export and download a message is about, as far as it says so."""
+    """The download and the archive that a message is about, as far as it says so.
+
+    The download's id comes first, since Prefect's UI cuts long names off.
+    """
     address = ReplyAddress.of(message)
     wanted = message.model_dump(by_alias=True) if isinstance(message, Request) else message
     file = wanted.get("file") if isinstance(wanted, dict) else None
     download = address.download_id if address else "?"
-    return f"{printable(file or 'unnamed export')} for download {printable(download)}"
+    return f"download {printable(download)}: {printable(file or 'unnamed export')}"
 
 
 def printable(value: Any) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode
 
 from splitter.archives.members import Limits
@@ -20,6 +20,14 @@ def _absolute(path: Path) -> Path:
         raise ValueError("must be an absolute path")
     return path
 
+
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: 10,000 parts of 5 GiB.
+MAX_OBJECT = 10_000 * 5 * 1024**3
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html:
+# no message is kept for longer, so no export is waited for longer.
+MAX_WAIT = 14 * 24 * 3600
+MAX_SHOWN = 100
+"""Characters of a value in a sentence."""
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
@@ -51,7 +59,7 @@ NOT_ALLOWED = {
 class Settings(BaseSettings):
     """The environment of one process; docs/configuration.md is this class as a table."""
 
-    batch_size: PositiveInt = Field(default=2000, description="rows of a batch")
+    batch_size: int = Field(default=2000, ge=1, le=1_000_000, description="rows of a batch")
     image_column: str = Field(
         default="imageName",
         min_length=1,
@@ -65,6 +73,7 @@ class Settings(BaseSettings):
     splice_min_size: int = Field(
         default=64 * 1024**2,
         ge=0,
+        le=MAX_OBJECT,
         description="bytes; `auto` extracts a ZIP up to this size, which checks every image",
     )
     verify: bool = Field(
@@ -77,6 +86,7 @@ class Settings(BaseSettings):
     max_tmp_size: int = Field(
         default=7 * 1024**3,
         ge=0,
+        le=MAX_OBJECT,
         description="bytes; an archive up to this size is extracted in `TMPDIR`",
     )
     dask_scheduler: str | None = Field(
@@ -88,21 +98,28 @@ class Settings(BaseSettings):
         default=None, description="the queue to listen to; the listener needs it"
     )
     updates_queue_url: str | None = Field(
-        default=None, description="where the answer goes; only `make submit` needs it"
+        default=None,
+        description="the queue that `make submit ANSWER=1` asks to be answered at",
     )
     # Prefect's API gives 200 runs at once; one that it did not give would pass for deleted.
     max_in_flight: int = Field(default=4, ge=1, le=200, description="exports at a time")
-    max_attempts: PositiveInt = Field(
+    max_attempts: int = Field(
         default=3,
+        ge=1,
+        le=100,
         description="attempts at an export whose run dies or meets an outage; then a failure is "
         "sent",
     )
-    start_timeout: PositiveInt = Field(
+    start_timeout: int = Field(
         default=3600,
+        ge=1,
+        le=MAX_WAIT,
         description="seconds that a run may wait for a machine; then a failure is sent",
     )
-    run_timeout: PositiveInt = Field(
+    run_timeout: int = Field(
         default=6 * 3600,
+        ge=1,
+        le=MAX_WAIT,
         description="seconds that one attempt may take; then it is cancelled and a failure is sent",
     )
     visibility_timeout: int = Field(
@@ -119,25 +136,38 @@ class Settings(BaseSettings):
         description="link each batch on the run page for 72 hours, where keys are there to sign "
         "that; else its place in the AWS console is linked",
     )
-    max_expansion: PositiveInt = Field(
+    max_expansion: int = Field(
         default=Limits.max_expansion,
+        ge=1,
+        le=100_000,
         description="how many times its own size an archive may unpack to (64 MiB in any case)",
     )
-    max_members: PositiveInt = Field(
-        default=Limits.max_members, description="files of an archive, at most"
+    max_members: int = Field(
+        default=Limits.max_members, ge=1, le=100_000_000, description="files of an archive, at most"
     )
-    max_name_bytes: PositiveInt = Field(
-        default=Limits.max_name_bytes, description="bytes of a file's name, at most"
+    max_name_bytes: int = Field(
+        default=Limits.max_name_bytes,
+        ge=1,
+        le=65_535,
+        description="bytes of a file's name, at most",
     )
-    max_in_memory: PositiveInt = Field(
+    max_in_memory: int = Field(
         default=Limits.max_in_memory,
+        ge=1,
+        le=2**32,
         description="bytes of the manifest, and of a ZIP's table of contents, at most",
     )
-    max_cells: PositiveInt = Field(
-        default=Limits.max_cells, description="cells of the manifest, at most"
+    max_cells: int = Field(
+        default=Limits.max_cells,
+        ge=1,
+        le=1_000_000_000,
+        description="cells of the manifest, at most",
     )
-    max_columns: PositiveInt = Field(
-        default=Limits.max_columns, description="columns of the manifest, at most"
+    max_columns: int = Field(
+        default=Limits.max_columns,
+        ge=1,
+        le=100_000,
+        description="columns of the manifest, at most",
     )
 
     @property
@@ -156,7 +186,7 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             problems = (
-                f"{str(problem['loc'][0]).upper()}={problem['input']!r}: {problem['msg']}"
+                f"{str(problem['loc'][0]).upper()}={_short(problem['input'])}: {problem['msg']}"
                 for problem in error.errors()
             )
             raise SetupError(BAD_SETTINGS, problems=list(problems)) from error
@@ -181,6 +211,11 @@ class Docs(BaseSettings):
         url = self.docs_url or ""
         is_address = urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname
         return f"{url.rstrip('/')}/{name}" if is_address else None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} …"
 
 
 def _patterns(text: str) -> tuple[str, ...]:
@@ -208,7 +243,7 @@ class Allowed(BaseSettings):
     allowed_queues: Patterns | None = Field(
         default=None,
         description="callback queues that a trigger may name: their URLs, or patterns in which "
-        "`*` stays within one name; nothing is sent to any other",
+        "`*` stays within one name; nothing is sent to any other; unset allows all",
     )
 
     def reply_address(self, message: Any) -> ReplyAddress | None:
@@ -227,7 +262,7 @@ class Allowed(BaseSettings):
         bucket, queue = request.s3_bucket, request.updates_queue_url
         if not _is_bucket_allowed(bucket, self.allowed_buckets):
             raise RequestError(NOT_ALLOWED["s3Bucket"], value=bucket)
-        if not _is_queue_allowed(queue, self.allowed_queues):
+        if request.wants_answer and not _is_queue_allowed(queue, self.allowed_queues):
             raise RequestError(NOT_ALLOWED["updatesQueueUrl"], value=queue)
 
 

@@ -7,6 +7,8 @@ A batch is uploaded in one of two ways, and each refuses in its own:
 - the Python client, ``panoptes_cli/commands/subject_set.py`` in
   https://github.com/zooniverse/panoptes-cli with ``panoptes_client/subject.py`` in
   https://github.com/zooniverse/panoptes-python-client.
+
+The statements were checked against the client 1.7.1 and the web page of May 2026.
 """
 
 import csv
@@ -20,8 +22,9 @@ from dataclasses import dataclass, field, replace
 from splitter.archives.extract import Contents
 from splitter.archives.zip_index import ZipIndex
 from splitter.errors import ExportError
-from splitter.manifest.partition import Partition
-from splitter.manifest.text import bare, short
+from splitter.manifest.partition import MANIFEST, Partition
+from splitter.manifest.text import bare
+from splitter.sentences import escaped, shown
 
 SHOWN = 3
 """Cases of each kind that are named."""
@@ -32,7 +35,19 @@ WEB_PAGE_SIZE = 1000 * 1024
 CLIENT_SIZE = 1024 * 1024
 """Bytes above which the client refuses the whole batch: its ``MAX_UPLOAD_FILE_SIZE``."""
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".svg", ".mp3", ".m4a", ".mpeg")
+EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".gif",
+    ".svg",
+    ".mp3",
+    ".m4a",
+    ".mpeg",
+    ".mp4",
+    ".txt",
+    ".json",
+)
 """The web page's ``VALID_SUBJECT_EXTENSIONS``."""
 
 FORBIDDEN = "/\\:,"
@@ -43,6 +58,20 @@ LIKE_AN_IMAGE = re.compile(
 )
 """Where the web page sees an image in a cell of any column, as ``_findFilesInMetadata`` does: in
 ``http://example.org/1.jpg?size=2`` it is ``1.jpg``. It waits for that file in vain."""
+
+NOT_ON_WINDOWS = re.compile(r"(?i)[<>\"|?*]|[. ]$|^(?:con|prn|aux|nul|com[1-9]|lpt[1-9])(?:\.|$)")
+"""Names that Windows cannot hold, so that its users cannot unpack the batch:
+https://learn.microsoft.com/windows/win32/fileio/naming-a-file"""
+
+SMALLEST_JPEG = 107
+"""Bytes of the smallest file that is a JPEG: https://github.com/mathiasbynens/small"""
+
+END_OF_JPEG = b"\xff\xd9"
+TAIL = 64 * 1024
+"""Bytes of a JPEG's end where its end marker is looked for; some cameras write more behind it."""
+
+LARGEST_SAMPLE = 8 * 1024 * 1024
+"""Bytes of a sampled image that are read from elsewhere to look at its end."""
 
 LONGEST_CELL = 131_072
 """Characters that Python's ``csv.field_size_limit`` allows a cell; the client does not raise it."""
@@ -91,7 +120,7 @@ class Cases:
     def add(self, case: str) -> None:
         self.count += 1
         if len(self.first) < SHOWN:
-            self.first.append(short(case))
+            self.first.append(escaped(case))
 
     def sentence(self, one: str, many: str, what: str) -> Iterator[str]:
         if self.count:
@@ -109,19 +138,19 @@ def inspect(parts: Partition, files: Contents | ZipIndex) -> Partition:
     names = parts.images
     if isinstance(files, Contents):
         sizes = {image: files.members[name].size for image, name in names.items()}
-        starts = _starts(files, names)
+        looks = _starts(files, names)
     else:
         sizes = {image: files.members[name].info.file_size for image, name in names.items()}
-        starts = _sampled(files, names)
+        looks = _sampled(files, names)
     others = {name.removeprefix(parts.folder) for name in parts.unlisted}
-    warnings = [*findings(parts, sizes, others), *_not_images(starts)]
+    warnings = [*findings(parts, sizes, others), *_not_images(looks)]
     return replace(parts, zooniverse=warnings, zooniverse_notes=_notes(parts))
 
 
 def section(parts: Partition) -> list[str]:
     """What a summary or a plan says under "Zooniverse", a sentence a line."""
     said = [*parts.zooniverse, *parts.zooniverse_notes]
-    return said or ["Nothing was seen that Zooniverse refuses."]
+    return said or ["No Zooniverse problems found."]
 
 
 def findings(parts: Partition, sizes: Mapping[str, int], others: Iterable[str] = ()) -> list[str]:
@@ -136,7 +165,7 @@ def findings(parts: Partition, sizes: Mapping[str, int], others: Iterable[str] =
 
 def _of_files(sizes: Mapping[str, int]) -> Iterator[str]:
     for_page, for_client, empty = Cases(), Cases(), Cases()
-    extension, forbidden = Cases(), Cases()
+    extension, forbidden, windows, tiny = Cases(), Cases(), Cases(), Cases()
     for name, size in sizes.items():
         if size > CLIENT_SIZE:
             for_client.add(f"{name} ({size:,} bytes)")
@@ -144,6 +173,10 @@ def _of_files(sizes: Mapping[str, int]) -> Iterator[str]:
             for_page.add(f"{name} ({size:,} bytes)")
         if not size:
             empty.add(name)
+        elif size < SMALLEST_JPEG and name.lower().endswith((".jpg", ".jpeg")):
+            tiny.add(f"{name} ({size:,} bytes)")
+        if NOT_ON_WINDOWS.search(name.rpartition("/")[2]):
+            windows.add(name)
         if any(character in FORBIDDEN for character in name) or bare(name) != name:
             forbidden.add(name)
         elif not name.lower().endswith(EXTENSIONS):
@@ -162,6 +195,14 @@ def _of_files(sizes: Mapping[str, int]) -> Iterator[str]:
         "images are",
         "empty (0 bytes); the web page passes over them, and the client uploads nothing of the "
         "batch",
+    )
+    yield from tiny.sentence(
+        "image is", "images are", "smaller than any JPEG, so probably cut off or damaged"
+    )
+    yield from windows.sentence(
+        "image name is",
+        "image names are",
+        "not possible on Windows, where nobody can unpack the batch whole",
     )
     yield from extension.sentence(
         "image has",
@@ -202,7 +243,8 @@ def _of_cells(parts: Partition, sizes: Mapping[str, int], others: frozenset[str]
                     if len(cell) > LONGEST_CELL:
                         long.add(f"row {number} with {len(cell):,} characters")
             if number == batch.first_row:
-                for cell in set(row).intersection(FOLDERS):
+                inside = {MANIFEST, *batch.images} - {name}
+                for cell in set(row).intersection(FOLDERS) | set(row).intersection(inside):
                     folders.add(f"'{cell}' (row {number})")
             if has_nul and "\0" in "".join(row):
                 nul.add(f"row {number}")
@@ -216,14 +258,14 @@ def _of_cells(parts: Partition, sizes: Mapping[str, int], others: frozenset[str]
         yield from cases.sentence(
             "cell",
             "cells",
-            f"of the column '{short(header[position])}' name images of the archive that are in no "
-            f"batch, as only '{short(header[column])}' counts",
+            f"of the column {shown(header[position])} name images of the archive that are in no "
+            f"batch, as only {shown(header[column])} counts",
         )
     for position, cases in sorted(like.items()):
         yield from cases.sentence(
             "cell",
             "cells",
-            f"of the column '{short(header[position])}' look like image names, and the web page "
+            f"of the column {shown(header[position])} look like image names, and the web page "
             "waits for those files too and leaves the rows incomplete",
         )
     yield from rows_again.sentence(
@@ -241,12 +283,23 @@ def _of_cells(parts: Partition, sizes: Mapping[str, int], others: frozenset[str]
     yield from folders.sentence(
         "cell",
         "cells",
-        "of a batch's first row name a folder, and the client uploads nothing of the batch",
+        "of a batch's first row name a file or folder that is there, and the client then reads no "
+        "image of the batch",
     )
     twice = [name for name, count in Counter(map(str.strip, header)).items() if count > 1]
     if twice:
-        listed = ", ".join(f"'{short(name)}'" for name in twice[:SHOWN])
-        yield f"Columns have the same name, of which Zooniverse keeps the last: {listed}."
+        listed = ", ".join(map(shown, twice[:SHOWN]))
+        yield (
+            f"Columns have the same name: {listed}. The client keeps the last of them, the web "
+            "page keeps each under a name of its own."
+        )
+    percent = [name for name in header if name.strip().startswith("%")]
+    if percent:
+        listed = ", ".join(map(shown, percent[:SHOWN]))
+        yield (
+            f"Columns begin with % ({listed}); Zooniverse cuts it and makes the subject set an "
+            "indexed one. Rename them if that is not wanted."
+        )
     if "\0" in "".join(header):
         yield "The header has a NUL character, which Zooniverse's database cannot hold."
 
@@ -267,36 +320,80 @@ def _notes(parts: Partition) -> list[str]:
     ]
 
 
-def _starts(contents: Contents, names: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+@dataclass(frozen=True)
+class Look:
+    """The first and the last bytes of an image."""
+
+    image: str
+    start: bytes
+    tail: bytes
+
+
+def _starts(contents: Contents, names: Mapping[str, str]) -> Iterator[Look]:
     with contents.store.open("rb", buffering=0) as store:
         for image, name in names.items():
             member = contents.members[name]
-            if member.size:
-                yield image, os.pread(store.fileno(), min(START, member.size), member.offset)
+            if not member.size:
+                continue
+            start = os.pread(store.fileno(), min(START, member.size), member.offset)
+            length = min(START, member.size)
+            end = member.offset + member.size
+            tail = os.pread(store.fileno(), length, end - length)
+            if start.startswith(TAKEN[0]) and END_OF_JPEG not in tail:
+                length = min(TAIL, member.size)
+                tail = os.pread(store.fileno(), length, end - length)
+            yield Look(image, start, tail)
 
 
-def _sampled(index: ZipIndex, names: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+def _sampled(index: ZipIndex, names: Mapping[str, str]) -> Iterator[Look]:
     images = list(names)
     for position in sorted({0, len(images) // 2, len(images) - 1}):
         image = images[position]
-        if index.members[names[image]].info.file_size:
-            try:
-                yield image, next(index.chunks(names[image]), b"")[:START]
-            except ExportError:  # damaged; VERIFY is for that
-                continue
+        size = index.members[names[image]].info.file_size
+        if not size or size > LARGEST_SAMPLE:
+            continue
+        try:
+            data = b"".join(index.chunks(names[image]))
+        except ExportError:  # damaged; VERIFY is for that
+            continue
+        yield Look(image, data[:START], data[-TAIL:])
 
 
-def _not_images(starts: Iterable[tuple[str, bytes]]) -> Iterator[str]:
-    cases, looked_at = Cases(), 0
-    for image, start in starts:
+def _not_images(looks: Iterable[Look]) -> Iterator[str]:
+    others, texts, cut, looked_at = Cases(), Cases(), Cases(), 0
+    for look in looks:
         looked_at += 1
-        if not is_taken(start):
-            cases.add(f"{image} ({_what_it_is(start)})")
-    yield from cases.sentence(
+        if is_taken(look.start):
+            if look.start.startswith(TAKEN[0]) and END_OF_JPEG not in look.tail:
+                cut.add(look.image)
+        elif _is_text(look.start):
+            texts.add(look.image)
+        else:
+            others.add(f"{look.image} ({_what_it_is(look.start)})")
+    of = f"({looked_at:,} were looked at)"
+    yield from others.sentence(
         "image is",
         "images are",
-        f"no JPEG, PNG, GIF or SVG by the first bytes ({looked_at:,} were looked at), and the "
-        "client stops there midway",
+        f"no JPEG, PNG, GIF or SVG by the first bytes {of}, and the client stops there midway",
+    )
+    yield from texts.sentence(
+        "image is", "images are", f"a text, not a picture {of}, and the client uploads it as text"
+    )
+    yield from cut.sentence(
+        "image is",
+        "images are",
+        f"a JPEG without its end {of}, so probably cut off while it was copied; volunteers see a "
+        "part of it",
+    )
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether the client takes a file's first bytes for text/plain or JSON; not HTML."""
+    text = start.decode(errors="ignore")
+    return (
+        len(text.encode()) >= len(start) - 3  # a character may be cut at the end
+        and not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
+        and WEB_PAGE.match(start) is None
     )
 
 

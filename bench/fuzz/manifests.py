@@ -12,6 +12,7 @@ from bench.fuzz.mutations import BrokenPromiseError, cut, mutated, unless_refuse
 from splitter import zooniverse
 from splitter.manifest import partition as manifest
 from splitter.manifest import text as manifest_text
+from splitter.sentences import Said
 
 FIXTURES = Path(__file__).parent.parent.parent / "tests" / "fixtures"
 
@@ -119,7 +120,7 @@ def check_manifest(data: bytes, directory: Path) -> bool:
     return True
 
 
-def _table(data: bytes) -> tuple[list[str], list[list[str]], list[str], int]:
+def _table(data: bytes) -> tuple[list[str], list[list[str]], list[str | Said], int]:
     """Header, rows and warnings of a manifest, and the position of its image column."""
     table = manifest_text.read(data, "imageName")
     rows = [cells for _, cells in table.rows]

@@ -34,6 +34,8 @@ from splitter.wording import count, duration, size
 CALLBACK_KEY = "callback"
 """The artifact that says a run has sent its callback; the listener goes by it."""
 
+BY_HAND = "A person started this run, so BIOSPEX was not told of it."
+
 LINKS_SHOWN = 100
 """Links of the summary; an export of today has ten batches."""
 
@@ -53,6 +55,7 @@ def publish(outcome: Outcome, links: Sequence[str], earlier: Sequence[State[Any]
     batches = list(zip(outcome.batches, outcome.sizes, links, strict=True))
     warned = outcome.all_warnings
     noted = count(len(warned), "warning") if warned else "no warnings"
+    answer = "" if request.wants_answer else f"\n{BY_HAND}\n"
     remarks = "\n".join(f"- ⚠️ {plain(warning)}" for warning in outcome.warnings)
     said = "\n".join(f"- {plain(sentence)}" for sentence in outcome.zooniverse)
     files = "\n".join(
@@ -69,7 +72,7 @@ def publish(outcome: Outcome, links: Sequence[str], earlier: Sequence[State[Any]
         markdown=f"""\
 **{plain(request.file)}** for download **{plain(request.download_id)}**: {outcome.summary}, \
 made in {duration(outcome.seconds)}.
-
+{answer}
 {remarks or "No warnings."}
 
 ### Batches
@@ -140,7 +143,7 @@ def publish_failure(
     _remove("summary", *([] if outcome else ["batches", "images"]))
     create_markdown_artifact(
         key="summary",
-        description=f"{begin} {verdict.said}",
+        description=plain(f"{begin} {verdict.said}"),
         markdown=f"**{begin}** {plain(verdict.said)}\n\n"
         f"**Who must act:** {verdict.actor.value}\n\n"
         f"**What to do:** {verdict.advice}\n\n"
@@ -155,7 +158,7 @@ def publish_callback(message: Result | Failure) -> None:
     create_markdown_artifact(
         key=CALLBACK_KEY,
         markdown=callback_markdown(message),
-        description=callback_title(message),
+        description=plain(callback_title(message)),
     )
 
 

@@ -1,20 +1,19 @@
-"""By what people find runs and read on: tags, a view of the exports alone, a link to the docs."""
+"""Tags and doc links, by which people find runs and read on."""
 
 from typing import Any, TypeVar
+from urllib.parse import quote
 from uuid import UUID
 
 from prefect import runtime
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.flows import Flow
+from prefect.settings import get_current_settings
 
 from flows.support.recovery import is_deployed
 from splitter.messages import ReplyAddress, printable
 from splitter.settings import Docs, Settings
 
 AnyFlow = TypeVar("AnyFlow", bound=Flow[..., Any])
-
-VIEW = "exports"
-"""The view on the UI's page *Runs* that leaves the listener out."""
 
 
 def documented(flow: AnyFlow) -> AnyFlow:
@@ -55,15 +54,19 @@ def tag_this_run(address: ReplyAddress) -> None:
         )
 
 
-def save_view(prefect: SyncPrefectClient) -> None:
-    """Offer the view of the exports in the UI, unless there is one of that name."""
-    there = prefect.request("POST", "/saved_searches/filter", json={})
-    if there.is_error or any(view["name"] == VIEW for view in there.json()):
-        return  # Prefect Cloud has views of its own
-    # What the UI itself saves; it reads no other fields.
-    week = {"type": "span", "seconds": -7 * 24 * 3600}
-    filters = [
-        {"object": "flowRun", "property": name, "type": "", "operation": "", "value": value}
-        for name, value in (("tag", ["export"]), ("range", week))
-    ]
-    prefect.request("PUT", "/saved_searches/", json={"name": VIEW, "filters": filters})
+def run_page(run: UUID) -> str:
+    """The address of a run's page in Prefect's UI."""
+    return f"{_ui()}/runs/flow-run/{run}"
+
+
+def runs_page(tag: str) -> str:
+    """The address of the list of the runs that have a tag."""
+    return f"{_ui()}/runs?tags={quote(tag)}"
+
+
+def _ui() -> str:
+    """Where Prefect's UI is; a server shows its old one to who leaves ``v2`` out."""
+    settings = get_current_settings()
+    url = (settings.ui_url or "").rstrip("/")
+    is_cloud = (settings.api.url or "").startswith(settings.cloud.api_url)
+    return url if is_cloud else f"{url}/v2"

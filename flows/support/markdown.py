@@ -8,7 +8,7 @@ MAX_TEXT = 2000
 
 # Every ASCII punctuation mark that can begin markup, HTML or a link that a renderer makes by
 # itself; https://spec.commonmark.org/0.31.2/#backslash-escapes, and GFM's autolinks.
-MARKUP = re.compile(r"[\\`*_{}\[\]()<>#|!~&:@$]|(?<=www)\.", re.IGNORECASE)
+MARKUP = re.compile(r"[\\`*_\[\]<>|~&@$]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 
 def plain(text: object) -> str:

@@ -31,8 +31,10 @@ comes from the system each time, which clears its pages first."""
 READ_ATTEMPTS = 5
 
 CLIENT_CONFIG = Config(
-    retries={"mode": "standard", "total_max_attempts": 5},
-    max_pool_connections=32,
+    # Adaptive: after a SlowDown the client as a whole asks less often. The standard mode backs off
+    # request by request, and with many side by side it gives up.
+    retries={"mode": "adaptive", "total_max_attempts": 5},
+    max_pool_connections=128,  # as many as there are threads that ask at the same time
     connect_timeout=10,
     read_timeout=60,
     # TLS guards what is sent. A CRC of each part would have to be declared for the whole upload,
@@ -42,7 +44,7 @@ CLIENT_CONFIG = Config(
     # time of sending it.
     s3={"payload_signing_enabled": False},
 )
-"""How a client for this module is to be made: retries with exponential backoff and jitter."""
+"""How to make a client for this module: retries with exponential backoff and jitter."""
 
 
 class ObjectError(ExportError):

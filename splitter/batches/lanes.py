@@ -8,7 +8,7 @@ from splitter.archives import formats, zip_sample
 from splitter.archives import tar as tar_archive
 from splitter.archives.members import Limits
 from splitter.archives.zip_index import ZipIndex, ranged_file
-from splitter.aws.s3 import Bucket, StoredObject
+from splitter.aws.s3 import MIB, Bucket, StoredObject
 from splitter.errors import SetupError
 from splitter.manifest import partition as manifest
 from splitter.manifest.partition import Partition
@@ -22,6 +22,10 @@ CANNOT_SPLICE = Sentence(
     Actor.OPERATOR,
     "Set SPLIT_STRATEGY to auto, then press Retry.",
 )
+
+READ_AHEAD = 2 * MIB
+"""Bytes of a request for the index, the manifest or an image, most of which fit into one. They take
+25 ms on a connection of 85 MB/s, less than the wait for another request's first byte."""
 
 
 class Export:
@@ -64,7 +68,7 @@ class Export:
 
     def index(self) -> ZipIndex:
         """Where the members of the archive, a ZIP, stand."""
-        return ZipIndex(ranged_file(self.read, self.source.size), self.limits)
+        return ZipIndex(ranged_file(self.read, self.source.size, READ_AHEAD), self.limits)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_bucket": None}

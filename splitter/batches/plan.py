@@ -74,7 +74,7 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
         f"Bytes: {copied:,} copied inside S3, {received:,} received, {sent:,} sent\n"
         f"Expect some {seconds:,} s of work, by what was measured on two cores and not on AWS"
     )
-    yield "\n".join(("", *cut.warnings, "Zooniverse:", *zooniverse.section(cut)))
+    yield "\n".join(map(str, ("", *cut.warnings, "Zooniverse:", *zooniverse.section(cut))))
 
 
 def _zipped(cut: Partition, index: ZipIndex) -> Iterator[Sequence[Part]]:

@@ -39,7 +39,7 @@ class PartLimits:
     Attributes:
         min_part_size: of every part but the last.
         max_copy_size: of one copied part, at most. S3 takes 5 GiB; smaller parts are copied side by
-            side.
+            side, and a batch of 2 GB fills the copies that may be under way.
         max_parts: of one upload.
         max_gap: between two ranges that are fetched by one request. What is read in vain takes
             less time than another request.
@@ -50,7 +50,7 @@ class PartLimits:
 
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
     min_part_size: int = 5 * MIB
-    max_copy_size: int = 256 * MIB
+    max_copy_size: int = 32 * MIB
     max_parts: int = MAX_PARTS
     max_gap: int = 64 * 1024
     window: int = 4 * MIB

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
-from splitter.manifest.text import bare, short
+from splitter.manifest.text import bare, short, unwrapped
 
 COMPARED = 100
 """Missing names that are compared with the archive's; one pair is shown."""
@@ -32,15 +32,23 @@ def instead(missing: Sequence[str], images: Collection[str], names: Iterable[str
         if found and found != name:
             return f"the archive has '{short(found)}' for '{short(name)}': {_why(name, found)}; "
     for name in missing:
+        found = by_key.get(_key(name))
+        if found == name:
+            return (
+                f"the archive has '{short(found)}', but not beside the manifest: manifest and "
+                "images stand in different folders; put the manifest beside the images; "
+            )
+    for name in missing:
         key = _key(name)
         found = by_stem.get(key.rpartition(".")[0]) or by_stem.get(key)
-        if found and key:
+        if found and key and _extension(found) != _extension(name):
             return f"the archive has '{short(found)}' for '{short(name)}': another extension; "
     return ""
 
 
 def _keys(name: str) -> Iterable[str]:
     yield _key(name)
+    yield _key(unwrapped(name))
     for page in CODE_PAGES:
         for written, read in (("utf-8", page), (page, "utf-8")):
             try:
@@ -55,8 +63,14 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFKC", base).casefold()
 
 
+def _extension(name: str) -> str:
+    return _key(name).rpartition(".")[2]
+
+
 def _why(name: str, found: str) -> str:
-    """In what a name differs from what it stands for."""
+    """The difference between a name and the file that it means."""
+    if unwrapped(name) != bare(name):
+        return "the manifest has quotation marks or a formula (=) around the name"
     if "://" in name:
         return "the manifest has a URL instead of a file name"
     if "\\" in name or name.startswith("/") or name.count("/") > found.count("/"):

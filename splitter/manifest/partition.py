@@ -14,10 +14,12 @@ import pandas as pd
 
 from splitter.archives import formats
 from splitter.archives.members import DEFAULT_LIMITS
+from splitter.manifest import checks
 from splitter.manifest import images as manifest_images
 from splitter.manifest import text as manifest_text
 from splitter.manifest.text import SAVE_AS, ManifestError, Row, Table, refusal, short
 from splitter.messages import ARCHIVE_SUFFIXES
+from splitter.sentences import Said
 
 MANIFEST = "manifest.csv"
 
@@ -95,7 +97,7 @@ class Partition:
     unlisted: list[str]
     images: dict[str, str]
     column: int = 0
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str | Said] = field(default_factory=list)
     zooniverse: list[str] = field(default_factory=list)
     zooniverse_notes: list[str] = field(default_factory=list)
 
@@ -132,10 +134,14 @@ def partition_export(
     folder = folder_of(name)
     files = _by_spelling(folder, every)
     table = manifest_text.read(read_member(name), image_column, max_cells, files, max_columns)
-    rows = check_images(table, files, every, unusable)
+    table.warnings.extend(checks.of_text(table.text))
+    checked = checks.RowChecks(table.header, table.column)
+    rows = _seen(check_images(table, files, every, unusable), checked)
     batches = list(partition(table.header, rows, table.column, batch_size))
     images = {image: _file_of(image, files) for batch in batches for image in batch.images}
     listed = {name, *images.values()}
+    left = {other.removeprefix(folder) for other in names if other not in listed}
+    table.warnings.extend(checked.finish(left))
     return Partition(
         manifest=name,
         folder=folder,
@@ -145,6 +151,12 @@ def partition_export(
         column=table.column,
         warnings=table.warnings,
     )
+
+
+def _seen(rows: Iterable[Row], checked: checks.RowChecks) -> Iterator[Row]:
+    for line, cells in rows:
+        checked.see(line, cells)
+        yield line, cells
 
 
 def _by_spelling(folder: str, names: Iterable[str]) -> dict[str, str]:
@@ -261,7 +273,7 @@ def check_images(
                     else f"line {line} names the manifest as its image"
                 )
     line, cells = last
-    if count == 1 and line == last_line and manifest_text.looks_like_total(cells):
+    if count == 1 and line == last_line and manifest_text.looks_like_total(cells, table.column):
         raise ManifestError(manifest_text.total_line(line, cells))
     if count:
         instead = manifest_images.instead(missing, files, names)

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from splitter.archives.members import DEFAULT_LIMITS
 from splitter.errors import ExportError
-from splitter.sentences import Sentence
+from splitter.sentences import Actor, Said, Sentence
+from splitter.wording import count
 
 # The csv module refuses cells above 128 KiB unless told otherwise, for the whole process.
 csv.field_size_limit(sys.maxsize)
@@ -71,6 +72,31 @@ class ManifestError(ExportError):
     """A manifest that cannot be split; the message names lines and causes."""
 
 
+SHORT_ROWS = Sentence(
+    "manifest.rows-without-last-cells",
+    "{count} rows of the manifest have no cells in the last columns, the first in line {line}, as "
+    "Excel saves empty cells at the right end; they were read as empty cells.",
+    Actor.NOBODY,
+)
+SHORT_HEADER = Sentence(
+    "manifest.header-too-short",
+    "The manifest's first line has {names} names of columns, and each row has {cells} cells: the "
+    "header lacks the name of one column, probably the first, as R's write.table leaves it out. "
+    "Add the name (in R: col.names=NA, or row.names=FALSE) and zip the export again.",
+)
+WHOLE_LINES = Sentence(
+    "manifest.whole-lines-quoted",
+    "The manifest has each whole line in quotation marks ({line}), so that it is one cell; save it "
+    "as 'CSV UTF-8 (comma delimited)' and zip the export again.",
+)
+WRAPPED_NAME = Sentence(
+    "manifest.wrapped-name",
+    "The manifest calls its column {name} where {column} is needed: the names stand in quotation "
+    "marks that are part of the text, or in a formula. Replace them with plain quotation marks, or "
+    "remove them, and zip the export again.",
+)
+
+
 @dataclass(frozen=True)
 class Table:
     """A manifest whose header makes sense.
@@ -81,12 +107,14 @@ class Table:
         rows: each of the header's width; read once. It raises ``ManifestError`` in the end if some
             of the manifest's rows were not, or where the text cannot be read on.
         warnings: sentences; complete when the rows have been read.
+        text: as it was read, RFC 4180 in UTF-8.
     """
 
     header: list[str]
     column: int
     rows: Iterator[Row]
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str | Said] = field(default_factory=list)
+    text: bytes = b""
 
 
 def read(
@@ -114,7 +142,7 @@ def read(
             more than ``max_cells`` cells or ``max_columns`` columns; while the rows are read, rows
             of the wrong width.
     """
-    warnings: list[str] = []
+    warnings: list[str | Said] = []
     data, separator = _utf8(data, warnings)
     # Counted before any is made: a hundred million empty cells are less than 64 MiB of text.
     marks = (separator.encode(), b"\r", b"\n", b'\\"')
@@ -146,8 +174,9 @@ def read(
     # Nothing is dropped that has a cell.
     if width < len(header) and any(any(cells[width:]) for _, cells in _records(text, separator)):
         width = len(header)
-    rows = _rows(records, header, width, column, warnings)
-    return Table(header[:width], column, rows, warnings)
+    is_cut_off = not text.endswith((b"\n", b"\r"))
+    rows = _rows(records, header, width, column, warnings, images, is_cut_off)
+    return Table(header[:width], column, rows, warnings, text)
 
 
 def bare(text: str) -> str:
@@ -182,7 +211,7 @@ def _invisible(character: str) -> bool:
     return character.isspace() or unicodedata.category(character) in ("Cf", "Zs")
 
 
-def _utf8(data: bytes, warnings: list[str]) -> tuple[bytes, str]:
+def _utf8(data: bytes, warnings: list[str | Said]) -> tuple[bytes, str]:
     """The text as UTF-8 without a byte order mark, and what stands between its cells."""
     for start, what in SIGNATURES.items():
         if data.startswith(start):
@@ -204,7 +233,7 @@ def _utf8(data: bytes, warnings: list[str]) -> tuple[bytes, str]:
     return data, ","
 
 
-def _from_utf16(data: bytes, encoding: str, warnings: list[str]) -> tuple[bytes, str]:
+def _from_utf16(data: bytes, encoding: str, warnings: list[str | Said]) -> tuple[bytes, str]:
     try:
         text = data[2:].decode(encoding).lstrip("\ufeff")
     except UnicodeDecodeError as error:
@@ -222,7 +251,7 @@ def _from_utf16(data: bytes, encoding: str, warnings: list[str]) -> tuple[bytes,
     return text.encode(), separator
 
 
-def _quoted(data: bytes, separator: str, warnings: list[str]) -> bytes:
+def _quoted(data: bytes, separator: str, warnings: list[str | Said]) -> bytes:
     """The text with quotation marks as RFC 4180 wants them."""
     if separator != ",":
         return data
@@ -323,7 +352,7 @@ def _not_utf8(text: bytes, line: bytes, number: int, error: UnicodeDecodeError) 
     )
 
 
-def _column(header: Sequence[str], image_column: str, warnings: list[str]) -> int | None:
+def _column(header: Sequence[str], image_column: str, warnings: list[str | Said]) -> int | None:
     """The position of the image column, or None.
 
     Raises:
@@ -349,8 +378,8 @@ def _column(header: Sequence[str], image_column: str, warnings: list[str]) -> in
 
 def _without_column(
     header: list[str], records: Iterator[Row], image_column: str, images: Collection[str]
-) -> str:
-    """What a manifest is whose first line has no image column."""
+) -> str | Said:
+    """The sentence of a manifest whose first line has no image column."""
     first = header[0].strip().lower()
     if first.startswith("sep="):
         return (
@@ -362,6 +391,8 @@ def _without_column(
         return f"The manifest is saved as UTF-16, not as UTF-8; {SAVE_AS}."
     if fault := _separator_fault(line.replace("\0", ""), image_column):
         return fault
+    if wrapped := _wrapped(header, image_column):
+        return wrapped
     folded = _folded(image_column)
     for name in header:
         if _folded(name) == folded:
@@ -386,6 +417,25 @@ def _without_column(
         f"(its columns are: {_listed(header)}); give the column with the images' file names that "
         "name in the first line, and zip the export again."
     )
+
+
+AROUND = " \t\"'`=\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\u00ab\u00bb\u00b4"
+"""Characters that programs put around a name: quotation marks of all kinds, a formula's ``=``."""
+
+
+def unwrapped(name: str) -> str:
+    """A name without what programs put around it."""
+    return bare(name).strip(AROUND)
+
+
+def _wrapped(header: Sequence[str], image_column: str) -> Said | None:
+    """The sentence of a header whose names stand in further quotation marks."""
+    if len(header) == 1 and image_column in map(unwrapped, header[0].split(",")):
+        return WHOLE_LINES(line=header[0])
+    for name in header:
+        if name != image_column and unwrapped(name) == image_column:
+            return WRAPPED_NAME(name=name, column=image_column)
+    return None
 
 
 def _header_below(records: Iterator[Row], image_column: str) -> int | None:
@@ -440,32 +490,61 @@ def _listed(names: Sequence[str], limit: int = 20) -> str:
 
 
 def _rows(
-    records: Iterator[Row], header: list[str], width: int, column: int, warnings: list[str]
+    records: Iterator[Row],
+    header: list[str],
+    width: int,
+    column: int,
+    warnings: list[str | Said],
+    images: Collection[str],
+    is_cut_off: bool,
 ) -> Iterator[Row]:
-    """The rows of the header's width, ``width`` columns of each."""
+    """The rows of the header's width, ``width`` columns of each.
+
+    Args:
+        images: names that a row whose last cells are missing may name.
+        is_cut_off: whether the last line has no end, so that it may be incomplete.
+    """
     faults = _Faults(header, column)
-    empty = 0
-    empty_line = rows = 0
+    empty = short_rows = 0
+    empty_line = short_line = rows = 0
+    held: Row | None = None  # a short row, until it is known not to be the last line
     for line, cells in records:
-        if len(cells) > 1 and not any(cells):
+        if held:
+            yield held
+            held = None
+        if (len(cells) > 1 and not any(cells)) or (len(cells) != len(header) and _is_blank(cells)):
             empty += 1
             empty_line = empty_line or line
             continue
         rows += 1
-        if len(cells) != len(header) and not (
+        faults.last_line = line
+        if len(cells) == len(header) or (
             width <= len(cells) < len(header) and not any(cells[width:])
         ):
+            if cells[column] == header[column]:
+                faults.header_again(line)
+            elif not faults.count:
+                yield line, cells[:width]
+        elif column < len(cells) < width and cells[column] in images:
+            # Excel leaves out trailing commas where the last columns are empty, 16 rows at a time:
+            # https://learn.microsoft.com/troubleshoot/microsoft-365-apps/excel/column-delimiters-missing
+            short_rows += 1
+            short_line = short_line or line
+            held = (line, [*cells, *[""] * (width - len(cells))])
+        else:
             faults.note(line, cells)
-        elif cells[column] == header[column]:
-            faults.header_again(line)
+    if held:
+        if is_cut_off:
+            faults.note(held[0], held[1][: held[1].index("") if "" in held[1] else None])
         elif not faults.count:
-            yield line, cells[:width]
-        faults.last_line = line
-    faults.check()
+            yield held
+    faults.check(rows)
     if not rows:
         raise ManifestError(
             "The manifest has a header but no rows, so there is nothing to split; export it again."
         )
+    if short_rows:
+        warnings.append(SHORT_ROWS(count=short_rows, line=short_line))
     if empty:
         warnings.append(
             f"{empty:,} {'row' if empty == 1 else 'rows'} of nothing but empty cells in the "
@@ -479,12 +558,28 @@ def _rows(
         )
 
 
+def _is_blank(cells: Sequence[str]) -> bool:
+    """Whether a row looks empty: blanks, no-break blanks, NUL or Ctrl-Z of old programs."""
+    return not any(bare(cell.strip("\0\x1a")) for cell in cells)
+
+
 TOTAL = re.compile(r"(?i)\b(?:sub)?(?:totale?s?|sum|summe|count|somme|suma|gesamt|anzahl)\b")
 
 
-def looks_like_total(cells: Sequence[str]) -> bool:
-    """Whether a row without an image sums up what stands above it."""
-    return any(TOTAL.search(cell) for cell in cells)
+FILE_NAME = re.compile(r"\.[A-Za-z]\w{1,4}\Z")
+
+MOST_OF_A_TOTAL = 3
+"""Cells that a line with a total fills at most: a word, a number, a unit."""
+
+
+def looks_like_total(cells: Sequence[str], column: int) -> bool:
+    """Whether a row names no image, is mostly empty, and has a word for a total."""
+    image = bare(cells[column]) if column < len(cells) else ""
+    return (
+        not FILE_NAME.search(image)
+        and sum(map(bool, cells)) <= MOST_OF_A_TOTAL
+        and any(TOTAL.search(cell) for cell in cells)
+    )
 
 
 class _Faults:
@@ -498,6 +593,7 @@ class _Faults:
         self._problems: list[str] = []
         self._again: list[int] = []
         self._last: tuple[int, list[str]] = (0, [])
+        self._widths: set[int] = set()
         self.count = 0
         self.last_line = 0
 
@@ -507,17 +603,18 @@ class _Faults:
             return
         self.count += 1
         self._last = (line, cells)
+        self._widths.add(len(cells))
         if self.count <= self.SHOWN:
             self._problems.append(
-                f"line {line} has {len(cells)} cells instead of {len(self._header)}"
+                f"line {line} has {count(len(cells), 'cell')} instead of {len(self._header)}"
             )
 
     def header_again(self, line: int) -> None:
         self.count += 1
         self._again.append(line)
 
-    def check(self) -> None:
-        """Refuse the manifest if a row was noted."""
+    def check(self, rows: int) -> None:
+        """Refuse the manifest if one of its ``rows`` was noted."""
         if self._again:
             raise ManifestError(
                 "The manifest has its header, the names of its columns, once more in line "
@@ -525,8 +622,10 @@ class _Faults:
                 "delete that line if both belong to this export, and zip it again."
             )
         line, cells = self._last
-        if self.count == 1 and line == self.last_line and looks_like_total(cells):
+        if self.count == 1 and line == self.last_line and looks_like_total(cells, self._column):
             raise ManifestError(total_line(line, cells))
+        if self.count == rows > 1 and self._widths == {len(self._header) + 1}:
+            raise ManifestError(SHORT_HEADER, names=len(self._header), cells=len(self._header) + 1)
         if self.count:
             raise ManifestError(refusal("rows of the wrong length", self._problems, self.count))
 

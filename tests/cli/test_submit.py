@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
@@ -31,7 +34,7 @@ def submit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_an_archive_is_submitted_and_followed_to_its_callback(biospex: Biospex) -> None:
+def test_with_answer_a_trigger_is_sent_and_followed_to_its_callback(biospex: Biospex) -> None:
     biospex.s3.put_object(
         Bucket=biospex.bucket, Key="export/broken.zip", Body=b"PK\3\4 and no more"
     )
@@ -40,8 +43,8 @@ def test_an_archive_is_submitted_and_followed_to_its_callback(biospex: Biospex) 
         "UPDATES_QUEUE_URL": biospex.queue_url,
     }
     with served({**os.environ, **queues}):
-        done = submit(biospex.address(EXPORTS[0]), "--download-id=7", **queues)
-        refused = submit(f"s3://{biospex.bucket}/export/broken.zip", **queues)
+        done = submit(biospex.address(EXPORTS[0]), "--answer", "--download-id=7", **queues)
+        refused = submit(f"s3://{biospex.bucket}/export/broken.zip", "--answer", **queues)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"Sent the trigger for {EXPORTS[0].name} as download 7"
@@ -94,8 +97,58 @@ def test_what_cannot_be_submitted_is_named(
         main([argument.format(bucket=biospex.bucket) for argument in arguments])
 
 
-def test_what_cannot_be_submitted_is_said_in_one_line(biospex: Biospex) -> None:
-    done = submit(biospex.address(EXPORTS[0]))
+@pytest.mark.parametrize(
+    ("arguments", "environment", "sentence"),
+    [
+        (["{archive}", "--answer"], {}, "TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set"),
+        (["{archive}"], {"PREFECT_API_URL": ""}, "PREFECT_API_URL is not set"),
+        (["{archive}", "--plan"], {"PREFECT_API_URL": ""}, "PREFECT_API_URL is not set"),
+        (["{archive}"], {"AWS_ACCESS_KEY_ID": ""}, "no AWS credentials were found"),
+        ([], {}, "Name the archive: make submit ARCHIVE=s3://bucket/key"),
+        (["{archive}"], {"BATCH_SIZE": "9" * 30}, "BATCH_SIZE='999"),
+        (["{archive}"], {"ALLOWED_BUCKETS": "biospex-*"}, "not allowed"),
+    ],
+)
+def test_what_cannot_be_submitted_is_said_in_one_line(
+    arguments: list[str],
+    environment: dict[str, str],
+    sentence: str,
+    biospex: Biospex,
+    tmp_path: Path,
+) -> None:
+    archive = biospex.address(EXPORTS[0])
+    elsewhere = {
+        "PREFECT_PROFILES_PATH": str(tmp_path / "profiles.toml"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    done = submit(
+        *(argument.format(archive=archive) for argument in arguments), **elsewhere, **environment
+    )
     assert done.returncode == 1
-    assert done.stderr.startswith("TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set")
+    assert sentence in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_ends_in_one_line_and_leaves_the_run_alone(
+    prefect: SyncPrefectClient, biospex: Biospex
+) -> None:
+    queues = {
+        "TRIGGER_QUEUE_URL": biospex.trigger_queue_url,
+        "UPDATES_QUEUE_URL": biospex.queue_url,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli.submit", biospex.address(EXPORTS[0]), "--answer"],
+        env={**os.environ, **queues},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline().startswith("Sent the trigger")
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    printed, complaints = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "The run goes on" in printed
+    assert complaints == ""
+    assert biospex.triggers() == (1, 0)

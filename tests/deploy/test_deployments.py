@@ -21,7 +21,6 @@ from blocks.register import register
 from blocks.saved import BLOCK_NAME, Aws, load_workspace, origin
 from blocks.workspace import Workspace
 from deploy import preflight
-from flows.support.finding import VIEW, save_view
 from splitter.aws.s3 import CLIENT_CONFIG
 from splitter.settings import Settings
 from tests.helpers.biospex import Biospex
@@ -108,17 +107,6 @@ def test_somebody_can_be_told_when_an_export_fails(tmp_path: Path) -> None:
         assert [action.type for action in made.actions] == ["send-notification"]
         api.delete_automation(made.id)
     SlackWebhook.delete("operators")
-
-
-def test_the_exports_are_one_view_of_the_runs_which_stays_as_people_changed_it() -> None:
-    with get_client(sync_client=True) as api:
-        save_view(api)
-        changed = {"name": VIEW, "filters": []}
-        api.request("PUT", "/saved_searches/", json=changed)
-        save_view(api)
-        [view] = api.request("POST", "/saved_searches/filter", json={}).json()
-        assert (view["name"], view["filters"]) == (VIEW, [])
-        api.request("DELETE", "/saved_searches/{id}", path_params={"id": view["id"]})
 
 
 @pytest.fixture

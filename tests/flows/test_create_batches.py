@@ -438,14 +438,10 @@ def test_a_fault_that_may_pass_is_left_to_the_listener(
     assert biospex.callbacks() == []
 
 
-def test_a_person_starts_a_run_with_the_archives_address_alone(
-    biospex: Biospex, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address = biospex.address(EXPORTS[0])
-    with pytest.raises(SetupError, match="UPDATES_QUEUE_URL is not set"):
-        create_batches(address)
-    monkeypatch.setenv("UPDATES_QUEUE_URL", biospex.queue_url)
-    assert create_batches(address).batch_files == [f"{EXPORTS[0].stem}-part1.zip"]
+def test_a_run_by_hand_tells_nobody(biospex: Biospex) -> None:
+    assert create_batches(biospex.address(EXPORTS[0])).batch_files == [
+        f"{EXPORTS[0].stem}-part1.zip"
+    ]
     with pytest.raises(ExportError, match="write it like s3://"):
         create_batches("export/41.zip")
-    assert biospex.statuses() == ["success"]
+    assert biospex.callbacks() == []

@@ -128,7 +128,7 @@ def test_a_message_becomes_one_run_that_says_what_it_is_about(
     biospex.send(request)
     receive(deployment.listener())
     run = deployment.run()
-    assert run.name == f"{EXPORTS[0].name} for download 512"
+    assert run.name == f"download 512: {EXPORTS[0].name}"
     assert run.parameters == {"request": request}
     assert "download-512" in run.tags
     assert biospex.triggers() == (0, 1)

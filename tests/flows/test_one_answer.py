@@ -49,7 +49,7 @@ def test_killed_processes_come_back_and_every_trigger_is_answered_once(
     prefect: SyncPrefectClient, biospex: Biospex
 ) -> None:
     biospex.send(biospex.request(EXPORTS[0], downloadId="killed"))
-    name = f"{EXPORTS[0].name} for download killed"
+    name = f"download killed: {EXPORTS[0].name}"
     export = run_named(prefect, name, StateType.RUNNING)
     kill(export.id)
     listening = run_named(prefect, "listen for exports", StateType.RUNNING)
@@ -68,7 +68,7 @@ def test_an_attempt_that_was_only_out_of_reach_says_nothing_once_another_has_beg
     prefect: SyncPrefectClient, biospex: Biospex
 ) -> None:
     biospex.send(biospex.request(EXPORTS[0], downloadId="stopped"))
-    export = run_named(prefect, f"{EXPORTS[0].name} for download stopped", StateType.RUNNING)
+    export = run_named(prefect, f"download stopped: {EXPORTS[0].name}", StateType.RUNNING)
     process = cast(int, process_of(export.id))
     os.kill(process, signal.SIGSTOP)
     prefect.set_flow_run_state(export.id, Crashed(message="Out of reach"), force=True)

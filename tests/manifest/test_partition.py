@@ -175,10 +175,10 @@ def test_a_cell_of_200_kib_comes_back() -> None:
         ("", "The manifest is empty"),
         ("\n\r\n", "The manifest is empty"),
         ("imageName,note\n", "a header but no rows"),
-        ("imageName,note\na.jpg\n", "line 2 has 1 cells instead of 2"),
+        ("imageName,note\na.jpg\n", "line 2 has 1 cell instead of 2"),
         ("imageName,note\na.jpg,x,y\n", "line 2 has 3 cells instead of 2"),
-        ('imageName,note\na.jpg,"1\n2\r\n3"\nb.jpg\n', "line 5 has 1 cells instead of 2"),
-        ('imageName,note\na.jpg,"\\"\n"\nb.jpg\n', "line 4 has 1 cells instead of 2"),
+        ('imageName,note\na.jpg,"1\n2\r\n3"\nb.jpg\n', "line 5 has 1 cell instead of 2"),
+        ('imageName,note\na.jpg,"\\"\n"\nb.jpg\n', "line 4 has 1 cell instead of 2"),
         ('imageName,note\na.jpg,x\nb.jpg,"y\nc.jpg,z\n', "cannot be read from line 3 on"),
         ('imageName,note\na.jpg,"x"y\n', "cannot be read from line 2 on"),
     ],
@@ -202,7 +202,7 @@ def test_of_many_faults_the_first_three_are_named_and_all_are_counted() -> None:
     with pytest.raises(ManifestError) as refusal:
         read(short_rows.encode())
     assert "(50 in all): line 2 has" in str(refusal.value)
-    assert "line 4 has 1 cells instead of 2 and 47 more" in str(refusal.value)
+    assert "line 4 has 1 cell instead of 2 and 47 more" in str(refusal.value)
     assert "line 5" not in str(refusal.value)
 
 

@@ -89,7 +89,7 @@ def test_what_has_one_reading_is_read_with_a_warning(data: bytes, warning: str) 
     parts = cut(data)
     assert [batch.manifest.decode() for batch in parts.batches] == [PLAIN]
     [said] = parts.warnings
-    assert warning in said
+    assert warning in str(said)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_the_image_column_is_found_with_blanks_around_its_name(name: str) -> Non
     text = PLAIN.replace("imageName", name)
     parts = cut(text.encode())
     assert parts.batches[0].images == ("a.jpg", "b.jpg")
-    assert "invisible characters in its name" in parts.warnings[0]
+    assert "invisible characters in its name" in str(parts.warnings[0])
     assert parts.batches[0].manifest.decode() == text
 
 
@@ -118,7 +118,7 @@ def test_a_blank_before_a_quotation_mark_is_passed_over_as_zooniverse_does() -> 
         ["a.jpg", "Tallahassee, FL"],
         ["b.jpg", 'he said, "so"'],
     ]
-    assert "blanks between a comma and a quotation mark" in parts.warnings[0]
+    assert "blanks between a comma and a quotation mark" in str(parts.warnings[0])
 
 
 def test_lines_are_counted_by_carriage_returns_too() -> None:
@@ -152,9 +152,7 @@ def test_another_table_in_the_manifests_place_is_named(names: list[str], cause: 
     assert "has no manifest.csv" in str(refusal.value)
 
 
-@pytest.mark.parametrize(
-    "cell", ["x;y", "\0", "Total", "imageNames", "sep=;", "\ufeff", " x", 'a "b"']
-)
+@pytest.mark.parametrize("cell", ["x;y", "\0", "Total", "imageNames", "sep=;", " x", 'a "b"'])
 def test_what_only_looks_like_a_fault_is_a_cell(cell: str) -> None:
     quoted = '"' + cell.replace('"', '""') + '"'
     parts = cut(f"note,imageName\n{quoted},a.jpg\n".encode())

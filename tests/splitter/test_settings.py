@@ -102,6 +102,20 @@ def test_a_bad_value_stops_the_start_with_its_variables_name(
     assert len(str(refusal.value).splitlines()) == 1
 
 
+NUMBERS = [name for name, field in Settings.model_fields.items() if field.annotation is int]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("text", ["99999999999999999999999", "9" * 6000, "-1"])
+def test_every_number_has_a_floor_and_a_ceiling(
+    name: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name.upper(), text)
+    with pytest.raises(SetupError, match=f"{name.upper()}='{text[:20]}") as refusal:
+        Settings.load()
+    assert len(str(refusal.value)) < 500
+
+
 def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCH_SIZE", "0")
     monkeypatch.setenv("MAX_IN_FLIGHT", "x")

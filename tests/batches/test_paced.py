@@ -1,0 +1,121 @@
+"""How wide the lanes are, on a store whose requests wait as S3's do."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import boto3
+import pytest
+
+from bench.export import make_sparse_export
+from bench.paced_store import PacedStore, Stored
+from splitter.archives.zip_index import ZipIndex
+from splitter.aws.s3 import CLIENT_CONFIG, Bucket
+from splitter.batches.assembly import (
+    PARALLEL_BATCHES,
+    PARALLEL_COPIES,
+    PARALLEL_PARTS,
+    PartPool,
+    assemble,
+)
+from splitter.batches.lanes import Export, choose_lane
+from splitter.batches.splice import parts, plan_batch
+from splitter.messages import Request
+from splitter.settings import Settings
+from tests.splitter.test_messages import trigger
+
+IMAGES, IMAGE = 4000, 1_000_000
+KEY = "export/a.zip"
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of 4 GB on a few megabytes of disk."""
+    path = tmp_path_factory.mktemp("paced") / "a.zip"
+    make_sparse_export(path, IMAGES, IMAGE)
+    return path
+
+
+@pytest.fixture
+def servers() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def bucket_of(store: PacedStore, servers: ExitStack) -> Bucket:
+    client = boto3.client(
+        "s3",
+        endpoint_url=servers.enter_context(store.served()),
+        region_name="us-east-2",
+        aws_access_key_id="any",
+        aws_secret_access_key="any",
+        config=CLIENT_CONFIG,
+    )
+    return Bucket(client, "paced")
+
+
+def export_in(bucket: Bucket) -> Export:
+    request = Request.parse(trigger(s3Bucket=bucket.name, exportPath=KEY, file="a.zip"))
+    return Export(request, bucket.archive(KEY), Settings().limits, lambda _: bucket, bucket)
+
+
+def splice(bucket: Bucket, archive: Path, batch_size: int = 1000) -> list[int]:
+    """Put the batches of an export together, side by side; returns their sizes."""
+    export = export_in(bucket)
+    with archive.open("rb") as file:
+        index = ZipIndex(file)
+        lane = choose_lane(export, Settings(splice_min_size=0, batch_size=batch_size))
+    assert lane.parts
+    modified = index.members[lane.parts.manifest].info.date_time
+    plans = [plan_batch(batch, index.members, modified) for batch in lane.parts.batches]
+    with PartPool() as pool, ThreadPoolExecutor(PARALLEL_BATCHES) as tasks:
+        made = [
+            tasks.submit(assemble, bucket, f"batch/{number}.zip", some, {}, pool, lambda _: None)
+            for number, some in enumerate(parts(plans, bucket, KEY, export.source))
+        ]
+        assert all(future.result() for future in made)
+    return [plan.size for plan in plans]
+
+
+def stored(store: PacedStore) -> list[Stored]:
+    return [found for key, found in sorted(store.objects.items()) if key.startswith("batch/")]
+
+
+def test_as_many_copies_are_under_way_as_there_may_be(archive: Path, servers: ExitStack) -> None:
+    store = PacedStore(first_byte=0.03, rate=1e9)
+    store.add(KEY, archive)
+    sizes = splice(bucket_of(store, servers), archive)
+    assert [found.size for found in stored(store)] == sizes
+    assert store.traffic.copied > 0.99 * sum(sizes)
+    assert PARALLEL_COPIES // 2 < store.traffic.most_copies <= PARALLEL_COPIES
+    assert not store.uploads
+
+
+def test_what_the_store_turns_away_is_asked_for_again(archive: Path, servers: ExitStack) -> None:
+    """S3 answers SlowDown where it is asked for more than it can do at the time."""
+    store = PacedStore(first_byte=0.03, rate=250e6, most_copies=PARALLEL_COPIES // 2)
+    store.add(KEY, archive)
+    sizes = splice(bucket_of(store, servers), archive)
+    assert store.traffic.throttled
+    assert [found.size for found in stored(store)] == sizes
+    assert not store.uploads
+
+
+def test_looking_at_an_archive_takes_few_rounds_of_requests(
+    archive: Path, servers: ExitStack
+) -> None:
+    store = PacedStore(first_byte=0.2, rate=1e9)
+    store.add(KEY, archive)
+    export = export_in(bucket_of(store, servers))
+    began = time.monotonic()
+    lane = choose_lane(export, Settings(splice_min_size=0))
+    rounds = (time.monotonic() - began) / 0.2
+    assert lane.index
+    assert rounds < 15, store.traffic
+
+
+def test_each_thread_that_asks_has_a_connection() -> None:
+    threads = PARALLEL_COPIES + PARALLEL_PARTS + PARALLEL_BATCHES
+    assert CLIENT_CONFIG.max_pool_connections >= threads  # type: ignore[attr-defined]

@@ -1,0 +1,199 @@
+"""The pages of Prefect's UI (V2) in a real browser: each answers what a person asks of a run.
+
+Chromium is the system's; where there is none, these tests are skipped. A change of what Prefect
+shows by default fails here first.
+"""
+
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from urllib.parse import quote
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect_aws import AwsCredentials
+from prefect_aws.client_parameters import AwsClientParameters
+
+from blocks.saved import BLOCK_NAME
+from devtools.services import REGION, end_at_once
+from flows.support.finding import run_page, runs_page
+from tests.conftest import EXPORTS
+from tests.helpers.biospex import Biospex
+from tests.helpers.faulty_proxy import Rule, faulty_proxy
+from tests.helpers.processes import run_named, serving
+
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+if CHROMIUM is None:
+    pytest.skip("there is no Chromium (apt-get install chromium)", allow_module_level=True)
+
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 15_000
+"""Milliseconds until what is looked for has to be on the page."""
+
+FINISHED, FAILED, RUNNING = 901, 902, 903
+"""Downloads, one for each end of a run that a person may look at."""
+
+
+@pytest.fixture(scope="module")
+def runs(
+    aws: str, prefect_api: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[int, FlowRun]]:
+    """A finished, a failed and a running export; the latter waits for an answer of S3."""
+    biospex = Biospex.new()
+    directory = tmp_path_factory.mktemp("archives")
+    broken, stuck = directory / "41-broken.zip", directory / "41-stuck.zip"
+    broken.write_bytes(EXPORTS[0].read_bytes()[:100_000])
+    stuck.write_bytes(EXPORTS[0].read_bytes())
+    with ExitStack() as stack:
+        proxy = stack.enter_context(faulty_proxy())
+        last_batch = f"{stuck.stem}-part3.zip"
+        proxy.inject(Rule("PutObject", "silent", last_batch, times=1000))
+        proxies = {"proxies": {"http": proxy.url, "https": proxy.url}}
+        parameters = AwsClientParameters(verify=False, config=proxies)
+        AwsCredentials(region_name=REGION, aws_client_parameters=parameters).save(BLOCK_NAME)
+        stack.callback(AwsCredentials.delete, BLOCK_NAME)
+        server = stack.enter_context(
+            serving(biospex, BATCH_SIZE="10", TMPDIR=str(directory), EFS_PATH=str(directory))
+        )
+        stack.callback(end_at_once, server)  # and the run that waits with it
+        wanted = {
+            FINISHED: (EXPORTS[0], StateType.COMPLETED),
+            FAILED: (broken, StateType.FAILED),
+            RUNNING: (stuck, StateType.RUNNING),
+        }
+        for download, (archive, _) in wanted.items():
+            biospex.send(biospex.request(archive, downloadId=download))
+        prefect = stack.enter_context(get_client(sync_client=True))
+        yield {
+            download: run_named(prefect, f"download {download}: {archive.name}", state)
+            for download, (archive, state) in wanted.items()
+        }
+
+
+@pytest.fixture(scope="module")
+def browser(runs: dict[int, FlowRun]) -> Iterator[Browser]:
+    """Chromium; it comes after the runs, as Playwright's event loop would be in Prefect's way."""
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    opened = browser.new_page(viewport={"width": 1280, "height": 1000})
+    opened.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    yield opened
+    opened.close()
+
+
+def shows(page: Page, *texts: str) -> None:
+    """Each text stands somewhere on the page, and can be seen."""
+    for text in texts:
+        found = page.get_by_text(text).filter(visible=True).first
+        expect(found).to_be_visible()
+
+
+def open_artifact(page: Page, run: FlowRun, key: str) -> None:
+    """Go from the run's page to one of its artifacts, as a person does."""
+    page.goto(run_page(run.id))
+    page.get_by_role("tab", name="Artifacts").click()
+    cards = page.locator("a[href*='/artifacts/artifact/']")
+    cards.filter(has=page.get_by_text(key, exact=True)).first.click()
+    page.wait_for_url("**/artifacts/artifact/**")
+
+
+def actions(page: Page) -> list[str]:
+    """The entries of the run page's menu."""
+    page.get_by_role("button", name="Open menu").click()
+    page.get_by_role("menuitem").first.wait_for()
+    return [entry.inner_text() for entry in page.get_by_role("menuitem").all()]
+
+
+def test_the_address_of_the_ui_opens_the_ui_that_these_tests_look_at(
+    prefect_api: dict[str, str], page: Page
+) -> None:
+    page.goto(prefect_api["PREFECT_UI_URL"])
+    page.wait_for_url("**/v2/dashboard**")
+
+
+def test_a_finished_run_says_what_was_made_and_how_to_repeat_it(
+    runs: dict[int, FlowRun], page: Page
+) -> None:
+    page.goto(run_page(runs[FINISHED].id))
+    shows(page, "Completed", f"download {FINISHED}: {EXPORTS[0].name}")
+    page.get_by_role("tab", name="Details").click()
+    shows(page, "25 rows in 3 batches")
+    assert "Retry" in actions(page)
+
+
+def test_a_finished_run_says_which_rows_are_in_which_batch_and_what_biospex_was_told(
+    runs: dict[int, FlowRun], page: Page
+) -> None:
+    open_artifact(page, runs[FINISHED], "batches")
+    third = page.get_by_role("row").nth(3)
+    expect(third).to_contain_text("21-25")
+    open_artifact(page, runs[FINISHED], "callback")
+    shows(page, "BIOSPEX was told: 3 batches are ready.", f"{EXPORTS[0].stem}-part3.zip")
+    open_artifact(page, runs[FINISHED], "summary")
+    shows(page, "25 rows in 3 batches", "rows 21 to 25")
+    for number in (1, 2, 3):
+        link = page.get_by_role("link", name=f"{EXPORTS[0].stem}-part{number}.zip")
+        address = str(link.get_attribute("href"))
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            assert answer.read(4) == b"PK\x03\x04"
+    open_artifact(page, runs[FINISHED], "images")
+    picture = page.get_by_alt_text("thumbnails")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.naturalWidth") > 100
+
+
+def test_a_failed_run_says_why_and_what_to_do(runs: dict[int, FlowRun], page: Page) -> None:
+    page.goto(run_page(runs[FAILED].id))
+    shows(page, str(runs[FAILED].state_name), f"download {FAILED}: ")
+    page.get_by_role("tab", name="Details").click()
+    shows(page, "The archive is damaged or incomplete")
+    assert "Retry" in actions(page)
+    open_artifact(page, runs[FAILED], "summary")
+    shows(page, "The archive is damaged or incomplete", "Who must act:", "What to do:")
+    open_artifact(page, runs[FAILED], "callback")
+    shows(page, "BIOSPEX was told: The archive is damaged or incomplete")
+
+
+def test_a_running_run_says_what_it_does_and_can_be_cancelled(
+    runs: dict[int, FlowRun], page: Page
+) -> None:
+    page.goto(run_page(runs[RUNNING].id))
+    shows(page, "Running", f"download {RUNNING}: ")
+    page.get_by_role("tab", name="Task Runs").click()
+    shows(page, "zip and upload batch 3 of 3, rows 21-25")
+    assert "Cancel" in actions(page)
+
+
+def test_runs_are_found_by_tag_and_by_state(
+    runs: dict[int, FlowRun], prefect: SyncPrefectClient, page: Page
+) -> None:
+    page.goto(runs_page("export"))
+    shows(page, *(run.name for run in runs.values()))
+    assert page.get_by_text("listen for exports").count() == 0
+    page.goto(f"{runs_page('export')}&state={quote(str(runs[FAILED].state_name))}")
+    shows(page, runs[FAILED].name)
+    expect(page.get_by_text(runs[FINISHED].name)).to_have_count(0)
+    page.goto(runs_page(f"download-{FINISHED}"))
+    shows(page, runs[FINISHED].name)
+    expect(page.get_by_text(runs[FAILED].name)).to_have_count(0)
