@@ -91,6 +91,7 @@ def partition(export: Export, files: Contents | ZipIndex, settings: Settings) ->
         settings.batch_size,
         settings.max_cells,
         files.unusable,
+        settings.max_columns,
     )
     Result.of(export.request, len(parts.batches))  # one message must be able to name them all
     rows = sum(batch.rows for batch in parts.batches)

@@ -163,6 +163,12 @@ class Settings(BaseSettings):
         le=1_000_000_000,
         description="cells of the manifest, at most",
     )
+    max_columns: int = Field(
+        default=Limits.max_columns,
+        ge=1,
+        le=100_000,
+        description="columns of the manifest, at most",
+    )
 
     @property
     def limits(self) -> Limits:

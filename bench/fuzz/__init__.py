@@ -11,7 +11,11 @@ splices of two inputs and random bytes. What is promised of each, and checked:
   ``extract``, and the batches planned from it are ZIPs with the same images;
 - a compressed stream is read as the library that its writers use reads it, however it is cut into
   pieces, and refused where size or checksum are not those of the archive;
-- the rows of an accepted manifest stand unchanged in its batches, as ``csv`` reads them.
+- the rows of an accepted manifest stand unchanged in its batches, as ``csv`` reads them;
+- a sentence or an artifact shows any text on one line, without a character that acts or hides, and
+  a value cannot end its quotation marks (``sentences``);
+- something long in a trigger, a manifest or an archive takes a time that its length bounds
+  (``cost``).
 
 An input is known by target, seed and number: ``--again archive:7:1234`` runs a single one. Exits
 with 1 if anything was found.

@@ -24,6 +24,7 @@ from bench.fuzz.archives import MIB, make_archive
 from bench.fuzz.manifests import check_manifest, make_manifest
 from bench.fuzz.mutations import BrokenPromiseError
 from bench.fuzz.streams import check_stream, make_stream
+from bench.fuzz.texts import check_cost, check_text, make_cost, make_text
 
 SECONDS = 60
 """Of the processor, after which an input counts as endless. The slowest takes 15: a manifest of
@@ -54,6 +55,8 @@ TARGETS: Final = {
     "archive": Target(make_archive, check_archive),
     "stream": Target(make_stream, check_stream),
     "manifest": Target(make_manifest, check_manifest),
+    "sentences": Target(make_text, check_text),
+    "cost": Target(make_cost, check_cost),
 }
 
 

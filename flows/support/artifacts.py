@@ -143,7 +143,7 @@ def publish_failure(
     _remove("summary", *([] if outcome else ["batches", "images"]))
     create_markdown_artifact(
         key="summary",
-        description=f"{begin} {verdict.said}",
+        description=plain(f"{begin} {verdict.said}"),
         markdown=f"**{begin}** {plain(verdict.said)}\n\n"
         f"**Who must act:** {verdict.actor.value}\n\n"
         f"**What to do:** {verdict.advice}\n\n"
@@ -158,7 +158,7 @@ def publish_callback(message: Result | Failure) -> None:
     create_markdown_artifact(
         key=CALLBACK_KEY,
         markdown=callback_markdown(message),
-        description=callback_title(message),
+        description=plain(callback_title(message)),
     )
 
 

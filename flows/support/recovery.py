@@ -30,6 +30,7 @@ from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 
 from flows.support.artifacts import CALLBACK_KEY, callback_markdown, callback_title
 from flows.support.decision import MISSED_HEARTBEATS, Retry, Run
+from flows.support.markdown import plain
 from splitter.messages import Failure, Result
 
 FAILED = (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
@@ -148,7 +149,7 @@ def note_callback(prefect: SyncPrefectClient, run: FlowRun, message: Result | Fa
             key=CALLBACK_KEY,
             type="markdown",
             flow_run_id=run.id,
-            description=callback_title(message),
+            description=plain(callback_title(message)),
             data=callback_markdown(message),
         )
     )

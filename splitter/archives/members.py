@@ -64,6 +64,7 @@ class Limits:
         max_name_bytes: of a member's name in UTF-8. No common file system takes a longer one.
         max_in_memory: bytes of the manifest, and of a ZIP's central directory.
         max_cells: of the manifest.
+        max_columns: of the manifest.
     """
 
     max_expansion: int = 20
@@ -71,6 +72,7 @@ class Limits:
     max_name_bytes: int = 255
     max_in_memory: int = 64 * 1024 * 1024
     max_cells: int = 10_000_000
+    max_columns: int = 1_000
 
 
 DEFAULT_LIMITS = Limits()

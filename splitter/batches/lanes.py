@@ -104,6 +104,7 @@ def partition_index(index: ZipIndex, settings: Settings) -> Partition:
         settings.batch_size,
         settings.max_cells,
         index.unusable,
+        settings.max_columns,
     )
 
 

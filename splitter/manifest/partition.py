@@ -112,6 +112,7 @@ def partition_export(
     batch_size: int,
     max_cells: int = DEFAULT_LIMITS.max_cells,
     unusable: Mapping[str, str] = MappingProxyType({}),
+    max_columns: int = DEFAULT_LIMITS.max_columns,
 ) -> Partition:
     """Check an archive's manifest against its files and cut it into batches.
 
@@ -122,6 +123,7 @@ def partition_export(
         batch_size: rows of a batch.
         max_cells: of the manifest.
         unusable: further files, that no row may name, and why; as ``members.Names`` has them.
+        max_columns: of the manifest.
 
     Raises:
         ManifestError: if the manifest is not there, cannot be read, or does not fit the files.
@@ -134,7 +136,7 @@ def partition_export(
         )
     folder = folder_of(name)
     files = _by_spelling(folder, every)
-    table = manifest_text.read(read_member(name), image_column, max_cells, files)
+    table = manifest_text.read(read_member(name), image_column, max_cells, files, max_columns)
     table.warnings.extend(checks.of_text(table.text))
     checked = checks.RowChecks(table.header, table.column)
     rows = _seen(check_images(table, files, every, unusable), checked)

@@ -61,6 +61,13 @@ LINES_ABOVE_HEADER = 20
 """How far down the line with the columns' names is looked for, to say where it stands."""
 
 
+TOO_MANY_COLUMNS = Sentence(
+    "manifest.too-many-columns",
+    "The manifest has {columns} columns, and at most {limit} are read (MAX_COLUMNS); check that it "
+    "is the table of images, and export it again.",
+)
+
+
 class ManifestError(ExportError):
     """A manifest that cannot be split; the message names lines and causes."""
 
@@ -115,6 +122,7 @@ def read(
     image_column: str,
     max_cells: int = DEFAULT_LIMITS.max_cells,
     images: Collection[str] = (),
+    max_columns: int = DEFAULT_LIMITS.max_columns,
 ) -> Table:
     """The manifest as a table of text: every cell as it was written, the header as it was.
 
@@ -131,7 +139,8 @@ def read(
 
     Raises:
         ManifestError: text that is not UTF-8, broken quoting, no image column or two, no rows,
-            more than ``max_cells`` cells; while the rows are read, rows of the wrong width.
+            more than ``max_cells`` cells or ``max_columns`` columns; while the rows are read, rows
+            of the wrong width.
     """
     warnings: list[str | Said] = []
     data, separator = _utf8(data, warnings)
@@ -151,6 +160,8 @@ def read(
         raise ManifestError(fault or str(error)) from error
     if not header:
         raise ManifestError("The manifest is empty; export it again.")
+    if len(header) > max_columns:
+        raise ManifestError(TOO_MANY_COLUMNS, columns=len(header), limit=max_columns)
     if header[0].startswith("\ufeff"):  # behind empty lines
         header[0] = header[0].lstrip("\ufeff")
         warnings.append("The manifest's header begins with a byte order mark; it was cut.")

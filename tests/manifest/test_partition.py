@@ -1,5 +1,6 @@
 import csv
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -315,3 +316,13 @@ def test_more_cells_than_allowed_are_refused_with_their_number() -> None:
 def test_an_archive_inside_the_archive_is_pointed_out() -> None:
     with pytest.raises(ManifestError, match=r"another archive inside, '41-2-3f2a8d1c\.zip'"):
         manifest.find(["a.jpg", "41-2-3f2a8d1c.zip"])
+
+
+def test_more_columns_than_allowed_are_refused_before_they_are_compared() -> None:
+    header = IMAGE + ",b" * 999
+    assert manifest_text.read(f"{header}\n".encode() + b"a.jpg" + b"," * 999, IMAGE)
+    began = time.process_time()
+    for end in (b",c", b",c" * 900_000, b',"c"' * 900_000):
+        with pytest.raises(ManifestError, match=r"columns, and at most 1,000 .*MAX_COLUMNS"):
+            manifest_text.read(header.encode() + end, IMAGE)
+    assert time.process_time() - began < 10

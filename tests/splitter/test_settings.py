@@ -129,7 +129,8 @@ def test_each_limit_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_NAME_BYTES", "3")
     monkeypatch.setenv("MAX_IN_MEMORY", "4")
     monkeypatch.setenv("MAX_CELLS", "5")
-    assert Settings.load().limits == Limits(1, 2, 3, 4, 5)
+    monkeypatch.setenv("MAX_COLUMNS", "6")
+    assert Settings.load().limits == Limits(1, 2, 3, 4, 5, 6)
 
 
 OURS = "https://sqs.us-east-2.amazonaws.com/000000000000/"

@@ -1,0 +1,192 @@
+"""Exports and messages of somebody who means harm: one callback, in time, in memory, in plain text.
+
+The inputs are in tests/fixtures/cases/abuse; index.json says what each is.
+"""
+
+import csv
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterName,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+
+from splitter.messages import find_flaw, parse_body, title
+from splitter.sentences import escaped
+from tests.conftest import FIXTURES
+from tests.helpers.biospex import Biospex
+
+pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
+
+ABUSE = FIXTURES / "cases" / "abuse"
+ARCHIVES = sorted([*ABUSE.glob("*.zip"), *ABUSE.glob("*.tar.gz")])
+MESSAGES = sorted(ABUSE.glob("*-message-*.json"))
+
+SECONDS = 60
+MEMORY = 700 * 1024**2
+
+RUN = (
+    "import json, sys\n"
+    "from flows.create_batches import create_batches\n"
+    "create_batches(json.loads(sys.stdin.read()), return_state=True)\n"
+)
+
+
+def run(request: Any, **environment: str) -> None:
+    """Run the flow in a process of its own, which may take so much time and memory."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN], stdin=subprocess.PIPE, env={**os.environ, **environment}
+    )
+    late = threading.Timer(SECONDS, process.kill)
+    late.start()
+    try:
+        assert process.stdin
+        with process.stdin as body:
+            body.write(json.dumps(request).encode())
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    finally:
+        late.cancel()
+    assert process.returncode == 0, f"no end within {SECONDS} s"
+    assert peak(used) < MEMORY
+
+
+def peak(used: resource.struct_rusage) -> int:
+    return used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def said(prefect: SyncPrefectClient, name: str) -> tuple[list[str], list[str]]:
+    """What Prefect has of the run of that name: states and log lines, and its artifacts."""
+    of_that_name = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+    [flow_run] = prefect.read_flow_runs(flow_run_filter=of_that_name)
+    states = prefect.read_flow_run_states(flow_run.id)
+    log = prefect.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run.id])))
+    artifacts = prefect.read_artifacts(
+        artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
+    )
+    lines = [f"{state.name}: {state.message}" for state in states]
+    lines += [line for entry in log for line in entry.message.split("\n")]
+    texts = [f"{artifact.description}\n\n{artifact.data}" for artifact in artifacts]
+    return lines, texts
+
+
+def markup(text: str) -> Iterator[Token]:
+    """The HTML, images and links of a text in Markdown, and headings that an export forged."""
+    open_tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
+    for token in open_tokens:
+        open_tokens += token.children or []
+        is_forged = token.type == "inline" and token.content.startswith("All is well")
+        if is_forged or token.type in ("html_block", "html_inline", "image", "link_open"):
+            yield token
+
+
+def is_ours(token: Token) -> bool:
+    target = str(token.attrs.get("src") or token.attrs.get("href") or "")
+    own = ("data:image/jpeg;base64,", "https://us-east-2.console.aws.amazon.com/")
+    aws = os.environ["AWS_ENDPOINT_URL"]
+    return token.type in ("image", "link_open") and target.startswith((*own, aws))
+
+
+CASES = [
+    pytest.param(archive, lane, id=f"{archive.name}-{lane}")
+    for archive in ARCHIVES
+    for lane in ("extract", "splice")
+    if lane == "extract" or archive.suffix == ".zip"
+]
+
+
+@pytest.mark.parametrize(("archive", "lane"), CASES)
+def test_a_hostile_export_gets_one_harmless_callback(
+    archive: Path, lane: str, biospex: Biospex, prefect: SyncPrefectClient
+) -> None:
+    check_harmless(archive, lane, biospex, prefect)
+
+
+HOSTILE = [
+    "\x1b]0;title\x07\x1b[31m",
+    "\x9b31m\x85",
+    "\u202egpj.x\u2066",
+    "\r\nERROR forged",
+    "<img src=x onerror=alert(1)>",
+    "[Retry](javascript:alert(1))",
+    "![](http://x.example/t.jpg) http://x.example/y www.x.example",
+    "\n\n# All is well\n\n| a |\n|---|\n",
+    "`'\\",
+]
+
+
+@pytest.mark.parametrize("place", ["a missing image", "names of files", "names of columns"])
+def test_text_of_every_kind_is_harmless_wherever_it_stands(
+    place: str, biospex: Biospex, prefect: SyncPrefectClient, tmp_path: Path
+) -> None:
+    archive = tmp_path / f"{uuid4()}.zip"
+    with zipfile.ZipFile(archive, "w") as export:
+        export.writestr("a.jpg", b"\xff\xd8\xff")
+        header, cell = "imageName", "a.jpg"
+        match place:
+            case "a missing image":
+                cell = "".join(HOSTILE) + ".jpg"
+            case "names of files":
+                for text in HOSTILE:
+                    export.writestr(f"{text.replace('/', '')}.jpg", b"GIF")
+            case _:
+                header = "".join(HOSTILE)
+        written = io.StringIO()
+        csv.writer(written).writerows([[header], [cell]])
+        export.writestr("manifest.csv", written.getvalue())
+    check_harmless(archive, "auto", biospex, prefect)
+
+
+def check_harmless(archive: Path, lane: str, biospex: Biospex, prefect: SyncPrefectClient) -> None:
+    """Run an export and look at everything that people are shown of it."""
+    download = str(uuid4())
+    request = biospex.request(archive, downloadId=download)
+    lanes = {"SPLIT_STRATEGY": "auto" if lane == "splice" else lane, "SPLICE_MIN_SIZE": "0"}
+    run(request, **lanes)
+    [callback] = biospex.callbacks()
+    assert callback["downloadId"] == download
+    lines, artifacts = said(prefect, title(request))
+    assert artifacts
+    for text in [*lines, callback.get("error", "")]:
+        assert escaped(text, len(text)) == text
+    for text in artifacts:
+        assert [line for line in text.split("\n") if escaped(line, len(line)) != line] == []
+        assert [token for token in markup(text) if not is_ours(token)] == []
+
+
+@pytest.mark.parametrize("file", MESSAGES, ids=lambda path: path.name)
+def test_a_hostile_message_is_refused_at_once_and_answered(
+    file: Path, biospex: Biospex, prefect: SyncPrefectClient
+) -> None:
+    began = time.process_time()
+    message = parse_body(file.read_text())
+    assert find_flaw(message)
+    title(message)
+    assert time.process_time() - began < 0.5
+    download = str(uuid4())
+    hostile = {**message, "downloadId": download, "updatesQueueUrl": biospex.queue_url}
+    run(hostile)
+    [callback] = biospex.callbacks()
+    assert (callback["downloadId"], callback["status"]) == (download, "failed")
+    lines, _ = said(prefect, title(hostile))
+    assert max(map(len, lines)) < 2000
