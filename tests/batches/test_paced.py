@@ -12,7 +12,7 @@ import pytest
 from bench.export import make_sparse_export
 from bench.paced_store import PacedStore, Stored
 from splitter.archives.zip_index import ZipIndex
-from splitter.aws.s3 import CLIENT_CONFIG, Bucket
+from splitter.aws.s3 import CLIENT_CONFIG, PARALLEL_DOWNLOADS, Bucket
 from splitter.batches.assembly import (
     PARALLEL_BATCHES,
     PARALLEL_COPIES,
@@ -114,6 +114,19 @@ def test_looking_at_an_archive_takes_few_rounds_of_requests(
     rounds = (time.monotonic() - began) / 0.2
     assert lane.index
     assert rounds < 15, store.traffic
+
+
+def test_a_download_keeps_as_many_ranges_under_way_as_it_may(
+    tmp_path: Path, servers: ExitStack
+) -> None:
+    make_sparse_export(tmp_path / "a.zip", 400, IMAGE)
+    store = PacedStore(first_byte=0.2, rate=1e9)
+    store.add(KEY, tmp_path / "a.zip")
+    export = export_in(bucket_of(store, servers))
+    path = tmp_path / "archive"
+    export.bucket.download(KEY, export.source, path, lambda _: None)
+    assert store.traffic.most == PARALLEL_DOWNLOADS
+    assert path.stat().st_size == export.source.size
 
 
 def test_each_thread_that_asks_has_a_connection() -> None:

@@ -21,9 +21,15 @@ from hypothesis import strategies as st
 from devtools.object_store import seaweedfs
 from splitter.archives import zip_records
 from splitter.archives.members import ArchiveError
-from splitter.archives.zip_index import ZipIndex, ranged_file
+from splitter.archives.zip_index import MemberSpan, ZipIndex, ranged_file
 from splitter.aws.s3 import CLIENT_CONFIG, MIB, Bucket, ObjectError, StoredObject
-from splitter.batches.assembly import AssemblyError, PartPool, SentPart, assemble
+from splitter.batches.assembly import (
+    PARALLEL_COPIES,
+    AssemblyError,
+    PartPool,
+    SentPart,
+    assemble,
+)
 from splitter.batches.splice import (
     S3_LIMITS,
     Copied,
@@ -159,6 +165,22 @@ def test_a_run_is_one_copied_part_and_a_long_one_several_of_the_same_size() -> N
     plan = planned(source, list(files), PartLimits(min_part_size=50, max_copy_size=1349))
     assert kinds(plan) == "CCU"
     assert [part.size for part in plan.parts[:2]] == [675, 675]
+
+
+@pytest.mark.parametrize("name", ["contiguous", "scattered", "mixed"])
+def test_a_batch_has_the_same_bytes_however_it_is_cut_into_parts(name: str) -> None:
+    images, _ = BATCHES[name]
+    plans = [planned(ARCHIVE, images, PartLimits(max_copy_size=size * MIB)) for size in (5, 256)]
+    few, many = (assembled(plan, ARCHIVE) for plan in plans)
+    assert few == many
+
+
+def test_a_batch_of_2_gb_fills_the_copies_that_may_be_under_way() -> None:
+    info = zipfile.ZipInfo("a.jpg", MODIFIED)
+    info.CRC = 0
+    span = MemberSpan(info, 0, 2_000_000_000)
+    plan = plan_batch(batch_of(["a.jpg"]), {"a.jpg": span}, MODIFIED)
+    assert len(plan.parts) > 0.9 * PARALLEL_COPIES
 
 
 def test_a_short_run_is_filled_up_from_the_front_of_a_long_one() -> None:
