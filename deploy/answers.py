@@ -413,6 +413,24 @@ def subnets(answers: Answers) -> Iterator[Finding]:
         yield from way_out(answers, one["SubnetId"], one["VpcId"])
 
 
+def mount_targets(answers: Answers, made: str) -> Iterator[Finding]:
+    """A subnet that moves to another place would get its second mount target before the first goes.
+
+    Args:
+        made: the stack's own subnets, separated by commas; empty if there is no stack.
+    """
+    if not made or not answers.subnet_ids:
+        return
+    old, new = made.split(","), answers.subnet_ids.split(",")
+    moved = [one for one in new if one in old and old.index(one) != new.index(one)]
+    if moved:
+        yield stop(
+            f"SUBNET_IDS={answers.subnet_ids!r}: {', '.join(moved)} would change its place in "
+            f"{made}, and EFS refuses a second mount target there. Keep the order, add at the end, "
+            "and replace a subnet by another in its place."
+        )
+
+
 def way_out(answers: Answers, subnet: str, vpc_id: str) -> Iterator[Finding]:
     """Whether a task in the subnet reaches Prefect, ECR, SQS and CloudWatch.
 
@@ -649,17 +667,25 @@ def plan_of(answers: Answers) -> Plan:
 
 
 def findings(
-    raw: Mapping[str, str], environment: str, stack: str, *, trigger: str, open_api: bool
+    raw: Mapping[str, str],
+    environment: str,
+    stack: str,
+    *,
+    trigger: str,
+    subnets_made: str,
+    open_api: bool,
 ) -> Iterator[Finding]:
     """Everything about the answers and the account, worst for the reader first.
 
     Args:
         trigger: the stack's own trigger queue, which the old Lambda may read too.
+        subnets_made: the stack's own subnets.
     """
     yield from problems(raw, environment, open_api=open_api)
     answers, _ = parse(raw)
     if answers.aws_region is None:
         return  # there is no account to look at
+    yield from mount_targets(answers, subnets_made)
     yield from references(answers, environment, stack)
     plan = plan_of(answers)
     yield from preflight.check_aws(plan)
@@ -674,6 +700,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--environment", required=True)
     parser.add_argument("--stack", required=True)
     parser.add_argument("--trigger-queue-arn", default="", help="the stack's own, if there is one")
+    parser.add_argument("--subnets-of-the-stack", default="")
     parser.add_argument("--open-api", action="store_true")
     options = parser.parse_args(arguments)
     try:
@@ -683,6 +710,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.environment,
                 options.stack,
                 trigger=options.trigger_queue_arn,
+                subnets_made=options.subnets_of_the_stack,
                 open_api=options.open_api,
             )
         )

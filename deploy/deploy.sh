@@ -104,6 +104,8 @@ find_tools() {
     docker=$(command -v docker || command -v podman) || fail 'There is neither docker nor podman.'
     docker=$(basename "$docker")
     commit=$(git describe --always --dirty --abbrev=40 --exclude='*')
+    # Else a second build of uncommitted changes would have the first one's tag, and nothing renew.
+    [[ $commit != *-dirty ]] || commit+=-$(date -u +%Y%m%dT%H%M%SZ)
     account=$(aws sts get-caller-identity --region us-east-1 --query Account --output text)
 }
 
@@ -143,6 +145,7 @@ ask_the_rest() {
     ask VPC_ID 'VPC' "${VPC_ID:-$(output VpcId || default_vpc || true)}"
     ask SUBNET_IDS 'Subnets, at most 3, each in another zone' \
         "${SUBNET_IDS:-$(output SubnetIds || subnets || true)}"
+    SUBNET_IDS=$(preflight order "$(output SubnetIds || true)" "$SUBNET_IDS")
     ask ASSIGN_PUBLIC_IP 'Public addresses (ENABLED; DISABLED in subnets with a NAT)' \
         "${ASSIGN_PUBLIC_IP:-$(given AssignPublicIp || echo ENABLED)}"
     ask_queue TRIGGER_QUEUE_ARN Trigger TriggerQueueArn "$environment-batch-trigger"
@@ -249,7 +252,7 @@ Environment $environment: account $account, $AWS_REGION, Prefect at $PREFECT_API
   8. listener     start a run, or one that takes over if something has changed
 TEXT
     [[ $LIFECYCLE_RULES != y* ]] || echo "     with 2: deploy/lifecycle.json for the bucket"
-    [[ $commit != *-dirty ]] || echo "NOTE: uncommitted changes will be in the image."
+    [[ $commit != *-dirty* ]] || echo "NOTE: uncommitted changes will be in the image."
     [[ ! $dry_run ]] || echo "Dry run: a + stands before what would be done; nothing is changed."
     echo
 }
@@ -267,7 +270,8 @@ check() {
     local failed='' name
     for name in "${ANSWERS[@]}"; do printf '%s=%s\n' "$name" "${!name}"; done >"$work/answers"
     .venv/bin/python -m deploy.answers --environment "$environment" --stack "$stack" \
-        --trigger-queue-arn "$(output TriggerQueueArn || true)" ${open_api:+"$open_api"} \
+        --trigger-queue-arn "$(output TriggerQueueArn || true)" \
+        --subnets-of-the-stack "$(output SubnetIds || true)" ${open_api:+"$open_api"} \
         "$work/answers" || failed=1
     preflight prefect --environment "$environment" --block "$BLOCK" ${open_api:+"$open_api"} \
         --notification-block "$NOTIFICATION_BLOCK" "$POOL" "$LISTENER_POOL" \
@@ -330,7 +334,7 @@ push_image() {
     local repository=REPOSITORY
     [[ ! $stack_exists ]] || repository=$(output RepositoryUri)
     image=$repository:$commit
-    if [[ $stack_exists && $commit != *-dirty ]] && is_pushed "$repository"; then
+    if [[ $stack_exists && $commit != *-dirty* ]] && is_pushed "$repository"; then
         echo "$image is there already."
         return
     fi
@@ -370,7 +374,7 @@ create_pool() {
         changed=1
         run .venv/bin/prefect --no-prompt work-pool create --type ecs \
             --base-job-template "$template" "$pool"
-    elif [[ $commit != *-dirty && -s $template ]] && preflight same "$pool" "$template"; then
+    elif [[ $commit != *-dirty* && -s $template ]] && preflight same "$pool" "$template"; then
         echo "$pool is as it should be."
     else
         changed=1

@@ -5,6 +5,7 @@
     python -m deploy.preflight bucket-key biospex-app   the KMS key a bucket encrypts with, if any
     python -m deploy.preflight key-of ARN               the KMS key of a queue or secret, if any
     python -m deploy.preflight region us-east-2         whether AWS has that region
+    python -m deploy.preflight order MADE WANTED        subnets, those of the stack at their places
     python -m deploy.preflight prefect …                what is in Prefect, and what will hurt there
     python -m deploy.preflight same POOL TEMPLATE.json  whether the work pool has that template
     python -m deploy.preflight consumers QUEUE-ARN      who takes messages from the trigger queue
@@ -395,6 +396,18 @@ def consumers(trigger_queue_arn: str) -> tuple[list[str], list[Finding]]:
 # -- the stack
 
 
+def in_order(made: str, wanted: str) -> str:
+    """The wanted subnets, those that the stack has at their places: each has a mount target there.
+
+    Args:
+        made: the stack's own, separated by commas.
+    """
+    old, new = made.split(","), wanted.split(",")
+    added = [one for one in new if one not in old]
+    kept = [one if one in new else added.pop(0) for one in old if one in new or added]
+    return ",".join([*kept, *added])
+
+
 def stack(name: str) -> dict[str, str]:
     """What a stack was given and has put out, by names for the shell; empty if there is none."""
     try:
@@ -638,6 +651,11 @@ def _bucket_key(options: argparse.Namespace) -> int:
     return 0
 
 
+def _order(options: argparse.Namespace) -> int:
+    print(in_order(options.made, options.wanted))
+    return 0
+
+
 def _key_of(options: argparse.Namespace) -> int:
     print(key_of(options.arn) if options.arn else "")
     return 0
@@ -701,6 +719,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     command("bucket-key", _bucket_key, "bucket")
     command("key-of", _key_of, "arn")
     command("region", _region, "name")
+    command("order", _order, "made", "wanted")
     command("api-url", _api_url)
     command("same", _same, "pool", "template")
     command("notice", _notice, "environment", "block")

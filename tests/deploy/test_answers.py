@@ -237,6 +237,25 @@ def test_subnets_without_a_way_out(network: dict[str, str]) -> None:
     assert not list(answers.subnets(given(**private)))
 
 
+def test_a_mount_target_keeps_its_place() -> None:
+    assert preflight.in_order("", "subnet-2,subnet-1") == "subnet-2,subnet-1"
+    assert preflight.in_order("subnet-1,subnet-2", "subnet-3,subnet-2,subnet-1") == (
+        "subnet-1,subnet-2,subnet-3"
+    )
+    made = "subnet-1,subnet-2"
+    assert preflight.in_order(made, "subnet-2,subnet-3") == "subnet-3,subnet-2"
+    assert preflight.in_order(made, "subnet-2") == "subnet-2"
+    for good in (
+        "subnet-1,subnet-2",
+        "subnet-1,subnet-2,subnet-3",
+        "subnet-3,subnet-2",
+        "subnet-1",
+    ):
+        assert not list(answers.mount_targets(given(SUBNET_IDS=good), made))
+    only(answers.mount_targets(given(SUBNET_IDS="subnet-2"), made), "would change its place")
+    assert not list(answers.mount_targets(given(SUBNET_IDS="subnet-2"), ""))
+
+
 def queue(name: str, **attributes: str) -> str:
     client("sqs").create_queue(QueueName=name, Attributes=attributes)
     return preflight.queue_arn(name)
