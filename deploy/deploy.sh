@@ -17,7 +17,8 @@ usage: deploy/deploy.sh [--environment prod|dev|loc] [--yes] [--dry-run] [--open
 
 Asks what it needs, shows what it will do, asks once, and then creates or updates, in this order:
 the AWS stack, the image, the work pools, the blocks, the deployments, the worker and the listener's
-run. Before that it looks for what will hurt, and says so (deploy/preflight.py).
+run. Before that it checks every answer (deploy/answers.py) and the account (deploy/preflight.py), and
+stops where going on would fail or do harm.
 
   --environment E  prod, dev or loc; they differ in names only
   --yes            ask nothing: the answers of the last time, else what is offered
