@@ -23,13 +23,18 @@ def register() -> None:
 
 
 def credentials_from_environment() -> AwsCredentials:
-    """The keys boto3 would find in the environment; without keys a role serves, as on ECS."""
+    """The lasting keys of the environment; without keys a role serves, as on ECS.
+
+    Keys with a session token are left out: they end within hours, and Prefect's API shows the
+    token as plain text.
+    """
     environment = os.environ.get
-    secret = environment("AWS_SECRET_ACCESS_KEY")
+    lasts = not environment("AWS_SESSION_TOKEN")
+    key = environment("AWS_ACCESS_KEY_ID") if lasts else None
+    secret = environment("AWS_SECRET_ACCESS_KEY") if lasts else None
     return AwsCredentials(
-        aws_access_key_id=environment("AWS_ACCESS_KEY_ID"),
+        aws_access_key_id=key,
         aws_secret_access_key=SecretStr(secret) if secret else None,
-        aws_session_token=environment("AWS_SESSION_TOKEN"),
         profile_name=environment("AWS_PROFILE"),
         region_name=environment("AWS_REGION") or environment("AWS_DEFAULT_REGION") or REGION,
         aws_client_parameters=AwsClientParameters(endpoint_url=environment("AWS_ENDPOINT_URL")),
@@ -41,4 +46,6 @@ if __name__ == "__main__":
         register()
     except SetupError as error:
         sys.exit(f"Nothing was saved: {error}")
+    if os.environ.get("AWS_SESSION_TOKEN"):
+        print("The keys of this shell end with its session and were not saved: a role serves.")
     print(f"Saved the blocks biospex-workspace/{BLOCK_NAME} and aws-credentials/{BLOCK_NAME}.")

@@ -17,7 +17,8 @@ usage: deploy/deploy.sh [--environment prod|dev|loc] [--yes] [--dry-run] [--open
 
 Asks what it needs, shows what it will do, asks once, and then creates or updates, in this order:
 the AWS stack, the image, the work pools, the blocks, the deployments, the worker and the listener's
-run. Before that it looks for what will hurt, and says so (deploy/preflight.py).
+run. Before that it checks every answer (deploy/answers.py) and the account (deploy/preflight.py), and
+stops where going on would fail or do harm.
 
   --environment E  prod, dev or loc; they differ in names only
   --yes            ask nothing: the answers of the last time, else what is offered
@@ -63,6 +64,8 @@ main() {
     load_answers
     ask AWS_REGION 'AWS region' "${AWS_REGION:-us-east-2}"
     export AWS_REGION AWS_DEFAULT_REGION=$AWS_REGION
+    no_account=''
+    .venv/bin/python -m deploy.preflight region "$AWS_REGION" || no_account=1
     ask_the_rest
     plan
     confirm
@@ -102,6 +105,8 @@ find_tools() {
     docker=$(command -v docker || command -v podman) || fail 'There is neither docker nor podman.'
     docker=$(basename "$docker")
     commit=$(git describe --always --dirty --abbrev=40 --exclude='*')
+    # Else a second build of uncommitted changes would have the first one's tag, and nothing renew.
+    [[ $commit != *-dirty ]] || commit+=-$(date -u +%Y%m%dT%H%M%SZ)
     account=$(aws sts get-caller-identity --region us-east-1 --query Account --output text)
 }
 
@@ -138,31 +143,22 @@ ask_the_rest() {
     ask BUCKET 'Bucket with export/ and batch/' "${BUCKET:-$(given BucketName || default_bucket)}"
     ask BUCKET_KEY_ARN 'KMS key of the bucket (ARN; empty: none of its own)' \
         "${BUCKET_KEY_ARN-$(preflight bucket-key "$BUCKET" 2>/dev/null || given BucketKeyArn || true)}"
-    ask VPC_ID 'VPC' "${VPC_ID:-$(output VpcId || default_vpc)}"
-    [[ $VPC_ID ]] || fail "Which VPC? Of the account: $(vpcs 'Vpcs[].VpcId')"
+    ask VPC_ID 'VPC' "${VPC_ID:-$(output VpcId || default_vpc || true)}"
     ask SUBNET_IDS 'Subnets, at most 3, each in another zone' \
-        "${SUBNET_IDS:-$(output SubnetIds || subnets)}"
+        "${SUBNET_IDS:-$(output SubnetIds || subnets || true)}"
+    SUBNET_IDS=$(preflight order "$(output SubnetIds || true)" "$SUBNET_IDS")
     ask ASSIGN_PUBLIC_IP 'Public addresses (ENABLED; DISABLED in subnets with a NAT)' \
         "${ASSIGN_PUBLIC_IP:-$(given AssignPublicIp || echo ENABLED)}"
     ask_queue TRIGGER_QUEUE_ARN Trigger TriggerQueueArn "$environment-batch-trigger"
     ask_queue UPDATES_QUEUE_ARN Callback UpdatesQueueArn "$environment-batch-update"
     ask ALARM_TOPIC_ARN 'SNS topic for alarms (ARN; empty, not in prod: alarms are only shown)' \
         "${ALARM_TOPIC_ARN-$(given AlarmTopicArn || true)}"
-    [[ $ALARM_TOPIC_ARN || $environment != prod ]] || fail 'prod needs a topic that somebody reads:
-  aws sns create-topic --name biospex-operators
-  aws sns subscribe --topic-arn ARN --protocol email --notification-endpoint YOU@EXAMPLE.ORG'
     ask LOG_RETENTION_DAYS 'Days that CloudWatch keeps logs' \
         "${LOG_RETENTION_DAYS:-$(given LogRetentionDays || echo 90)}"
     ask PREFECT_API_URL 'Prefect API' "${PREFECT_API_URL:-$(preflight api-url)}"
-    [[ $PREFECT_API_URL ]] || fail 'The Prefect API is needed, https://HOST/api or so.
-docs/where-prefect-runs.md says which ways there are.'
     export PREFECT_API_URL
     ask_secret PREFECT_API_KEY PrefectApiKeySecretArn 'a key of Prefect Cloud'
     ask_secret PREFECT_API_AUTH_STRING PrefectApiAuthStringSecretArn 'the auth string of a server'
-    [[ $open_api || $PREFECT_API_KEY_SECRET_ARN$PREFECT_API_AUTH_STRING_SECRET_ARN ]] ||
-        fail 'Worker and tasks sign in with a secret of Secrets Manager (plain text, no JSON):
-  aws secretsmanager create-secret --name biospex-prefect --secret-string USER:PASSWORD
-Answer with its ARN. --open-api: the API wants none.'
     ask NOTIFICATION_BLOCK 'Notify of failed exports by (slack-webhook/NAME; empty: by nothing)' \
         "${NOTIFICATION_BLOCK-}"
     ask CPU 'CPU of an export (1024 is one core)' "${CPU:-2048}"
@@ -170,7 +166,6 @@ Answer with its ARN. --open-api: the API wants none.'
     old_disk=${EPHEMERAL_STORAGE-}
     ask EPHEMERAL_STORAGE 'Disk of an export (GiB, 21 to 200)' "${EPHEMERAL_STORAGE:-100}"
     ask CAPACITY 'Capacity (FARGATE or FARGATE_SPOT)' "${CAPACITY:-FARGATE}"
-    [[ $CAPACITY =~ ^FARGATE(_SPOT)?$ ]] || fail "There is no capacity '$CAPACITY'."
     ask FLOW_SETTINGS "Settings of the flows (BATCH_SIZE=1000 …, see README)" "${FLOW_SETTINGS-}"
     bucket_has_rules=1
     if aws s3api get-bucket-lifecycle-configuration --bucket "$BUCKET" >"$work/rules" 2>&1; then
@@ -179,15 +174,17 @@ Answer with its ARN. --open-api: the API wants none.'
         bucket_has_rules=''
         ask LIFECYCLE_RULES 'The bucket has no lifecycle rules; put in deploy/lifecycle.json' \
             "${LIFECYCLE_RULES:-no}"
-    else
-        LIFECYCLE_RULES=no
     fi
 }
 
 # ask_queue VARIABLE WHAT PARAMETER NAME: the one that was there before the stack is kept.
 ask_queue() {
-    local default
-    if [[ $stack_exists ]]; then default=$(given "$3") || default=''; else default=$(preflight queue "$4") || exit; fi
+    local default=''
+    if [[ $stack_exists ]]; then
+        default=$(given "$3") || default=''
+    elif [[ ! ${!1+given} && ! $no_account ]]; then
+        default=$(preflight queue "$4") || exit
+    fi
     ask "$1" "$2 queue (ARN; empty: the stack's $4)" "${!1-$default}"
 }
 
@@ -201,6 +198,8 @@ preflight() { .venv/bin/python -m deploy.preflight "$@"; }
 
 look_at_stack() {
     stack_exists=''
+    : >"$work/stack"
+    [[ ! $no_account ]] || return 0
     preflight stack "$stack" >"$work/stack" || exit
     [[ ! -s $work/stack ]] || stack_exists=1
 }
@@ -254,7 +253,7 @@ Environment $environment: account $account, $AWS_REGION, Prefect at $PREFECT_API
   8. listener     start a run, or one that takes over if something has changed
 TEXT
     [[ $LIFECYCLE_RULES != y* ]] || echo "     with 2: deploy/lifecycle.json for the bucket"
-    [[ $commit != *-dirty ]] || echo "NOTE: uncommitted changes will be in the image."
+    [[ $commit != *-dirty* ]] || echo "NOTE: uncommitted changes will be in the image."
     [[ ! $dry_run ]] || echo "Dry run: a + stands before what would be done; nothing is changed."
     echo
 }
@@ -269,31 +268,39 @@ confirm() {
 # -- the steps
 
 check() {
-    local in_flight=4 failed=''
-    [[ " $FLOW_SETTINGS " =~ \ MAX_IN_FLIGHT=([0-9]+)\  ]] && in_flight=${BASH_REMATCH[1]}
-    if [[ ! $stack_exists && ! $TRIGGER_QUEUE_ARN ]] &&
-        [[ $(preflight queue "$environment-batch-trigger") ]]; then
-        fail "The queue $environment-batch-trigger exists, and the stack cannot make another of that
-name: answer with its ARN, and it stays as it is."
-    fi
-    preflight aws --bucket "$BUCKET" --bucket-key-arn "$BUCKET_KEY_ARN" --vpc "$VPC_ID" \
-        --trigger-queue-arn "${TRIGGER_QUEUE_ARN:-$(output TriggerQueueArn || true)}" \
-        --cpu "$CPU" --in-flight "$in_flight" --capacity "$CAPACITY" || failed=1
+    local failed='' name
+    for name in "${ANSWERS[@]}"; do printf '%s=%s\n' "$name" "${!name}"; done >"$work/answers"
+    .venv/bin/python -m deploy.answers --environment "$environment" --stack "$stack" \
+        --trigger-queue-arn "$(output TriggerQueueArn || true)" \
+        --subnets-of-the-stack "$(output SubnetIds || true)" ${open_api:+"$open_api"} \
+        "$work/answers" || failed=1
     preflight prefect --environment "$environment" --block "$BLOCK" ${open_api:+"$open_api"} \
-        "$POOL" "$LISTENER_POOL" >"$work/prefect" || failed=1
+        --notification-block "$NOTIFICATION_BLOCK" "$POOL" "$LISTENER_POOL" \
+        >"$work/prefect" || failed=1
     [[ ! $failed ]] || fail 'What begins with "stop" has to be put right first.'
     ui=$(line_of "$work/prefect" ui) || ui=''
     listener=$(line_of "$work/prefect" listener) || listener=''
 }
 
 create_stack() {
+    trigger_key=$(preflight key-of "$TRIGGER_QUEUE_ARN")
+    updates_key=$(preflight key-of "$UPDATES_QUEUE_ARN")
+    secret_key=$(preflight key-of "${PREFECT_API_KEY_SECRET_ARN:-$PREFECT_API_AUTH_STRING_SECRET_ARN}")
     # The worker stays as it is until pools and deployments are new; the first has no image yet.
     deploy_stack "$(given WorkerImage || true)"
+    # Whoever means to remove it says so twice: docs/operations.md, "Removing it".
+    run protect "$stack"
     if [[ ! $bucket_has_rules && $LIFECYCLE_RULES == y* ]]; then
         run aws s3api put-bucket-lifecycle-configuration --bucket "$BUCKET" \
             --lifecycle-configuration file://deploy/lifecycle.json
     fi
     [[ ! $TRIGGER_QUEUE_ARN ]] || redrive
+}
+
+# Who may not switch it on deploys all the same, and reads that.
+protect() {
+    aws cloudformation update-termination-protection --enable-termination-protection \
+        --stack-name "$1" >/dev/null || echo "note: the stack $1 has no termination protection."
 }
 
 # deploy_stack IMAGE-OF-THE-WORKER
@@ -303,6 +310,8 @@ deploy_stack() {
         "Environment=$environment" "BucketName=$BUCKET" "BucketKeyArn=$BUCKET_KEY_ARN" \
         "VpcId=$VPC_ID" "SubnetIds=$SUBNET_IDS" "AssignPublicIp=$ASSIGN_PUBLIC_IP" \
         "TriggerQueueArn=$TRIGGER_QUEUE_ARN" "UpdatesQueueArn=$UPDATES_QUEUE_ARN" \
+        "TriggerQueueKeyArn=$trigger_key" "UpdatesQueueKeyArn=$updates_key" \
+        "SecretKeyArn=$secret_key" \
         "AlarmTopicArn=$ALARM_TOPIC_ARN" "LogRetentionDays=$LOG_RETENTION_DAYS" \
         "PrefectApiUrl=$PREFECT_API_URL" "PrefectApiKeySecretArn=$PREFECT_API_KEY_SECRET_ARN" \
         "PrefectApiAuthStringSecretArn=$PREFECT_API_AUTH_STRING_SECRET_ARN" "WorkerImage=$1"
@@ -326,7 +335,7 @@ push_image() {
     local repository=REPOSITORY
     [[ ! $stack_exists ]] || repository=$(output RepositoryUri)
     image=$repository:$commit
-    if [[ $stack_exists && $commit != *-dirty ]] && is_pushed "$repository"; then
+    if [[ $stack_exists && $commit != *-dirty* ]] && is_pushed "$repository"; then
         echo "$image is there already."
         return
     fi
@@ -366,7 +375,7 @@ create_pool() {
         changed=1
         run .venv/bin/prefect --no-prompt work-pool create --type ecs \
             --base-job-template "$template" "$pool"
-    elif [[ $commit != *-dirty && -s $template ]] && preflight same "$pool" "$template"; then
+    elif [[ $commit != *-dirty* && -s $template ]] && preflight same "$pool" "$template"; then
         echo "$pool is as it should be."
     else
         changed=1

@@ -6,8 +6,8 @@
 OUTPUTS.json is what ``aws cloudformation describe-stacks --query 'Stacks[0].Outputs'`` prints, or
 an object of output names and values; ``-`` reads it from standard input.
 
-There are two pools, since listener and splitter have different roles: what unpacks hostile archives
-can neither receive nor delete triggers, and what listens has no share in the buckets.
+There are two pools, since listener and splitter have different roles: the splitter's has no right
+to the trigger queue, the listener's none to the bucket.
 
 The template is prefect-aws's own. What a run may choose for itself is in ``FREE``; everything else,
 the image, the command, the roles, the cluster and the credentials among it, is written in as a
@@ -157,7 +157,7 @@ def job_template(
                 "awslogs-create-group": "false",  # the stack has, with a retention
                 # A CloudWatch that does not answer must not stop a run at its next log line.
                 "mode": "non-blocking",
-                "max-buffer-size": "4m",
+                "max-buffer-size": "10m",  # ECS's own default
             },
             # One revision of the task definition for all runs, also after the worker began anew.
             "match_latest_revision_in_family": True,
@@ -206,6 +206,7 @@ def _environment(outputs: Mapping[str, str]) -> dict[str, str | None]:
         "BIOSPEX_ENVIRONMENT": _output(outputs, "Environment"),  # whose pool this is
         "AWS_REGION": _output(outputs, "ClusterArn").split(":")[3],
         "TRIGGER_QUEUE_URL": _output(outputs, "TriggerQueueUrl"),
+        "UPDATES_QUEUE_URL": _output(outputs, "UpdatesQueueUrl"),  # of a run by hand
         "ALLOWED_BUCKETS": _output(outputs, "BucketName"),
         "ALLOWED_QUEUES": _output(outputs, "UpdatesQueueUrl"),
         "EFS_PATH": EFS_PATH,

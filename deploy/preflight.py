@@ -3,10 +3,14 @@
     python -m deploy.preflight stack biospex-prod       what a stack was given and has put out
     python -m deploy.preflight queue prod-batch-update  the ARN of a queue, nothing if there is none
     python -m deploy.preflight bucket-key biospex-app   the KMS key a bucket encrypts with, if any
-    python -m deploy.preflight aws …                    one sentence for each thing that will hurt
-    python -m deploy.preflight prefect …                the same for Prefect, and what is there
+    python -m deploy.preflight key-of ARN               the KMS key of a queue or secret, if any
+    python -m deploy.preflight region us-east-2         whether AWS has that region
+    python -m deploy.preflight order MADE WANTED        subnets, those of the stack at their places
+    python -m deploy.preflight prefect …                what is in Prefect, and what will hurt there
     python -m deploy.preflight same POOL TEMPLATE.json  whether the work pool has that template
     python -m deploy.preflight consumers QUEUE-ARN      who takes messages from the trigger queue
+
+deploy/answers.py checks the answers, and calls the checks of the account that are here.
 
 What the shell reads is on standard output, as NAME=VALUE; sentences for a person are on standard
 error. The exit status is 1 if one of them begins with "stop".
@@ -124,12 +128,17 @@ def bucket_encryption(plan: Plan) -> Iterator[Finding]:
             f"The bucket {plan.bucket} encrypts with the KMS key {arn}, which the tasks may not "
             "use yet: answer BUCKET_KEY_ARN with it."
         )
-    policy = boto3.client("kms").get_key_policy(KeyId=arn, PolicyName="default")["Policy"]
-    if f":iam::{arn.split(':')[4]}:root" not in policy:
+    if not leaves_access_to_iam(arn):
         yield note(
             f"The policy of the KMS key {arn} does not leave access to IAM: add the role of the "
             "stack's output SplitterRoleArn to it, with kms:Decrypt and kms:GenerateDataKey."
         )
+
+
+def leaves_access_to_iam(key_arn: str) -> bool:
+    """Whether a key's policy lets the account's roles decide, as a key made in the console does."""
+    policy = boto3.client("kms").get_key_policy(KeyId=key_arn, PolicyName="default")["Policy"]
+    return f":iam::{key_arn.split(':')[4]}:root" in policy
 
 
 def object_lock(plan: Plan) -> Iterator[Finding]:
@@ -199,6 +208,8 @@ def archived_exports(plan: Plan) -> Iterator[Finding]:
 
 def s3_endpoint(plan: Plan) -> Iterator[Finding]:
     """https://docs.aws.amazon.com/vpc/latest/privatelink/vpc-endpoints-s3.html"""
+    if not plan.vpc_id:
+        return
     ec2 = boto3.client("ec2")
     service = f"com.amazonaws.{ec2.meta.region_name}.s3"
     found = ec2.describe_vpc_endpoints(
@@ -260,19 +271,51 @@ def queue_arn(name: str) -> str:
     return attributes["Attributes"]["QueueArn"]
 
 
+def queue_url(name: str) -> str:
+    return str(boto3.client("sqs").get_queue_url(QueueName=name)["QueueUrl"])
+
+
+def queue_attributes(arn: str) -> dict[str, str]:
+    """All attributes of a queue of this account and region."""
+    found: Any = boto3.client("sqs").get_queue_attributes(
+        QueueUrl=queue_url(arn.rpartition(":")[2]), AttributeNames=["All"]
+    )
+    return dict(found["Attributes"])
+
+
+def key_of(arn: str) -> str:
+    """The customer's KMS key that a queue or a secret encrypts with; empty if there is none."""
+    if ":sqs:" in arn:
+        if arn.split(":")[3] != boto3.client("sqs").meta.region_name:
+            return ""
+        key = queue_attributes(arn).get("KmsMasterKeyId", "")
+    else:
+        manager: Any = boto3.client("secretsmanager")
+        key = manager.describe_secret(SecretId=arn).get("KmsKeyId", "")
+    if not key:
+        return ""
+    found = boto3.client("kms").describe_key(KeyId=key)["KeyMetadata"]
+    return found["Arn"] if found["KeyManager"] == "CUSTOMER" else ""
+
+
+def regions() -> set[str]:
+    """Every region of AWS, as this boto3 knows them."""
+    session = boto3.Session()
+    return {
+        region
+        for partition in session.get_available_partitions()
+        for region in session.get_available_regions("ecs", partition)
+    }
+
+
 def kept_queue(plan: Plan) -> Iterator[Finding]:
     """The trigger queue of before: whether it is there, and gives up on what nobody can answer."""
     if not plan.trigger_queue_arn:
         return
     name = plan.trigger_queue_arn.rpartition(":")[2]
     if queue_arn(name) != plan.trigger_queue_arn:
-        yield stop(f"There is no queue {plan.trigger_queue_arn} in this account and region.")
-        return
-    sqs = boto3.client("sqs")
-    attributes = sqs.get_queue_attributes(
-        QueueUrl=sqs.get_queue_url(QueueName=name)["QueueUrl"],
-        AttributeNames=["RedrivePolicy", "MessageRetentionPeriod"],
-    )["Attributes"]
+        return  # as answers.py says
+    attributes = queue_attributes(plan.trigger_queue_arn)
     if "RedrivePolicy" not in attributes:
         yield note(
             f"The queue {name} has no redrive policy, so a message that cannot be answered comes "
@@ -298,7 +341,11 @@ def lambda_mappings(trigger_queue_arn: str) -> list[Any]:
 
 
 def old_lambda(plan: Plan) -> Iterator[Finding]:
-    for mapping in lambda_mappings(plan.trigger_queue_arn) if plan.trigger_queue_arn else ():
+    return old_lambda_of(plan.trigger_queue_arn)
+
+
+def old_lambda_of(trigger_queue_arn: str) -> Iterator[Finding]:
+    for mapping in lambda_mappings(trigger_queue_arn) if trigger_queue_arn else ():
         yield stop(
             f"The Lambda {mapping['FunctionArn']} takes messages from the same queue "
             f"({mapping['State']}): aws lambda update-event-source-mapping --uuid "
@@ -322,7 +369,7 @@ AWS_CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
 
 def check_aws(plan: Plan) -> Iterator[Finding]:
     """All findings. What AWS refuses to show is a note; what cannot be reached is a stop."""
-    for check in AWS_CHECKS:
+    for check in AWS_CHECKS if plan.bucket else ():
         try:
             found = list(check(plan))
         except ClientError as error:
@@ -347,6 +394,18 @@ def consumers(trigger_queue_arn: str) -> tuple[list[str], list[Finding]]:
 
 
 # -- the stack
+
+
+def in_order(made: str, wanted: str) -> str:
+    """The wanted subnets, those that the stack has at their places: each has a mount target there.
+
+    Args:
+        made: the stack's own, separated by commas.
+    """
+    old, new = made.split(","), wanted.split(",")
+    added = [one for one in new if one not in old]
+    kept = [one if one in new else added.pop(0) for one in old if one in new or added]
+    return ",".join([*kept, *added])
 
 
 def stack(name: str) -> dict[str, str]:
@@ -393,12 +452,15 @@ def is_open(url: str) -> bool:
         raise
 
 
+def is_this_machine(host: str) -> bool:
+    return host in ("localhost", "0.0.0.0", "::1") or host.startswith("127.")  # noqa: S104
+
+
 def check_api(url: str, *, open_is_wanted: bool) -> Iterator[Finding]:
     """Whether runs on ECS reach the API, and whether others cannot."""
     if open_is_wanted:
         return
-    host = urlsplit(url).hostname or ""
-    if host in ("localhost", "0.0.0.0", "::1") or host.startswith("127."):  # noqa: S104
+    if is_this_machine(urlsplit(url).hostname or ""):
         yield stop(
             f"{url} is this machine: tasks on ECS cannot reach it. Give an address that they can; "
             "docs/where-prefect-runs.md says which ways there are (--open-api: go on all the same)."
@@ -477,6 +539,23 @@ def check_pools(environment: str, state: dict[str, str], pools: Sequence[str]) -
             yield stop(
                 f"The work pool {pool} is that of {owner}: each environment needs a Prefect API of "
                 "its own."
+            )
+
+
+def check_notification_block(block: str) -> Iterator[Finding]:
+    """Whether the notification block, as type and name, has been saved."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    kind, slash, name = block.partition("/")
+    if not slash:
+        return
+    with get_client(sync_client=True) as prefect:
+        try:
+            prefect.read_block_document_by_name(name, kind)
+        except ObjectNotFound:
+            yield stop(
+                f"NOTIFICATION_BLOCK={block!r}: there is no such block; make it in the UI (Blocks)."
             )
 
 
@@ -572,32 +651,34 @@ def _bucket_key(options: argparse.Namespace) -> int:
     return 0
 
 
-def _aws(options: argparse.Namespace) -> int:
-    return report(
-        check_aws(
-            Plan(
-                bucket=options.bucket,
-                vpc_id=options.vpc,
-                bucket_key_arn=options.bucket_key_arn,
-                trigger_queue_arn=options.trigger_queue_arn,
-                vcpu=options.cpu / 1024 * options.in_flight,
-                capacity=options.capacity,
-            )
-        )
-    )
+def _order(options: argparse.Namespace) -> int:
+    print(in_order(options.made, options.wanted))
+    return 0
+
+
+def _key_of(options: argparse.Namespace) -> int:
+    print(key_of(options.arn) if options.arn else "")
+    return 0
+
+
+def _region(options: argparse.Namespace) -> int:
+    return 0 if options.name in regions() else 1
 
 
 def _prefect(options: argparse.Namespace) -> int:
     url = api_url()
+    if urlsplit(url).scheme not in ("http", "https"):
+        return 1  # as answers.py says
     findings = list(check_api(url, open_is_wanted=options.open_api))
-    if not findings:
-        try:
-            state = prefect_state(options.environment, options.pools, options.block)
-        except Exception as error:  # whatever it is, Prefect is not as it should be
+    try:
+        state = prefect_state(options.environment, options.pools, options.block)
+        findings += check_pools(options.environment, state, options.pools)
+        findings += check_notification_block(options.notification_block)
+    except Exception as error:  # whatever it is, Prefect is not as it should be
+        if not findings:
             findings = [stop(f"{url} does not answer as it should: {error}")]
-        else:
-            show(state)
-            findings += check_pools(options.environment, state, options.pools)
+    else:
+        show(state)
     return report(findings)
 
 
@@ -636,22 +717,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     command("stack", _stack, "name")
     command("queue", _queue, "name")
     command("bucket-key", _bucket_key, "bucket")
+    command("key-of", _key_of, "arn")
+    command("region", _region, "name")
+    command("order", _order, "made", "wanted")
     command("api-url", _api_url)
     command("same", _same, "pool", "template")
     command("notice", _notice, "environment", "block")
     command("consumers", _consumers, "queue_arn")
-    aws = command("aws", _aws)
-    aws.add_argument("--bucket", required=True)
-    aws.add_argument("--vpc", required=True)
-    aws.add_argument("--bucket-key-arn", default="")
-    aws.add_argument("--trigger-queue-arn", default="")
-    aws.add_argument("--cpu", type=int, required=True, help="units of one export")
-    aws.add_argument("--in-flight", type=int, required=True, help="exports at once")
-    aws.add_argument("--capacity", choices=list(VCPU_QUOTAS), required=True)
     prefect = command("prefect", _prefect)
     prefect.add_argument("--environment", required=True)
     prefect.add_argument("--block", required=True)
     prefect.add_argument("--open-api", action="store_true")
+    prefect.add_argument("--notification-block", default="")
     prefect.add_argument("pools", nargs="+")
     return parser.parse_args(arguments)
 

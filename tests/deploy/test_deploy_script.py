@@ -24,6 +24,7 @@ from blocks.saved import BLOCK_NAME, load_workspace
 from deploy.disk import follow
 from deploy.preflight import SERVICES
 from splitter.settings import Settings
+from tests.deploy.test_answers import WRONG
 
 # moto's CloudFormation knows no alarms, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS:UserWarning")
@@ -298,6 +299,58 @@ def test_production_needs_a_topic_that_somebody_reads(deploy: Deploy) -> None:
     done = deploy("--environment", "prod", **network)
     assert done.returncode == 1
     assert "prod needs a topic that somebody reads" in done.stderr
+
+
+def stops(done: "subprocess.CompletedProcess[str]") -> list[str]:
+    """What it says of answers; not of the pools, which are another environment's by now."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("stop: ")]
+    return [line for line in lines if "work pool" not in line]
+
+
+def test_wrong_answers_are_all_told_at_once_and_nothing_is_made(
+    deploy: Deploy, prefect: SyncPrefectClient, cloudformation: Any, checkout: Path
+) -> None:
+    (checkout / "deploy" / "loc.env").unlink(missing_ok=True)
+    before = state(prefect, cloudformation, checkout)
+    in_account = {
+        "NOTIFICATION_BLOCK": "slack-webhook/nobody",
+        "SUBNET_IDS": "subnet-404,subnet-405,subnet-406",
+        "VPC_ID": "vpc-404",
+        "ALARM_TOPIC_ARN": f"arn:aws:sns:{REGION}:123456789012:missing",
+        "UPDATES_QUEUE_ARN": f"arn:aws:sqs:{REGION}:123456789012:missing",
+        "TRIGGER_QUEUE_ARN": f"arn:aws:sqs:{REGION}:123456789012:loc-batch-trigger-dead",
+        "BUCKET_KEY_ARN": f"arn:aws:kms:{REGION}:123456789012:key/missing",
+    }
+    done = deploy("--environment", "loc", "--dry-run", **{**WRONG, **in_account})
+    assert done.returncode == 1
+    for name in WRONG:
+        assert any(name in line for line in stops(done)), (name, done.stderr)
+    assert len(set(stops(done))) >= 20
+    assert "== 2" not in done.stdout
+    assert state(prefect, cloudformation, checkout) == before
+
+
+def test_a_region_that_is_not_there_hides_no_other_answer(deploy: Deploy) -> None:
+    done = deploy("--environment", "loc", "--dry-run", **{**WRONG, "AWS_REGION": "us-east-22"})
+    assert done.returncode == 1
+    assert len(stops(done)) == 21
+    assert "AWS_REGION='us-east-22': AWS has no such region" in stops(done)[0]
+
+
+def test_an_answer_that_would_remove_the_queue_is_refused(
+    deployed: str, deploy: Deploy, cloudformation: Any, checkout: Path
+) -> None:
+    """The very line that deploy.sh prints at its end, given as an answer."""
+    (stack,) = cloudformation.describe_stacks(StackName=STACK)["Stacks"]
+    own = {one["OutputKey"]: one["OutputValue"] for one in stack["Outputs"]}["TriggerQueueArn"]
+    assert own in deployed
+    kept = checkout / "deploy" / "dev.env"
+    before = kept.read_text()
+    kept.write_text(before.replace("TRIGGER_QUEUE_ARN=\n", f"TRIGGER_QUEUE_ARN={own}\n"))
+    done = deploy("--environment", "dev", "--dry-run")
+    kept.write_text(before)
+    assert done.returncode == 1
+    assert f"TRIGGER_QUEUE_ARN='{own}': that is the stack's own queue" in done.stderr
 
 
 def test_an_open_prefect_on_this_machine_is_refused_unless_told(

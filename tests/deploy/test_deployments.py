@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
+from prefect.settings.models.server.services import ServerServicesDBVacuumSettings
 from prefect.states import Pending
 from prefect_aws import AwsCredentials
 from prefect_aws.workers import ECSWorker
 from pydantic import SecretStr
 
-from blocks.register import register
+from blocks.register import credentials_from_environment, register
 from blocks.saved import BLOCK_NAME, Aws, load_workspace, origin
 from blocks.workspace import Workspace
 from deploy import preflight
@@ -90,9 +92,30 @@ def test_the_server_of_a_lab_asks_everybody_to_sign_in() -> None:
     assert asked.startswith("${PREFECT_API_AUTH_STRING:?")  # compose stops where it is not set
     assert services["prefect"]["ports"] == ["127.0.0.1:4200:4200"]
     assert services["batch-creator"]["env_file"] == [".env"]
+    assert services["batch-creator"]["environment"]["POSTGRES_PASSWORD"] == ""
     assert "\nPREFECT_API_AUTH_STRING=" in (deploy / "env.example").read_text()
     unit = (deploy / "systemd" / "biospex-prefect.service").read_text()
     assert "EnvironmentFile=/etc/biospex-prefect.env" in unit
+
+
+def test_the_server_of_a_lab_forgets_old_runs() -> None:
+    """By itself Prefect keeps runs for ever; the names are those of its own settings."""
+    deploy = ROOT / "deploy"
+    services = yaml.safe_load((deploy / "compose.yaml").read_text())["services"]
+    of_compose = services["prefect"]["environment"]
+    unit = (deploy / "systemd" / "biospex-prefect.service").read_text()
+    page = (ROOT / "docs" / "where-prefect-runs.md").read_text()
+    prefix = "PREFECT_SERVER_SERVICES_DB_VACUUM_"
+    for name, value in (("ENABLED", "true"), ("RETENTION_PERIOD", "7776000")):
+        assert of_compose[prefix + name] == value
+        assert f"Environment={prefix}{name}={value}\n" in unit
+        assert f"{prefix}{name}={value}" in page
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ENABLED", "RETENTION_PERIOD"):
+            patch.setenv(prefix + name, of_compose[prefix + name])
+        vacuum = ServerServicesDBVacuumSettings()
+    assert {"events", "flow_runs"} <= vacuum.enabled_vacuum_types
+    assert vacuum.retention_period == timedelta(days=90)
 
 
 def test_somebody_can_be_told_when_an_export_fails(tmp_path: Path) -> None:
@@ -150,6 +173,19 @@ def test_the_registered_credentials_reach_the_endpoint_without_the_environment(
         monkeypatch.delenv(variable)
     answer = Aws().client("s3", CLIENT_CONFIG).list_objects_v2(Bucket=biospex.bucket)
     assert answer["KeyCount"] == 0
+
+
+def test_keys_that_end_with_their_session_are_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    lasting = credentials_from_environment()
+    assert lasting.aws_access_key_id == "AKIA1"
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    passing = credentials_from_environment()
+    assert passing.aws_access_key_id is None
+    assert passing.aws_secret_access_key is None
+    assert passing.aws_session_token is None
+    assert passing.region_name == lasting.region_name
 
 
 def test_a_setting_that_cannot_be_used_keeps_register_from_saving(

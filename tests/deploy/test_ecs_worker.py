@@ -371,7 +371,7 @@ def check_task(task: Any, loc: Stack, bucket: str) -> None:
             "awslogs-region": REGION,
             "awslogs-stream-prefix": "splitter",
             "mode": "non-blocking",
-            "max-buffer-size": "4m",
+            "max-buffer-size": "10m",
         },
     }
 

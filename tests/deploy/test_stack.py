@@ -4,7 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import boto3
 import pytest
 from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 
+from deploy.answers import STACK_QUEUES
 from devtools.services import REGION
 from tests.helpers.biospex import Biospex
 
@@ -92,6 +93,18 @@ def stack(environment: str, subnets: int = 2, **parameters: str) -> Iterator[Sta
         yield Stack(name, chosen)
     finally:
         client("cloudformation").delete_stack(StackName=name)
+        remove_what_is_kept(environment)
+
+
+def remove_what_is_kept(environment: str) -> None:
+    """As docs/operations.md, Removing it, has an operator do."""
+    for suffix in STACK_QUEUES.values():
+        url = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{environment}-{suffix}"
+        with suppress(client("sqs").exceptions.QueueDoesNotExist):
+            client("sqs").delete_queue(QueueUrl=url)
+    group = f"/ecs/{environment}-biospex-batch-creator"
+    with suppress(client("logs").exceptions.ResourceNotFoundException):
+        client("logs").delete_log_group(logGroupName=group)
 
 
 def _request(name: str, parameters: Mapping[str, str]) -> dict[str, Any]:
@@ -282,6 +295,7 @@ ALARMS = {
     "OldTriggerAlarm": ("dev-batch-trigger-age", "GreaterThanThreshold", 3600, "notBreaching"),
     "UnreadCallbackAlarm": ("dev-batch-update-age", "GreaterThanThreshold", 3600, "notBreaching"),
     "DeadCallbackAlarm": ("dev-batch-update-dead", "GreaterThanThreshold", 0, "notBreaching"),
+    "DeadTaskEventAlarm": ("dev-task-events-dead", "GreaterThanThreshold", 0, "notBreaching"),
     "WorkerDownAlarm": ("dev-worker-down", "LessThanThreshold", 1, "breaching"),
     "ListenerDownAlarm": ("dev-listener-down", "LessThanThreshold", 1, "breaching"),
     "FailedRunsAlarm": ("dev-runs-failed", "GreaterThanThreshold", 0, "notBreaching"),
@@ -305,6 +319,7 @@ def test_alarms_are_taken_by_cloudwatch_and_sent_to_the_topic(alarm: str) -> Non
     names = [f"{one}.QueueName" for one in ("TriggerQueue", "DeadLetterQueue", "UpdatesQueue")]
     values = {
         **dict.fromkeys([*names, "UpdatesDeadLetterQueue.QueueName"], "a-queue"),
+        "TaskEventsDeadLetterQueue.QueueName": "a-queue",
         "${Environment}-" + name.removeprefix("dev-"): name,
         "biospex/${Environment}": "biospex/dev",
         "Cluster": "a-cluster",
@@ -346,6 +361,49 @@ def test_tasks_and_worker_may_use_a_given_key_and_read_a_given_secret() -> None:
         assert is_allowed(splitter, "kms:GenerateDataKey", key)
         execution = grants(prod["ExecutionRoleArn"])
         assert is_allowed(execution, "secretsmanager:GetSecretValue", secret)
+
+
+def test_a_removed_stack_leaves_its_messages_files_and_log() -> None:
+    with stack("loc") as loc:
+        client("sqs").send_message(QueueUrl=loc["TriggerQueueUrl"], MessageBody="{}")
+        url, files, log = loc["TriggerQueueUrl"], loc["FileSystemId"], loc["LogGroupName"]
+        client("cloudformation").delete_stack(StackName=loc.name)
+        [message] = client("sqs").receive_message(QueueUrl=url)["Messages"]
+        assert message["Body"] == "{}"
+        assert client("efs").describe_file_systems(FileSystemId=files)["FileSystems"]
+        assert client("logs").describe_log_groups(logGroupNamePrefix=log)["logGroups"]
+
+
+HOLDS_STATE = ("AWS::SQS::Queue", "AWS::EFS::FileSystem", "AWS::Logs::LogGroup")
+
+
+def test_what_holds_state_outlives_the_stack_and_every_answer() -> None:
+    resources = cfn_yaml.load(str(TEMPLATE))["Resources"]
+    kept = {name for name, one in resources.items() if one["Type"] in HOLDS_STATE}
+    assert len(kept) == 8
+    for name in kept:
+        assert resources[name]["DeletionPolicy"] == "Retain", name
+        assert resources[name]["UpdateReplacePolicy"] == "Retain", name
+
+
+def test_roles_may_use_the_keys_of_queues_and_secret() -> None:
+    trigger, updates, secret = (f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{one}" for one in "123")
+    keys: dict[str, Any] = {
+        "TriggerQueueKeyArn": trigger,
+        "UpdatesQueueKeyArn": updates,
+        "SecretKeyArn": secret,
+    }
+    with stack("prod", **keys) as prod:
+        listener, splitter, execution = (
+            grants(prod[f"{role}RoleArn"]) for role in ("Listener", "Splitter", "Execution")
+        )
+    assert is_allowed(listener, "kms:Decrypt", trigger)
+    for granted in (listener, splitter):  # both answer
+        assert is_allowed(granted, "kms:Decrypt", updates)
+        assert is_allowed(granted, "kms:GenerateDataKey", updates)
+    assert is_allowed(execution, "kms:Decrypt", secret)
+    assert not is_allowed(splitter, "kms:Decrypt", trigger)
+    assert not is_allowed(splitter, "kms:Decrypt", secret)
 
 
 def test_only_the_rule_of_this_cluster_tells_the_worker_of_tasks(dev: Stack) -> None:

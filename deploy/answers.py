@@ -1,0 +1,722 @@
+"""Checks every answer of deploy.sh before anything is made.
+
+    python -m deploy.answers ANSWERS.env --environment prod --stack biospex-prod [--open-api]
+
+ANSWERS.env holds one NAME=VALUE a line. Each wrong answer gives one line on standard error, and the
+exit status is 1 if one of them begins with "stop". ``Answers`` holds types and ranges, which need
+no account; ``REFERENCES`` looks up what an answer names, in the account; the last lines are those
+of preflight's own checks.
+"""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from deploy import preflight
+from deploy.preflight import Finding, Plan, note, stop
+from splitter.settings import Allowed, Docs, Settings
+
+# -- types and ranges
+
+
+def _matches(pattern: str, sentence: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(sentence)
+        return value
+
+    return AfterValidator(check)
+
+
+def _optional(pattern: str, sentence: str) -> AfterValidator:
+    return _matches(f"(?:{pattern})?", sentence)
+
+
+def _region(value: str) -> str:
+    known = preflight.regions()
+    if value not in known:
+        close = difflib.get_close_matches(value, sorted(known), 1)
+        meant = f"; the nearest is {close[0]}" if close else ""
+        raise ValueError(f"AWS has no such region{meant}")
+    return value
+
+
+def _subnets(value: str) -> str:
+    ids = value.split(",")
+    if not all(re.fullmatch(r"subnet-[0-9a-f]+", one) for one in ids):
+        raise ValueError("give ids like subnet-0a1b, separated by commas without blanks")
+    if len(ids) > 3:
+        raise ValueError(f"at most three subnets can have EFS, and these are {len(ids)}")
+    if len(set(ids)) < len(ids):
+        raise ValueError("a subnet is named twice")
+    return value
+
+
+def _api_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise ValueError(
+            "the Prefect API is needed, like https://HOST/api; docs/where-prefect-runs.md lists "
+            "the ways to have one"
+        )
+    if parts.username or parts.password:
+        raise ValueError("no password belongs in the address; give the secret's ARN instead")
+    if parts.scheme == "http" and not preflight.is_this_machine(host):
+        raise ValueError("the key would travel in the clear; use https")
+    if not parts.path.rstrip("/").endswith("/api") and "/workspaces/" not in parts.path:
+        raise ValueError("the address of an API ends in /api, or names a workspace of the Cloud")
+    return value
+
+
+def _integer(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"[0-9]+", value):
+        raise ValueError("give a whole number")
+    return value
+
+
+QUEUE = r"arn:[^:]+:sqs:[^:]+:[0-9]{12}:[A-Za-z0-9_-]+"
+KEY = r"arn:[^:]+:kms:[^:]+:[0-9]{12}:key/[A-Za-z0-9-]+"
+TOPIC = r"arn:[^:]+:sns:[^:]+:[0-9]{12}:[A-Za-z0-9_-]+"
+SECRET = r"arn:[^:]+:secretsmanager:[^:]+:[0-9]{12}:secret:.+"  # noqa: S105, a pattern
+
+# https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
+RETENTIONS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 3653)
+
+# https://docs.aws.amazon.com/AmazonECS/latest/developerguide/fargate-tasks-services.html
+MEMORY_OF_CPU: dict[int, Sequence[int]] = {
+    256: (512, 1024, 2048),
+    512: range(1024, 4096 + 1, 1024),
+    1024: range(2048, 8192 + 1, 1024),
+    2048: range(4096, 16384 + 1, 1024),
+    4096: range(8192, 30720 + 1, 1024),
+    8192: range(16384, 61440 + 1, 4096),
+    16384: range(32768, 122880 + 1, 8192),
+}
+
+
+def _one_of(allowed: Sequence[int], what: str) -> AfterValidator:
+    def check(value: int) -> int:
+        if value not in allowed:
+            raise ValueError(f"{what}: {', '.join(map(str, allowed))}")
+        return value
+
+    return AfterValidator(check)
+
+
+QueueArn = Annotated[
+    str, _optional(QUEUE, "give the ARN of a standard queue, arn:aws:sqs:REGION:ACCOUNT:NAME")
+]
+KeyArn = Annotated[
+    str, _optional(KEY, "give the ARN of the key itself, arn:aws:kms:REGION:ACCOUNT:key/ID")
+]
+SecretArn = Annotated[
+    str,
+    _optional(SECRET, "give a secret's ARN, arn:aws:secretsmanager:REGION:ACCOUNT:secret:…"),
+]
+
+
+class Answers(BaseModel):
+    """The answers of one environment; deploy.sh keeps them as deploy/ENVIRONMENT.env."""
+
+    model_config = ConfigDict(extra="ignore", alias_generator=str.upper, populate_by_name=True)
+
+    aws_region: Annotated[str, AfterValidator(_region)]
+    bucket: Annotated[
+        str,
+        _matches(
+            r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
+            "a bucket's name has 3 to 63 small letters, digits, dots and hyphens",
+        ),
+    ]
+    bucket_key_arn: KeyArn = ""
+    vpc_id: Annotated[str, _matches(r"vpc-[0-9a-f]+", "give the id of a VPC, like vpc-0a1b")]
+    subnet_ids: Annotated[str, AfterValidator(_subnets)]
+    assign_public_ip: Literal["ENABLED", "DISABLED"] = "ENABLED"
+    trigger_queue_arn: QueueArn = ""
+    updates_queue_arn: QueueArn = ""
+    alarm_topic_arn: Annotated[
+        str, _optional(TOPIC, "give the ARN of a standard topic, arn:aws:sns:REGION:ACCOUNT:NAME")
+    ] = ""
+    log_retention_days: Annotated[
+        int, BeforeValidator(_integer), _one_of(RETENTIONS, "CloudWatch keeps logs for one of")
+    ] = 90
+    prefect_api_url: Annotated[str, AfterValidator(_api_url)]
+    prefect_api_key_secret_arn: SecretArn = ""
+    prefect_api_auth_string_secret_arn: SecretArn = ""
+    notification_block: Annotated[
+        str,
+        _optional(
+            r"[a-z0-9-]+/[a-z0-9-]+",
+            "give type and name of a notification block, like slack-webhook/operators",
+        ),
+    ] = ""
+    cpu: Annotated[
+        int, BeforeValidator(_integer), _one_of(tuple(MEMORY_OF_CPU), "Fargate has CPU units of")
+    ] = 2048
+    memory: Annotated[int, BeforeValidator(_integer), Field(ge=512, le=122880)] = 4096
+    ephemeral_storage: Annotated[int, BeforeValidator(_integer), Field(ge=21, le=200)] = 100
+    capacity: Literal["FARGATE", "FARGATE_SPOT"] = "FARGATE"
+    flow_settings: str = ""
+    lifecycle_rules: Annotated[str, _matches("|y|yes|n|no", "answer yes or no")] = ""
+
+
+def parse(raw: Mapping[str, str]) -> tuple[Answers, list[Finding]]:
+    """The answers that can be used, and a sentence for each one that cannot.
+
+    A wrong answer is missing from the result, so ``getattr(answers, name, None)`` is None.
+    """
+    try:
+        return Answers.model_validate(raw), []
+    except ValidationError as error:
+        wrong = {str(problem["loc"][0]): problem for problem in error.errors()}
+    findings = [_wrong(name, raw.get(name, ""), problem) for name, problem in wrong.items()]
+    usable: dict[str, Any] = {}
+    for name, field in Answers.model_fields.items():
+        alias = name.upper()
+        if alias in wrong:
+            usable[name] = None
+        elif alias in raw:
+            convert = int if field.annotation is int else str
+            usable[name] = convert(raw[alias])
+    return Answers.model_construct(**usable), findings
+
+
+def _wrong(name: str, value: str, problem: Any) -> Finding:
+    sentence = str(problem["ctx"]["error"]) if problem["type"] == "value_error" else problem["msg"]
+    return stop(f"{name}={value!r}: {sentence}.")
+
+
+def read(text: str) -> dict[str, str]:
+    """The lines NAME=VALUE of a file of answers."""
+    lines = [line.partition("=") for line in text.splitlines() if "=" in line]
+    return {name: value for name, _, value in lines}
+
+
+# -- answers that do not go together
+
+
+def memory_of_cpu(answers: Answers) -> Iterator[Finding]:
+    if answers.cpu is None or answers.memory is None:
+        return
+    allowed = MEMORY_OF_CPU[answers.cpu]
+    if answers.memory not in allowed:
+        yield stop(
+            f"MEMORY={answers.memory}: Fargate gives {answers.cpu} CPU units {allowed[0]} to "
+            f"{allowed[-1]} MiB, in the steps that its table lists."
+        )
+
+
+def flow_settings(answers: Answers) -> Iterator[Finding]:
+    """Each setting's name and value, as the run itself reads them."""
+    fields = {
+        name.upper(): (model, name)
+        for model in (Settings, Allowed, Docs)
+        for name in model.model_fields
+    }
+    for one in (answers.flow_settings or "").split():
+        name, equals, value = one.partition("=")
+        if not equals:
+            yield stop(f"FLOW_SETTINGS: {one!r} is not NAME=VALUE.")
+        elif name not in fields and name != "TMPDIR" and not name.startswith("PREFECT_"):
+            close = difflib.get_close_matches(name, fields, 1)
+            meant = f"; do you mean {close[0]}?" if close else ""
+            yield stop(f"FLOW_SETTINGS: there is no setting {name!r}{meant}.")
+        elif name in fields:
+            model, field = fields[name]
+            try:
+                model.model_validate({field: value})
+            except ValidationError as error:  # of this field, or of another in this shell
+                for problem in error.errors():
+                    if problem["loc"][0] == field:
+                        yield stop(f"FLOW_SETTINGS: {name}={value!r}: {problem['msg']}.")
+
+
+def secrets(answers: Answers, *, open_api: bool) -> Iterator[Finding]:
+    """Worker and tasks sign in by one secret: a key in the Cloud, an auth string elsewhere."""
+    key, auth = answers.prefect_api_key_secret_arn, answers.prefect_api_auth_string_secret_arn
+    if key is None or auth is None:  # said already
+        return
+    host = urlsplit(answers.prefect_api_url or "").hostname or ""
+    is_cloud = host == "prefect.cloud" or host.endswith(".prefect.cloud")
+    if key and auth:
+        yield stop(
+            "PREFECT_API_KEY_SECRET_ARN and PREFECT_API_AUTH_STRING_SECRET_ARN are both given; "
+            "leave one of the two empty."
+        )
+    elif is_cloud and auth:
+        yield stop(
+            "PREFECT_API_AUTH_STRING_SECRET_ARN: Prefect Cloud takes a key; answer "
+            "PREFECT_API_KEY_SECRET_ARN."
+        )
+    elif not key and not auth and not open_api:
+        yield stop(
+            "PREFECT_API_KEY_SECRET_ARN and PREFECT_API_AUTH_STRING_SECRET_ARN are empty: worker "
+            "and tasks sign in with a secret of Secrets Manager. Make one with the bare text in a "
+            "file: aws secretsmanager create-secret --name biospex-prefect --secret-string "
+            "file://FILE (--open-api: the API wants none)."
+        )
+
+
+def topic_of_production(answers: Answers, environment: str) -> Iterator[Finding]:
+    if environment == "prod" and answers.alarm_topic_arn == "":
+        yield stop(
+            "ALARM_TOPIC_ARN is empty: prod needs a topic that somebody reads. Make it: aws sns "
+            "create-topic --name biospex-operators, then aws sns subscribe --topic-arn ARN "
+            "--protocol email --notification-endpoint YOU@EXAMPLE.ORG."
+        )
+
+
+STACK_QUEUES = {
+    "TriggerQueue": "batch-trigger",
+    "DeadLetterQueue": "batch-trigger-dead",
+    "UpdatesQueue": "batch-update",
+    "UpdatesDeadLetterQueue": "batch-update-dead",
+    "TaskEventsQueue": "biospex-task-events",
+    "TaskEventsDeadLetterQueue": "biospex-task-events-dead",
+}
+"""Names in stack.yaml, and the queues' own without the environment."""
+
+
+def name_of(arn: str) -> str:
+    return arn.rpartition(":")[2]
+
+
+def own_queues(answers: Answers, environment: str, made: Mapping[str, str]) -> Iterator[Finding]:
+    """An answer that names a queue of the stack would remove that queue from the stack.
+
+    Args:
+        made: the stack's resources, physical ids by name; empty if there is no stack.
+    """
+    trigger, updates = answers.trigger_queue_arn or "", answers.updates_queue_arn or ""
+    if trigger and trigger == updates:
+        yield stop(
+            "UPDATES_QUEUE_ARN is the trigger queue: answers would be read as triggers. Give "
+            "another queue."
+        )
+        return
+    fixed = ("DeadLetterQueue", "TaskEventsQueue", "TaskEventsDeadLetterQueue")
+    for answer, arn in (("TRIGGER_QUEUE_ARN", trigger), ("UPDATES_QUEUE_ARN", updates)):
+        if not arn:
+            continue
+        for resource, suffix in STACK_QUEUES.items():
+            is_named = name_of(arn) == f"{environment}-{suffix}"
+            if is_named and (resource in made or resource in fixed):
+                yield stop(
+                    f"{answer}={arn!r}: that is the stack's own queue ({resource}), which this "
+                    "answer would remove from it. Leave the answer empty to keep that queue "
+                    "(-, where it asks)."
+                )
+
+
+def resources_of(stack: str) -> dict[str, str]:
+    """The physical id of each resource of a stack by its name; empty if there is no stack."""
+    try:
+        pages = (
+            boto3.client("cloudformation")
+            .get_paginator("list_stack_resources")
+            .paginate(StackName=stack)
+        )
+        return {
+            one["LogicalResourceId"]: one.get("PhysicalResourceId", "")
+            for page in pages
+            for one in page["StackResourceSummaries"]
+            if one["ResourceStatus"] not in ("DELETE_COMPLETE", "DELETE_SKIPPED")
+        }
+    except ClientError as error:
+        if "does not exist" in str(error):
+            return {}
+        raise
+
+
+def left_behind(answers: Answers, environment: str, made: Mapping[str, str]) -> Iterator[Finding]:
+    """Queues of an earlier stack, whose names a new one cannot take."""
+    given = {"TriggerQueue": answers.trigger_queue_arn, "UpdatesQueue": answers.updates_queue_arn}
+    given["UpdatesDeadLetterQueue"] = given["UpdatesQueue"]
+    for resource, suffix in STACK_QUEUES.items():
+        name = f"{environment}-{suffix}"
+        if resource in made or given.get(resource) or not (arn := preflight.queue_arn(name)):
+            continue
+        if resource in ("TriggerQueue", "UpdatesQueue"):
+            answer = "TRIGGER_QUEUE_ARN" if resource == "TriggerQueue" else "UPDATES_QUEUE_ARN"
+            yield stop(
+                f"{answer} is empty, and the queue {name} exists, so the stack cannot make another "
+                f"of that name: answer with {arn}, and it stays as it is."
+            )
+        else:
+            yield stop(
+                f"The queue {name} exists and is no part of the stack, which cannot make another "
+                "of that name. See that it is empty, then: aws sqs delete-queue --queue-url "
+                f"{preflight.queue_url(name)}"
+            )
+    group = f"/ecs/{environment}-biospex-batch-creator"
+    logs: Any = boto3.client("logs")
+    found = logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]
+    if "LogGroup" not in made and any(one["logGroupName"] == group for one in found):
+        yield stop(
+            f"The log group {group} exists and is no part of the stack, which cannot make another "
+            f"of that name: aws logs delete-log-group --log-group-name {group}"
+        )
+
+
+# -- what an answer names, in the account
+
+
+def vpc(answers: Answers) -> Iterator[Finding]:
+    if not answers.vpc_id:
+        return
+    ec2: Any = boto3.client("ec2")
+    wanted = [{"Name": "vpc-id", "Values": [answers.vpc_id]}]
+    if not ec2.describe_vpcs(Filters=wanted)["Vpcs"]:
+        there = ", ".join(sorted(one["VpcId"] for one in ec2.describe_vpcs()["Vpcs"])) or "none"
+        yield stop(f"VPC_ID={answers.vpc_id!r}: there is no such VPC here; there are: {there}.")
+        return
+    hostnames = ec2.describe_vpc_attribute(VpcId=answers.vpc_id, Attribute="enableDnsHostnames")
+    if not hostnames["EnableDnsHostnames"]["Value"]:
+        yield stop(
+            f"VPC_ID={answers.vpc_id!r}: its DNS hostnames are off, and tasks find EFS by one: aws "
+            f"ec2 modify-vpc-attribute --vpc-id {answers.vpc_id} --enable-dns-hostnames"
+        )
+
+
+def subnets(answers: Answers) -> Iterator[Finding]:
+    """Subnets that exist, in the VPC, in different zones, with a way out."""
+    if not answers.subnet_ids:
+        return
+    ids, said = answers.subnet_ids.split(","), f"SUBNET_IDS={answers.subnet_ids!r}"
+    ec2: Any = boto3.client("ec2")
+    found = ec2.describe_subnets(Filters=[{"Name": "subnet-id", "Values": ids}])["Subnets"]
+    missing = sorted(set(ids) - {one["SubnetId"] for one in found})
+    if missing:
+        yield stop(f"{said}: there is no {', '.join(missing)} in this account and region.")
+        return
+    elsewhere = [one["SubnetId"] for one in found if one["VpcId"] != answers.vpc_id]
+    if answers.vpc_id and elsewhere:
+        yield stop(f"{said}: {', '.join(elsewhere)} is not in {answers.vpc_id}.")
+        return
+    if len({one["AvailabilityZone"] for one in found}) < len(found):
+        yield stop(f"{said}: two are in one availability zone, where EFS has one mount target.")
+    for one in found:
+        yield from way_out(answers, one["SubnetId"], one["VpcId"])
+
+
+def mount_targets(answers: Answers, made: str) -> Iterator[Finding]:
+    """A subnet that moves to another place would get its second mount target before the first goes.
+
+    Args:
+        made: the stack's own subnets, separated by commas; empty if there is no stack.
+    """
+    if not made or not answers.subnet_ids:
+        return
+    old, new = made.split(","), answers.subnet_ids.split(",")
+    moved = [one for one in new if one in old and old.index(one) != new.index(one)]
+    if moved:
+        yield stop(
+            f"SUBNET_IDS={answers.subnet_ids!r}: {', '.join(moved)} would change its place in "
+            f"{made}, and EFS refuses a second mount target there. Keep the order, add at the end, "
+            "and replace a subnet by another in its place."
+        )
+
+
+def way_out(answers: Answers, subnet: str, vpc_id: str) -> Iterator[Finding]:
+    """Whether a task in the subnet reaches Prefect, ECR, SQS and CloudWatch.
+
+    Notes, for a network can have a way that its route tables do not show.
+    """
+    target = default_route(subnet, vpc_id)
+    public = answers.assign_public_ip
+    said = f"SUBNET_IDS: {subnet}"
+    if public == "ENABLED" and not target.startswith("igw-"):
+        yield note(
+            f"{said} has no route to an internet gateway, so a public address is of no use there: "
+            "choose public subnets, or answer ASSIGN_PUBLIC_IP with DISABLED."
+        )
+    elif public == "DISABLED" and target.startswith("igw-"):
+        yield note(
+            f"{said} leads to an internet gateway, which needs public addresses: answer "
+            "ASSIGN_PUBLIC_IP with ENABLED, or choose subnets with a NAT."
+        )
+    elif public == "DISABLED" and not target and (missing := missing_endpoints(vpc_id)):
+        yield note(
+            f"{said} has no way out, and {vpc_id} has no endpoints for {', '.join(missing)}: add a "
+            "NAT, or them (and Prefect's API has to be inside)."
+        )
+
+
+def default_route(subnet: str, vpc_id: str) -> str:
+    """Where 0.0.0.0/0 of a subnet leads; empty if nowhere."""
+    ec2: Any = boto3.client("ec2")
+    own = [{"Name": "association.subnet-id", "Values": [subnet]}]
+    main = [
+        {"Name": "vpc-id", "Values": [vpc_id]},
+        {"Name": "association.main", "Values": ["true"]},
+    ]
+    tables = (
+        ec2.describe_route_tables(Filters=own)["RouteTables"]
+        or ec2.describe_route_tables(Filters=main)["RouteTables"]
+    )
+    for route in (route for table in tables for route in table["Routes"]):
+        if route.get("DestinationCidrBlock") == "0.0.0.0/0" and route.get("State") != "blackhole":
+            targets = [value for name, value in route.items() if name.endswith("Id") and value]
+            return str(targets[0]) if targets else ""
+    return ""
+
+
+ENDPOINTS = ("ecr.api", "ecr.dkr", "ecs", "ec2", "sqs", "logs", "secretsmanager", "s3")
+"""What worker, listener and splitter call, by the tests of their roles; ECS itself adds ECR, the
+log and the secret."""
+
+
+def missing_endpoints(vpc_id: str) -> list[str]:
+    found = boto3.client("ec2").describe_vpc_endpoints(
+        Filters=[{"Name": "vpc-id", "Values": [vpc_id]}]
+    )["VpcEndpoints"]
+    there = {one["ServiceName"] for one in found}
+    return [name for name in ENDPOINTS if not any(one.endswith(f".{name}") for one in there)]
+
+
+def region_of(arn: str) -> str:
+    return arn.split(":")[3]
+
+
+def queues(answers: Answers) -> Iterator[Finding]:
+    """The queues that are kept: there, in this region, with an end for what nobody can read."""
+    for answer, arn in (
+        ("TRIGGER_QUEUE_ARN", answers.trigger_queue_arn),
+        ("UPDATES_QUEUE_ARN", answers.updates_queue_arn),
+    ):
+        if not arn:
+            continue
+        is_here = region_of(arn) == answers.aws_region
+        if answer == "UPDATES_QUEUE_ARN" and not is_here:
+            yield note(f"{answer}={arn!r}: it is in another region and was not looked at.")
+        elif not is_here or preflight.queue_arn(name_of(arn)) != arn:
+            yield stop(f"{answer}={arn!r}: there is no such queue in this account and region.")
+        elif answer == "UPDATES_QUEUE_ARN":
+            yield from callback_queue(arn)
+
+
+def callback_queue(arn: str) -> Iterator[Finding]:
+    if "RedrivePolicy" not in preflight.queue_attributes(arn):
+        yield note(
+            f"UPDATES_QUEUE_ARN={arn!r}: it has no redrive policy. BIOSPEX never deletes a "
+            "failure, so each comes back for days and alerts its administrator each time; "
+            "docs/operations.md has the two commands."
+        )
+
+
+def topic(answers: Answers, environment: str) -> Iterator[Finding]:
+    """The topic is there, somebody has confirmed it, and CloudWatch may use its key."""
+    arn = answers.alarm_topic_arn
+    if not arn:
+        return
+    said = f"ALARM_TOPIC_ARN={arn!r}"
+    if region_of(arn) != answers.aws_region:
+        yield stop(f"{said}: alarms are sent only within their own region.")
+        return
+    sns: Any = boto3.client("sns")
+    try:
+        key = sns.get_topic_attributes(TopicArn=arn)["Attributes"].get("KmsMasterKeyId", "")
+    except ClientError as error:
+        if preflight.code_of(error) not in ("NotFound", "NotFoundException"):
+            raise
+        yield stop(f"{said}: there is no such topic in this account.")
+        return
+    if key.endswith("alias/aws/sns"):
+        yield stop(
+            f"{said}: it encrypts with alias/aws/sns, which CloudWatch may not use, so no alarm "
+            "would arrive. Give it a key of your own, or none."
+        )
+    elif key and not allows_service(key, "cloudwatch.amazonaws.com"):
+        yield stop(
+            f"{said}: the policy of its KMS key {key} does not let cloudwatch.amazonaws.com use "
+            "kms:Decrypt and kms:GenerateDataKey*, so no alarm would arrive."
+        )
+    pages = sns.get_paginator("list_subscriptions_by_topic").paginate(TopicArn=arn)
+    read = [one["SubscriptionArn"] for page in pages for one in page["Subscriptions"]]
+    if not any(one.startswith("arn:") for one in read):
+        say = stop if environment == "prod" else note
+        state = "its subscription waits to be confirmed" if read else "nobody has subscribed"
+        yield say(f"{said}: {state}, so no alarm reaches anybody.")
+
+
+def allows_service(key: str, service: str) -> bool:
+    kms: Any = boto3.client("kms")
+    arn = kms.describe_key(KeyId=key)["KeyMetadata"]["Arn"]
+    return service in kms.get_key_policy(KeyId=arn, PolicyName="default")["Policy"]
+
+
+def secret_is_there(answers: Answers) -> Iterator[Finding]:
+    manager: Any = boto3.client("secretsmanager")
+    for answer, arn in (
+        ("PREFECT_API_KEY_SECRET_ARN", answers.prefect_api_key_secret_arn),
+        ("PREFECT_API_AUTH_STRING_SECRET_ARN", answers.prefect_api_auth_string_secret_arn),
+    ):
+        if not arn:
+            continue
+        try:
+            found = manager.describe_secret(SecretId=arn)
+        except ClientError as error:
+            if preflight.code_of(error) not in ("ResourceNotFoundException", "ValidationException"):
+                raise
+            yield stop(f"{answer}={arn!r}: there is no such secret.")
+        else:
+            if found["ARN"] != arn:
+                yield stop(f"{answer}={arn!r}: the whole ARN is {found['ARN']}.")
+
+
+def bucket_key_is_there(answers: Answers) -> Iterator[Finding]:
+    arn = answers.bucket_key_arn
+    if not arn:
+        return
+    try:
+        found = boto3.client("kms").describe_key(KeyId=arn)["KeyMetadata"]
+    except ClientError as error:
+        if preflight.code_of(error) != "NotFoundException":
+            raise
+        yield stop(f"BUCKET_KEY_ARN={arn!r}: there is no such key.")
+    else:
+        if found["KeyState"] != "Enabled":
+            yield stop(f"BUCKET_KEY_ARN={arn!r}: the key is {found['KeyState']}.")
+
+
+def key_policies(answers: Answers) -> Iterator[Finding]:
+    """A key whose policy ignores IAM has to name the roles itself."""
+    for arn, roles in (
+        (answers.trigger_queue_arn, "ListenerRoleArn"),
+        (answers.updates_queue_arn, "ListenerRoleArn and SplitterRoleArn"),
+        (answers.prefect_api_key_secret_arn, "ExecutionRoleArn"),
+        (answers.prefect_api_auth_string_secret_arn, "ExecutionRoleArn"),
+    ):
+        if not arn:
+            continue
+        try:
+            key = preflight.key_of(arn)
+        except ClientError:  # not there, as another check says
+            continue
+        if key and not preflight.leaves_access_to_iam(key):
+            yield note(
+                f"{arn} encrypts with the KMS key {key}, whose policy does not leave access to "
+                f"IAM: add the stack's {roles} to it, with kms:Decrypt and kms:GenerateDataKey."
+            )
+
+
+# -- the command
+
+
+def problems(raw: Mapping[str, str], environment: str, *, open_api: bool) -> Iterator[Finding]:
+    """A sentence for each answer that is wrong by itself or beside another; asks no service."""
+    answers, wrong = parse(raw)
+    yield from wrong
+    yield from memory_of_cpu(answers)
+    yield from flow_settings(answers)
+    yield from secrets(answers, open_api=open_api)
+    yield from topic_of_production(answers, environment)
+
+
+def references(answers: Answers, environment: str, stack: str) -> Iterator[Finding]:
+    """A sentence for each answer that names something that is not there or will not do."""
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "VPC_ID": lambda: vpc(answers),
+        "SUBNET_IDS": lambda: subnets(answers),
+        "the stack's queues": lambda: _stack_queues(answers, environment, stack),
+        "the queues": lambda: queues(answers),
+        "ALARM_TOPIC_ARN": lambda: topic(answers, environment),
+        "the secret": lambda: secret_is_there(answers),
+        "BUCKET_KEY_ARN": lambda: bucket_key_is_there(answers),
+        "the KMS keys": lambda: key_policies(answers),
+    }
+    for what, check in checks.items():
+        try:
+            yield from list(check())
+        except ClientError as error:
+            yield note(f"{what} could not be looked at: {error}")
+
+
+def _stack_queues(answers: Answers, environment: str, stack: str) -> Iterator[Finding]:
+    made = resources_of(stack)
+    yield from own_queues(answers, environment, made)
+    yield from left_behind(answers, environment, made)
+
+
+def plan_of(answers: Answers) -> Plan:
+    """What preflight's own checks look at; a wrong answer is left out."""
+    in_flight = re.search(r"(?<!\S)MAX_IN_FLIGHT=(\d+)(?!\S)", answers.flow_settings or "")
+    vcpu = (answers.cpu or 0) / 1024 * int(in_flight[1] if in_flight else 4)
+    return Plan(
+        bucket=answers.bucket or "",
+        vpc_id=answers.vpc_id or "",
+        bucket_key_arn=answers.bucket_key_arn or "",
+        trigger_queue_arn=answers.trigger_queue_arn or "",
+        vcpu=vcpu,
+        capacity=answers.capacity or "FARGATE",
+    )
+
+
+def findings(
+    raw: Mapping[str, str],
+    environment: str,
+    stack: str,
+    *,
+    trigger: str,
+    subnets_made: str,
+    open_api: bool,
+) -> Iterator[Finding]:
+    """Everything about the answers and the account, worst for the reader first.
+
+    Args:
+        trigger: the stack's own trigger queue, which the old Lambda may read too.
+        subnets_made: the stack's own subnets.
+    """
+    yield from problems(raw, environment, open_api=open_api)
+    answers, _ = parse(raw)
+    if answers.aws_region is None:
+        return  # there is no account to look at
+    yield from mount_targets(answers, subnets_made)
+    yield from references(answers, environment, stack)
+    plan = plan_of(answers)
+    yield from preflight.check_aws(plan)
+    if trigger and not plan.trigger_queue_arn:
+        yield from preflight.old_lambda_of(trigger)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the findings; the exit status is 1 if one of them stops the deployment."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.answers")
+    parser.add_argument("answers", type=Path, help="NAME=VALUE, one a line")
+    parser.add_argument("--environment", required=True)
+    parser.add_argument("--stack", required=True)
+    parser.add_argument("--trigger-queue-arn", default="", help="the stack's own, if there is one")
+    parser.add_argument("--subnets-of-the-stack", default="")
+    parser.add_argument("--open-api", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        return preflight.report(
+            findings(
+                read(options.answers.read_text()),
+                options.environment,
+                options.stack,
+                trigger=options.trigger_queue_arn,
+                subnets_made=options.subnets_of_the_stack,
+                open_api=options.open_api,
+            )
+        )
+    except (ClientError, BotoCoreError) as error:
+        return preflight.report([stop(f"AWS does not answer as it should: {error}")])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

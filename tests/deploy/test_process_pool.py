@@ -1,0 +1,170 @@
+"""prefect.yaml on a work pool made by hand, and the pool's variables tried by a click."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import FlowRun
+
+from deploy import job_template
+from tests.conftest import EXPORTS
+from tests.deploy.test_stack import ACCOUNT
+from tests.helpers.biospex import Biospex
+from tests.helpers.processes import eventually
+
+ROOT = Path(__file__).parent.parent.parent
+POOL = "my-process-pool"
+IMAGE = "image"
+
+
+def prefect(directory: Path, *arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+        cwd=directory,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def pool(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as api:
+        api.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
+        yield api
+        api.delete_work_pool(POOL)
+
+
+@contextmanager
+def worker(directory: Path, log: Path, **environment: str) -> Iterator[None]:
+    """A worker that somebody starts by hand, anywhere on the machine."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env={**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "1", **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def ended(api: SyncPrefectClient, run: FlowRun) -> FlowRun:
+    def is_over() -> FlowRun | None:
+        found = api.read_flow_run(run.id)
+        return found if found.state and found.state.is_final() else None
+
+    over = eventually(is_over)
+    assert over
+    return over
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_process_pool_runs_an_export_from_wherever_its_worker_was_started(
+    pool: SyncPrefectClient, biospex: Biospex, workspace: Path, tmp_path: Path
+) -> None:
+    prefect(ROOT, "deploy", "--name", "create-batches", "--pool", POOL)
+    deployment = pool.read_deployment_by_name("create-batches/create-batches")
+    request = biospex.request(EXPORTS[0])
+    run = pool.create_flow_run_from_deployment(deployment.id, parameters={"request": request})
+    with worker(tmp_path, tmp_path / "log"):
+        over = ended(pool, run)
+    log = (tmp_path / "log").read_text()
+    assert over.state is not None
+    assert over.state.is_completed(), log
+    assert biospex.statuses() == ["success"]
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_worker_without_the_code_says_what_is_missing(
+    pool: SyncPrefectClient, tmp_path: Path
+) -> None:
+    moved = tmp_path / "checkout"
+    moved.mkdir()
+    (moved / "flows").symlink_to(ROOT / "flows")
+    for name in ("prefect.yaml", "splitter", "blocks"):
+        (moved / name).symlink_to(ROOT / name)
+    prefect(moved, "deploy", "--name", "create-batches", "--pool", POOL)
+    (moved / "flows").unlink()
+    deployment = pool.read_deployment_by_name("create-batches/create-batches")
+    run = pool.create_flow_run_from_deployment(deployment.id, parameters={"request": {}})
+    with worker(tmp_path, tmp_path / "log"):
+        ended(pool, run)
+    log = (tmp_path / "log").read_text()
+    assert "The code of the batch creator is neither in" in log
+    assert str(moved) in log
+
+
+# -- a click, with the variables of the pool and no others
+
+CLICK = """
+import sys
+from flows.create_batches import create_batches
+create_batches(sys.argv[1])
+"""
+
+
+def outputs(biospex: Biospex) -> dict[str, str]:
+    names = ["RepositoryUri", "SplitterRoleArn", "ListenerRoleArn", "ExecutionRoleArn", "VpcId"]
+    names += ["SubnetIds", "TaskSecurityGroupId", "AssignPublicIp", "LogGroupName", "FileSystemId"]
+    return dict.fromkeys([*names, "AccessPointId"], "x") | {
+        "Environment": "dev",
+        "ClusterArn": f"arn:aws:ecs:us-east-2:{ACCOUNT}:cluster/dev",
+        "TriggerQueueUrl": biospex.trigger_queue_url,
+        "UpdatesQueueUrl": biospex.queue_url,
+        "BucketName": biospex.bucket,
+    }
+
+
+def of_the_lab(biospex: Biospex) -> dict[str, str]:
+    """deploy/env.example, filled in."""
+    lines = (ROOT / "deploy" / "env.example").read_text().splitlines()
+    pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    filled = {
+        "TRIGGER_QUEUE_URL": biospex.trigger_queue_url,
+        "UPDATES_QUEUE_URL": biospex.queue_url,
+        "ALLOWED_QUEUES": biospex.queue_url,
+        "ALLOWED_BUCKETS": biospex.bucket,
+    }
+    return {name: filled.get(name, value) for name, _, value in pairs if value}
+
+
+def of_the_pool(biospex: Biospex) -> dict[str, str]:
+    template: Any = job_template.job_template(outputs(biospex), IMAGE)
+    env = template["variables"]["properties"]["env"]["default"]
+    return {name: value for name, value in env.items() if value is not None}
+
+
+@pytest.mark.parametrize("variables", [of_the_pool, of_the_lab])
+@pytest.mark.usefixtures("aws", "prefect_api")
+def test_splitting_an_export_by_hand_works_with_what_the_deployment_gives(
+    variables: Any, biospex: Biospex, tmp_path: Path
+) -> None:
+    address = biospex.address(EXPORTS[0])
+    kept = ("PATH", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    environment = {name: os.environ[name] for name in kept}
+    environment |= {name: value for name, value in os.environ.items() if "PREFECT_" in name}
+    environment |= {"TMPDIR": str(tmp_path), "EFS_PATH": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", CLICK, address],
+        cwd=ROOT,
+        env={**variables(biospex), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert biospex.statuses() == ["success"]
