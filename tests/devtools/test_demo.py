@@ -134,7 +134,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 def test_a_full_disk_is_named_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("devtools.demo.ROOM", 2**62)
-    with pytest.raises(SetupError, match="free, .* are needed; set TMPDIR"), _home():
+    with pytest.raises(SetupError, match=r"free, .* are needed; set TMPDIR"), _home():
         pass
 
 
