@@ -12,9 +12,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryFile, gettempdir, mkdtemp
 
 STOPPED = 130  # https://tldp.org/LDP/abs/html/exitcodes.html: ended by Ctrl-C
+ROOM = 200 * 1024**2
+"""Free bytes that the embedded services need beside the archives, with a margin."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,14 +27,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _options(arguments)
         # What takes seconds to import comes after Ctrl-C is dealt with.
         from devtools.story import tell
-        from splitter.errors import SetupError
+        from splitter.errors import ExportError, SetupError
 
         try:
+            for archive in options.archives:
+                _look_at(archive)
+            _make_room(options.out)
             if options.batch_size is not None:
                 os.environ["BATCH_SIZE"] = options.batch_size
             with _home() as home:
                 return tell(options.archives, home, options.out, options.keep, options.verbose)
-        except SetupError as error:
+        except (ExportError, SetupError) as error:
             print(error, file=sys.stderr)
             return 1
     except KeyboardInterrupt:
@@ -50,9 +55,21 @@ def _interrupt(number: int, frame: object) -> None:
 
 @contextmanager
 def _home() -> Iterator[Path]:
-    """A directory for all that the services write, gone in the end."""
-    from devtools.services import uninterrupted
+    """A directory for all that the services write, gone in the end.
 
+    Raises:
+        SetupError: if there is too little room for it; a service would only wait for ever.
+    """
+    from devtools.services import uninterrupted
+    from splitter.errors import SetupError
+    from splitter.wording import size
+
+    free = shutil.disk_usage(gettempdir()).free
+    if free < ROOM:
+        raise SetupError(
+            f"{gettempdir()} has only {size(free)} free, {size(ROOM)} are needed; set TMPDIR to a "
+            "folder with more room."
+        )
     home = None
     try:
         with uninterrupted():
@@ -62,6 +79,42 @@ def _home() -> Iterator[Path]:
         with uninterrupted():
             if home:
                 shutil.rmtree(home, ignore_errors=True)
+
+
+def _look_at(archive: Path) -> None:
+    """Refuse what is no archive at all before anything is started for it.
+
+    Raises:
+        ExportError: saying what the file is instead.
+    """
+    from splitter.archives.formats import identify
+
+    with archive.open("rb") as file:
+
+        def read(start: int, length: int) -> bytes:
+            file.seek(start)
+            return file.read(length)
+
+        identify(read, archive.stat().st_size)
+
+
+def _make_room(out: Path) -> None:
+    """Make the directory of the batches.
+
+    Raises:
+        SetupError: if it cannot be made or written to.
+    """
+    from splitter.errors import SetupError
+
+    try:
+        (out / "batch").mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise SetupError(
+            f"{out} cannot be written to ({error.strerror}); name another folder: "
+            f"{sys.executable} -m devtools.demo --out FOLDER"
+        ) from error
 
 
 def _archive(text: str) -> Path:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from devtools.demo import _home
 from devtools.services import child
+from splitter.errors import SetupError
 from tests.conftest import EXPORTS
 from tests.helpers.processes import eventually
 
@@ -115,8 +117,10 @@ def test_a_broken_archive_with_a_space_in_its_name_ends_in_one_sentence(tmp_path
     [
         (["nowhere.zip"], {}, "There is no archive nowhere.zip."),
         (["tests/fixtures"], {}, "tests/fixtures is a folder; name the archive itself"),
-        ([], {"BATCH_SIZE": "0"}, "BATCH_SIZE='0': Input should be greater than 0"),
+        ([], {"BATCH_SIZE": "0"}, "BATCH_SIZE='0': Input should be greater than or equal to 1"),
         (["--batch-size", "many"], {}, "BATCH_SIZE='many': Input should be a valid integer"),
+        (["README.md"], {}, "The export is "),
+        (["--out", "README.md"], {}, "README.md cannot be written to"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(
@@ -126,6 +130,12 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert done.returncode == 1
     assert done.stderr.startswith(sentence)
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_is_named_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devtools.demo.ROOM", 2**62)
+    with pytest.raises(SetupError, match=r"free, .* are needed; set TMPDIR"), _home():
+        pass
 
 
 @contextmanager
