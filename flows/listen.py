@@ -24,10 +24,12 @@ from typing import Any
 from uuid import UUID
 
 from botocore.exceptions import NoCredentialsError
+from httpx import HTTPStatusError
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.logging import get_run_logger
 from prefect.states import AwaitingRetry, Failed
@@ -49,7 +51,7 @@ from flows.support.recovery import (
 from flows.support.takeover import Standing, Takeover
 from splitter.aws import sqs as queues
 from splitter.aws.sqs import Delivery, TriggerQueue
-from splitter.errors import SetupError
+from splitter.errors import SetupError, explain
 from splitter.messages import Failure, ReplyAddress, find_flaw, parse_body, title
 from splitter.settings import Allowed, Settings
 
@@ -60,6 +62,9 @@ IDLE_WAIT = 10
 
 BUSY_WAIT = 2
 """Seconds of a long poll between two looks at the runs in flight."""
+
+LONGEST_WAIT = 15 * 60
+"""Seconds for which a message is kept whose run Prefect does not make; then it is answered."""
 
 SECONDS_BETWEEN_LOOKS = 30
 """Between two looks at a run whose state stays; another state is looked at at once."""
@@ -179,6 +184,20 @@ def warn_of_what_is_missing(queue: TriggerQueue, allowed: Allowed) -> None:
             )
 
 
+@dataclass
+class Waiting:
+    """A message whose run is not made yet."""
+
+    delivery: Delivery
+    visibility_extended_at: float
+
+
+def _is_deployment_gone(error: Exception) -> bool:
+    if isinstance(error, HTTPStatusError):
+        return error.response.status_code == 404
+    return isinstance(error, ObjectNotFound)
+
+
 class Listener:
     """The messages in flight, between the queue and Prefect.
 
@@ -196,29 +215,59 @@ class Listener:
     ) -> None:
         self._queue = queue
         self._prefect = prefect
+        self._deployment_name = deployment
         self._deployment = prefect.read_deployment_by_name(deployment).id
         self._settings = settings
         self._allowed = allowed
         self._outage = outage
         self._in_flight: dict[str, InFlight] = {}
+        self._waiting: dict[str, Waiting] = {}
         self._logger = get_run_logger()
 
     def receive(self, stopping: threading.Event) -> None:
         """Receive what there is room for and start a run for each message."""
-        room = self._settings.max_in_flight - len(self._in_flight)
-        if not room:
+        if self._waiting:
+            self._start_waiting()
+        room = self._settings.max_in_flight - len(self._in_flight) - len(self._waiting)
+        if room <= 0:
             stopping.wait(BUSY_WAIT)
             return
         for delivery in self._queue.receive(room, BUSY_WAIT if self._in_flight else IDLE_WAIT):
+            self._waiting[delivery.message_id] = Waiting(delivery, delivery.received)
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        """Start a run for each message that has none yet.
+
+        Raises:
+            Exception: an outage, if Prefect made no run because of one. The messages are kept, so
+                it costs them no receive.
+        """
+        outage: Exception | None = None
+        for waiting in list(self._waiting.values()):
+            delivery = waiting.delivery
             try:
                 self._start(delivery)
             except Exception as error:
-                self._leave(delivery, f"its run could not be made: {error!r}")
+                if is_outage(error) and time.monotonic() - delivery.received < LONGEST_WAIT:
+                    outage = error
+                    continue
+                if _is_deployment_gone(error):
+                    # It may have been made anew, under the same name; if not, the listener fails.
+                    found = self._prefect.read_deployment_by_name(self._deployment_name)
+                    self._deployment = found.id
+                    outage = error
+                    continue
+                self._answer_fault(delivery, error)
+            del self._waiting[delivery.message_id]
+        if outage is not None and is_outage(outage):
+            raise outage
 
     def extend_visibility(self) -> None:
-        """Keep the messages in flight invisible."""
+        """Keep the messages in flight, and those that wait for Prefect, invisible."""
         moment = time.monotonic()
-        for export in self._in_flight.values():
+        held: list[InFlight | Waiting] = [*self._in_flight.values(), *self._waiting.values()]
+        for export in held:
             if moment - export.visibility_extended_at < self._queue.visibility_timeout / 3:
                 continue
             if self._queue.extend_visibility(export.delivery):
@@ -254,9 +303,10 @@ class Listener:
     def stop(self) -> None:
         """Settle what has ended and hand the rest to the next listener, without a delay."""
         self.poll()
-        for export in self._in_flight.values():
+        held: list[InFlight | Waiting] = [*self._in_flight.values(), *self._waiting.values()]
+        for export in held:
             self._queue.release(export.delivery)
-        self._logger.info("Stopped; %d messages go back to the queue", len(self._in_flight))
+        self._logger.info("Stopped; %d messages go back to the queue", len(held))
 
     def _start(self, delivery: Delivery) -> None:
         message = parse_body(delivery.body)
@@ -284,6 +334,21 @@ class Listener:
             delivery, address, run.id, visibility_extended_at=delivery.received
         )
         self._logger.info("Message %s is flow run %s", delivery.message_id, run.name)
+
+    def _answer_fault(self, delivery: Delivery, error: Exception) -> None:
+        """Answer a message whose run cannot be made, if it names a place to answer to."""
+        address = self._allowed.reply_address(parse_body(delivery.body))
+        if address is None:
+            self._leave(delivery, f"its run could not be made: {error!r}")
+            return
+        sentence = explain(error)
+        self._logger.error("Giving up on message %s: %s", delivery.message_id, sentence)
+        failure = Failure(download_id=address.download_id, error=sentence)
+        try:
+            queues.send_callback(client_for(Aws(), address), address, failure)
+            self._queue.acknowledge(delivery)
+        except Exception as unsent:
+            self._leave(delivery, f"it could not be answered: {unsent!r}")
 
     def _reconcile(self, export: InFlight, run: FlowRun | None) -> None:
         """Do what is decided about one run."""

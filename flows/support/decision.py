@@ -20,6 +20,13 @@ TIME_TO_START_HERE = timedelta(seconds=120)
 """Between the moment at which a service takes a run, without a work pool, and its start. One that
 takes longer was taken by a service that has died since; START_TIMEOUT is for what a pool needs."""
 
+TIME_TO_START_IN_POOL = timedelta(minutes=15)
+"""Between the moment at which a worker takes a run and its start. Fargate takes five minutes at its
+slowest; a run that takes longer was taken by a worker that has died since."""
+
+IN_LINE = "AwaitingConcurrencySlot"
+"""Prefect's name of the state of a run that waits for a concurrency limit."""
+
 TIME_TO_CANCEL = timedelta(minutes=5)
 """Between the request to cancel a run and its end; ECS gives a task two minutes to stop."""
 
@@ -119,10 +126,14 @@ def decide(run: Run | None, settings: Settings) -> Decision:
         return Extend()
     if state.is_cancelling():
         return give_up(CANCELLED) if run.age > TIME_TO_CANCEL else Extend()
+    if state.name == IN_LINE:
+        return Extend()  # a limit that an operator has set; the runs in front end by RUN_TIMEOUT
     if run.waited > timedelta(seconds=settings.start_timeout):
         return give_up(f"the run that makes them did not begin in time, it stayed {state.name}")
     if state.is_pending() and not run.has_pool and run.age > TIME_TO_START_HERE:
         return MarkCrashed("The service that took it did not start it")
+    if state.is_pending() and run.has_pool and run.age > TIME_TO_START_IN_POOL:
+        return MarkCrashed("The worker that took it did not start it")
     return Extend()
 
 

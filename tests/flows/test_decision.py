@@ -51,12 +51,22 @@ TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
     "runs, some heartbeats late": (Running(), {"missed_heartbeats": 2.9}, Extend),
     "is being cancelled": (Cancelling(), {"age": SHORT}, Extend),
     "paused": (Paused(), {"waited": SHORT}, Extend),
+    "waits in line for a limit": (
+        Scheduled(name="AwaitingConcurrencySlot"),
+        {"waited": LONG},
+        Extend,
+    ),
     # its callback is out
     "completed": (Completed(), {}, Acknowledge),
     "completed with warnings": (Completed(name="Completed with warnings"), {}, Acknowledge),
     "failed, answered": (Failed(), {"is_answered": True, "attempts": 1}, Acknowledge),
     "crashed after its answer": (Crashed(), {"is_answered": True, "attempts": 1}, Acknowledge),
     "cancelled after its answer": (Cancelled(), {"is_answered": True}, Acknowledge),
+    "taken by a worker that died": (
+        Pending(),
+        {"has_pool": True, "age": timedelta(minutes=16), "waited": timedelta(minutes=16)},
+        MarkCrashed,
+    ),
     # it is tried again
     "crashed": (Crashed(), {"attempts": 1}, Retry),
     "failed without an answer": (Failed(), {"attempts": 2}, Retry),

@@ -16,6 +16,7 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
+from httpx import HTTPStatusError, Request, Response
 from moto.server import ThreadedMotoServer
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
@@ -143,6 +144,59 @@ def test_a_second_delivery_is_the_same_run(deployment: Deployment, biospex: Bios
     receive(second)
     assert biospex.triggers() == (0, 1)
     assert len(deployment.runs()) == 1
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Let Prefect's client raise this whenever a run is to be made."""
+
+    def refuse(*_: Any, **__: Any) -> FlowRun:
+        raise error
+
+    monkeypatch.setattr(SyncPrefectClient, "create_flow_run_from_deployment", refuse)
+
+
+def server_error(status: int) -> HTTPStatusError:
+    request = Request("POST", "http://prefect.invalid/api")
+    return HTTPStatusError("refused", request=request, response=Response(status, request=request))
+
+
+def test_a_message_waits_for_prefect_and_costs_no_receive_meanwhile(
+    deployment: Deployment, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    biospex.send(biospex.request(EXPORTS[0]))
+    listener = deployment.listener()
+    with monkeypatch.context() as patch:
+        refusing(patch, server_error(500))
+        for _ in range(3):
+            with pytest.raises(HTTPStatusError):
+                receive(listener)
+    receive(listener)
+    assert len(deployment.runs()) == 1
+    assert biospex.triggers() == (0, 1)
+    assert biospex.callbacks() == []
+
+
+def test_a_message_whose_run_cannot_be_made_is_answered(
+    deployment: Deployment, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    biospex.send(biospex.request(EXPORTS[0]))
+    refusing(monkeypatch, ValueError("nobody thought of it"))
+    receive(deployment.listener())
+    assert biospex.statuses() == ["failed"]
+    assert biospex.triggers() == (0, 0)
+
+
+def test_a_deployment_that_was_made_anew_is_found_by_its_name(
+    deployment: Deployment, biospex: Biospex
+) -> None:
+    listener = deployment.listener()
+    deployment.prefect.delete_deployment(deployment.id)
+    name = deployment.name.partition("/")[2]
+    create_batches.to_deployment(name, enforce_parameter_schema=False).apply()  # type: ignore[union-attr]
+    biospex.send(biospex.request(EXPORTS[0]))
+    receive(listener)
+    receive(listener)
+    assert len(listener._in_flight) == 1
 
 
 def test_no_more_messages_are_taken_than_allowed(deployment: Deployment, biospex: Biospex) -> None:
