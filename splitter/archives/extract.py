@@ -9,15 +9,18 @@ from typing import IO
 
 from splitter.archives.formats import identify
 from splitter.archives.members import (
-    ALWAYS_ALLOWED,
     DEFAULT_LIMITS,
     Limits,
     Member,
     Names,
     check_in_memory,
+    too_much,
 )
 from splitter.archives.tar import extract_tar
 from splitter.archives.zip_index import ZipIndex, reader
+
+ALWAYS_ALLOWED = 64 * 1024 * 1024
+"""Bytes that any archive may unpack to, however small it is."""
 
 
 class Contents:
@@ -100,6 +103,8 @@ def _extract_zip(
     max_size: int,
 ) -> dict[str, Member]:
     index = ZipIndex(archive, limits, names)
+    if sum(span.info.file_size for span in index.members.values()) > max_size:
+        raise too_much(max_size)
     members: dict[str, Member] = {}
     end = 0
     for name, span in index.members.items():

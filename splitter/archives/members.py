@@ -17,7 +17,6 @@ from isal.isal_zlib import IsalError
 
 from splitter.archives.zstandard import zstd
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Sentence
 
 T = TypeVar("T")
 
@@ -79,10 +78,6 @@ DEFAULT_LIMITS = Limits()
 
 
 LINK = "is a link (an alias) to another file, not the file itself; pack the files themselves"
-FILE_AND_FOLDER = (
-    "is in the archive both as a file and as a folder with files in it, and no disk can hold both; "
-    "rename one of the two, in the manifest too"
-)
 DEVICE = "is a device or a pipe, not a file; pack the export again"
 
 
@@ -141,10 +136,8 @@ class Names:
         if why_not:
             name = UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], name)
             self.unusable[name] = why_not
-        if len(name) > self._limits.max_name_bytes:  # normalisation takes quadratic time
-            return None
         # As Windows and macOS compare names: one of the two files would replace the other there.
-        folded = _folded(name)
+        folded = unicodedata.normalize("NFC", name).casefold()
         other = self._taken.get(folded)
         self._taken[folded] = name
         if other == name:
@@ -159,22 +152,8 @@ class Names:
         return None if name in self.unusable else name
 
     def usable(self, members: Mapping[str, T]) -> dict[str, T]:
-        """``members`` without those that a later one has made unusable.
-
-        One of them is a file whose name is that of another one's folder: no file system holds both.
-        """
-        for folded, name in self._taken.items():
-            place = folded.find("/")
-            while place >= 0:
-                file = self._taken.get(folded[:place])
-                if file is not None:
-                    self.unusable[file] = self.unusable[name] = FILE_AND_FOLDER
-                place = folded.find("/", place + 1)
+        """``members`` without those that a later one has made unusable."""
         return {name: member for name, member in members.items() if name not in self.unusable}
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def plain(raw: str) -> str:
@@ -237,21 +216,12 @@ def check_in_memory(what: str, size: int, limits: Limits) -> None:
         )
 
 
-EXPANDS_TOO_MUCH = Sentence(
-    "archive.expands-too-much",
-    "The archive unpacks to more than {max_size} bytes, which no export of images does; export it "
-    "again.",
-    Actor.MAKER,
-    "If the archive is sound, raise MAX_EXPANSION; otherwise replace it in S3. Then press Retry.",
-)
-
-ALWAYS_ALLOWED = 64 * 1024 * 1024
-"""Bytes that any archive may unpack to, however small it is."""
-
-
 def too_much(max_size: int) -> ArchiveError:
-    """The error of an archive that unpacks to more than ``max_size`` bytes."""
-    return ArchiveError(EXPANDS_TOO_MUCH, max_size=max_size)
+    """What to say of an archive that unpacks to more than ``max_size`` bytes."""
+    return ArchiveError(
+        f"The archive unpacks to more than {max_size:,} bytes, which no export of images "
+        "does; export it again."
+    )
 
 
 def is_noise(name: str) -> bool:

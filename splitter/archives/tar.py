@@ -8,7 +8,7 @@ import lzma
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from functools import partial
 from queue import Queue
 from threading import Thread
@@ -61,11 +61,6 @@ MULTI_VOLUME = b"M"  # GNU tar: the rest of a file that began on another volume
 LONGEST_WINDOW = 128 * 1024 * 1024
 """Bytes of memory that xz and Zstandard may take: what their own tools take by default."""
 
-LONGEST_SPARSE_MAP = 1024 * 1024
-"""Bytes of a list that says where a sparse file has content; an image has no holes."""
-
-SPARSE = "is stored as a sparse file in two sizes; pack the files again without that option"
-
 DEAD_LINK = (
     "is a hard link to a file that does not stand before it in the archive, or stands there more "
     "than once; pack the files themselves"
@@ -103,11 +98,6 @@ def extract_tar(
             check_tar(stream.peek(BLOCK), compression)
         source = _Tar(fileobj=cast("IO[bytes]", stream), tarinfo=_Header, encoding="utf-8")
         members = _members(source, stream, output, progress, names, max_size)
-        if source.ends_without_zeros:
-            warnings.append(
-                "The tar ends without the blocks of zeros that mark its end; every file that the "
-                "manifest names is there."
-            )
         _check_rest(stream, warnings)
     return members, warnings
 
@@ -208,19 +198,13 @@ def _why_not(info: tarfile.TarInfo, target: Member | None) -> str | None:
         return LINK
     if info.isdev():
         return DEVICE
-    if info.issparse() and "size" in info.pax_headers:
-        return SPARSE  # tarfile takes one of its two sizes for the other
     return DEAD_LINK if info.islnk() and target is None else None
 
 
 def _check_rest(stream: "_Ahead", warnings: list[str]) -> None:
     """Read what follows a tar's end, for the checksum behind it, and see that nothing is lost."""
     seen = b""
-    # Behind its end a tar fills a record; some writers (Apache Ant) leave old content there.
-    extra = len(stream.read(-stream.tell() % tarfile.RECORDSIZE).strip(b"\0"))
-    if extra:
-        _warn_of_rest(extra, warnings)
-        extra = 0
+    extra = 0
     while chunk := stream.read(CHUNK):
         extra += len(chunk)
         chunk = seen + chunk if seen else chunk.lstrip(b"\0")
@@ -232,10 +216,6 @@ def _check_rest(stream: "_Ahead", warnings: list[str]) -> None:
             "The export is two tar archives, one behind the other, of which most programs read "
             "only the first; unpack both and make one ordinary ZIP of what they hold."
         )
-    _warn_of_rest(extra, warnings)
-
-
-def _warn_of_rest(extra: int, warnings: list[str]) -> None:
     follow = count(extra, "byte follows", "bytes follow")
     warnings.append(f"{follow} the archive's end, and nothing was made of that.")
 
@@ -314,7 +294,6 @@ class _Ahead:
         self._queue: Queue[bytes | BaseException] = Queue(CHUNKS_AHEAD)
         self._chunk = memoryview(b"")
         self._position = 0
-        self._left: int | None = None
         self._at_end = False
         self._closed = False
         self._thread = Thread(target=self._fill, daemon=True)
@@ -334,28 +313,11 @@ class _Ahead:
 
     def read(self, size: int) -> bytes:
         """The next ``size`` bytes; fewer at the end."""
-        if self._left is not None:
-            self._left -= size
-            if self._left < 0:
-                raise tarfile.ReadError("the map of a sparse file is too long")
         taken = []
         while size and (chunk := self.take(size)):
             taken.append(chunk)
             size -= len(chunk)
         return b"".join(taken)
-
-    @contextmanager
-    def at_most(self, size: int) -> Iterator[None]:
-        """Let ``read`` give no more than ``size`` bytes.
-
-        Raises:
-            tarfile.ReadError: if more are asked for.
-        """
-        self._left = size
-        try:
-            yield
-        finally:
-            self._left = None
 
     def peek(self, length: int) -> bytes:
         """At least ``length`` of the next bytes, if there are so many."""
@@ -428,16 +390,6 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"{header.size:,} bytes of attributes for one file")
         return header
 
-    def _proc_sparse(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        with cast("_Ahead", archive.fileobj).at_most(LONGEST_SPARSE_MAP):
-            return super()._proc_sparse(archive)  # type: ignore[misc, no-any-return]
-
-    def _proc_gnusparse_10(
-        self, next: tarfile.TarInfo, pax_headers: object, archive: tarfile.TarFile
-    ) -> None:
-        with cast("_Ahead", archive.fileobj).at_most(LONGEST_SPARSE_MAP):
-            super()._proc_gnusparse_10(next, pax_headers, archive)  # type: ignore[misc]
-
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         source = cast("_Tar", archive)
@@ -448,19 +400,8 @@ class _Header(tarfile.TarInfo):
             return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # zeros, as every tar ends
             raise
-        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]  # no block of zeros
-            if source.depth > 1:
-                raise tarfile.ReadError("unexpected end of data") from None
-            source.ends_without_zeros = True
-            raise
-        except tarfile.HeaderError as error:  # which tarfile would take for the tar's end
+        except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from error
-        except DAMAGE:
-            raise
-        except (ArchiveError, OSError, MemoryError):
-            raise
-        except Exception as error:  # tarfile raises more than it documents
-            raise tarfile.ReadError(str(error) or type(error).__name__) from error
         finally:
             source.depth -= 1
 
@@ -470,11 +411,9 @@ class _Tar(tarfile.TarFile):
 
     Attributes:
         depth: of the headers that are being read, each of which speaks of the next.
-        ends_without_zeros: whether the blocks of zeros at its end are missing.
     """
 
     depth = 0
-    ends_without_zeros = False
 
 
 def _dos_date_time(seconds: float) -> DosDateTime:

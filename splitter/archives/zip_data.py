@@ -132,9 +132,8 @@ def _streams(make: Callable[[], Any], fed: Callable[[int], Iterable[bytes]]) -> 
 
 def _lzma(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
     """4.4.4 and 5.8: a header with the properties, then a raw stream, with or without a mark at
-    its end. Without one, the content ends at its known size; the decoder would read on."""
+    its end."""
     decompressor: lzma.LZMADecompressor | None = None
-    left = size
     for piece in fed(FED):
         if decompressor is None:
             _, length = struct.unpack_from("<2H", piece) if len(piece) >= 4 else (0, 0)
@@ -158,10 +157,8 @@ def _lzma(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
                 ],
             )
             piece = piece[9:]
-        while left and not decompressor.eof and (piece or not decompressor.needs_input):
-            content = decompressor.decompress(piece, min(CHUNK, left))
-            left -= len(content)
-            yield content
+        while not decompressor.eof and (piece or not decompressor.needs_input):
+            yield decompressor.decompress(piece, CHUNK)
             piece = b""
 
 

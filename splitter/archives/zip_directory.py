@@ -25,7 +25,6 @@ from splitter.archives.zip_records import (
     ZIP64_EXTRA_ID,
     encoded_name,
 )
-from splitter.sentences import Sentence
 from splitter.wording import count
 
 Read = Callable[[int, int], bytes]
@@ -62,14 +61,6 @@ MISPLACED = (
 SPLIT = (
     "The archive is one volume of several: the other parts (.z01, .zip.001 and so on) are missing; "
     "zip the export again as a single file."
-)
-
-MASKED = 0x2000  # 4.4.4, bit 13
-
-ENCRYPTED_DIRECTORY = Sentence(
-    "archive.encrypted-directory",
-    "The archive is encrypted, its table of contents too, so that nobody can read it without its "
-    "password; make it again without a password.",
 )
 
 
@@ -193,8 +184,6 @@ def _find_end(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple
             "The archive is damaged or incomplete (its last bytes are missing); export it again."
         )
     end = whole[0]
-    if _is_directory_encrypted(read):
-        raise ArchiveError(ENCRYPTED_DIRECTORY)
     if end.several:
         raise ArchiveError(SPLIT)
     check_count(end.count, limits)
@@ -205,14 +194,6 @@ def _find_end(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple
         "The archive is damaged or incomplete (its table of contents is not where it should be); "
         "export it again."
     )
-
-
-def _is_directory_encrypted(read: Read) -> bool:
-    """Whether the first member says that the central directory is encrypted (4.4.4, bit 13)."""
-    start = read(0, LOCAL_FILE_HEADER.size)
-    if len(start) < LOCAL_FILE_HEADER.size or not start.startswith(b"PK\3\4"):
-        return False
-    return bool(LOCAL_FILE_HEADER.unpack(start)[2] & MASKED)
 
 
 def _ends(tail: bytes, tail_start: int) -> Iterator[_End]:

@@ -17,7 +17,6 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipInfo
 from isal.isal_zlib import crc32
 
 from splitter.archives.members import (
-    ALWAYS_ALLOWED,
     CHUNK,
     DEFAULT_LIMITS,
     DEVICE,
@@ -28,7 +27,6 @@ from splitter.archives.members import (
     cause,
     check_in_memory,
     reading,
-    too_much,
 )
 from splitter.archives.zip_data import UNPACKERS, method_name, unpacked
 from splitter.archives.zip_directory import TAIL, Read, read_directory, same_name
@@ -52,7 +50,7 @@ OVERSIZED = (
     "is larger than 4 GiB, and macOS does not note the size of such a file; zip the export again "
     "by another program"
 )
-LATEST_VERSION = 46  # 4.4.3.2, ten times: Info-ZIP's unzip 6.0 passes over files of a later one
+LATEST_VERSION = 63  # 4.4.3.2: of APPNOTE 6.3, ten times; Python's zipfile refuses a later one
 LONGEST_EXTRA_FIELD = MAX_16  # 4.4.11
 LONGEST_DATA_DESCRIPTOR = 24  # 4.3.9: signature, CRC-32 and two sizes of eight bytes
 
@@ -123,9 +121,6 @@ class ZipIndex:
         with reading():
             directory = read_directory(self.read_at, size, limits)
             spans = _spans(directory.infos, directory.start)
-        max_size = max(ALWAYS_ALLOWED, limits.max_expansion * size)
-        if sum(span.info.file_size for span in spans) > max_size:
-            raise too_much(max_size)
         self.members = names.usable(_files(spans, names, directory.oversized))
         self.unusable = names.unusable
         self.remarks = directory.remarks

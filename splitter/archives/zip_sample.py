@@ -9,11 +9,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from zipfile import ZIP_DEFLATED
 
-from isal import isal_zlib
-
-from splitter.archives.members import CHUNK, ArchiveError
+from splitter.archives.members import ArchiveError
 from splitter.archives.zip_directory import Read, extra_fields
 from splitter.archives.zip_index import (
     LONGEST_DATA_DESCRIPTOR,
@@ -192,20 +189,6 @@ def _content_disagreement(name: str, span: MemberSpan, read: Read) -> str | None
     try:
         for _ in content(name, span, lambda at, length: data[at - start : at - start + length]):
             pass
-        slack = _has_slack(name, span, lambda at, length: data[at - start : at - start + length])
     except ArchiveError as error:
         return str(error)
-    # 7-Zip refuses such a member; written anew, it is sound.
-    return f"'{name}' has bytes behind its compressed data" if slack else None
-
-
-def _has_slack(name: str, span: MemberSpan, read: Read) -> bool:
-    """Whether a member's DEFLATE stream ends before its compressed size does."""
-    if span.info.compress_type != ZIP_DEFLATED:
-        return False
-    piece = read(local_header(name, span, read).data, span.info.compress_size)
-    inflater = isal_zlib.decompressobj(wbits=-isal_zlib.MAX_WBITS)
-    while piece and not inflater.eof:
-        inflater.decompress(piece, CHUNK)
-        piece = inflater.unconsumed_tail
-    return bool(inflater.unused_data)
+    return None
