@@ -373,6 +373,19 @@ def test_a_sparse_file_of_too_many_pieces_is_refused_before_its_map_is_read() ->
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.parametrize(
+    "case",
+    ["archives/10p-sparse-gnu", "corpora/53a-pax-sparse-size", "corpora/59a-tar-cut-in-sparse-map"],
+)
+def test_a_tar_with_a_sparse_file_may_end_anywhere(case: str, tmp_path: Path) -> None:
+    data = gzip.decompress((CASES / f"{case}.tar.gz").read_bytes())
+    for length in range(0, len(data) + 1, 512):
+        try:
+            extract(data[:length], tmp_path)
+        except ArchiveError as error:
+            assert "incomplete" in str(error) or length < 512
+
+
 def test_an_old_sparse_map_of_too_many_blocks_is_refused() -> None:
     info = tarfile.TarInfo("a.jpg")
     info.type = tarfile.GNUTYPE_SPARSE
