@@ -235,8 +235,7 @@ def _check_rest(stream: "_Ahead", warnings: list[str]) -> None:
     Up to the end of its record there may be what the writer's buffer held before, headers too:
     Apache Ant and old Java programs leave it there.
     """
-    room = -stream.tell() % RECORD
-    record = stream.read(room)
+    record = stream.read(-stream.tell() % RECORD)
     old = record.lstrip(b"\0")
     seen = b""
     extra = len(record)
@@ -244,7 +243,7 @@ def _check_rest(stream: "_Ahead", warnings: list[str]) -> None:
         extra += len(chunk)
         chunk = seen + chunk if seen else chunk.lstrip(b"\0")
         seen = chunk[:BLOCK]
-    if not seen and (not old or len(record) == room):
+    if not seen and (not old or stream.tell() % RECORD == 0):
         return
     if is_tar(seen) or is_tar(old):
         raise ArchiveError(

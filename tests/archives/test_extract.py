@@ -386,6 +386,12 @@ def test_a_tar_with_a_sparse_file_may_end_anywhere(case: str, tmp_path: Path) ->
             assert "incomplete" in str(error) or length < 512
 
 
+@pytest.mark.parametrize("length", [2048, 10_240])
+def test_two_tars_are_told_wherever_the_first_ends(length: int) -> None:
+    data = tar_of({"a.jpg": b"x"})
+    assert "two tar archives" in refusal_of(data[:length] + data)
+
+
 def test_an_old_sparse_map_of_too_many_blocks_is_refused() -> None:
     info = tarfile.TarInfo("a.jpg")
     info.type = tarfile.GNUTYPE_SPARSE
