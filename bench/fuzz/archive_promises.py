@@ -13,8 +13,8 @@ from bench.fuzz.mutations import UNREADABLE, BrokenPromiseError, unless_refused
 from bench.fuzz.streams import whole_file
 from splitter.archives import extract as archive
 from splitter.archives import formats, zip_sample
-from splitter.archives.extract import ALWAYS_ALLOWED, Contents
-from splitter.archives.members import UNPRINTABLE, is_noise, plain
+from splitter.archives.extract import Contents
+from splitter.archives.members import ALWAYS_ALLOWED, UNPRINTABLE, is_noise, plain
 from splitter.archives.zip_index import ZipIndex, ranged_file
 from splitter.batches import splice as splicing
 from splitter.errors import ExportError

@@ -14,13 +14,10 @@ from splitter.archives.members import (
     Member,
     Names,
     check_in_memory,
-    too_much,
+    most_unpacked,
 )
 from splitter.archives.tar import extract_tar
 from splitter.archives.zip_index import ZipIndex, reader
-
-ALWAYS_ALLOWED = 64 * 1024 * 1024
-"""Bytes that any archive may unpack to, however small it is."""
 
 
 class Contents:
@@ -83,12 +80,12 @@ def extract(
     """
     names = Names(limits)
     size = archive.stat().st_size
-    max_size = max(ALWAYS_ALLOWED, limits.max_expansion * size)
+    max_size = most_unpacked(size, limits)
     with archive.open("rb") as source, store.open("wb") as output:
         format = identify(reader(source), size)
         remarks: Sequence[str] = ()
         if format == "zip":
-            members = _extract_zip(source, output, progress, names, limits, max_size)
+            members = _extract_zip(source, output, progress, names, limits)
         else:
             members, remarks = extract_tar(source, format, output, progress, names, max_size)
     return Contents(store, names.usable(members), limits, names.unusable, remarks)
@@ -100,11 +97,8 @@ def _extract_zip(
     progress: Callable[[int], object],
     names: Names,
     limits: Limits,
-    max_size: int,
 ) -> dict[str, Member]:
     index = ZipIndex(archive, limits, names)
-    if sum(span.info.file_size for span in index.members.values()) > max_size:
-        raise too_much(max_size)
     members: dict[str, Member] = {}
     end = 0
     for name, span in index.members.items():

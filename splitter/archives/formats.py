@@ -70,6 +70,10 @@ DISK_IMAGES: list[tuple[int, bytes, str]] = [
 # The first bytes, what they are of, and what helps. https://en.wikipedia.org/wiki/List_of_file_signatures
 OTHERS: list[tuple[bytes, str, str]] = [
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive (.7z)", REZIP),
+    (b"RE\x7e\x5e", "an old RAR archive", REZIP),
+    (b"\x89LZO\0\r\n\x1a\n", "a file compressed by lzop (.lzo)", REZIP),
+    (b"LRZI", "a file compressed by lrzip (.lrz)", REZIP),
+    (b"\x02\x21\x4c\x18", "a file compressed by LZ4 (.lz4)", REZIP),
     (b"Rar!\x1a\x07", "a RAR archive", REZIP),
     (b"070701", "a cpio archive", REZIP),
     (b"070702", "a cpio archive", REZIP),
@@ -131,6 +135,8 @@ def identify(read: Read, size: int) -> Format:
         return "tar"
     if ends_as_zip(read, size):
         return "zip"
+    if not start:
+        raise ArchiveError(f"The export is empty, not a ZIP or tar archive; {EXPORT_AGAIN}.")
     what, advice = _disk_image(read, size) or describe(start)
     raise ArchiveError(f"The export is {what}, not a ZIP or tar archive; {advice}.")
 
@@ -195,7 +201,7 @@ def check_tar(start: bytes, compression: str) -> None:
 def describe(start: bytes) -> tuple[str, str]:
     """What a file is that begins so, and what a person can do with it."""
     if not start:
-        return "empty", EXPORT_AGAIN
+        return "nothing", EXPORT_AGAIN
     if start.startswith(ZIP_STARTS):
         return "a ZIP", REZIP
     for magic, compression in COMPRESSED.items():

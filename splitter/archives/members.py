@@ -17,6 +17,7 @@ from isal.isal_zlib import IsalError
 
 from splitter.archives.zstandard import zstd
 from splitter.errors import ExportError
+from splitter.sentences import Sentence
 
 T = TypeVar("T")
 
@@ -76,8 +77,21 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 
+ALWAYS_ALLOWED = 64 * 1024 * 1024
+"""Bytes that any archive may unpack to, however small it is."""
+
+TOO_MUCH = Sentence(
+    "archive.unpacks-to-too-much",
+    "The archive unpacks to more than {size} bytes, which no export of images does (the setting "
+    "MAX_EXPANSION); export it again.",
+)
+
 
 LINK = "is a link (an alias) to another file, not the file itself; pack the files themselves"
+FILE_AND_FOLDER = (
+    "cannot be unpacked, because one name in the archive is a file and a folder; rename the one or "
+    "the other, in the manifest too"
+)
 DEVICE = "is a device or a pipe, not a file; pack the export again"
 
 
@@ -111,6 +125,7 @@ class Names:
         self._limits = limits
         self._count = 0
         self._taken: dict[str, str] = {}
+        self._folders: dict[str, str] = {}  # and a file in each
         self.unusable: dict[str, str] = {}
 
     def claim(self, raw: str, is_folder: bool, why_not: str | None = None) -> str | None:
@@ -132,9 +147,15 @@ class Names:
         name = plain(raw)
         if is_folder or name.endswith("/") or is_noise(name):
             return None
+        if (too_long := _too_long(name, self._limits)) and not why_not:
+            # To compose and to fold a long name can take minutes, and no batch may hold it.
+            self.unusable[UNPRINTABLE.sub(_escaped, name)] = too_long
+            return None
+        if too_long:
+            return None
         why_not = why_not or _unsafe(name, self._limits)
         if why_not:
-            name = UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], name)
+            name = UNPRINTABLE.sub(_escaped, name)
             self.unusable[name] = why_not
         # As Windows and macOS compare names: one of the two files would replace the other there.
         folded = unicodedata.normalize("NFC", name).casefold()
@@ -149,7 +170,21 @@ class Names:
                 f"many systems take for another file of the archive, '{other[:80]}'; rename one of "
                 "the two, in the manifest too"
             )
+        self._check_folders(folded, name)
         return None if name in self.unusable else name
+
+    def _check_folders(self, folded: str, name: str) -> None:
+        """Make a file and what stands in a folder of its name unusable."""
+        if folded in self._folders:
+            self.unusable[name] = self.unusable[self._folders[folded]] = FILE_AND_FOLDER
+        folder = folded.rpartition("/")[0]
+        while folder:
+            if folder in self._taken:
+                self.unusable[name] = self.unusable[self._taken[folder]] = FILE_AND_FOLDER
+            elif folder in self._folders:
+                break
+            self._folders[folder] = name
+            folder = folder.rpartition("/")[0]
 
     def usable(self, members: Mapping[str, T]) -> dict[str, T]:
         """``members`` without those that a later one has made unusable."""
@@ -181,7 +216,15 @@ def _unsafe(name: str, limits: Limits) -> str | None:
         or UNPRINTABLE.search(name)
     ):
         return f"has an unsafe name, {name[:80]!r}; rename it, in the manifest too"
-    length = len(name.encode())
+    return _too_long(name, limits)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]
+
+
+def _too_long(name: str, limits: Limits) -> str | None:
+    length = len(name.encode(errors="surrogatepass"))
     if length > limits.max_name_bytes:
         return (
             f"has a name of {length:,} bytes where {limits.max_name_bytes:,} are allowed; "
@@ -218,10 +261,12 @@ def check_in_memory(what: str, size: int, limits: Limits) -> None:
 
 def too_much(max_size: int) -> ArchiveError:
     """What to say of an archive that unpacks to more than ``max_size`` bytes."""
-    return ArchiveError(
-        f"The archive unpacks to more than {max_size:,} bytes, which no export of images "
-        "does; export it again."
-    )
+    return ArchiveError(TOO_MUCH, size=max_size)
+
+
+def most_unpacked(size: int, limits: Limits) -> int:
+    """Bytes that an archive of ``size`` bytes may unpack to."""
+    return max(ALWAYS_ALLOWED, limits.max_expansion * size)
 
 
 def is_noise(name: str) -> bool:

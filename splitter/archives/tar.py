@@ -31,6 +31,8 @@ from splitter.archives.members import (
     too_much,
 )
 from splitter.archives.zstandard import zstd
+from splitter.errors import ExportError
+from splitter.sentences import Actor, Sentence
 from splitter.wording import count
 
 CHUNK = 512 * 1024
@@ -60,6 +62,25 @@ MULTI_VOLUME = b"M"  # GNU tar: the rest of a file that began on another volume
 
 LONGEST_WINDOW = 128 * 1024 * 1024
 """Bytes of memory that xz and Zstandard may take: what their own tools take by default."""
+
+RECORD = 20 * BLOCK
+"""Bytes that tar programs write at a time (POSIX.1-2017, pax, -b); behind the end they are
+undefined."""
+
+MOST_PIECES = 10_000
+"""Of a sparse file: ``tarfile`` holds their places in memory."""
+
+SPARSE = Sentence(
+    "archive.sparse-file",
+    "The archive holds {name} incomplete, as a sparse file that cannot be read here; pack the "
+    "export again by GNU tar without --sparse, or as a ZIP.",
+)
+NO_END = Sentence(
+    "archive.tar-without-end",
+    "The tar ends with its last file, without the zeros that mark its end; all of its files were "
+    "read.",
+    Actor.NOBODY,
+)
 
 DEAD_LINK = (
     "is a hard link to a file that does not stand before it in the archive, or stands there more "
@@ -98,6 +119,8 @@ def extract_tar(
             check_tar(stream.peek(BLOCK), compression)
         source = _Tar(fileobj=cast("IO[bytes]", stream), tarinfo=_Header, encoding="utf-8")
         members = _members(source, stream, output, progress, names, max_size)
+        if source.lacks_end:
+            warnings.append(str(NO_END()))
         _check_rest(stream, warnings)
     return members, warnings
 
@@ -117,7 +140,7 @@ def check_start(start: bytes, format: Format) -> None:
 
 
 def _members(
-    source: tarfile.TarFile,
+    source: "_Tar",
     stream: "_Ahead",
     output: IO[bytes],
     progress: Callable[[int], object],
@@ -128,6 +151,11 @@ def _members(
     end = linked = 0
     while info := source.next():
         source.members = []  # type: ignore[attr-defined]  # or it keeps them all, attributes too
+        if any(key.startswith("GNU.sparse.") for key in info.pax_headers) and (
+            "size" in info.pax_headers or not info.issparse()
+        ):
+            # tarfile takes one size for the other, and then the map for the content.
+            raise ArchiveError(SPARSE, name=info.name)
         if info.size < 0:
             raise tarfile.ReadError("a file of negative size")
         # A sparse file takes no room in the archive. And tarfile goes on to the next header in
@@ -202,16 +230,22 @@ def _why_not(info: tarfile.TarInfo, target: Member | None) -> str | None:
 
 
 def _check_rest(stream: "_Ahead", warnings: list[str]) -> None:
-    """Read what follows a tar's end, for the checksum behind it, and see that nothing is lost."""
+    """Read what follows a tar's end, for the checksum behind it, and see that nothing is lost.
+
+    Up to the end of its record there may be what the writer's buffer held before, headers too:
+    Apache Ant and old Java programs leave it there.
+    """
+    record = stream.read(-stream.tell() % RECORD)
+    old = record.lstrip(b"\0")
     seen = b""
-    extra = 0
+    extra = len(record)
     while chunk := stream.read(CHUNK):
         extra += len(chunk)
         chunk = seen + chunk if seen else chunk.lstrip(b"\0")
         seen = chunk[:BLOCK]
-    if not seen:
+    if not seen and (not old or stream.tell() % RECORD == 0):
         return
-    if is_tar(seen):
+    if is_tar(seen) or is_tar(old):
         raise ArchiveError(
             "The export is two tar archives, one behind the other, of which most programs read "
             "only the first; unpack both and make one ordinary ZIP of what they hold."
@@ -400,10 +434,37 @@ class _Header(tarfile.TarInfo):
             return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # zeros, as every tar ends
             raise
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]  # the file's end
+            if source.depth > 1 or not source.offset:
+                raise tarfile.ReadError("it ends within a header") from error
+            source.lacks_end = True
+            raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from error
+        except Exception as error:  # of nonsense tarfile raises more than it documents
+            if isinstance(error, (ExportError, OSError, MemoryError, *DAMAGE)):
+                raise
+            raise tarfile.ReadError("a header cannot be read") from error
         finally:
             source.depth -= 1
+
+    # A map of many pieces takes tarfile gigabytes of memory, so it is looked at before.
+    # https://www.gnu.org/software/tar/manual/html_node/Sparse-Formats.html
+
+    def _proc_sparse(self, source: "_Tar") -> Self:
+        most = MOST_PIECES // 21 * BLOCK  # an old GNU map has 21 pieces in a block
+        blocks = cast("_Ahead", source.fileobj).peek(most)[:most]
+        if len(blocks) == most and all(blocks[504::BLOCK]):
+            raise ArchiveError(SPARSE, name=self.name)
+        return super()._proc_sparse(source)  # type: ignore[misc,no-any-return]
+
+    def _proc_gnusparse_10(
+        self, file: tarfile.TarInfo, headers: dict[str, str], source: "_Tar"
+    ) -> None:
+        pieces = cast("_Ahead", source.fileobj).peek(BLOCK).partition(b"\n")[0]
+        if int(pieces) > MOST_PIECES:
+            raise ArchiveError(SPARSE, name=file.name)
+        super()._proc_gnusparse_10(file, headers, source)  # type: ignore[misc]
 
 
 class _Tar(tarfile.TarFile):
@@ -411,9 +472,11 @@ class _Tar(tarfile.TarFile):
 
     Attributes:
         depth: of the headers that are being read, each of which speaks of the next.
+        lacks_end: whether the file ends without a block of zeros.
     """
 
     depth = 0
+    lacks_end = False
 
 
 def _dos_date_time(seconds: float) -> DosDateTime:

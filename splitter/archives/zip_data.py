@@ -95,6 +95,15 @@ def _deflated(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[byte
     _check_end(inflater.eof)
 
 
+def deflated_length(data: bytes) -> int:
+    """Bytes of ``data`` that its Deflate stream takes, which must be whole."""
+    inflater = isal_zlib.decompressobj(wbits=-isal_zlib.MAX_WBITS)
+    rest = data
+    while not inflater.eof and (inflater.decompress(rest, CHUNK) or inflater.unconsumed_tail):
+        rest = inflater.unconsumed_tail
+    return len(data) - len(inflater.unused_data)
+
+
 def _deflated64(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
     inflater = inflate64.Inflater()
     for piece in fed(FED_DEFLATE64):
@@ -132,8 +141,9 @@ def _streams(make: Callable[[], Any], fed: Callable[[int], Iterable[bytes]]) -> 
 
 def _lzma(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
     """4.4.4 and 5.8: a header with the properties, then a raw stream, with or without a mark at
-    its end."""
+    its end. Without one the decompressor would go on into what follows, so the size ends it."""
     decompressor: lzma.LZMADecompressor | None = None
+    left = size
     for piece in fed(FED):
         if decompressor is None:
             _, length = struct.unpack_from("<2H", piece) if len(piece) >= 4 else (0, 0)
@@ -157,8 +167,10 @@ def _lzma(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
                 ],
             )
             piece = piece[9:]
-        while not decompressor.eof and (piece or not decompressor.needs_input):
-            yield decompressor.decompress(piece, CHUNK)
+        while left and not decompressor.eof and (piece or not decompressor.needs_input):
+            content = decompressor.decompress(piece, min(left, CHUNK))
+            left -= len(content)
+            yield content
             piece = b""
 
 

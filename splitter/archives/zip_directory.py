@@ -25,6 +25,7 @@ from splitter.archives.zip_records import (
     ZIP64_EXTRA_ID,
     encoded_name,
 )
+from splitter.sentences import Sentence
 from splitter.wording import count
 
 Read = Callable[[int, int], bytes]
@@ -39,11 +40,15 @@ LONGEST_PADDING = 2 * 1024 * 1024
 
 LOCAL = b"PK\3\4"
 END = b"PK\5\6"
+MASKED = 0x2000  # 4.4.4, bit 13
 UNICODE_PATH_EXTRA_ID = 0x7075  # 4.6.9
 WRAP = 2**32
 
 # What Windows writes names in where it does not say so: the DOS and ANSI pages of western Europe.
 CODE_PAGES = ("cp437", "cp850", "cp1252")
+
+LONGEST_COMPARED_NAME = 1024
+"""Characters; to compose a longer name can take minutes, and no file may have one."""
 
 PROVED = 16
 """Places at which an unusual directory is compared with the archive's own bytes."""
@@ -57,6 +62,10 @@ MOST_ENDS = 16
 
 MISPLACED = (
     "The archive is damaged: its files are not where its table of contents says; export it again."
+)
+ENCRYPTED_DIRECTORY = Sentence(
+    "archive.zip-encrypted-directory",
+    "The archive's table of contents is encrypted; zip the export again without a password.",
 )
 SPLIT = (
     "The archive is one volume of several: the other parts (.z01, .zip.001 and so on) are missing; "
@@ -184,15 +193,27 @@ def _find_end(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple
             "The archive is damaged or incomplete (its last bytes are missing); export it again."
         )
     end = whole[0]
+    if _hides_names(read):
+        raise ArchiveError(ENCRYPTED_DIRECTORY)
     if end.several:
         raise ArchiveError(SPLIT)
     check_count(end.count, limits)
     check_in_memory("table of contents", end.size, limits)
-    if end.size > end.position:
+    if end.size > end.position and read(0, 4) != LOCAL:
         raise _front_missing()
     raise ArchiveError(
         "The archive is damaged or incomplete (its table of contents is not where it should be); "
         "export it again."
+    )
+
+
+def _hides_names(read: Read) -> bool:
+    """Whether the first local header's values are masked, as an encrypted directory has it."""
+    header = read(0, LOCAL_FILE_HEADER.size)
+    return (
+        header.startswith(LOCAL)
+        and len(header) == LOCAL_FILE_HEADER.size
+        and bool(LOCAL_FILE_HEADER.unpack(header)[2] & MASKED)
     )
 
 
@@ -205,16 +226,16 @@ def _ends(tail: bytes, tail_start: int) -> Iterator[_End]:
             return
         if position + END_OF_CENTRAL_DIRECTORY.size > len(tail):
             continue
-        _, disk, first_disk, here, count, size, offset, comment = (
-            END_OF_CENTRAL_DIRECTORY.unpack_from(tail, position)
+        _, disk, first_disk, _, count, size, offset, comment = END_OF_CENTRAL_DIRECTORY.unpack_from(
+            tail, position
         )
         stop = tail_start + position + END_OF_CENTRAL_DIRECTORY.size + comment
-        several = disk not in (0, MAX_16) or first_disk not in (0, MAX_16) or here != count
+        several = disk not in (0, MAX_16) or first_disk not in (0, MAX_16)
         wide = _zip64_end(tail, position)
         if wide is not None:
             record, fields = wide
-            _, _, _, _, disk, first_disk, here, count, size, offset = fields
-            several = bool(disk or first_disk) or here != count
+            _, _, _, _, disk, first_disk, _, count, size, offset = fields
+            several = bool(disk or first_disk)
             yield _End(tail_start + record, stop, count, size, offset, True, several)
             continue
         yield _End(tail_start + position, stop, count, size, offset, False, several)
@@ -334,7 +355,9 @@ def same_name(info: ZipInfo, name: bytes, flags: int, extra: bytes) -> bool:
     for page in CODE_PAGES:
         names.add(name.decode(page, "replace"))
     meant = _comparable(info.filename)
-    return any(_comparable(other) == meant for other in names)
+    return any(
+        _comparable(other) == meant for other in names if len(other) <= LONGEST_COMPARED_NAME
+    )
 
 
 def _comparable(name: str) -> str:

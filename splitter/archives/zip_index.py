@@ -26,10 +26,12 @@ from splitter.archives.members import (
     Names,
     cause,
     check_in_memory,
+    most_unpacked,
     reading,
+    too_much,
 )
 from splitter.archives.zip_data import UNPACKERS, method_name, unpacked
-from splitter.archives.zip_directory import TAIL, Read, read_directory, same_name
+from splitter.archives.zip_directory import MASKED, TAIL, Read, read_directory, same_name
 from splitter.archives.zip_records import (
     DATA_DESCRIPTOR,
     LOCAL_FILE_HEADER,
@@ -42,7 +44,6 @@ READ_AHEAD = 256 * 1024
 
 UNIX_LIKE = (3, 19)  # 4.4.2.2: Unix, OS X
 ENCRYPTED = 0x1  # 4.4.4, bit 0
-MASKED = 0x2000  # 4.4.4, bit 13
 AES = 99  # 4.4.5
 PATCH = 0x20  # 4.4.4, bit 5
 STRENGTH = 0x6  # 4.4.4, bits 1 and 2: how hard the writer tried, which no reader goes by
@@ -50,7 +51,7 @@ OVERSIZED = (
     "is larger than 4 GiB, and macOS does not note the size of such a file; zip the export again "
     "by another program"
 )
-LATEST_VERSION = 63  # 4.4.3.2: of APPNOTE 6.3, ten times; Python's zipfile refuses a later one
+LATEST_VERSION = 46  # 4.4.3.2, ten times; Info-ZIP's unzip passes over what asks for a later one
 LONGEST_EXTRA_FIELD = MAX_16  # 4.4.11
 LONGEST_DATA_DESCRIPTOR = 24  # 4.3.9: signature, CRC-32 and two sizes of eight bytes
 
@@ -79,6 +80,7 @@ class MemberSpan:
 class LocalHeader:
     """What stands in front of a member's data (4.3.7); ``data`` is where that begins."""
 
+    version: int
     flags: int
     method: int
     crc: int
@@ -122,6 +124,9 @@ class ZipIndex:
             directory = read_directory(self.read_at, size, limits)
             spans = _spans(directory.infos, directory.start)
         self.members = names.usable(_files(spans, names, directory.oversized))
+        most = most_unpacked(size, limits)
+        if sum(span.info.file_size for span in self.members.values()) > most:
+            raise too_much(most)
         self.unusable = names.unusable
         self.remarks = directory.remarks
 
@@ -217,7 +222,9 @@ def local_header(name: str, span: MemberSpan, read: Read) -> LocalHeader:
             f"The archive is damaged: '{name[:80]}' is not where the table of contents says; "
             "export it again."
         )
-    _, _, flags, method, _, _, crc, packed, size, length, more = LOCAL_FILE_HEADER.unpack_from(data)
+    _, version, flags, method, _, _, crc, packed, size, length, more = (
+        LOCAL_FILE_HEADER.unpack_from(data)
+    )
     end = LOCAL_FILE_HEADER.size + length + more
     if span.start + end + span.info.compress_size > span.end:
         raise ArchiveError(
@@ -227,6 +234,7 @@ def local_header(name: str, span: MemberSpan, read: Read) -> LocalHeader:
         data += read(span.start + len(data), end - len(data))
     start = LOCAL_FILE_HEADER.size
     return LocalHeader(
+        version=version & 0xFF,
         flags=flags,
         method=method,
         crc=crc,

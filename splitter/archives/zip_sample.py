@@ -9,10 +9,13 @@ import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from zipfile import ZIP_DEFLATED
 
 from splitter.archives.members import ArchiveError
+from splitter.archives.zip_data import deflated_length
 from splitter.archives.zip_directory import Read, extra_fields
 from splitter.archives.zip_index import (
+    LATEST_VERSION,
     LONGEST_DATA_DESCRIPTOR,
     STRENGTH,
     MemberSpan,
@@ -142,9 +145,13 @@ def _header(name: str, span: MemberSpan, read: Read) -> str | None:
         (header.method != info.compress_type, "the compression method"),
         ((header.flags ^ info.flag_bits) & ~STRENGTH, "a flag"),
         (not same, "the checksum or the size"),
+        (header.version > LATEST_VERSION, "the version of ZIP"),
     ):
         if differs:
             return f"{what} that stands in front of the data of '{name}' is another"
+    fields = sum(4 + len(value) for _, value in extra_fields(header.extra))
+    if fields != len(header.extra):
+        return f"the extra field in front of the data of '{name}' is longer than its room"
     left = span.end - header.data - info.compress_size
     if left > LONGEST_DATA_DESCRIPTOR or (left and not streamed):
         return f"after '{name}' it has bytes that belong to no file"
@@ -189,6 +196,11 @@ def _content_disagreement(name: str, span: MemberSpan, read: Read) -> str | None
     try:
         for _ in content(name, span, lambda at, length: data[at - start : at - start + length]):
             pass
+        header = local_header(name, span, lambda at, length: data[at - start : at - start + length])
     except ArchiveError as error:
         return str(error)
+    if span.info.compress_type == ZIP_DEFLATED:
+        packed = data[header.data - start :][: span.info.compress_size]
+        if deflated_length(packed) != len(packed):
+            return f"behind the compressed data of '{name}' it has bytes that belong to no file"
     return None

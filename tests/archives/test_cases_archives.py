@@ -1,7 +1,8 @@
 """Archives as other people's programs write them, and odd ones, in both lanes.
 
-``fixtures/cases/archives/index.json`` says how each was made and what it must come to: the same
-batches (``same``), a refusal whose sentence matches (``refuse:``), or the one or the other.
+``index.json`` of each corpus in ``fixtures/cases`` says how each was made and what it must come
+to: the same batches (``same``), a refusal whose sentence matches (``refuse:``), or the one or the
+other.
 """
 
 import csv
@@ -33,9 +34,12 @@ from splitter.settings import Settings
 from tests.helpers.archives import zip_of
 from tests.helpers.biospex import Biospex
 
-CASES = Path(__file__).parent.parent / "fixtures" / "cases" / "archives"
-INDEX = json.loads((CASES / "index.json").read_text())
-NAMES = [name for name in INDEX if name != "_export"]
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "cases"
+INDEXES = {
+    corpus: json.loads((FIXTURES / corpus / "index.json").read_text())
+    for corpus in ("archives", "corpora")
+}
+CASES = [(corpus, name) for corpus, index in INDEXES.items() for name in index if name != "_export"]
 
 TESTS = {
     "unzip": ["unzip", "-tq"],
@@ -111,12 +115,12 @@ class Split:
 
 
 @pytest.mark.parametrize("strategy", ["auto", "extract"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("corpus", "name"), CASES)
 def test_an_archive_comes_to_its_batches_or_to_the_true_cause(
-    name: str, strategy: str, bucket: Bucket, biospex: Biospex, tmp_path: Path
+    corpus: str, name: str, strategy: str, bucket: Bucket, biospex: Biospex, tmp_path: Path
 ) -> None:
-    case = INDEX[name]
-    path = CASES / case["file"]
+    case = INDEXES[corpus]["_export"] | INDEXES[corpus][name]
+    path = FIXTURES / corpus / case["file"]
     biospex.s3.upload_file(str(path), bucket.name, f"export/{path.name}")
     wanted, _, pattern = case["expect"].partition(":")
     try:
@@ -126,7 +130,7 @@ def test_an_archive_comes_to_its_batches_or_to_the_true_cause(
         assert re.search(pattern, explain(error)), explain(error)
         return
     assert wanted in ("same", "either")
-    check(batches, case.get("rows", INDEX["_export"]["rows"]), wanted_images(case), tmp_path)
+    check(batches, case["rows"], case["images"], tmp_path)
 
 
 SCRIPTS = ["Größe ½.jpg", "Ñandú.jpg", "标本.jpg", "Гербарий.jpg", "🦋.jpg", "a.jpg"]
@@ -179,11 +183,6 @@ def test_a_manifest_that_spells_names_otherwise_than_the_archive_is_extracted(
     assert "its manifest spells 'K\u00fcste.jpg' in another way" in lane.reason
     images = {"Ku\u0308ste.jpg": hashlib.sha256(b"image").hexdigest()}
     check([batch], [["Ku\u0308ste.jpg"]], images, tmp_path)
-
-
-def wanted_images(case: Any) -> dict[str, str]:
-    images: dict[str, str] = case.get("images", INDEX["_export"]["images"])
-    return images
 
 
 def check(batches: list[bytes], rows: Any, images: dict[str, str], directory: Path) -> None:

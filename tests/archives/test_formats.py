@@ -104,7 +104,7 @@ def test_who_sent_another_archive_is_not_told_to_export_again(name: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("inside", "what"), [(READ["zip"], "a ZIP"), (PAGE, "a web page"), (b"", "empty")]
+    ("inside", "what"), [(READ["zip"], "a ZIP"), (PAGE, "a web page"), (b"", "nothing")]
 )
 def test_a_compressed_file_that_holds_no_tar_is_called_what_it_holds(
     inside: bytes, what: str

@@ -59,6 +59,16 @@ def test_an_archive_that_disagrees_with_itself_does_not(data: bytes, said: str) 
     assert said in what
 
 
+def test_a_field_that_is_longer_than_the_extra_field_is_not_copied() -> None:
+    info = zipfile.ZipInfo("a.jpg")
+    info.extra = struct.pack("<2H", 0xCAFE, 8) + b"ab"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as made:
+        made.writestr(info, b"x")
+    what, _ = looked_at(buffer.getvalue())
+    assert what == "the extra field in front of the data of 'a.jpg' is longer than its room"
+
+
 def test_a_wrong_checksum_in_the_directory_is_seen_by_unpacking_it() -> None:
     data = with_directory(STREAMED, set_on(2, CRC=7))
     assert "manifest.csv" in str(looked_at(data)[0])
