@@ -380,6 +380,7 @@ def check_task(task: Any, loc: Stack, bucket: str) -> None:
     expected = {
         "AWS_REGION": REGION,
         "TRIGGER_QUEUE_URL": loc["TriggerQueueUrl"],
+        "UPDATES_QUEUE_URL": loc["UpdatesQueueUrl"],
         "ALLOWED_BUCKETS": bucket,
         "ALLOWED_QUEUES": loc["UpdatesQueueUrl"],
         "EFS_PATH": "/efs/batch",
