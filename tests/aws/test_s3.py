@@ -75,18 +75,21 @@ def test_a_stretch_of_an_archive_that_is_no_longer_the_same_is_not_read(
 
 def test_an_archive_that_is_not_there_is_said(bucket: Bucket) -> None:
     assert bucket.find("export/a.zip") is None
-    with pytest.raises(ObjectError, match=rf"no export export/a\.zip in the bucket {bucket.name}"):
+    pattern = rf"no export .export/a\.zip. in the bucket .{bucket.name}"
+    with pytest.raises(ObjectError, match=pattern):
+        ObjectError, match=rf"no export .export/a\.zip. in the bucket .{bucket.name}"
+    ):
         bucket.archive("export/a.zip")
 
 
 def test_a_bucket_that_is_not_there_is_said(biospex: Biospex) -> None:
-    with pytest.raises(ObjectError, match="in the bucket not-there"):
+    with pytest.raises(ObjectError, match=r"no bucket .not-there"):
         Bucket(biospex.s3, "not-there").archive("export/a.zip")
 
 
 def test_an_empty_archive_is_said(bucket: Bucket) -> None:
     put(bucket, b"", "export/a.zip")
-    with pytest.raises(ObjectError, match=r"export/a\.zip .* is empty"):
+    with pytest.raises(ObjectError, match=r"export/a\.zip. .* is empty"):
         bucket.archive("export/a.zip")
 
 

@@ -173,7 +173,7 @@ def test_a_callback_queue_that_is_not_there_is_known_before_and_after_the_work(
     biospex: Biospex,
 ) -> None:
     address = ReplyAddress(download_id=1, updates_queue_url=f"{biospex.queue_url}-gone")
-    with pytest.raises(CallbackError, match=r"-gone, .* \(.*NonExistentQueue"):
+    with pytest.raises(CallbackError, match=r"-gone., .* \(.*NonExistentQueue"):
         check_callback_queue(biospex.sqs, address)
     with pytest.raises(CallbackError, match="its policy lets this service send to it"):
         send_callback(biospex.sqs, address, Failure(download_id=1, error="No."))

@@ -148,7 +148,7 @@ def export_of(path: Path, manifest: str, images: dict[str, bytes]) -> Path:
     ("manifest", "sentence"),
     [
         ("imageName\na.jpg\nb.jpg\n", "line 3 names 'b.jpg', which is not in the archive"),
-        ("imageName,x\na.jpg\n", "line 2 has 1 cells instead of 2"),
+        ("imageName,x\na.jpg,1,2\n", "line 2 has 3 cells instead of 2"),
         ("imageName\n", "no rows"),
         ("subjectId\n1\n", "no column named 'imageName'"),
     ],
@@ -200,7 +200,7 @@ def test_a_request_that_cannot_be_carried_out_is_refused_with_the_fields_name(
 
 
 def test_a_request_without_an_address_fails_and_sends_nothing(biospex: Biospex) -> None:
-    with pytest.raises(ExportError, match="'downloadId' must be a number or a text"):
+    with pytest.raises(ExportError, match="'downloadId' must be a number or a short text"):
         create_batches(biospex.request(EXPORTS[0], downloadId=None))
     assert biospex.callbacks() == []
 
