@@ -77,8 +77,6 @@ def test_an_archive_that_is_not_there_is_said(bucket: Bucket) -> None:
     assert bucket.find("export/a.zip") is None
     pattern = rf"no export .export/a\.zip. in the bucket .{bucket.name}"
     with pytest.raises(ObjectError, match=pattern):
-        ObjectError, match=rf"no export .export/a\.zip. in the bucket .{bucket.name}"
-    ):
         bucket.archive("export/a.zip")
 
 
