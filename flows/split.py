@@ -26,7 +26,7 @@ from splitter.aws.s3 import Bucket
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import Part
 from splitter.batches.contact_sheet import MAX_IMAGE_BYTES, contact_sheet, spread
-from splitter.batches.lanes import Export, choose_lane
+from splitter.batches.lanes import Export, Extract, Splice, choose_lane
 from splitter.batches.outcome import Outcome
 from splitter.batches.zip import BatchZip
 from splitter.manifest.partition import Partition
@@ -69,12 +69,12 @@ def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Ou
 
     chosen = choose_lane(export, settings, read_index, partial(partition, export))
     warnings += chosen.remarks
-    lane = "splice" if chosen.index else "extract"
+    lane = "splice" if isinstance(chosen, Splice) else "extract"
     log.info("Lane is %s: %s", lane, chosen.reason)
-    if chosen.index and chosen.parts:
-        parts, sizes = chosen.parts, split_in_s3(export, chosen.index, chosen.parts, settings)
+    if isinstance(chosen, Splice):
+        parts, sizes = chosen.parts, split_in_s3(export, chosen, settings)
     else:
-        parts, sizes = split_on_disk(export, settings)
+        parts, sizes = split_on_disk(export, chosen, settings)
 
     warnings += parts.warnings
     if parts.unlisted:
@@ -113,8 +113,9 @@ def drop_abandoned_uploads(export: Export) -> None:
         get_run_logger().warning("Uploads of runs that died could not be dropped: %s", error)
 
 
-def split_in_s3(export: Export, index: ZipIndex, parts: Partition, settings: Settings) -> list[int]:
+def split_in_s3(export: Export, lane: Splice, settings: Settings) -> list[int]:
     """The splice lane; returns the sizes of the batch ZIPs in bytes."""
+    index, parts = lane.index, lane.parts
     images = {name: index.members[file] for name, file in parts.images.items()}
     modified = index.members[parts.manifest].info.date_time
     plans = splicing.parts(
@@ -126,10 +127,10 @@ def split_in_s3(export: Export, index: ZipIndex, parts: Partition, settings: Set
     return put_batches(splice, export, parts, plans, index, verify=settings.verify)
 
 
-def split_on_disk(export: Export, settings: Settings) -> tuple[Partition, list[int]]:
+def split_on_disk(export: Export, lane: Extract, settings: Settings) -> tuple[Partition, list[int]]:
     """The extract lane; returns the batches and the sizes of their ZIPs in bytes."""
     block = load_workspace(settings)
-    root = block.paths().root_for(export.source.size)
+    root = block.paths().root_for(export.source.size, lane.unpacked)
     get_run_logger().info("Workspace is %s, from the %s", root, origin(block))
     for directory in workspace.sweep(root):
         get_run_logger().info("Removed %s, left by a run that died", directory)

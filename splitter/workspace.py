@@ -69,8 +69,11 @@ class Workspace:
     tmp_name: str = "the temporary directory"
     efs_name: str = "EFS_PATH"
 
-    def root_for(self, archive_size: int) -> Path:
+    def root_for(self, archive_size: int, unpacked: int | None = None) -> Path:
         """The directory that takes an archive of ``archive_size`` bytes, and has the room for it.
+
+        Args:
+            unpacked: bytes of its members, where its index tells.
 
         Raises:
             SetupError: it does not exist (it is never created: on a container without the mount
@@ -87,7 +90,7 @@ class Workspace:
             raise SetupError(
                 NOT_WRITABLE, setting=name, path=Words(root), cause=error.strerror or ""
             ) from error
-        needed = int(archive_size * SPACE_PER_ARCHIVE_BYTE)
+        needed = max(int(archive_size * SPACE_PER_ARCHIVE_BYTE), archive_size + (unpacked or 0))
         free = shutil.disk_usage(root).free
         if free < needed:
             raise SetupError(TOO_SMALL, setting=name, path=Words(root), free=free, needed=needed)

@@ -75,20 +75,35 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Lane:
-    """Which way an archive goes.
+class Splice:
+    """S3 itself copies the members of the archive into the batches.
 
     Attributes:
-        index: of an archive that is to be spliced; None for one to be extracted.
         reason: why, for the summary.
         remarks: what is unusual about the archive, for the summary.
-        parts: the batches of an archive that is to be spliced.
     """
 
-    index: ZipIndex | None
+    index: ZipIndex
+    parts: Partition
     reason: str
     remarks: Sequence[str] = ()
-    parts: Partition | None = None
+
+
+@dataclass(frozen=True)
+class Extract:
+    """The archive is downloaded, unpacked and zipped anew.
+
+    Attributes:
+        reason, remarks: as for ``Splice``.
+        unpacked: bytes of its members, where its index tells; else None.
+    """
+
+    reason: str
+    remarks: Sequence[str] = ()
+    unpacked: int | None = None
+
+
+Lane = Splice | Extract
 
 
 def partition_index(index: ZipIndex, settings: Settings) -> Partition:
@@ -127,22 +142,24 @@ def choose_lane(
     size = export.source.size
     format = export.identify()
     remarks: Sequence[str] = ()
+    unpacked: int | None = None
     if format != "zip":
         tar_archive.check_start(export.read(0, min(formats.START, size)), format)
         if settings.split_strategy == "extract":
-            return Lane(None, "SPLIT_STRATEGY asks for it")
+            return Extract("SPLIT_STRATEGY asks for it")
         why = f"a {format} archive cannot be copied piece by piece"
     else:
         index = read_index(export)
         remarks = index.remarks
+        unpacked = sum(span.info.file_size for span in index.members.values())
         name = manifest.find([*index.members, *index.unusable])
         if index.unusable:
             partition_index(index, settings)  # which refuses a row that names one
         if settings.split_strategy == "extract":
-            return Lane(None, "SPLIT_STRATEGY asks for it", remarks)
+            return Extract("SPLIT_STRATEGY asks for it", remarks, unpacked)
         if settings.split_strategy == "auto" and size <= settings.splice_min_size:
             why = "archives up to SPLICE_MIN_SIZE are extracted, which checks every image"
-            return Lane(None, why, remarks)
+            return Extract(why, remarks, unpacked)
         why = index.why_not_spliceable(manifest.folder_of(name)) or ""
         if not why:
             disagreement, looked = zip_sample.disagreement(index, export.read)
@@ -151,10 +168,10 @@ def choose_lane(
                 parts = partition(index, settings)
                 why = _respelled(parts)
                 if not why:
-                    return Lane(index, f"S3 can copy every file; {looked}", remarks, parts)
+                    return Splice(index, parts, f"S3 can copy every file; {looked}", remarks)
     if settings.split_strategy == "splice":
         raise SetupError(CANNOT_SPLICE, why=why)
-    return Lane(None, why, remarks)
+    return Extract(why, remarks, unpacked)
 
 
 def _respelled(parts: Partition) -> str:

@@ -14,7 +14,7 @@ from splitter.archives.zip_index import ZipIndex
 from splitter.aws.s3 import DOWNLOAD_PART_SIZE
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import CopiedPart, Part
-from splitter.batches.lanes import Export, choose_lane, partition_index
+from splitter.batches.lanes import Export, Splice, choose_lane, partition_index
 from splitter.batches.zip import BatchZip
 from splitter.manifest.partition import Partition
 from splitter.settings import Settings
@@ -32,12 +32,13 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
     """
     request, size = export.request, export.source.size
     lane = choose_lane(export, settings)
-    index = lane.index
+    index = lane.index if isinstance(lane, Splice) else None
     yield (
         f"s3://{request.s3_bucket}/{request.export_path}, {size:,} bytes\n"
         f"Lane: {'splice' if index else 'extract'}, {lane.reason}"
     )
-    if index and lane.parts:
+    if isinstance(lane, Splice):
+        index = lane.index
         cut = zooniverse.inspect(lane.parts, index)
         modified = index.members[cut.manifest].info.date_time
         images = {name: index.members[file] for name, file in cut.images.items()}

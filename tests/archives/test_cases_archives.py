@@ -24,7 +24,7 @@ from splitter.archives import extract as archive
 from splitter.aws.s3 import Bucket
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import PartPool, assemble
-from splitter.batches.lanes import Export, Lane, choose_lane
+from splitter.batches.lanes import Export, Extract, Lane, Splice, choose_lane
 from splitter.batches.zip import BatchZip
 from splitter.errors import ExportError, explain
 from splitter.manifest import partition as manifest
@@ -70,7 +70,7 @@ class Split:
 
     def run(self) -> tuple[Lane, Partition, list[bytes]]:
         lane = choose_lane(self.export, self.settings)
-        if lane.parts:
+        if isinstance(lane, Splice):
             return lane, lane.parts, self.splice(lane, lane.parts)
         path = self.directory / "archive"
         self.bucket.download(
@@ -85,8 +85,7 @@ class Split:
         ]
         return lane, parts, [bytes(made.read(0, made.size)) for made in zips]
 
-    def splice(self, lane: Lane, parts: Partition) -> list[bytes]:
-        assert lane.index
+    def splice(self, lane: Splice, parts: Partition) -> list[bytes]:
         images = {name: lane.index.members[file] for name, file in parts.images.items()}
         modified = lane.index.members[parts.manifest].info.date_time
         made = []
@@ -166,7 +165,7 @@ def test_names_of_any_script_that_are_marked_as_utf_8_are_spliced(
     )
     biospex.s3.upload_file(str(path), bucket.name, f"export/{path.name}")
     lane, _, batches = Split(bucket, path, "auto", tmp_path).run()
-    assert lane.index, lane.reason
+    assert isinstance(lane, Splice), lane.reason
     images = {name: hashlib.sha256(name.encode() * 50).hexdigest() for name in SCRIPTS}
     check(batches, [[name] for name in SCRIPTS], images, tmp_path)
 
@@ -179,7 +178,7 @@ def test_a_manifest_that_spells_names_otherwise_than_the_archive_is_extracted(
     path.write_bytes(zip_of({"K\u00fcste.jpg": b"image", manifest.MANIFEST: rows}))
     biospex.s3.upload_file(str(path), bucket.name, f"export/{path.name}")
     lane, _, [batch] = Split(bucket, path, "auto", tmp_path).run()
-    assert lane.index is None
+    assert isinstance(lane, Extract)
     assert "its manifest spells 'K\u00fcste.jpg' in another way" in lane.reason
     images = {"Ku\u0308ste.jpg": hashlib.sha256(b"image").hexdigest()}
     check([batch], [["Ku\u0308ste.jpg"]], images, tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from splitter.aws.s3 import Bucket
-from splitter.batches.lanes import Export, choose_lane, partition_index
+from splitter.batches.lanes import Export, Extract, Splice, choose_lane, partition_index
 from splitter.errors import ExportError, SetupError
 from splitter.messages import Request
 from splitter.settings import Settings
@@ -42,12 +42,11 @@ def export_of(bucket: Bucket, data: bytes) -> Export:
 
 def test_a_zip_that_s3_can_copy_is_spliced_with_its_batches(bucket: Bucket) -> None:
     lane = choose_lane(export_of(bucket, STREAMED), settings_of(batch_size=1))
-    assert lane.index
+    assert isinstance(lane, Splice)
     assert list(lane.index.members) == list(FILES)
     assert lane.reason == (
         "S3 can copy every file; compared the headers of all 3 files, unpacked 3"
     )
-    assert lane.parts
     assert [batch.images for batch in lane.parts.batches] == [("a.jpg",), ("b.jpg",)]
 
 
@@ -77,19 +76,19 @@ def test_what_is_extracted_and_why(
     data: bytes, changes: dict[str, Any], reason: str, bucket: Bucket
 ) -> None:
     lane = choose_lane(export_of(bucket, data), settings_of(**changes))
-    assert (lane.index, lane.parts) == (None, None)
+    assert isinstance(lane, Extract)
     assert reason in lane.reason
 
 
 def test_a_zip_just_above_the_least_size_is_spliced(bucket: Bucket) -> None:
     settings = settings_of(splice_min_size=len(STREAMED) - 1)
-    assert choose_lane(export_of(bucket, STREAMED), settings).index
+    assert isinstance(choose_lane(export_of(bucket, STREAMED), settings), Splice)
 
 
 def test_names_that_the_manifest_spells_in_another_way_are_not_copied(bucket: Bucket) -> None:
     files = {"Å.jpg": b"1", "manifest.csv": f"imageName\n{DECOMPOSED}\n".encode()}
     lane = choose_lane(export_of(bucket, zip_of(files)), settings_of())
-    assert lane.index is None
+    assert isinstance(lane, Extract)
     assert lane.reason == "its manifest spells 'Å.jpg' in another way"
 
 

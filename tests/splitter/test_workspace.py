@@ -166,6 +166,15 @@ def test_a_lock_that_cannot_be_opened_does_not_stop_the_sweep(tmp_path: Path) ->
     assert sweep(tmp_path) == [directory]
 
 
+def test_an_archive_that_unpacks_to_more_than_the_disk_holds_is_refused_first(
+    tmp_path: Path,
+) -> None:
+    choice = Workspace(tmp_path, tmp_path, max_tmp_size=1000)
+    assert choice.root_for(100, unpacked=1000) == tmp_path
+    with pytest.raises(SetupError, match="bytes free, the export needs 1,000,000,000,000,100"):
+        choice.root_for(100, unpacked=10**15)
+
+
 def test_a_disk_that_becomes_full_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(SetupError, match=rf"{tmp_path} ran out of space"),
