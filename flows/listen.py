@@ -192,6 +192,11 @@ class Waiting:
     visibility_extended_at: float
 
 
+def _is_refused(error: Exception) -> bool:
+    """Whether Prefect's API does not let this listener in."""
+    return isinstance(error, HTTPStatusError) and error.response.status_code in (401, 403)
+
+
 def _is_deployment_gone(error: Exception) -> bool:
     if isinstance(error, HTTPStatusError):
         return error.response.status_code == 404
@@ -249,6 +254,8 @@ class Listener:
             try:
                 self._start(delivery)
             except Exception as error:
+                if _is_refused(error):
+                    raise  # of each message; the listener starts again with what it is given then
                 if is_outage(error) and time.monotonic() - delivery.received < LONGEST_WAIT:
                     outage = error
                     continue

@@ -136,6 +136,8 @@ def plan_batch(
     end = 0
     for span in sorted((members[name] for name in batch.images), key=lambda found: found.start):
         info = copy(span.info)
+        # The archive's mode may be unreadable, setuid or hidden; a batch holds plain files.
+        info.create_system, info.external_attr = zip_records.UNIX, zip_records.REGULAR_FILE
         info.header_offset = end
         infos.append(info)
         end += span.size

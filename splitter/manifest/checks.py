@@ -82,8 +82,9 @@ def _around(text: bytes, found: re.Match[bytes]) -> str:
 class RowChecks:
     """Checks of rows that have their image; ``see`` each row once, then ``finish``."""
 
-    def __init__(self, header: Sequence[str], column: int) -> None:
+    def __init__(self, header: Sequence[str], column: int, text: bytes) -> None:
         self._column = column
+        self._has_quotes = b'"' in text  # without one, no cell has a line break
         self._subject = header.index(SUBJECT_COLUMN) if SUBJECT_COLUMN in header else None
         self._row = self._fits = self._others = 0
         self._unlike: list[tuple[int, str, str]] = []
@@ -93,8 +94,10 @@ class RowChecks:
         self._row += 1
         if self._subject is not None and self._subject != self._column:
             self._compare(cells[self._subject], cells[self._column])
-        if len(self._broken) < MAX_KEPT and "\n" in (joined := ",".join(cells)):
-            self._broken.append((self._row, line, joined))
+        if self._has_quotes and len(self._broken) < MAX_KEPT:
+            joined = ",".join(cells)
+            if "\n" in joined or "\r" in joined:
+                self._broken.append((self._row, line, joined))
 
     def _compare(self, subject: str, image: str) -> None:
         if (
@@ -125,7 +128,8 @@ class RowChecks:
 
     def _check_swallowed(self, unlisted: Collection[str]) -> None:
         for row, line, cells in self._broken:
-            for word in re.split(r'[\s,;"]+', cells):
+            words = {*re.split(r'[\s,;"]+', cells), *re.split(r'[\r\n,"]+', cells)}
+            for word in sorted(words):
                 if "." in word and word in unlisted:
                     raise ManifestError(SWALLOWED, row=row + 1, line=line, image=word)
 

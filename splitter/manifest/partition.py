@@ -138,7 +138,7 @@ def partition_export(
     files = _by_spelling(folder, every)
     table = manifest_text.read(read_member(name), image_column, max_cells, files, max_columns)
     table.warnings.extend(checks.of_text(table.text))
-    checked = checks.RowChecks(table.header, table.column)
+    checked = checks.RowChecks(table.header, table.column, table.text)
     rows = _seen(check_images(table, files, every, unusable), checked)
     batches = list(partition(table.header, rows, table.column, batch_size))
     images = {image: _file_of(image, files) for batch in batches for image in batch.images}

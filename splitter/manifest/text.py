@@ -36,7 +36,6 @@ SIGNATURES = {
     b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls)",
     b"%PDF": "a PDF",
     b"{\\rtf": "a rich-text document",
-    b"\x1f\x8b": "a compressed file",
 }
 WEB_PAGE = re.compile(rb"\s*<(?:!doctype|html|table|\?xml)", re.IGNORECASE)
 
@@ -72,6 +71,11 @@ class ManifestError(ExportError):
     """A manifest that cannot be split; the message names lines and causes."""
 
 
+COMPRESSED = Sentence(
+    "manifest.compressed",
+    "The manifest is a compressed file (gzip) with the name of a table; unpack it, and zip the "
+    "export again with the table inside.",
+)
 SHORT_ROWS = Sentence(
     "manifest.rows-without-last-cells",
     "{count} rows of the manifest have no cells in the last columns, the first in line {line}, as "
@@ -213,6 +217,8 @@ def _invisible(character: str) -> bool:
 
 def _utf8(data: bytes, warnings: list[str | Said]) -> tuple[bytes, str]:
     """The text as UTF-8 without a byte order mark, and what stands between its cells."""
+    if data.startswith(b"\x1f\x8b"):
+        raise ManifestError(COMPRESSED)
     for start, what in SIGNATURES.items():
         if data.startswith(start):
             raise ManifestError(
