@@ -1,5 +1,6 @@
 """A disk that fills, and memory that runs out, in the middle of a step: in a process of its own."""
 
+import gzip
 import json
 import os
 import random
@@ -16,6 +17,7 @@ import pytest
 
 from flows.create_batches import create_batches
 from splitter.workspace import sweep
+from tests.helpers.archives import tar_of
 from tests.helpers.biospex import Biospex
 
 MIB = 1024 * 1024
@@ -74,19 +76,23 @@ def test_a_disk_that_fills_during_a_step_is_answered_with_its_name(
     tmp_path: Path, biospex: Biospex, workspace: Path
 ) -> None:
     noise = random.Random(1).randbytes(5 * MIB)
+    # A tar does not say in front how much it unpacks to.
+    tar = tmp_path / "extract.tar.gz"
+    files = {"a.jpg": bytes(2 * DISK), "manifest.csv": b"imageName\na.jpg\n"}
+    tar.write_bytes(gzip.compress(tar_of(files)))
     requests = [
-        biospex.request(export(tmp_path / "extract.zip", {"a.jpg": bytes(2 * DISK)}, 1)),
+        biospex.request(tar),
         biospex.request(export(tmp_path / "download.zip", {"a.jpg": noise}, 1)),
     ]
     namespace = ["unshare", "-rm"]
     may = subprocess.run([*namespace, "true"], capture_output=True).returncode == 0
     wrapper = [*(namespace if may else []), "sh", "-c", SMALL_DISK, "sh"]
 
-    assert split(requests, *wrapper) == [("Failed", []), ("Failed", [])]
+    assert split(requests, *wrapper) == [("Needs operator", []), ("Needs operator", [])]
     sentences = [message["error"] for message in biospex.callbacks()]
     assert len(sentences) == 2
     for sentence in sentences:
-        assert f"{workspace} became full" in sentence
+        assert f"{workspace} ran out of space" in sentence
         assert "tell the operator" in sentence
     assert biospex.batches() == []
     assert biospex.incomplete_uploads() == []

@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import State
 
 from cli.submit import main
 from flows.create_batches import create_batches
+from flows.support.markdown import plain
 from tests.conftest import FIXTURES
 from tests.helpers.biospex import Biospex
 
@@ -88,7 +89,7 @@ def test_a_plan_says_of_zooniverse_what_the_summary_says(
     assert "the column 'references'" in "".join(said)
     assert main([f"s3://{biospex.bucket}/export/{path.name}", "--plan"]) == 0
     printed = capsys.readouterr().out
-    assert printed.partition("Zooniverse:\n")[2].splitlines() == said
+    assert list(map(plain, printed.partition("Zooniverse:\n")[2].splitlines())) == said
 
 
 def test_the_fixtures_are_all_there() -> None:

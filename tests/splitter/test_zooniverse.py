@@ -24,7 +24,14 @@ pytestmark = pytest.mark.slow  # runs the client for each batch
 
 CASES = sorted((FIXTURES / "cases" / "manifests").glob("*.zip"))
 
-JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0" + bytes(300)
+JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0" + bytes(300) + b"\xff\xd9"
+
+
+def bytes_of(size: int) -> bytes:
+    """A JPEG of more than ``size`` bytes."""
+    return JPEG[:-2] + bytes(size) + JPEG[-2:]
+
+
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\6\0\0\0" + bytes(100)
 TIFF = b"II*\0\x08\0\0\0" + bytes(100)
 
@@ -100,7 +107,7 @@ def test_zooniverses_client_takes_every_batch_or_the_summary_has_said_why_not(
     ("images", "finding"),
     [
         ({"a.jpg": b""}, r"1 image is empty \(0 bytes\).*: a\.jpg\."),
-        ({"a.jpg": JPEG + bytes(1024 * 1024)}, r"too large for Zooniverse's client.*: a\.jpg \("),
+        ({"a.jpg": bytes_of(1024 * 1024)}, r"too large for Zooniverse's client.*: a\.jpg \("),
         ({"a.jpg": TIFF}, r"1 image is no JPEG.*: a\.jpg \(a TIFF\)"),
         ({"a.jpg": b"<!DOCTYPE html><html><body>404</body></html>"}, r"a\.jpg \(a web page\)"),
     ],
@@ -180,7 +187,7 @@ def _matches(parts: Partition, pattern: str) -> bool:
 )
 def test_what_the_web_page_does_not_take_is_said(text: str, finding: str, tmp_path: Path) -> None:
     images = dict.fromkeys(("a.jpg", "b.jpg", "c.tif", "d,e.jpg"), JPEG)
-    images["large.jpg"] = JPEG + bytes(1000 * 1024)
+    images["large.jpg"] = bytes_of(1000 * 1024)
     parts, _ = inspected(export(text, **images), tmp_path)
     assert _matches(parts, finding)
     assert len(parts.zooniverse) == 1
@@ -206,7 +213,7 @@ def test_more_rows_than_the_web_page_advises_is_advice_and_no_warning(tmp_path: 
 def test_what_is_sound_is_said_to_be(pack: object, tmp_path: Path) -> None:
     files = {"a.jpg": JPEG, "b.png": PNG, "manifest.csv": b"imageName\na.jpg\nb.png\n"}
     parts, _ = inspected(pack(files), tmp_path)  # type: ignore[operator]
-    assert zooniverse.section(parts) == ["Nothing was seen that Zooniverse refuses."]
+    assert zooniverse.section(parts) == ["No Zooniverse problems found."]
 
 
 def test_of_a_zip_elsewhere_sizes_and_some_images_are_looked_at() -> None:
