@@ -431,7 +431,7 @@ A first export, of an archive that is in the bucket:
   AWS_REGION=$AWS_REGION PREFECT_API_URL=$PREFECT_API_URL \\
     TRIGGER_QUEUE_URL=$(output TriggerQueueUrl) \\
     UPDATES_QUEUE_URL=$(output UpdatesQueueUrl) \\
-    make submit ARCHIVE=s3://$BUCKET/export/NAME.zip
+    make submit ANSWER=1 ARCHIVE=s3://$BUCKET/export/NAME.zip
 TEXT
 }
 
