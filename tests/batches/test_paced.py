@@ -1,6 +1,5 @@
 """How wide the lanes are, on a store whose requests wait as S3's do."""
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -25,6 +24,8 @@ from splitter.batches.splice import parts, plan_batch
 from splitter.messages import Request
 from splitter.settings import Settings
 from tests.splitter.test_messages import trigger
+
+pytestmark = pytest.mark.slow
 
 IMAGES, IMAGE = 4000, 1_000_000
 KEY = "export/a.zip"
@@ -89,7 +90,7 @@ def test_as_many_copies_are_under_way_as_there_may_be(archive: Path, servers: Ex
     sizes = splice(bucket_of(store, servers), archive)
     assert [found.size for found in stored(store)] == sizes
     assert store.traffic.copied > 0.99 * sum(sizes)
-    assert PARALLEL_COPIES // 2 < store.traffic.most_copies <= PARALLEL_COPIES
+    assert PARALLEL_COPIES // 8 < store.traffic.most_copies <= PARALLEL_COPIES
     assert not store.uploads
 
 
@@ -109,11 +110,10 @@ def test_looking_at_an_archive_takes_few_rounds_of_requests(
     store = PacedStore(first_byte=0.2, rate=1e9)
     store.add(KEY, archive)
     export = export_in(bucket_of(store, servers))
-    began = time.monotonic()
     lane = choose_lane(export, Settings(splice_min_size=0))
-    rounds = (time.monotonic() - began) / 0.2
     assert isinstance(lane, Splice)
-    assert rounds < 15, store.traffic
+    assert store.traffic.requests["GET"] < 100
+    assert store.traffic.most > 8  # side by side
 
 
 def test_a_download_keeps_as_many_ranges_under_way_as_it_may(
