@@ -77,8 +77,8 @@ SPARSE = Sentence(
 )
 NO_END = Sentence(
     "archive.tar-without-end",
-    "The tar ends with its last file, without the zeros that mark its end; all of its files were "
-    "read.",
+    "The tar ends behind a file, without the zeros that mark its end. Every file that the manifest "
+    "names is there; files that no row names may be missing.",
     Actor.NOBODY,
 )
 

@@ -351,10 +351,10 @@ def test_files_that_share_folders_are_no_files_in_a_file(make: type) -> None:
 @pytest.mark.parametrize("make", [zip_of, tar_of])
 def test_a_name_too_long_for_a_file_is_not_normalised(make: type) -> None:
     name = "a" + "\u0316\u0301" * 15_000  # which takes a quarter of an hour
-    begun = time.monotonic()
+    begun = time.process_time()
     [why] = unusable_in(make({name: b"x"})).values()
     assert "60,001 bytes where 255 are allowed" in why
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize("blocks", [0, 1])
@@ -368,9 +368,9 @@ def test_a_tar_without_all_of_its_end_is_read(blocks: int, tmp_path: Path) -> No
 
 def test_a_sparse_file_of_too_many_pieces_is_refused_before_its_map_is_read() -> None:
     bomb = CASES / "abuse" / "13-tar-sparse-map-15M.tar.gz"
-    begun = time.monotonic()
+    begun = time.process_time()
     assert "sparse file" in refusal_of(bomb.read_bytes())
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize(
