@@ -65,7 +65,7 @@ from devtools.services import (
     trigger,
 )
 from flows.support.artifacts import CALLBACK_KEY
-from flows.support.decision import SERVICE_STOPPED
+from flows.support.prefect_texts import SERVICE_STOPPED
 from flows.support.recovery import failed_attempts
 from splitter.aws.s3 import CLIENT_CONFIG
 

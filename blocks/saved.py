@@ -57,8 +57,10 @@ class Aws:
     def client(
         self, service: Literal["sqs"], config: Config, region: str | None = None
     ) -> "SQSClient": ...
+    @overload
+    def client(self, service: Literal["ecs"], config: Config, region: str | None = None) -> Any: ...
     def client(
-        self, service: Literal["s3", "sqs"], config: Config, region: str | None = None
+        self, service: Literal["s3", "sqs", "ecs"], config: Config, region: str | None = None
     ) -> Any:
         """A boto3 client with the block's endpoint, and our own retries and timeouts."""
         parameters = self._parameters.get_params_override()

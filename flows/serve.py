@@ -1,4 +1,4 @@
-"""Both deployments served from one process: ``python -m flows.serve``.
+"""Serves both deployments from one process: ``python -m flows.serve``.
 
 Reads:      the environment: a Prefect API, AWS, ``TRIGGER_QUEUE_URL``
 Writes:     the deployments ``create-batches/create-batches`` and ``listen/listen``, a run of the
@@ -13,42 +13,42 @@ import sys
 from types import FrameType
 from uuid import UUID
 
+from anyio import create_task_group, sleep, to_thread
 from httpx import HTTPStatusError, TransportError
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterId,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import StateType
+from prefect.logging import get_logger
 from prefect.runner import Runner
 from prefect.settings import get_current_settings
-from prefect.states import AwaitingRetry
 from prefect.types.entrypoint import EntrypointType
 
 from blocks.saved import Aws
 from flows.create_batches import create_batches
 from flows.listen import listen
 from flows.support.finding import deployment_tags
-from flows.support.outage import waits_for_prefect
+from flows.support.heartbeats import FREQUENCY, ServerClock
+from flows.support.outage import FEW_RETRIES, waits_for_prefect
+from flows.support.restart import Upkeep
 from splitter.errors import SetupError
 from splitter.settings import Settings
 
-UNFINISHED = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.PAUSED]
+SECONDS_BETWEEN_LOOKS = 5
+"""Between two looks whether a listener runs."""
+
+log = get_logger("serve")
 
 
 async def serve(settings: Settings) -> None:
-    """Register both deployments, set the listener going and run what comes, until SIGTERM.
+    """Register both deployments and run their runs, one of them the listener, until SIGTERM.
 
-    ``settings``: such as have been checked.
+    Args:
+        settings: checked ones.
     """
     service = Runner(
         name="biospex",
         limit=settings.max_in_flight + 1,  # every export in flight, and the listener
         query_seconds=1,
         pause_on_shutdown=False,
+        heartbeat_seconds=FREQUENCY,
     )
     # A run form that is submitted empty is an empty request, whose missing fields are named.
     for flow, kind, parameters in (
@@ -63,12 +63,35 @@ async def serve(settings: Settings) -> None:
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         deployment_id = await service.aadd_deployment(deployment)
-    await start_listener(deployment_id)
-    await service.start()
+    async with create_task_group() as tasks:
+        tasks.start_soon(keep_listening, deployment_id)
+        await service.start()
+        tasks.cancel_scope.cancel()
+
+
+async def keep_listening(deployment: UUID) -> None:
+    """Make sure, every few seconds, that one listener runs.
+
+    Nothing else in the service depends on it, so it survives any error and logs it once.
+    """
+    clock = ServerClock()
+    logged = ""
+    is_begun = False
+    with clock.client() as prefect, waits_for_prefect(FEW_RETRIES):
+        upkeep = Upkeep(prefect, deployment, clock)
+        while True:
+            try:
+                await to_thread.run_sync(upkeep.look if is_begun else upkeep.begin)
+                is_begun, logged = True, ""
+            except Exception as error:
+                if type(error).__name__ != logged:
+                    log.warning("Cannot look after the listener for now: %r", error)
+                logged = type(error).__name__
+            await sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def check(settings: Settings) -> None:
-    """Say in a sentence what would otherwise be found out by a traceback.
+    """Check the settings and services that serving needs.
 
     Raises:
         SetupError: naming what is missing.
@@ -99,21 +122,6 @@ def check_services() -> None:
             raise SetupError(f"the Prefect API at {url} does not answer ({error}).") from error
     if Aws().session.get_credentials() is None:
         raise SetupError("no AWS credentials were found, neither saved as a block nor here.")
-
-
-async def start_listener(deployment: UUID) -> None:
-    """Take up the listener's run that an earlier process left behind, or start one."""
-    async with get_client() as prefect:
-        left = await prefect.read_flow_runs(
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED))
-            ),
-        )
-        for run in left:
-            await prefect.set_flow_run_state(run.id, AwaitingRetry(message="Served again"))
-        if not left:
-            await prefect.create_flow_run_from_deployment(deployment)
 
 
 def sigterm_self(number: int, frame: FrameType | None) -> None:

@@ -1,8 +1,8 @@
-"""What becomes of a run of create-batches: one pure function, and the listener alone asks it.
+"""Decides what the listener does about a run of create-batches: one pure function.
 
-The message is the lease of an export and the listener its one owner: a run does its work and says
-how that ended, and whether it is tried again, given up or answered is decided here. The table in
-docs/reliability.md states the same rows.
+The message is the lease of an export and the listener is its only owner. A run does its work and
+reports how it ended; whether it is retried, given up or answered is decided here. The table in
+docs/reliability.md has the same rows.
 """
 
 from dataclasses import dataclass
@@ -11,21 +11,19 @@ from typing import Any
 
 from prefect.client.schemas.objects import State
 
+from flows.support.prefect_texts import EXCEPTION_OF_FLOW, IN_LINE, SERVICE_STOPPED
 from splitter.settings import Settings
 
 MISSED_HEARTBEATS = 3
 """Heartbeats without which a run that is said to be running is dead."""
 
 TIME_TO_START_HERE = timedelta(seconds=120)
-"""Between the moment at which a service takes a run, without a work pool, and its start. One that
-takes longer was taken by a service that has died since; START_TIMEOUT is for what a pool needs."""
+"""Between the moment at which a service takes a run, without a work pool, and its start, on a
+machine that is not overloaded. After it the service counts as dead; START_TIMEOUT is for a pool."""
 
 TIME_TO_START_IN_POOL = timedelta(minutes=15)
-"""Between the moment at which a worker takes a run and its start. Fargate takes five minutes at its
-slowest; a run that takes longer was taken by a worker that has died since."""
-
-IN_LINE = "AwaitingConcurrencySlot"
-"""Prefect's name of the state of a run that waits for a concurrency limit."""
+"""Between the moment at which a worker takes a run and its start. Fargate needs up to five minutes;
+after fifteen the worker counts as dead."""
 
 TIME_TO_CANCEL = timedelta(minutes=5)
 """Between the request to cancel a run and its end; ECS gives a task two minutes to stop."""
@@ -35,28 +33,34 @@ FIRST_DELAY = timedelta(seconds=15)
 
 LONGEST_DELAY = timedelta(minutes=5)
 
-SERVICE_STOPPED = "Runner is shutting down."
-"""How Prefect's runner marks the runs that it cancels when it is stopped itself."""
+TIME_TO_STOP = timedelta(minutes=3)
+"""Before a run is started again whose container was stopped: longer than ECS needs to stop it, so
+that the news of its end is not taken for that of the next attempt."""
+
+NO_HEARTBEATS = "NoHeartbeats"
+"""Name of the state of a run that was marked crashed because its heartbeats stopped."""
 
 CANCELLED = "the run that makes them was cancelled, by an operator or because it took too long"
 
 REFUSED = "Refused"
-"""Name of the state of a run that was only made to show why a message is not carried out."""
+"""Name of the state of a run that was only created to show why a message is refused."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of a run at one moment.
+    """The facts about a run at one moment.
 
     Attributes:
-        state: as Prefect has it.
+        state: its state in Prefect.
         has_pool: whether a work pool starts it, rather than a service beside the listener.
-        is_answered: whether it is noted that its callback is out.
-        attempts: how often its own code has begun and has not come to a good end.
-        failed_starts: how often it ended before its own code began, since the last attempt.
+        is_answered: whether its callback is noted as sent.
+        attempts: how many attempts ended badly after its own code had begun.
+        failed_starts: how many starts failed before its own code began, since the last attempt.
         age: time in its state.
-        waited: time since it last ran, or since it was made if it never did.
-        missed_heartbeats: how many are due since the last; 0 where it cannot be told.
+        waited: time since it last ran, or since it was created if it never did.
+        missed_heartbeats: how many heartbeats are overdue; 0 where that cannot be known.
+        others_running: how many other runs of its pool, or else of its deployment, are running.
+        load: runnable processes per processor of this machine; 1 or less if it is not overloaded.
     """
 
     state: State[Any]
@@ -67,21 +71,29 @@ class Run:
     age: timedelta = timedelta()
     waited: timedelta = timedelta()
     missed_heartbeats: float = 0.0
+    others_running: int = 0
+    load: float = 1.0
 
 
 @dataclass(frozen=True)
 class Extend:
-    """The run goes on: keep the message invisible."""
+    """Keep the message invisible; the run goes on.
+
+    Attributes:
+        reason: why it waits, if an operator may want to know.
+    """
+
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Acknowledge:
-    """The callback is out: delete the message."""
+    """Delete the message; the callback is sent."""
 
 
 @dataclass(frozen=True)
 class Retry:
-    """The run is tried again after a delay."""
+    """Start the run again after a delay."""
 
     reason: str
     delay: timedelta
@@ -89,21 +101,26 @@ class Retry:
 
 @dataclass(frozen=True)
 class MarkCrashed:
-    """Prefect thinks that the run goes on, but its process is dead or never was."""
+    """Mark the run crashed and end its process; it is dead, hangs, or never started.
+
+    Attributes:
+        name: of the state.
+    """
 
     reason: str
+    name: str = "Crashed"
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Have the run's process stopped by what started it."""
+    """Ask the service or worker that started the run to stop its process."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Fail:
-    """No run will answer any more: end what is left of it and send the failure."""
+    """Send the failure and end the run; no run will answer this message."""
 
     sentence: str
 
@@ -112,33 +129,45 @@ Decision = Extend | Acknowledge | Retry | MarkCrashed | Cancel | Fail
 
 
 def decide(run: Run | None, settings: Settings) -> Decision:
-    """What the listener does about a run; ``None`` is one that was deleted."""
+    """What the listener does about a run; ``None`` is a run that was deleted."""
     if run is None:
         return give_up("the run that makes them was deleted by an operator")
     state = run.state
     if state.is_final():
-        return after_the_end(run, settings)
+        return decide_finished(run, settings)
     if state.is_running():
         if run.age > timedelta(seconds=settings.run_timeout):
             return Cancel("It took longer than RUN_TIMEOUT")
         if run.missed_heartbeats >= MISSED_HEARTBEATS:
-            return MarkCrashed("Its process gave no sign of life for too long")
+            return MarkCrashed("Its process has sent no heartbeats for too long", NO_HEARTBEATS)
         return Extend()
     if state.is_cancelling():
         return give_up(CANCELLED) if run.age > TIME_TO_CANCEL else Extend()
+    if state.is_pending() and run.age > time_to_start(run):
+        return MarkCrashed("The service or worker that took it did not start it")
+    return decide_waiting(run, settings)
+
+
+def decide_waiting(run: Run, settings: Settings) -> Decision:
+    """Decides about a run that has not begun."""
+    state = run.state
     if state.name == IN_LINE:
-        return Extend()  # a limit that an operator has set; the runs in front end by RUN_TIMEOUT
-    if run.waited > timedelta(seconds=settings.start_timeout):
+        return Extend("a concurrency limit of Prefect")
+    is_late = run.waited > timedelta(seconds=settings.start_timeout)
+    if is_late and state.is_scheduled() and run.others_running:
+        return Extend(f"the {run.others_running} runs of its pool or service that are running")
+    if is_late:
         return give_up(f"the run that makes them did not begin in time, it stayed {state.name}")
-    if state.is_pending() and not run.has_pool and run.age > TIME_TO_START_HERE:
-        return MarkCrashed("The service that took it did not start it")
-    if state.is_pending() and run.has_pool and run.age > TIME_TO_START_IN_POOL:
-        return MarkCrashed("The worker that took it did not start it")
     return Extend()
 
 
-def after_the_end(run: Run, settings: Settings) -> Decision:
-    """The same of a run that has ended."""
+def time_to_start(run: Run) -> timedelta:
+    """How long a run may be Pending; the interpreters of an overloaded machine start slowly."""
+    return TIME_TO_START_IN_POOL if run.has_pool else TIME_TO_START_HERE * max(run.load, 1.0)
+
+
+def decide_finished(run: Run, settings: Settings) -> Decision:
+    """Decides about a run that has ended."""
     state = run.state
     if run.is_answered or state.is_completed():
         return Acknowledge()
@@ -146,19 +175,19 @@ def after_the_end(run: Run, settings: Settings) -> Decision:
         return Fail(state.message)
     if state.is_cancelled() and state.message != SERVICE_STOPPED:
         return give_up(CANCELLED)
-    if run.failed_starts:  # no capacity, a quota, an image: nothing that the export could help
-        if run.waited > timedelta(seconds=settings.start_timeout):
+    if run.failed_starts:  # no capacity, a quota, an image: not a fault of the export
+        if run.waited > timedelta(seconds=settings.start_timeout) and not run.others_running:
             return give_up("the run that makes them could not be started in time")
         return Retry(
             f"Not started yet, tried until START_TIMEOUT; last time: {state.message}",
             min(FIRST_DELAY * 4 ** (run.failed_starts - 1), LONGEST_DELAY),
         )
     if run.attempts < settings.max_attempts:
-        return Retry(
-            f"Attempt {run.attempts} ended {state.name}: {state.message}",
-            min(FIRST_DELAY * 4 ** max(run.attempts - 1, 0), LONGEST_DELAY),
-        )
-    if state.is_failed() and state.message and not state.message.startswith("Flow run encounter"):
+        delay = min(FIRST_DELAY * 4 ** max(run.attempts - 1, 0), LONGEST_DELAY)
+        if run.has_pool and state.name == NO_HEARTBEATS:
+            delay = max(delay, TIME_TO_STOP)
+        return Retry(f"Attempt {run.attempts} ended {state.name}: {state.message}", delay)
+    if state.is_failed() and state.message and not state.message.startswith(EXCEPTION_OF_FLOW):
         return Fail(state.message)  # the flow's own sentence, not Prefect's
     return give_up(f"the run that makes them ended {state.name} too often")
 

@@ -9,11 +9,9 @@ from typing import Any
 
 from prefect.context import FlowRunContext, TaskRunContext
 
+from flows.support.prefect_texts import RAISED_ONCE_MORE
 from splitter.errors import ExportError, SetupError
 from splitter.messages import Request
-
-RAISED_ONCE_MORE = "Engine execution exited with unexpected exception"
-"""How Prefect logs what a flow run has ended with, where the run has a process of its own."""
 
 
 class Labels(logging.Filter):

@@ -1,4 +1,4 @@
-"""Time without Prefect's API, SQS or the network: waited out, said once."""
+"""Waits out outages of Prefect, SQS or the network and logs each once."""
 
 import threading
 import time
@@ -7,12 +7,20 @@ from contextlib import contextmanager
 
 from httpx import HTTPStatusError, TransportError
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import (
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_CLIENT_RETRY_EXTRA_CODES,
+    temporary_settings,
+)
 
 from splitter.errors import Kind, is_kind, is_transient
 
-PATIENT, BRIEF = 9, 2
-"""Tries of Prefect's client: of who only waits, and of who has something else to do meanwhile."""
+TRANSIENT = frozenset({408, 429, *range(500, 600)})
+"""HTTP status codes that Prefect's client repeats and that count as an outage here."""
+
+MANY_RETRIES, FEW_RETRIES = 9, 2
+"""Retries of Prefect's client: in code that only waits, and in code that has other work meanwhile.
+The waits between them are 2, 4, 8 … seconds: a quarter of an hour, and six seconds."""
 
 
 class Outage:
@@ -24,6 +32,10 @@ class Outage:
 
     SECONDS_BETWEEN_TRIES = 5
 
+    SECONDS_UNTIL_OVER = 60
+    """Without an error, until an outage counts as over. A service that answers now and then has
+    one outage, which is logged once."""
+
     def __init__(self) -> None:
         self.reachable_since = time.monotonic()
         self._lasts = False
@@ -31,7 +43,7 @@ class Outage:
 
     @contextmanager
     def wait_out_outage(self, stopping: threading.Event) -> Iterator[None]:
-        """Swallow what an outage raises, and wait a little; anything else is passed on."""
+        """Swallow the error of an outage and wait a little; pass on any other error."""
         try:
             yield
         except Exception as error:
@@ -41,33 +53,36 @@ class Outage:
                 self._logger.warning("Waiting for a service that does not answer: %r", error)
             self._lasts = True
             stopping.wait(self.SECONDS_BETWEEN_TRIES)
-            # Not only once all is over: what is tried next may be to judge the runs.
             self.reachable_since = time.monotonic()
             return
-        if self._lasts:
+        if self._lasts and time.monotonic() - self.reachable_since >= self.SECONDS_UNTIL_OVER:
             self._logger.info("All services answer again")
-        self._lasts = False
+            self._lasts = False
 
 
 @contextmanager
-def waits_for_prefect(tries: int = PATIENT) -> Iterator[None]:
-    """Let what is asked of Prefect's API outlast an outage of a quarter of an hour.
+def waits_for_prefect(retries: int = MANY_RETRIES) -> Iterator[None]:
+    """Repeat requests to Prefect's API during an outage of up to a quarter of an hour.
 
-    Prefect's client waits 2, 4, 8 … seconds between its tries, and by default gives up after a
-    minute: a run would fail, and a runner end after the third time, with all that it runs.
+    By default Prefect's client repeats only 429, 502 and 503, for a minute. A run would then fail,
+    and a runner would end after the third error together with all its runs.
     """
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: tries}):
+    settings = {
+        PREFECT_CLIENT_MAX_RETRIES: retries,
+        PREFECT_CLIENT_RETRY_EXTRA_CODES: set(TRANSIENT),
+    }
+    with temporary_settings(settings):
         yield
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a service, AWS or Prefect, is away; it can come back.
+    """Whether an error says that AWS or Prefect is away for a while.
 
-    Credentials whose session is over are none: those of an assumed role last for an hour, and who
-    waits would wait for ever. The listener's run fails, and starts again with new ones.
+    Expired credentials are no outage: those of an assumed role last an hour and do not come back
+    by waiting. The listener's run fails, and its next attempt loads new ones.
     """
     if isinstance(error, HTTPStatusError):
-        return error.response.is_server_error or error.response.status_code == 429
+        return error.response.status_code in TRANSIENT
     if is_kind(error, Kind.EXPIRED):
         return False
     return isinstance(error, TransportError) or is_transient(error)

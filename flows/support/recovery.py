@@ -1,13 +1,11 @@
-"""What Prefect knows of a run, and what the listener makes of it: observed, retried, ended.
+"""Reads the facts about a run from Prefect, and sets the states that the listener decides on.
 
-A run is retried as itself, same id and same page, for it finds in S3 what earlier attempts have put
-in place. An attempt counts once its own code has begun; Prefect's ``run_count`` counts otherwise.
+A run is retried as itself, with the same id and page; it finds the batches of earlier attempts in
+S3. An attempt counts once its own code has begun; Prefect's ``run_count`` counts differently.
 """
 
-import os
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,21 +15,31 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterKey,
+    DeploymentFilter,
+    DeploymentFilterId,
     FlowRunFilter,
     FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.context import FlowRunContext, SyncClientContext
-from prefect.events.filters import EventFilter, EventOrder
+from prefect.exceptions import Abort
 from prefect.logging import get_run_logger
-from prefect.settings import get_current_settings
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 
 from flows.support.artifacts import CALLBACK_KEY, callback_markdown, callback_title
-from flows.support.decision import MISSED_HEARTBEATS, Retry, Run
+from flows.support.decision import MarkCrashed, Retry, Run
+from flows.support.heartbeats import Heartbeats, ServerClock
 from flows.support.markdown import plain
+from flows.support.processes import machine_load
 from splitter.messages import Failure, Result
+
+LARGEST_SPREAD = 6
+"""Seconds over which the next attempts of several runs are spread."""
 
 FAILED = (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
 
@@ -50,18 +58,21 @@ def failed_attempts(states: Sequence[State[Any]]) -> list[State[Any]]:
 
 
 def is_superseded(run: FlowRun) -> bool:
-    """Whether the current run, as Prefect has it now, is no longer this process's to go on with.
+    """Whether another process owns the current run, by its present state in Prefect.
 
-    It was cancelled, suspended, taken for dead or started again: another one answers for it.
+    It was cancelled, suspended, marked crashed or started again.
     """
     return not is_running(run) or run.run_count > runtime.flow_run.run_count
 
 
 def leave_if_superseded() -> None:
-    """End this process, which says nothing more, if another one answers for its run.
+    """End this attempt without a state of its own if another attempt owns the run.
 
-    So an attempt that was only slow, or out of reach, does not send a second callback, nor put a
-    state of its own over that of the attempt that goes on.
+    So an attempt that was only slow, or unreachable, sends no second callback and does not
+    overwrite the state of the attempt that goes on.
+
+    Raises:
+        Abort: if so; Prefect's engine then ends the process.
     """
     if not is_deployed():
         return
@@ -69,8 +80,8 @@ def leave_if_superseded() -> None:
     with SyncClientContext.get_or_create() as context:
         run = context.client.read_flow_run(UUID(runtime.flow_run.id))
     if is_superseded(run):
-        get_run_logger().warning("This run is %s, not this attempt's any more", run.state_name)
-        os._exit(0)
+        get_run_logger().warning("Run is %s; a newer attempt has taken over", run.state_name)
+        raise Abort("a newer attempt has taken over")
 
 
 def is_running(run: FlowRun) -> bool:
@@ -94,29 +105,54 @@ def earlier_attempts() -> list[State[Any]]:
         return failed_attempts(prefect.read_flow_run_states(UUID(runtime.flow_run.id)))
 
 
-def observe(prefect: SyncPrefectClient, run: FlowRun | None, reachable_since: float) -> Run | None:
-    """What Prefect knows of a run; None if it has been deleted.
-
-    Args:
-        reachable_since: moment of ``time.monotonic()`` from which on Prefect could be reached;
-            heartbeats before it may be lost.
-    """
+def observe(
+    prefect: SyncPrefectClient, run: FlowRun | None, heartbeats: Heartbeats, clock: ServerClock
+) -> Run | None:
+    """The facts about a run; None if it has been deleted."""
     if run is None or run.state is None:
         return None
     states = sorted(prefect.read_flow_run_states(run.id), key=lambda state: state.timestamp)
     waiting = states_since_it_ran(states) or [run.state]
-    now = datetime.now(UTC)
-    ends = [state for state in waiting if state.type in FAILED]
+    now = clock.now()
+    ends = count_ends(waiting)
     has_run = len(waiting) < len(states)
     return Run(
         state=run.state,
         has_pool=bool(run.work_pool_name),
         is_answered=run.state.is_final() and callback_of(prefect, run) is not None,
         attempts=len(failed_attempts(states)),
-        failed_starts=max(len(ends) - has_run, 0),  # the first of them ended the last attempt
+        failed_starts=max(ends - has_run, 0),  # the first of them ended the last attempt
         age=now - run.state.timestamp,
         waited=now - waiting[0].timestamp,
-        missed_heartbeats=missed_heartbeats(prefect, run, reachable_since),
+        missed_heartbeats=heartbeats.missed(run),
+        others_running=0 if run.state.is_running() else count_others_running(prefect, run),
+        load=machine_load(),
+    )
+
+
+def count_ends(states: Sequence[State[Any]]) -> int:
+    """How often a run ended badly; an end that two processes report, one after the other, once."""
+    kinds = [state.type in FAILED for state in states]
+    return sum(
+        is_end and not was_end for is_end, was_end in zip(kinds, [False, *kinds], strict=False)
+    )
+
+
+def count_others_running(prefect: SyncPrefectClient, run: FlowRun) -> int:
+    """How many other runs of a run's pool, or else of its deployment, are running."""
+    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+    pool, deployment = None, None
+    if run.work_pool_name:
+        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[run.work_pool_name]))
+    elif run.deployment_id:
+        deployment = DeploymentFilter(id=DeploymentFilterId(any_=[run.deployment_id]))
+    return len(
+        prefect.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=running),
+            work_pool_filter=pool,
+            deployment_filter=deployment,
+            limit=50,
+        )
     )
 
 
@@ -126,9 +162,10 @@ def states_since_it_ran(states: Sequence[State[Any]]) -> Sequence[State[Any]]:
     return states[ran[-1] + 1 :] if ran else states
 
 
-def retry(prefect: SyncPrefectClient, run: FlowRun, decision: Retry) -> None:
+def retry(prefect: SyncPrefectClient, run: FlowRun, decision: Retry, now: datetime) -> None:
     """Schedule another attempt of a run that has ended."""
-    when = datetime.now(UTC) + decision.delay
+    # Runs that ended together, with their service, do not start together.
+    when = now + decision.delay + timedelta(seconds=run.id.int % LARGEST_SPREAD)
     prefect.set_flow_run_state(run.id, AwaitingRetry(scheduled_time=when, message=decision.reason))
 
 
@@ -155,44 +192,18 @@ def note_callback(prefect: SyncPrefectClient, run: FlowRun, message: Result | Fa
     )
 
 
-def missed_heartbeats(prefect: SyncPrefectClient, run: FlowRun, reachable_since: float) -> float:
-    """How many heartbeats a run that is said to be running owes; 0 where none are sent.
-
-    Prefect sends a heartbeat event for each run, every PREFECT_FLOWS_HEARTBEAT_FREQUENCY seconds.
-    Those of the time in which Prefect was away are lost, so they are not owed.
-    """
-    frequency = get_current_settings().flows.heartbeat_frequency
-    if frequency is None or run.state is None or not run.state.is_running():
-        return 0.0
-    silence = min(
-        (datetime.now(UTC) - run.state.timestamp).total_seconds(),
-        time.monotonic() - reachable_since,
+def mark_crashed(prefect: SyncPrefectClient, run: FlowRun, decision: MarkCrashed) -> None:
+    """Mark a run crashed whose process is dead, hangs, or never started."""
+    prefect.set_flow_run_state(
+        run.id, Crashed(message=decision.reason, name=decision.name), force=True
     )
-    if silence < MISSED_HEARTBEATS * frequency:
-        return 0.0
-    heartbeats = EventFilter.model_validate(
-        {
-            "event": {"name": ["prefect.flow-run.heartbeat"]},
-            "resource": {"id": [f"prefect.flow-run.{run.id}"]},
-            "occurred": {"since": datetime.now(UTC) - timedelta(seconds=silence)},
-            "order": EventOrder.DESC,
-        }
-    )
-    for last in prefect.read_events(heartbeats, limit=1).events:
-        silence = (datetime.now(UTC) - last.occurred).total_seconds()
-    return silence / frequency
-
-
-def mark_crashed(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:
-    """Mark a run whose process is dead, or never was, as what it is."""
-    prefect.set_flow_run_state(run.id, Crashed(message=reason), force=True)
 
 
 def request_cancellation(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:
-    """Have a run's process stopped by what started it: Prefect's runner or worker."""
+    """Ask Prefect's runner or worker to stop the process of a run."""
     prefect.set_flow_run_state(run.id, Cancelling(message=reason))
 
 
 def force_cancelled(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:
-    """End a run that does not get going, or does not end."""
+    """End a run that does not start or does not end."""
     prefect.set_flow_run_state(run.id, Cancelled(message=reason), force=True)

@@ -1,7 +1,7 @@
-"""One listener at a time: of those of one deployment, the one that started last stays."""
+"""Keeps one listener: of those of one deployment, the one that started last goes on."""
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from uuid import UUID
 
@@ -18,12 +18,8 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.logging import get_run_logger
 
 from flows.support.decision import MISSED_HEARTBEATS
-from flows.support.recovery import (
-    force_cancelled,
-    is_running,
-    is_superseded,
-    missed_heartbeats,
-)
+from flows.support.heartbeats import Heartbeats, ServerClock
+from flows.support.recovery import force_cancelled, is_running, is_superseded
 
 SECONDS_BETWEEN_LOOKS = 30
 """Between two looks for listeners that are dead."""
@@ -33,28 +29,29 @@ TIME_TO_START = timedelta(minutes=10)
 
 
 class Standing(Enum):
-    """Whether a listener's run is to go on."""
+    """Whether a listener's run goes on."""
 
     LISTENS = auto()
     TAKEN_OVER = auto()
     """A listener that started later is running."""
     NOT_RUNNING = auto()
-    """Its run was suspended, cancelled or started again: its state belongs to somebody else."""
+    """Its run was suspended, cancelled or started again; another process owns its state."""
 
 
 class Takeover:
-    """How the listeners of one deployment stand to each other."""
+    """Compares the listeners of one deployment."""
 
-    def __init__(self, prefect: SyncPrefectClient) -> None:
+    def __init__(
+        self, prefect: SyncPrefectClient, heartbeats: Heartbeats, clock: ServerClock
+    ) -> None:
         self._prefect = prefect
+        self._heartbeats = heartbeats
+        self._clock = clock
         self._checked_at = time.monotonic()
         self._logger = get_run_logger()
 
-    def standing(self, reachable_since: float) -> Standing:
-        """Whether this listener goes on; ends the runs of earlier ones that are dead.
-
-        ``reachable_since``: as for ``recovery.observe``.
-        """
+    def standing(self) -> Standing:
+        """Whether this listener goes on; ends the runs of earlier listeners that are dead."""
         here = self._prefect.read_flow_run(UUID(runtime.flow_run.id))
         if is_superseded(here):
             return Standing.NOT_RUNNING
@@ -74,15 +71,14 @@ class Takeover:
         if time.monotonic() - self._checked_at >= SECONDS_BETWEEN_LOOKS:
             self._checked_at = time.monotonic()
             for run in others:
-                if run.id != here.id and self._is_dead(run, here.start_time, reachable_since):
+                if run.id != here.id and self._is_dead(run, here.start_time):
                     self._logger.warning("%s gave no sign of life; this run takes over", run.name)
                     force_cancelled(self._prefect, run, "Died; another listener has taken over")
         return Standing.LISTENS
 
-    def _is_dead(self, run: FlowRun, started: datetime, reachable_since: float) -> bool:
+    def _is_dead(self, run: FlowRun, started: datetime) -> bool:
         if is_running(run):
             if not run.start_time or run.start_time >= started:
                 return False
-            owed = missed_heartbeats(self._prefect, run, reachable_since)
-            return owed >= MISSED_HEARTBEATS
-        return run.state is not None and datetime.now(UTC) - run.state.timestamp > TIME_TO_START
+            return self._heartbeats.missed(run) >= MISSED_HEARTBEATS
+        return run.state is not None and self._clock.now() - run.state.timestamp > TIME_TO_START

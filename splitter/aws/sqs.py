@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 MAX_RECEIVE = 10
 MAX_WAIT = 20
 
-SECONDS_TO_DEAD_LETTER = 60
-"""How long a message that cannot be answered is received again, in all."""
+RECEIVES_BEFORE_DEAD_LETTER = 6
+"""How often a message that cannot be answered is received before it becomes a dead letter."""
+
+SECONDS_BETWEEN_RECEIVES = 10
+"""Of a message that cannot be answered: a minute in all, in which its queue may be repaired."""
 
 REGION_OF_HOST = re.compile(
     # https://docs.aws.amazon.com/general/latest/gr/sqs-service.html, with the older names
@@ -45,12 +48,14 @@ class Delivery:
 
     Attributes:
         received: ``time.monotonic()`` of the request that brought it, seconds.
+        receive_count: how often SQS has delivered it, about.
     """
 
     message_id: str
     body: str
     receipt_handle: str
     received: float
+    receive_count: int = 1
 
 
 class CallbackError(SetupError):
@@ -66,36 +71,53 @@ NO_CALLBACK_QUEUE = Sentence(
 )
 
 
+TRIGGER_QUEUE_REFUSED = Sentence(
+    "listener.queue",
+    "the listener cannot use its trigger queue {queue:long} ({code:bare}).",
+    Actor.OPERATOR,
+    "Check that TRIGGER_QUEUE_URL names a queue that exists, and let the listener's role use "
+    "sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility and "
+    "sqs:GetQueueAttributes on it. The listener tries again by itself.",
+)
+
+
 class TriggerQueue:
-    """The queue that tells of exports to split."""
+    """The queue of the trigger messages."""
 
     def __init__(self, client: "SQSClient", url: str, visibility_timeout: int) -> None:
         """``visibility_timeout``: seconds a message stays invisible after each extension."""
         self._client = client
-        self._max_receive_count: int | None = None
+        self._dead_letter_queue: str | None = None
         self.url = url
         self.visibility_timeout = visibility_timeout
 
     def has_redrive_policy(self) -> bool:
-        """Whether messages that nobody deletes end in a dead-letter queue."""
-        answer = self._client.get_queue_attributes(
-            QueueUrl=self.url, AttributeNames=["RedrivePolicy"]
-        )
+        """Whether the queue names a dead-letter queue."""
+        answer = self._ask(self._client.get_queue_attributes, AttributeNames=["RedrivePolicy"])
         policy = json.loads(answer.get("Attributes", {}).get("RedrivePolicy", "{}"))
-        self._max_receive_count = int(policy["maxReceiveCount"]) if policy else None
+        if policy:  # SQS wants both queues in one account and region
+            name = policy["deadLetterTargetArn"].rpartition(":")[2]
+            self._dead_letter_queue = f"{self.url.rpartition('/')[0]}/{name}"
         return bool(policy)
 
     def receive(self, limit: int, wait: int) -> Iterator[Delivery]:
         """Up to ``limit`` messages, waiting up to ``wait`` seconds (at most 20) for the first."""
         asked = time.monotonic()
-        answer = self._client.receive_message(
-            QueueUrl=self.url,
+        answer = self._ask(
+            self._client.receive_message,
+            AttributeNames=["ApproximateReceiveCount"],
             MaxNumberOfMessages=min(limit, MAX_RECEIVE),
             WaitTimeSeconds=min(wait, MAX_WAIT),
             VisibilityTimeout=self.visibility_timeout,
         )
         for message in answer.get("Messages", ()):
-            yield Delivery(message["MessageId"], message["Body"], message["ReceiptHandle"], asked)
+            yield Delivery(
+                message["MessageId"],
+                message["Body"],
+                message["ReceiptHandle"],
+                asked,
+                int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
+            )
 
     def extend_visibility(self, delivery: Delivery) -> bool:
         """Keep a message invisible for another while; False if this delivery has lost it."""
@@ -105,32 +127,54 @@ class TriggerQueue:
         """Let another listener have the message at once; False if this delivery has lost it."""
         return self._change(delivery, 0)
 
-    def leave_to_redrive(self, delivery: Delivery) -> bool:
-        """Let a message that cannot be answered come again until the redrive policy takes it.
+    def reject(self, delivery: Delivery) -> bool:
+        """Move a message that cannot be answered to the dead-letter queue.
 
-        It comes soon, but not at once, so that it is a dead letter in about a minute, however
-        often the policy lets it be received. Without a policy it comes as if nobody had it.
+        Done here because the queue's own ``maxReceiveCount`` counts each restart of the listener
+        too. The message first comes back a few times, for about a minute.
+
+        Returns:
+            Whether it was moved; without a dead-letter queue it never is.
         """
-        if not self._max_receive_count:
-            return self._change(delivery, self.visibility_timeout)
-        return self._change(delivery, max(1, SECONDS_TO_DEAD_LETTER // self._max_receive_count))
+        if not self._dead_letter_queue:
+            self._change(delivery, self.visibility_timeout)
+            return False
+        if delivery.receive_count < RECEIVES_BEFORE_DEAD_LETTER:
+            self._change(delivery, SECONDS_BETWEEN_RECEIVES)
+            return False
+        self._client.send_message(QueueUrl=self._dead_letter_queue, MessageBody=delivery.body)
+        return self.acknowledge(delivery)
 
     def acknowledge(self, delivery: Delivery) -> bool:
         """Delete a message that has been dealt with; False if this delivery has lost it."""
-        return self._ask(self._client.delete_message, delivery)
+        return self._ask_about(self._client.delete_message, delivery)
 
     def _change(self, delivery: Delivery, seconds: int) -> bool:
         request = self._client.change_message_visibility
-        return self._ask(request, delivery, VisibilityTimeout=seconds)
+        return self._ask_about(request, delivery, VisibilityTimeout=seconds)
 
-    def _ask(self, request: Callable[..., object], delivery: Delivery, **arguments: int) -> bool:
+    def _ask_about(self, request: Callable[..., Any], delivery: Delivery, **values: int) -> bool:
         try:
-            request(QueueUrl=self.url, ReceiptHandle=delivery.receipt_handle, **arguments)
+            self._ask(request, ReceiptHandle=delivery.receipt_handle, **values)
         except ClientError as error:
             if is_kind(error, Kind.LEASE_LOST):
                 return False
             raise
         return True
+
+    def _ask(self, request: Callable[..., Any], **values: Any) -> Any:
+        """The answer to a request about the queue.
+
+        Raises:
+            SetupError: if the queue is missing or the credentials may not use it.
+        """
+        try:
+            return request(QueueUrl=self.url, **values)
+        except ClientError as error:
+            if is_kind(error, Kind.REFUSED, Kind.MISSING):
+                code = error_code(error)
+                raise SetupError(TRIGGER_QUEUE_REFUSED, queue=self.url, code=code) from error
+            raise
 
 
 def region_of(queue_url: str) -> str | None:

@@ -20,10 +20,11 @@ from prefect.states import (
 
 from flows.support.decision import (
     MISSED_HEARTBEATS,
+    NO_HEARTBEATS,
     REFUSED,
-    SERVICE_STOPPED,
     TIME_TO_CANCEL,
     TIME_TO_START_HERE,
+    TIME_TO_STOP,
     Acknowledge,
     Cancel,
     Decision,
@@ -34,6 +35,7 @@ from flows.support.decision import (
     Run,
     decide,
 )
+from flows.support.prefect_texts import SERVICE_STOPPED
 from splitter.settings import Settings
 
 SETTINGS = Settings(max_attempts=3, start_timeout=3600, run_timeout=6 * 3600)
@@ -56,7 +58,17 @@ TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
         {"waited": LONG},
         Extend,
     ),
-    # its callback is out
+    "late, but others of its pool run": (
+        Scheduled(name="Late"),
+        {"waited": LONG, "others_running": 1},
+        Extend,
+    ),
+    "slow to start on an overloaded machine": (
+        Pending(),
+        {"has_pool": False, "age": TIME_TO_START_HERE * 2, "load": 3.0},
+        Extend,
+    ),
+    # its callback is sent
     "completed": (Completed(), {}, Acknowledge),
     "completed with warnings": (Completed(name="Completed with warnings"), {}, Acknowledge),
     "failed, answered": (Failed(), {"is_answered": True, "attempts": 1}, Acknowledge),
@@ -75,6 +87,11 @@ TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
     "no capacity for the last attempt": (
         Crashed(),
         {"attempts": 3, "failed_starts": 1, "waited": SHORT},
+        Retry,
+    ),
+    "no capacity for long, but others of its pool run": (
+        Crashed(),
+        {"failed_starts": 20, "waited": LONG, "others_running": 1},
         Retry,
     ),
     # its process is dead
@@ -100,7 +117,7 @@ TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
 
 
 @pytest.mark.parametrize(("state", "facts", "wanted"), TABLE.values(), ids=TABLE.keys())
-def test_what_becomes_of_a_run(state: State[Any], facts: Facts, wanted: type[Decision]) -> None:
+def test_the_decision_about_a_run(state: State[Any], facts: Facts, wanted: type[Decision]) -> None:
     assert type(decide(Run(state, **facts), SETTINGS)) is wanted
 
 
@@ -146,3 +163,19 @@ def test_each_delay_is_four_times_the_last_up_to_five_minutes(facts: Facts, seco
     assert isinstance(decision, Retry)
     assert decision.delay == timedelta(seconds=seconds)
     assert "why" in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("has_pool", "delay"), [(True, TIME_TO_STOP), (False, timedelta(seconds=15))]
+)
+def test_a_container_has_time_to_stop_before_the_next_one_starts(
+    has_pool: bool, delay: timedelta
+) -> None:
+    decision = decide(Run(Crashed(name=NO_HEARTBEATS), has_pool=has_pool, attempts=1), SETTINGS)
+    assert isinstance(decision, Retry)
+    assert decision.delay == delay
+
+
+def test_the_reason_for_waiting_names_what_is_in_front() -> None:
+    run = Run(Scheduled(name="Late"), waited=LONG, others_running=2)
+    assert decide(run, SETTINGS) == Extend("the 2 runs of its pool or service that are running")

@@ -38,8 +38,10 @@ from prefect.states import (
 
 from devtools.services import free_port
 from flows.create_batches import create_batches
-from flows.listen import Listener
-from flows.support.outage import Outage
+from flows.support.decision import MISSED_HEARTBEATS
+from flows.support.heartbeats import Heartbeats, ServerClock
+from flows.support.intake import Intake
+from flows.support.listener import Listener
 from flows.support.recovery import callback_of, observe
 from splitter.aws.sqs import TriggerQueue
 from splitter.settings import Allowed, Settings
@@ -51,6 +53,13 @@ pytestmark = [pytest.mark.usefixtures("prefect_api", "aws", "workspace"), BOTH_D
 
 
 JUNK = ["not JSON", "[]", '{"downloadId": 1}', '{"downloadId": NaN, "updatesQueueUrl": "x"}']
+
+
+class Silence:
+    """Heartbeats of runs that are all dead."""
+
+    def missed(self, run: FlowRun) -> float:
+        return MISSED_HEARTBEATS
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,9 @@ class Deployment:
         )
         queue.has_redrive_policy()
         settings = Settings(max_in_flight=max_in_flight)
-        return Listener(queue, self.prefect, self.name, settings, Allowed(), Outage())
+        intake = Intake(self.prefect, self.name, Allowed())
+        silence = cast(Heartbeats, Silence())
+        return Listener(queue, self.prefect, intake, settings, silence, ServerClock())
 
     def with_in_flight(self, *requests: dict[str, Any]) -> Listener:
         """A listener to which these requests have become runs."""
@@ -105,11 +116,8 @@ def deployment(biospex: Biospex, prefect: SyncPrefectClient) -> Iterator[Deploym
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No time between two looks, and no heartbeat needs to be missed to be dead."""
-    monkeypatch.setattr("flows.listen.SECONDS_BETWEEN_LOOKS", 0)
-    monkeypatch.setattr("flows.support.takeover.SECONDS_BETWEEN_LOOKS", 0)
-    for module in ("decision", "recovery", "takeover"):
-        monkeypatch.setattr(f"flows.support.{module}.MISSED_HEARTBEATS", 0)
+    """No time between two looks."""
+    monkeypatch.setattr("flows.support.listener.SECONDS_BETWEEN_LOOKS", 0)
 
 
 @pytest.fixture
@@ -294,12 +302,12 @@ def test_whatever_goes_wrong_with_one_export_stays_with_it(
     deployment.set(Cancelled())
     odd = next(iter(listener._in_flight.values())).flow_run_id
 
-    def observe_or_not(client: Any, run: FlowRun, reachable_since: float) -> Any:
+    def observe_or_not(client: Any, run: FlowRun, *arguments: Any) -> Any:
         if run.id == odd:
             raise error
-        return observe(client, run, reachable_since)
+        return observe(client, run, *arguments)
 
-    monkeypatch.setattr("flows.listen.observe", observe_or_not)
+    monkeypatch.setattr("flows.support.listener.observe", observe_or_not)
     listener.poll()
     assert len(biospex.callbacks()) == 1
     assert listener._in_flight == {}
@@ -469,7 +477,7 @@ def test_a_failure_that_cannot_be_noted_is_still_sent_only_once(
     def refuse(*_: object) -> None:
         raise ConnectionError("Prefect's API is away for a moment")
 
-    monkeypatch.setattr("flows.listen.note_callback", refuse)
+    monkeypatch.setattr("flows.support.listener.note_callback", refuse)
     deployment.set(Cancelled())
     for _ in range(2):
         listener.poll()

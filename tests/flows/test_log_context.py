@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from flows.support.log_context import RAISED_ONCE_MORE, Labels
+from flows.support.log_context import Labels
+from flows.support.prefect_texts import RAISED_ONCE_MORE
 from splitter.errors import ExportError, SetupError
 
 

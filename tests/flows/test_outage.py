@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from prefect.logging import disable_run_logger
 from prefect.settings import get_current_settings
 
-from flows.support.outage import PATIENT, Outage, is_outage, waits_for_prefect
+from flows.support.outage import MANY_RETRIES, Outage, is_outage, waits_for_prefect
 
 REQUEST = httpx.Request("GET", "http://127.0.0.1/api/health")
 
@@ -97,5 +97,5 @@ def test_an_outage_and_its_end_are_said_once_each(
 def test_who_waits_for_prefect_tries_for_longer_than_by_default() -> None:
     usual = get_current_settings().client.max_retries
     with waits_for_prefect():
-        assert get_current_settings().client.max_retries == PATIENT > usual
+        assert get_current_settings().client.max_retries == MANY_RETRIES > usual
     assert get_current_settings().client.max_retries == usual

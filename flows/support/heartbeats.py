@@ -1,0 +1,199 @@
+"""Heartbeats of runs as they arrive at Prefect's API, and the API's own clock.
+
+Prefect sends a heartbeat event for each running flow over a WebSocket. A missing heartbeat can mean
+a dead process, but also a WebSocket that a proxy refuses, an outage, or a wrong clock. So nothing
+here uses the clock of a run or of this machine: this process's own heartbeats are the measure, and
+both are compared by the time of their arrival.
+"""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from uuid import UUID
+
+from httpx import Response
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.events.filters import EventFilter, EventOrder
+from prefect.events.schemas.events import ReceivedEvent
+from prefect.logging import get_run_logger
+from prefect.settings import get_current_settings
+
+from flows.support.decision import MISSED_HEARTBEATS
+from splitter.errors import SetupError
+from splitter.settings import Docs
+from splitter.wording import duration
+
+FREQUENCY = 30
+"""Seconds between two heartbeats. The automation "listen comes back" in prefect.yaml fires after 45
+seconds; Prefect's default of 180 would start a new listener every minute."""
+
+LARGEST_SKEW = timedelta(minutes=2)
+"""Between two clocks, above which an operator is warned."""
+
+HEARTBEAT_ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(FREQUENCY)}
+"""Environment of a run whose heartbeats are counted here."""
+
+NO_HEARTBEATS = (
+    "The heartbeats of this listener do not arrive at Prefect, so runs that died cannot be told "
+    "from healthy ones. No run is marked crashed until they do. A proxy in front of Prefect's API "
+    "has to pass WebSocket upgrades: see {page}."
+)
+
+
+def check_frequency() -> None:
+    """Make sure that this process sends heartbeats as often as they are expected.
+
+    Raises:
+        SetupError: if it sends none or fewer.
+    """
+    frequency = get_current_settings().flows.heartbeat_frequency
+    if frequency is None or frequency > FREQUENCY:
+        raise SetupError(
+            f"PREFECT_FLOWS_HEARTBEAT_FREQUENCY is {frequency}; the listener needs {FREQUENCY}, "
+            "or another listener is started beside it every minute. Set it where the listener runs."
+        )
+
+
+class ServerClock:
+    """The clock of Prefect's API, read from the Date header of its answers."""
+
+    def __init__(self) -> None:
+        self._ahead = timedelta()
+
+    def note(self, response: Response) -> None:
+        """Read an answer's Date; an event hook of httpx."""
+        date = response.headers.get("Date")
+        if date:
+            self._ahead = parsedate_to_datetime(date) - datetime.now(UTC)
+
+    def client(self) -> SyncPrefectClient:
+        """A client of Prefect's API that keeps this clock right."""
+        hooks = {"event_hooks": {"response": [self.note]}}
+        return get_client(sync_client=True, httpx_settings=hooks)
+
+    def now(self) -> datetime:
+        """The time at Prefect's API, to a second; this machine's before its first answer."""
+        return datetime.now(UTC) + self._ahead
+
+    @property
+    def skew(self) -> timedelta:
+        """By how much this machine's clock is off."""
+        return abs(self._ahead)
+
+
+def unbroken_since(arrivals: Sequence[datetime], longest_gap: timedelta) -> datetime:
+    """The first of the latest arrivals, newest first, between which no gap is too long."""
+    since = arrivals[0]
+    for earlier in arrivals[1:]:
+        if since - earlier > longest_gap:
+            break
+        since = earlier
+    return since
+
+
+class Heartbeats:
+    """Counts the heartbeats that runs have missed."""
+
+    SECONDS_BETWEEN_READS = 10
+
+    def __init__(self, prefect: SyncPrefectClient, own_run: UUID, clock: ServerClock) -> None:
+        self._prefect = prefect
+        self._own_run = own_run
+        self._clock = clock
+        self._own: list[datetime] = []
+        self._read_at = float("-inf")
+        self._is_silence_logged = False
+        self._skewed: set[UUID] = set()
+        self._logger = get_run_logger()
+
+    def missed(self, run: FlowRun) -> float:
+        """How many heartbeats a running run has missed.
+
+        Counts only while this process's own heartbeats arrive without a gap, so it is 0 behind a
+        proxy without WebSockets, during an outage, and for a while after one.
+        """
+        if run.state is None or not run.state.is_running():
+            return 0.0
+        own = self._own_arrivals()
+        if not own:
+            return 0.0
+        frequency = timedelta(seconds=FREQUENCY)
+        since = max(run.state.timestamp, unbroken_since(own, 2 * frequency))
+        if own[0] - since < MISSED_HEARTBEATS * frequency:
+            return 0.0
+        last = last_arrival(self._prefect, run.id, since)
+        if last:
+            self._warn_of_skew(run, last)
+        return max((own[0] - (last.received if last else since)) / frequency, 0.0)
+
+    def warn_of_silence(self, reachable_since: float) -> None:
+        """Log once if this process's own heartbeats do not arrive although Prefect answers.
+
+        Args:
+            reachable_since: moment of ``time.monotonic()`` since which Prefect has answered.
+        """
+        patience = MISSED_HEARTBEATS * FREQUENCY
+        if time.monotonic() - reachable_since < patience:
+            return
+        own = self._own_arrivals()
+        is_silent = not own or self._clock.now() - own[0] > timedelta(seconds=patience)
+        if is_silent and not self._is_silence_logged:
+            warning = NO_HEARTBEATS.format(page=Docs().page("where-prefect-runs.md"))
+            self._logger.warning(warning)
+            create_markdown_artifact(warning, key="heartbeats", description="No heartbeats arrive")
+        elif self._is_silence_logged and not is_silent:
+            self._logger.info("The heartbeats of this listener arrive at Prefect again")
+        self._is_silence_logged = is_silent
+        if self._clock.skew > LARGEST_SKEW and self._own_run not in self._skewed:
+            self._skewed.add(self._own_run)
+            self._logger.warning(
+                "The clock of this machine is off by %s", duration(self._clock.skew.total_seconds())
+            )
+
+    def _own_arrivals(self) -> list[datetime]:
+        """The latest arrivals of this process's heartbeats, newest first."""
+        if time.monotonic() - self._read_at >= self.SECONDS_BETWEEN_READS:
+            events = self._prefect.read_events(_heartbeats_of(self._own_run), limit=8).events
+            self._own = sorted((event.received for event in events), reverse=True)
+            self._read_at = time.monotonic()
+        return self._own
+
+    def _warn_of_skew(self, run: FlowRun, heartbeat: ReceivedEvent) -> None:
+        skew = abs(heartbeat.received - heartbeat.occurred)
+        if skew > LARGEST_SKEW and run.id not in self._skewed:
+            self._skewed.add(run.id)
+            self._logger.warning(
+                "The clock of the machine that runs %s is off by %s",
+                run.name,
+                duration(skew.total_seconds()),
+            )
+
+
+def last_arrival(prefect: SyncPrefectClient, run: UUID, since: datetime) -> ReceivedEvent | None:
+    """The last heartbeat of a run that has arrived since a moment.
+
+    Events are ordered by the clock of their sender. Pages are read on because another attempt, on a
+    machine whose clock is ahead, may have sent those that seem the latest.
+    """
+    page = prefect.read_events(_heartbeats_of(run), limit=50)
+    while True:
+        fresh = [event for event in page.events if event.received >= since]
+        if fresh or not page.next_page:
+            return max(fresh, key=lambda event: event.received, default=None)
+        page = prefect.read_events_page(str(page.next_page))
+
+
+def _heartbeats_of(run: UUID) -> EventFilter:
+    """The heartbeats of a run, the latest first by its own clock, which may be ahead or behind."""
+    now = datetime.now(UTC)
+    return EventFilter.model_validate(
+        {
+            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "resource": {"id": [f"prefect.flow-run.{run}"]},
+            "occurred": {"since": now - timedelta(days=2), "until": now + timedelta(days=2)},
+            "order": EventOrder.DESC,
+        }
+    )

@@ -1,0 +1,264 @@
+"""Holds the messages in flight, between the trigger queue and the runs of create-batches.
+
+The message is the lease: it stays on the queue, invisible, until its run has ended and the callback
+is sent. A listener that dies loses nothing; the next one receives the message again and, because
+the run's idempotency key is the message's id, finds the same run.
+"""
+
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+
+from blocks.saved import Aws
+from flows.support import decision
+from flows.support.callbacks import client_for
+from flows.support.heartbeats import Heartbeats, ServerClock
+from flows.support.intake import Intake, UnanswerableError, Waiting, is_denied
+from flows.support.outage import is_outage
+from flows.support.processes import end_run
+from flows.support.progress import best_effort
+from flows.support.recovery import (
+    force_cancelled,
+    mark_crashed,
+    note_callback,
+    observe,
+    request_cancellation,
+    retry,
+)
+from splitter.aws import sqs as queues
+from splitter.aws.sqs import CallbackError, Delivery, TriggerQueue
+from splitter.errors import Kind, SetupError, explain, is_kind
+from splitter.messages import Failure, ReplyAddress
+from splitter.settings import Settings
+
+IDLE_WAIT = 10
+"""Seconds of a long poll while no run is in flight; the process stops within it."""
+
+BUSY_WAIT = 2
+"""Seconds of a long poll between two looks at the runs in flight."""
+
+SECONDS_BETWEEN_LOOKS = 30
+"""Between two looks at a run whose state stays the same; a new state is looked at at once."""
+
+SECONDS_BETWEEN_STARTS = 1
+"""Between two runs that this machine is to start: several interpreters at once start slowly."""
+
+
+@dataclass
+class InFlight:
+    """A message whose run exists.
+
+    Attributes:
+        visibility_extended_at: moment of ``time.monotonic()``, as the next.
+        next_look: when the run is looked at again, unless its state changes.
+        state: id of the state in which the run was last looked at.
+        waits_for: the logged reason for which the run waits.
+    """
+
+    delivery: Delivery
+    address: ReplyAddress
+    flow_run_id: UUID
+    visibility_extended_at: float
+    next_look: float = 0.0
+    state: UUID | None = None
+    waits_for: str = ""
+
+
+class Listener:
+    """The messages in flight. An error that concerns one of them does not affect the others."""
+
+    def __init__(
+        self,
+        queue: TriggerQueue,
+        prefect: SyncPrefectClient,
+        intake: Intake,
+        settings: Settings,
+        heartbeats: Heartbeats,
+        clock: ServerClock,
+    ) -> None:
+        self._queue = queue
+        self._prefect = prefect
+        self._intake = intake
+        self._settings = settings
+        self._heartbeats = heartbeats
+        self._clock = clock
+        self._in_flight: dict[str, InFlight] = {}
+        self._waiting: dict[str, Waiting] = {}
+        self._logger = get_run_logger()
+
+    def receive(self, stopping: threading.Event) -> None:
+        """Receive as many messages as there is room for and create a run for each.
+
+        Raises:
+            Exception: if Prefect creates no runs. The messages are kept, so it costs no receive.
+        """
+        self._create_runs(stopping)
+        room = self._settings.max_in_flight - len(self._in_flight) - len(self._waiting)
+        if room <= 0:
+            stopping.wait(BUSY_WAIT)
+            return
+        for delivery in self._queue.receive(room, BUSY_WAIT if self._in_flight else IDLE_WAIT):
+            self._waiting[delivery.message_id] = Waiting(delivery, delivery.received)
+        self._create_runs(stopping)
+
+    def _create_runs(self, stopping: threading.Event) -> None:
+        # Those that were refused least come first, so that one bad message delays no other.
+        for waiting in sorted(self._waiting.values(), key=lambda waiting: waiting.refusals):
+            delivery = waiting.delivery
+            try:
+                created = self._intake.create_run(waiting)
+            except UnanswerableError as error:
+                del self._waiting[delivery.message_id]
+                self._reject(delivery, str(error))
+                continue
+            if created is None:
+                continue
+            address, run = created
+            del self._waiting[delivery.message_id]
+            self._in_flight[delivery.message_id] = InFlight(
+                delivery, address, run.id, waiting.visibility_extended_at
+            )
+            self._logger.info("Message %s is flow run %s", delivery.message_id, run.name)
+            if not self._intake.has_pool:
+                stopping.wait(SECONDS_BETWEEN_STARTS)
+
+    def extend_visibility(self) -> None:
+        """Keep all messages invisible that this listener holds."""
+        moment = time.monotonic()
+        for held in self._held():
+            if moment - held.visibility_extended_at < self._queue.visibility_timeout / 3:
+                continue
+            if self._queue.extend_visibility(held.delivery):
+                held.visibility_extended_at = moment
+
+    def poll(self) -> None:
+        """Look at the runs in flight whose state is new, and at the others every 30 s."""
+        if not self._in_flight:
+            return
+        wanted = [export.flow_run_id for export in self._in_flight.values()]
+        runs = {
+            run.id: run
+            for run in self._prefect.read_flow_runs(
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=wanted))
+            )
+        }
+        for export in list(self._in_flight.values()):
+            run = runs.get(export.flow_run_id)
+            state = run.state.id if run and run.state else None
+            moment = time.monotonic()
+            if state == export.state and moment < export.next_look:
+                continue
+            export.state, export.next_look = state, moment + SECONDS_BETWEEN_LOOKS
+            try:
+                self._reconcile(export, run)
+            except Exception as error:
+                self._handle(error, export, run)
+
+    def stop(self) -> None:
+        """Acknowledge what has ended and release the other messages for the next listener."""
+        try:
+            self.poll()
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let the next listener have all messages at once."""
+        held = self._held()
+        for one in held:
+            self._queue.release(one.delivery)
+        self._logger.info("Stopped; %d messages go back to the queue", len(held))
+
+    def _held(self) -> list[InFlight | Waiting]:
+        return [*self._in_flight.values(), *self._waiting.values()]
+
+    def _reconcile(self, export: InFlight, run: FlowRun | None) -> None:
+        """Carry out the decision about one run."""
+        observed = observe(self._prefect, run, self._heartbeats, self._clock)
+        match decision.decide(observed, self._settings):
+            case decision.Acknowledge():
+                if run and run.state:
+                    self._logger.info("%s: %s, %s", run.name, run.state.name, run.state.message)
+                self._settle(export)
+            case decision.Fail(sentence):
+                self._give_up(export, run, sentence)
+            case verdict if run is not None:
+                self._carry_on(export, run, verdict)
+
+    def _carry_on(self, export: InFlight, run: FlowRun, verdict: decision.Decision) -> None:
+        match verdict:
+            case decision.Extend(reason) if reason != export.waits_for:
+                export.waits_for = reason
+                if reason:
+                    self._logger.info("%s waits for %s", run.name, reason)
+            case decision.Retry(reason):
+                self._logger.warning("%s is tried again. %s", run.name, reason)
+                retry(self._prefect, run, verdict, self._clock.now())
+            case decision.MarkCrashed(reason):
+                self._logger.warning("%s is marked crashed. %s", run.name, reason)
+                mark_crashed(self._prefect, run, verdict)
+                end_run(run, self._logger)
+            case decision.Cancel(reason):
+                self._logger.warning("%s is cancelled. %s", run.name, reason)
+                request_cancellation(self._prefect, run, reason)
+
+    def _handle(self, error: Exception, export: InFlight, run: FlowRun | None) -> None:
+        """Wait, reject or answer the message, by what the error of its run concerns.
+
+        Raises:
+            Exception: the error, if it concerns the installation and so every message.
+        """
+        message = export.delivery.message_id
+        if isinstance(error, CallbackError):
+            self._forget(export)
+            self._reject(export.delivery, str(error))
+        elif is_outage(error):
+            self._logger.warning("Message %s has to wait: %r", message, error)
+        elif isinstance(error, SetupError) or is_denied(error) or is_kind(error, Kind.EXPIRED):
+            raise error
+        elif isinstance(error, ObjectNotFound):
+            self._logger.warning("The run of message %s was deleted", message)  # the next look
+        else:
+            self._logger.error("Unexpected error about message %s", message, exc_info=error)
+            try:
+                self._give_up(export, run, explain(error))
+            except Exception as unsent:
+                self._forget(export)
+                self._reject(export.delivery, repr(unsent))
+
+    def _give_up(self, export: InFlight, run: FlowRun | None, sentence: str) -> None:
+        """Send the failure that no run will send."""
+        self._logger.error("Giving up on message %s: %s", export.delivery.message_id, sentence)
+        if run and run.state and not run.state.is_final():
+            force_cancelled(self._prefect, run, sentence)
+        failure = Failure(download_id=export.address.download_id, error=sentence)
+        queues.send_callback(client_for(Aws(), export.address), export.address, failure)
+        if run:
+            # The message is deleted next; an error here would send the callback once more.
+            with best_effort("The callback, which is sent,", self._logger):
+                note_callback(self._prefect, run, failure)
+        self._settle(export)
+
+    def _settle(self, export: InFlight) -> None:
+        self._forget(export)
+        self._queue.acknowledge(export.delivery)
+
+    def _forget(self, export: InFlight) -> None:
+        self._in_flight.pop(export.delivery.message_id, None)
+
+    def _reject(self, delivery: Delivery, why: str) -> None:
+        """Log why a message cannot be answered, and move it to the dead-letter queue in time."""
+        is_moved = False
+        with suppress(Exception):  # it comes again when its visibility timeout is over
+            is_moved = self._queue.reject(delivery)
+        if is_moved:
+            self._logger.error("Message %s is now a dead letter: %s", delivery.message_id, why)
+        else:
+            self._logger.warning("Message %s is put off: %s", delivery.message_id, why)

@@ -1,0 +1,81 @@
+"""Ends the process or the container of a run that was marked crashed.
+
+A process that hangs would keep its own retry from starting: Prefect's runner does not start a run
+whose process it still holds.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+import psutil
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from prefect.client.schemas.objects import FlowRun
+
+from blocks.saved import Aws
+from flows.support.progress import Logger
+
+TIME_TO_TERMINATE = 5
+"""Seconds between SIGTERM and SIGKILL."""
+
+RUN_ID = "PREFECT__FLOW_RUN_ID"
+"""The environment variable that Prefect gives to the process of a run."""
+
+
+def machine_load() -> float:
+    """Runnable processes per processor of this machine, over the last minute."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
+def end_run(run: FlowRun, logger: Logger) -> None:
+    """End the processes of a run on this machine, or its ECS task."""
+    ended = end_processes(run)
+    if ended:
+        logger.warning(
+            "%s: %d of its processes were still there and have been ended", run.name, ended
+        )
+    if "::arn:" in (run.infrastructure_pid or ""):
+        try:
+            stop_task(str(run.infrastructure_pid))
+        except (ClientError, BotoCoreError) as error:
+            logger.warning("%s: its ECS task was not stopped, stop it by hand: %s", run.name, error)
+
+
+def end_processes(run: FlowRun) -> int:
+    """Send SIGTERM, and SIGKILL after 5 s, to a run's processes; returns how many there were."""
+    found = [process for process in psutil.process_iter() if _belongs_to(process, run)]
+    for process in found:
+        _signal(process.terminate)
+    _, alive = psutil.wait_procs(found, timeout=TIME_TO_TERMINATE)
+    for process in alive:
+        _signal(process.kill)
+    return len(found)
+
+
+def _belongs_to(process: psutil.Process, run: FlowRun) -> bool:
+    try:
+        return bool(process.environ().get(RUN_ID) == str(run.id))
+    except psutil.Error:  # it has ended, or belongs to another user
+        return False
+
+
+def _signal(send: Callable[[], object]) -> None:
+    with suppress(psutil.Error):  # it has ended meanwhile
+        send()
+
+
+def stop_task(identifier: str) -> None:
+    """Stop an ECS task.
+
+    Args:
+        identifier: its cluster's and its own ARN, joined by ``::``, as prefect-aws notes it.
+
+    Raises:
+        ClientError: if ECS refuses.
+    """
+    cluster, _, task = identifier.partition("::")
+    region = task.split(":")[3]
+    Aws().client("ecs", Config(), region).stop_task(
+        cluster=cluster, task=task, reason="Its run was marked crashed"
+    )

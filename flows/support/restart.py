@@ -1,0 +1,142 @@
+"""Restarts the listener: by its own hook, and by ``flows.serve``, which looks every few seconds."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.logging import get_logger
+from prefect.states import AwaitingRetry
+
+from flows.support.decision import MISSED_HEARTBEATS, TIME_TO_START_HERE
+from flows.support.heartbeats import FREQUENCY, ServerClock, last_arrival
+from flows.support.prefect_texts import SERVICE_STOPPED
+from flows.support.processes import end_run, machine_load
+from flows.support.recovery import FAILED
+
+log = get_logger("serve")
+
+UNFINISHED = [
+    StateType.RUNNING,
+    StateType.PENDING,
+    StateType.SCHEDULED,
+    StateType.PAUSED,
+    StateType.CANCELLING,
+]
+ENDED = [StateType.COMPLETED, *FAILED]
+
+SILENCE = timedelta(seconds=(MISSED_HEARTBEATS + 1) * FREQUENCY)
+"""Without heartbeats, after which a listener that has sent some is dead."""
+
+FIRST_DELAY = timedelta(seconds=10)
+"""Before a listener that died starts again; twice as long each time that it soon dies again."""
+
+LONGEST_DELAY = timedelta(minutes=5)
+
+SHORT_LIFE = timedelta(minutes=5)
+"""A listener that ran for longer counts as one that worked."""
+
+
+def restart_delay(states: Sequence[State[Any]]) -> timedelta:
+    """How long to wait before a run starts again, by the states that it has had, in order."""
+    deaths = 0
+    began: datetime | None = None
+    for state in states:
+        if state.is_running():
+            began = state.timestamp
+        elif state.type in FAILED:
+            if began and state.timestamp - began > SHORT_LIFE:
+                deaths = 0
+            deaths += 1
+            began = None
+    doubled: int = 2 ** min(max(deaths - 1, 0), 10)
+    return min(FIRST_DELAY * doubled, LONGEST_DELAY)
+
+
+def schedule_restart(
+    prefect: SyncPrefectClient, run: UUID, message: str, delay: timedelta | None = None
+) -> None:
+    """Start a listener's run again, after a delay that grows with each early death."""
+    if delay is None:
+        states = prefect.read_flow_run_states(run)
+        delay = restart_delay(sorted(states, key=lambda state: state.timestamp))
+    when = datetime.now(UTC) + delay
+    prefect.set_flow_run_state(run, AwaitingRetry(scheduled_time=when, message=message))
+
+
+class Upkeep:
+    """Makes sure that one listener of a deployment runs, or is about to."""
+
+    def __init__(self, prefect: SyncPrefectClient, deployment: UUID, clock: ServerClock) -> None:
+        self._prefect = prefect
+        self._deployment = deployment
+        self._clock = clock
+
+    def begin(self) -> None:
+        """Restart the listener that an earlier service left unfinished, or create one."""
+        left = self._runs(UNFINISHED)
+        for run in left:
+            schedule_restart(self._prefect, run.id, "Served again", timedelta())
+        if not left:
+            self._prefect.create_flow_run_from_deployment(self._deployment)
+
+    def look(self) -> None:
+        """Restart a listener that has ended or died, unless a person cancelled it."""
+        unfinished = self._runs(UNFINISHED)
+        for run in unfinished:
+            if self._is_dead(run):
+                log.warning("%s is dead and starts again", run.name)
+                schedule_restart(self._prefect, run.id, "It died", timedelta())
+                end_run(run, log)
+        if unfinished:
+            return
+        ended = self._runs(ENDED)
+        if not ended or ended[0].state is None:
+            self._prefect.create_flow_run_from_deployment(self._deployment)
+            return
+        run, state = ended[0], ended[0].state
+        if state.is_completed():
+            log.warning("No listener is running; another one starts")
+            self._prefect.create_flow_run_from_deployment(self._deployment)
+        elif not state.is_cancelled():
+            log.warning("%s ended %s and starts again: %s", run.name, state.name, state.message)
+            schedule_restart(self._prefect, run.id, f"It ended {state.name}: {state.message}")
+        elif state.message == SERVICE_STOPPED:
+            log.warning("The service that ran %s was stopped; it starts again here", run.name)
+            schedule_restart(self._prefect, run.id, "Its service was stopped", timedelta())
+
+    def _runs(self, kinds: list[StateType]) -> list[FlowRun]:
+        """The listener's runs in some kinds of state, the latest first."""
+        return self._prefect.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self._deployment])),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=kinds))
+            ),
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+            limit=20,
+        )
+
+    def _is_dead(self, run: FlowRun) -> bool:
+        """Whether a run's heartbeats have stopped, or a service took it and did not start it.
+
+        A run that has sent none counts as alive: its WebSocket may be refused.
+        """
+        if run.state is None:
+            return False
+        now = self._clock.now()
+        if run.state.is_pending():
+            return now - run.state.timestamp > TIME_TO_START_HERE * max(machine_load(), 1.0)
+        if not run.state.is_running():
+            return False
+        last = last_arrival(self._prefect, run.id, run.state.timestamp)
+        return last is not None and now - last.received > SILENCE

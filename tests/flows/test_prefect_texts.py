@@ -1,0 +1,22 @@
+"""The texts of Prefect that this project compares are those of the installed Prefect."""
+
+import importlib
+import inspect
+
+import pytest
+
+from flows.support import prefect_texts
+
+
+@pytest.mark.parametrize(
+    ("text", "module"),
+    [
+        (prefect_texts.SERVICE_STOPPED, "prefect.runner._cancellation_manager"),
+        (prefect_texts.IN_LINE, "prefect.server.orchestration.core_policy"),
+        (prefect_texts.EXCEPTION_OF_FLOW, "prefect.flow_engine"),
+        (prefect_texts.RAISED_ONCE_MORE, "prefect.flow_engine"),
+        (prefect_texts.EVENTS_NOT_SENT, "prefect._internal.concurrency.services"),
+    ],
+)
+def test_prefect_still_uses_this_text(text: str, module: str) -> None:
+    assert text in inspect.getsource(importlib.import_module(module))
