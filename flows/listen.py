@@ -29,6 +29,7 @@ from flows.support.heartbeats import Heartbeats, ServerClock, check_frequency
 from flows.support.intake import Intake, is_denied
 from flows.support.listener import Listener
 from flows.support.outage import FEW_RETRIES, Outage, waits_for_prefect
+from flows.support.recovery import is_deployed
 from flows.support.restart import schedule_restart
 from flows.support.takeover import Standing, Takeover
 from splitter.aws import sqs as queues
@@ -95,7 +96,8 @@ def listen_until_stopped(queue_url: str | None, deployment: str) -> None:
         SetupError: if the installation has a fault.
         Abort: if another process owns the state of this run.
     """
-    check_frequency()
+    if is_deployed():
+        check_frequency()
     settings = Settings.load()
     allowed = Allowed()
     url = queue_url or settings.trigger_queue_url

@@ -37,8 +37,8 @@ TIME_TO_STOP = timedelta(minutes=3)
 """Before a run is started again whose container was stopped: longer than ECS needs to stop it, so
 that the news of its end is not taken for that of the next attempt."""
 
-NO_HEARTBEATS = "NoHeartbeats"
-"""Name of the state of a run that was marked crashed because its heartbeats stopped."""
+NO_HEARTBEATS = "Its process has sent no heartbeats for too long"
+"""Message of the state of a run that was marked crashed because its heartbeats stopped."""
 
 CANCELLED = "the run that makes them was cancelled, by an operator or because it took too long"
 
@@ -101,14 +101,9 @@ class Retry:
 
 @dataclass(frozen=True)
 class MarkCrashed:
-    """Mark the run crashed and end its process; it is dead, hangs, or never started.
-
-    Attributes:
-        name: of the state.
-    """
+    """Mark the run crashed and end its process; it is dead, hangs, or never started."""
 
     reason: str
-    name: str = "Crashed"
 
 
 @dataclass(frozen=True)
@@ -139,7 +134,7 @@ def decide(run: Run | None, settings: Settings) -> Decision:
         if run.age > timedelta(seconds=settings.run_timeout):
             return Cancel("It took longer than RUN_TIMEOUT")
         if run.missed_heartbeats >= MISSED_HEARTBEATS:
-            return MarkCrashed("Its process has sent no heartbeats for too long", NO_HEARTBEATS)
+            return MarkCrashed(NO_HEARTBEATS)
         return Extend()
     if state.is_cancelling():
         return give_up(CANCELLED) if run.age > TIME_TO_CANCEL else Extend()
@@ -184,7 +179,7 @@ def decide_finished(run: Run, settings: Settings) -> Decision:
         )
     if run.attempts < settings.max_attempts:
         delay = min(FIRST_DELAY * 4 ** max(run.attempts - 1, 0), LONGEST_DELAY)
-        if run.has_pool and state.name == NO_HEARTBEATS:
+        if run.has_pool and state.message == NO_HEARTBEATS:
             delay = max(delay, TIME_TO_STOP)
         return Retry(f"Attempt {run.attempts} ended {state.name}: {state.message}", delay)
     if state.is_failed() and state.message and not state.message.startswith(EXCEPTION_OF_FLOW):

@@ -44,7 +44,7 @@ NO_HEARTBEATS = (
 
 
 def check_frequency() -> None:
-    """Make sure that this process sends heartbeats as often as they are expected.
+    """Make sure that a deployed listener sends heartbeats as often as the automation expects.
 
     Raises:
         SetupError: if it sends none or fewer.
@@ -55,6 +55,11 @@ def check_frequency() -> None:
             f"PREFECT_FLOWS_HEARTBEAT_FREQUENCY is {frequency}; the listener needs {FREQUENCY}, "
             "or another listener is started beside it every minute. Set it where the listener runs."
         )
+
+
+def own_frequency() -> timedelta:
+    """Between two heartbeats of this process."""
+    return timedelta(seconds=get_current_settings().flows.heartbeat_frequency or FREQUENCY)
 
 
 class ServerClock:
@@ -120,14 +125,15 @@ class Heartbeats:
         own = self._own_arrivals()
         if not own:
             return 0.0
-        frequency = timedelta(seconds=FREQUENCY)
+        frequency = own_frequency()
         since = max(run.state.timestamp, unbroken_since(own, 2 * frequency))
         if own[0] - since < MISSED_HEARTBEATS * frequency:
             return 0.0
         last = last_arrival(self._prefect, run.id, since)
         if last:
             self._warn_of_skew(run, last)
-        return max((own[0] - (last.received if last else since)) / frequency, 0.0)
+        silence = own[0] - (last.received if last else since)
+        return max(silence.total_seconds() / frequency.total_seconds(), 0.0)
 
     def warn_of_silence(self, reachable_since: float) -> None:
         """Log once if this process's own heartbeats do not arrive although Prefect answers.
@@ -135,11 +141,11 @@ class Heartbeats:
         Args:
             reachable_since: moment of ``time.monotonic()`` since which Prefect has answered.
         """
-        patience = MISSED_HEARTBEATS * FREQUENCY
-        if time.monotonic() - reachable_since < patience:
+        patience = MISSED_HEARTBEATS * own_frequency()
+        if time.monotonic() - reachable_since < patience.total_seconds():
             return
         own = self._own_arrivals()
-        is_silent = not own or self._clock.now() - own[0] > timedelta(seconds=patience)
+        is_silent = not own or self._clock.now() - own[0] > patience
         if is_silent and not self._is_silence_logged:
             warning = NO_HEARTBEATS.format(page=Docs().page("where-prefect-runs.md"))
             self._logger.warning(warning)

@@ -44,6 +44,20 @@ class UnanswerableError(Exception):
     """A message that names nobody to answer to."""
 
 
+class NoRunError(Exception):
+    """Prefect creates no run for a message, not even one that shows why.
+
+    Attributes:
+        address: where the failure goes.
+        sentence: of the failure.
+    """
+
+    def __init__(self, address: ReplyAddress, sentence: str) -> None:
+        super().__init__(sentence)
+        self.address = address
+        self.sentence = sentence
+
+
 @dataclass
 class Waiting:
     """A message without a run.
@@ -91,6 +105,7 @@ class Intake:
 
         Raises:
             UnanswerableError: if the message names nobody to answer to.
+            NoRunError: if Prefect does not even create the run that shows its fault.
             SetupError: if the deployment is gone.
             Exception: what Prefect answered, if the message is not at fault.
         """
@@ -126,14 +141,19 @@ class Intake:
         return address, run
 
     def _refuse(self, waiting: Waiting, address: ReplyAddress, name: str, sentence: str) -> FlowRun:
-        return self._prefect.create_flow_run_from_deployment(
-            self._deployment,
-            parameters={},
-            state=Failed(name=decision.REFUSED, message=sentence),
-            name=name,
-            tags=["export", download_tag(address)],
-            idempotency_key=waiting.delivery.message_id,
-        )
+        try:
+            return self._prefect.create_flow_run_from_deployment(
+                self._deployment,
+                parameters={},
+                state=Failed(name=decision.REFUSED, message=sentence),
+                name=name,
+                tags=["export", download_tag(address)],
+                idempotency_key=waiting.delivery.message_id,
+            )
+        except Exception as error:
+            if is_denied(error) or is_outage(error) or is_deployment_gone(error):
+                raise
+            raise NoRunError(address, sentence) from error
 
     def _is_at_fault(self, waiting: Waiting, error: Exception) -> bool:
         """Whether a message is to blame that its run was not created.

@@ -21,7 +21,7 @@ from blocks.saved import Aws
 from flows.support import decision
 from flows.support.callbacks import client_for
 from flows.support.heartbeats import Heartbeats, ServerClock
-from flows.support.intake import Intake, UnanswerableError, Waiting, is_denied
+from flows.support.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
 from flows.support.outage import is_outage
 from flows.support.processes import end_run
 from flows.support.progress import best_effort
@@ -119,6 +119,10 @@ class Listener:
                 del self._waiting[delivery.message_id]
                 self._reject(delivery, str(error))
                 continue
+            except NoRunError as error:
+                del self._waiting[delivery.message_id]
+                self._answer(delivery, error.address, error.sentence)
+                continue
             if created is None:
                 continue
             address, run = created
@@ -203,7 +207,7 @@ class Listener:
                 retry(self._prefect, run, verdict, self._clock.now())
             case decision.MarkCrashed(reason):
                 self._logger.warning("%s is marked crashed. %s", run.name, reason)
-                mark_crashed(self._prefect, run, verdict)
+                mark_crashed(self._prefect, run, reason)
                 end_run(run, self._logger)
             case decision.Cancel(reason):
                 self._logger.warning("%s is cancelled. %s", run.name, reason)
@@ -245,6 +249,16 @@ class Listener:
             with best_effort("The callback, which is sent,", self._logger):
                 note_callback(self._prefect, run, failure)
         self._settle(export)
+
+    def _answer(self, delivery: Delivery, address: ReplyAddress, sentence: str) -> None:
+        """Send the failure of a message that has no run."""
+        self._logger.error("Giving up on message %s: %s", delivery.message_id, sentence)
+        failure = Failure(download_id=address.download_id, error=sentence)
+        try:
+            queues.send_callback(client_for(Aws(), address), address, failure)
+            self._queue.acknowledge(delivery)
+        except CallbackError as unsent:
+            self._reject(delivery, str(unsent))
 
     def _settle(self, export: InFlight) -> None:
         self._forget(export)

@@ -32,7 +32,7 @@ from prefect.logging import get_run_logger
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 
 from flows.support.artifacts import CALLBACK_KEY, callback_markdown, callback_title
-from flows.support.decision import MarkCrashed, Retry, Run
+from flows.support.decision import Retry, Run
 from flows.support.heartbeats import Heartbeats, ServerClock
 from flows.support.markdown import plain
 from flows.support.processes import machine_load
@@ -192,11 +192,9 @@ def note_callback(prefect: SyncPrefectClient, run: FlowRun, message: Result | Fa
     )
 
 
-def mark_crashed(prefect: SyncPrefectClient, run: FlowRun, decision: MarkCrashed) -> None:
+def mark_crashed(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:
     """Mark a run crashed whose process is dead, hangs, or never started."""
-    prefect.set_flow_run_state(
-        run.id, Crashed(message=decision.reason, name=decision.name), force=True
-    )
+    prefect.set_flow_run_state(run.id, Crashed(message=reason), force=True)
 
 
 def request_cancellation(prefect: SyncPrefectClient, run: FlowRun, reason: str) -> None:

@@ -171,7 +171,7 @@ def test_each_delay_is_four_times_the_last_up_to_five_minutes(facts: Facts, seco
 def test_a_container_has_time_to_stop_before_the_next_one_starts(
     has_pool: bool, delay: timedelta
 ) -> None:
-    decision = decide(Run(Crashed(name=NO_HEARTBEATS), has_pool=has_pool, attempts=1), SETTINGS)
+    decision = decide(Run(Crashed(message=NO_HEARTBEATS), has_pool=has_pool, attempts=1), SETTINGS)
     assert isinstance(decision, Retry)
     assert decision.delay == delay
 

@@ -87,11 +87,18 @@ def test_an_outage_and_its_end_are_said_once_each(
     said: list[str] = []
     monkeypatch.setattr(outage._logger, "warning", lambda line, *_: said.append(line))
     monkeypatch.setattr(outage._logger, "info", lambda line, *_: said.append(line))
-    for away in (False, True, True, True, False, False, True, False):
+    for away, seconds in ((True, 60), (True, 60), (False, 5), (True, 0), (False, 0), (False, 60)):
+        monkeypatch.setattr(outage, "SECONDS_UNTIL_OVER", 0 if seconds == 60 else 1000)
         with outage.wait_out_outage(stopping):
             if away:
                 raise ConnectionError("Prefect is away")
-    assert [line.split()[0] for line in said] == ["Waiting", "All", "Waiting", "All"]
+    assert [line.split()[0] for line in said] == ["Waiting", "All"]
+
+
+def test_prefects_client_repeats_exactly_what_counts_as_an_outage() -> None:
+    with waits_for_prefect():
+        repeated = get_current_settings().client.retry_extra_codes
+    assert {status for status in range(400, 600) if is_outage(answered(status))} == repeated
 
 
 def test_who_waits_for_prefect_tries_for_longer_than_by_default() -> None:

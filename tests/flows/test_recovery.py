@@ -1,6 +1,5 @@
 """What is read of a run's history, and what is written to it, on a real Prefect server."""
 
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -11,7 +10,6 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.deployments.runner import RunnerDeployment
-from prefect.settings import get_current_settings
 from prefect.states import (
     AwaitingRetry,
     Cancelled,
@@ -23,8 +21,9 @@ from prefect.states import (
     Scheduled,
 )
 
-from flows.support import recovery
+from flows.support import decision, recovery
 from flows.support.decision import Retry
+from flows.support.heartbeats import ServerClock
 from splitter.messages import Failure, Result
 
 
@@ -40,19 +39,30 @@ def run(prefect: SyncPrefectClient) -> FlowRun:
     return prefect.create_flow_run_from_deployment(cast(UUID, deployment))
 
 
+class Heartbeats:
+    """Heartbeats of runs of which none is missed."""
+
+    def missed(self, run: FlowRun) -> float:
+        return 0.0
+
+
+def observe(prefect: SyncPrefectClient, run: FlowRun | None) -> decision.Run | None:
+    return recovery.observe(prefect, run, cast(Any, Heartbeats()), ServerClock())
+
+
 def test_an_attempt_that_began_counts_however_its_successors_fail_to_start(
     run: FlowRun, prefect: SyncPrefectClient
 ) -> None:
     history: list[State[Any]] = [Running(), Crashed(), AwaitingRetry(), Pending(), Crashed()]
     for state in history:
         prefect.set_flow_run_state(run.id, state, force=True)
-    seen = recovery.observe(prefect, prefect.read_flow_run(run.id), 0.0)
+    seen = observe(prefect, prefect.read_flow_run(run.id))
     assert seen is not None
     assert (seen.attempts, seen.failed_starts) == (1, 1)
 
 
 def test_of_a_run_that_was_deleted_nothing_is_known(prefect: SyncPrefectClient) -> None:
-    assert recovery.observe(prefect, None, 0.0) is None
+    assert observe(prefect, None) is None
 
 
 @pytest.mark.parametrize(
@@ -80,21 +90,26 @@ def test_a_run_waits_since_it_last_ran() -> None:
     assert recovery.states_since_it_ran([Running(), *before, Running()]) == []
 
 
-def test_after_an_outage_nobody_is_judged_before_three_heartbeats_time(
+@pytest.mark.parametrize(
+    ("states", "count"),
+    [
+        ([Running()], 0),
+        ([Crashed(), AwaitingRetry(), Pending(), Crashed()], 2),
+        ([Crashed(), Crashed(), AwaitingRetry()], 1),
+    ],
+)
+def test_an_end_that_two_processes_report_is_one(states: list[State[Any]], count: int) -> None:
+    assert recovery.count_ends(states) == count
+
+
+def test_the_other_running_runs_of_a_deployment_are_counted(
     run: FlowRun, prefect: SyncPrefectClient
 ) -> None:
-    run.state = Running(timestamp=datetime.now(UTC) - timedelta(hours=1))
-    frequency = get_current_settings().flows.heartbeat_frequency
-    assert frequency is not None
-    now = time.monotonic()
-    early, late = now - 2.9 * frequency, now - 3 * frequency
-    assert recovery.missed_heartbeats(prefect, run, reachable_since=early) == 0
-    assert recovery.missed_heartbeats(prefect, run, reachable_since=late) >= 3
-
-
-def test_only_who_runs_owes_heartbeats(run: FlowRun, prefect: SyncPrefectClient) -> None:
-    run.state = Pending(timestamp=datetime.now(UTC) - timedelta(hours=1))
-    assert recovery.missed_heartbeats(prefect, run, reachable_since=float("-inf")) == 0
+    assert run.deployment_id
+    assert recovery.count_others_running(prefect, run) == 0
+    other = prefect.create_flow_run_from_deployment(run.deployment_id)
+    prefect.set_flow_run_state(other.id, Running(), force=True)
+    assert recovery.count_others_running(prefect, run) == 1
 
 
 def test_a_run_is_answered_once_the_callback_is_noted_on_it(
@@ -103,7 +118,7 @@ def test_a_run_is_answered_once_the_callback_is_noted_on_it(
     prefect.set_flow_run_state(run.id, Failed(), force=True)
 
     def is_answered() -> bool:
-        seen = recovery.observe(prefect, prefect.read_flow_run(run.id), 0.0)
+        seen = observe(prefect, prefect.read_flow_run(run.id))
         return seen is not None and seen.is_answered
 
     assert recovery.callback_of(prefect, run) is None
@@ -118,7 +133,9 @@ def test_a_run_is_retried_as_itself_later_and_says_why(
     run: FlowRun, prefect: SyncPrefectClient
 ) -> None:
     prefect.set_flow_run_state(run.id, Crashed(), force=True)
-    recovery.retry(prefect, run, Retry("Attempt 1 ended Crashed", timedelta(minutes=5)))
+    recovery.retry(
+        prefect, run, Retry("Attempt 1 ended Crashed", timedelta(minutes=5)), datetime.now(UTC)
+    )
     waiting = prefect.read_flow_run(run.id)
     assert waiting.state is not None
     assert (waiting.state.name, waiting.state.message) == (

@@ -15,6 +15,8 @@ from prefect.flow_engine import run_flow
 from prefect.logging import disable_run_logger
 from prefect.states import Cancelled, Cancelling, Paused, Pending, Running
 
+from flows.support.decision import MISSED_HEARTBEATS
+from flows.support.heartbeats import ServerClock
 from flows.support.takeover import Standing, Takeover
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -26,10 +28,23 @@ def quiet() -> Iterator[None]:
         yield
 
 
+class Heartbeats:
+    """Heartbeats of runs that have all missed as many."""
+
+    count = 0.0
+
+    def missed(self, run: FlowRun) -> float:
+        return self.count
+
+
+def takeover(client: SyncPrefectClient) -> Takeover:
+    return Takeover(client, cast(Any, Heartbeats()), ServerClock())
+
+
 @flow
 def standing() -> Standing:
     with get_client(sync_client=True) as client:
-        return Takeover(client).standing(reachable_since=0.0)
+        return takeover(client).standing()
 
 
 def runs_of(listener: Flow[[], Standing], prefect: SyncPrefectClient) -> list[FlowRun]:
@@ -44,8 +59,7 @@ def test_the_run_of_a_listener_that_died_or_never_started_is_ended_by_the_next(
 ) -> None:
     monkeypatch.setattr("flows.support.takeover.SECONDS_BETWEEN_LOOKS", 0)
     monkeypatch.setattr("flows.support.takeover.TIME_TO_START", timedelta())
-    for module in ("recovery", "takeover"):  # so that none needs to be missed
-        monkeypatch.setattr(f"flows.support.{module}.MISSED_HEARTBEATS", 0)
+    monkeypatch.setattr(Heartbeats, "count", MISSED_HEARTBEATS)
     dead, alive = runs_of(standing, prefect)
     prefect.set_flow_run_state(dead.id, state, force=True)
     assert run_flow(standing, flow_run=alive) is Standing.LISTENS
@@ -66,7 +80,7 @@ def test_a_listener_whose_run_is_no_longer_running_is_told_so(state: State[Any])
     def put_aside() -> None:
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(UUID(runtime.flow_run.id), state, force=True)
-            seen.append(Takeover(client).standing(reachable_since=0.0))
+            seen.append(takeover(client).standing())
 
     with suppress(Exception):  # Prefect's engine has an opinion of its own on the end
         put_aside()
@@ -89,7 +103,7 @@ def test_a_listener_hears_of_one_that_started_later(prefect: SyncPrefectClient) 
     def overtaken() -> Standing:
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(later.id, Running(), force=True)
-            return Takeover(client).standing(reachable_since=0.0)
+            return takeover(client).standing()
 
     later, here = runs_of(overtaken, prefect)
     assert run_flow(overtaken, here) is Standing.TAKEN_OVER

@@ -1,0 +1,171 @@
+"""Heartbeats: a run is judged by their arrival at Prefect, and only while one's own arrive."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from httpx import Response
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.events import emit_event
+from prefect.events.schemas.events import ReceivedEvent
+from prefect.logging import disable_run_logger
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Pending, Running
+
+from flows.support.heartbeats import (
+    FREQUENCY,
+    LARGEST_SKEW,
+    Heartbeats,
+    ServerClock,
+    check_frequency,
+    last_arrival,
+)
+from splitter.errors import SetupError
+from tests.helpers.processes import eventually
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+OWN = uuid4()
+
+
+def seconds_ago(*ages: float) -> list[datetime]:
+    return [NOW - timedelta(seconds=age) for age in ages]
+
+
+@dataclass
+class Events:
+    """Prefect's API, as far as it gives heartbeats; pages of two.
+
+    Attributes:
+        arrivals: of each run.
+        skew: by how much the clock of the senders is ahead.
+    """
+
+    arrivals: dict[UUID, list[datetime]]
+    skew: timedelta = timedelta()
+    following: list[ReceivedEvent] = field(default_factory=list)
+
+    def read_events(self, which: Any, limit: int) -> Any:
+        [name] = which.resource.id
+        run = UUID(name.rpartition(".")[2])
+        events = [
+            ReceivedEvent.model_validate(
+                {
+                    "event": "prefect.flow-run.heartbeat",
+                    "resource": {"prefect.resource.id": name},
+                    "occurred": arrival + self.skew,
+                    "received": arrival,
+                }
+            )
+            for arrival in self.arrivals.get(run, [])
+        ]
+        self.following = events[2:] if run != OWN else []
+        return self._page(events[:2] if run != OWN else events)
+
+    def read_events_page(self, url: str) -> Any:
+        page, self.following = self.following[:2], self.following[2:]
+        return self._page(page)
+
+    def _page(self, events: list[ReceivedEvent]) -> Any:
+        more = "http://prefect.invalid/next" if self.following else None
+        return type("Page", (), {"events": events, "next_page": more})
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    often = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: FREQUENCY})
+    with disable_run_logger(), often:
+        yield
+
+
+def a_run(age: float) -> FlowRun:
+    state: State[Any] = Running(timestamp=NOW - timedelta(seconds=age))
+    return FlowRun(id=uuid4(), flow_id=uuid4(), state=state)
+
+
+REGULAR = seconds_ago(0, 30, 60, 90, 120)
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs", "age", "missed"),
+    [
+        (REGULAR, seconds_ago(5), 300, 5 / 30),
+        (REGULAR, seconds_ago(100), 300, 100 / 30),
+        (REGULAR, [], 300, 4),
+        (REGULAR, [], 60, 0),
+        (REGULAR, seconds_ago(500, 510, 520), 300, 4),
+        (REGULAR, [*seconds_ago(500, 510, 520), NOW], 300, 0),
+        ([], [], 300, 0),
+        (seconds_ago(0, 30, 200, 230), [], 300, 0),
+        (seconds_ago(0, 0, 0, 0, 0), [], 300, 0),
+    ],
+    ids=[
+        "alive",
+        "silent",
+        "never heard of",
+        "young",
+        "heard of before this attempt only",
+        "behind those of an earlier attempt",
+        "a websocket that is refused",
+        "after an outage",
+        "after an outage, own heartbeats kept back",
+    ],
+)
+def test_heartbeats_that_a_run_has_missed(
+    own: list[datetime], theirs: list[datetime], age: float, missed: float
+) -> None:
+    run = a_run(age)
+    events = cast(SyncPrefectClient, Events({OWN: own, run.id: theirs}))
+    heard = Heartbeats(events, OWN, ServerClock()).missed(run)
+    assert heard == pytest.approx(missed)
+
+
+def test_a_run_that_is_not_running_misses_none() -> None:
+    run = FlowRun(id=uuid4(), flow_id=uuid4(), state=Pending(timestamp=NOW - timedelta(hours=1)))
+    events = cast(SyncPrefectClient, Events({OWN: REGULAR}))
+    assert Heartbeats(events, OWN, ServerClock()).missed(run) == 0
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+def test_the_clock_of_a_runs_machine_does_not_matter(minutes: int) -> None:
+    run = a_run(300)
+    events = Events({OWN: REGULAR, run.id: seconds_ago(5)}, skew=timedelta(minutes=minutes))
+    assert Heartbeats(cast(SyncPrefectClient, events), OWN, ServerClock()).missed(run) < 1
+
+
+def test_the_clock_of_the_api_is_read_from_its_answers() -> None:
+    clock = ServerClock()
+    ahead = datetime.now(UTC) + timedelta(minutes=10)
+    clock.note(Response(200, headers={"Date": format_datetime(ahead, usegmt=True)}))
+    assert abs(clock.now() - ahead) < timedelta(seconds=2)
+    assert clock.skew > LARGEST_SKEW
+    clock.note(Response(200))
+    assert clock.skew > LARGEST_SKEW
+
+
+@pytest.mark.parametrize("frequency", [180, None])
+def test_a_listener_that_sends_too_few_heartbeats_refuses_to_run(frequency: int | None) -> None:
+    with (
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: frequency}),
+        pytest.raises(SetupError, match="PREFECT_FLOWS_HEARTBEAT_FREQUENCY"),
+    ):
+        check_frequency()
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: FREQUENCY}):
+        check_frequency()
+
+
+@pytest.mark.usefixtures("prefect_api")
+@pytest.mark.parametrize("minutes", [-10, 0, 10])
+def test_prefect_tells_when_a_heartbeat_arrived(minutes: int, prefect: SyncPrefectClient) -> None:
+    run, began = uuid4(), datetime.now(UTC)
+    emit_event(
+        "prefect.flow-run.heartbeat",
+        {"prefect.resource.id": f"prefect.flow-run.{run}"},
+        occurred=began + timedelta(minutes=minutes),
+    )
+    eventually(lambda: last_arrival(prefect, run, began) is not None)
+    assert last_arrival(prefect, run, datetime.now(UTC) + timedelta(minutes=1)) is None

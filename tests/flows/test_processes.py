@@ -1,0 +1,59 @@
+"""The process of a run that was marked crashed is ended, even if it hangs."""
+
+import os
+import signal
+import subprocess
+import sys
+from uuid import uuid4
+
+import boto3
+import pytest
+from prefect.client.schemas.objects import FlowRun
+
+from flows.support.processes import RUN_ID, end_processes, stop_task
+from tests.helpers.processes import eventually
+
+
+@pytest.mark.parametrize("number", [signal.SIGCONT, signal.SIGSTOP], ids=["running", "stopped"])
+def test_a_process_of_the_run_ends(number: signal.Signals) -> None:
+    run = FlowRun(id=uuid4(), flow_id=uuid4())
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"],
+        env={**os.environ, RUN_ID: str(run.id)},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout
+    process.stdout.readline()
+    process.send_signal(number)
+    assert end_processes(FlowRun(id=uuid4(), flow_id=uuid4())) == 0
+    assert process.poll() is None
+    assert end_processes(run) == 1
+    process.wait(timeout=30)
+    process.stdout.close()
+
+
+def test_an_ecs_task_is_stopped(aws: str) -> None:
+    ec2, ecs = boto3.client("ec2"), boto3.client("ecs")
+    cluster = ecs.create_cluster(clusterName=f"cluster-{uuid4()}")["cluster"]["clusterArn"]
+    ecs.register_task_definition(
+        family="run",
+        requiresCompatibilities=["FARGATE"],
+        networkMode="awsvpc",
+        cpu="256",
+        memory="512",
+        containerDefinitions=[{"name": "run", "image": "image", "memory": 512}],
+    )
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    started = ecs.run_task(
+        cluster=cluster,
+        taskDefinition="run",
+        launchType="FARGATE",
+        networkConfiguration={"awsvpcConfiguration": {"subnets": [subnet], "securityGroups": []}},
+    )
+    task = started["tasks"][0]["taskArn"]
+    stop_task(f"{cluster}::{task}")
+
+    def status() -> str:
+        return str(ecs.describe_tasks(cluster=cluster, tasks=[task])["tasks"][0]["desiredStatus"])
+
+    eventually(lambda: status() == "STOPPED")

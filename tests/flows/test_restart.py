@@ -1,0 +1,131 @@
+"""One listener runs: restarted when it dies, but not when a person cancelled it."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments.runner import RunnerDeployment
+from prefect.states import (
+    Cancelled,
+    Completed,
+    Crashed,
+    Failed,
+    Paused,
+    Pending,
+    Running,
+    Scheduled,
+)
+
+from flows.support import restart
+from flows.support.heartbeats import ServerClock
+from flows.support.prefect_texts import SERVICE_STOPPED
+from flows.support.restart import Upkeep, restart_delay
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def at(seconds: float, state: State[Any]) -> State[Any]:
+    return state.model_copy(update={"timestamp": NOW + timedelta(seconds=seconds)})
+
+
+def deaths(count: int, life: float) -> list[State[Any]]:
+    """The states of a run that died so often, after so many seconds each time."""
+    return [
+        at(number * 10_000 + moment, state)
+        for number in range(count)
+        for moment, state in ((0, Running()), (life, Failed()))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "life", "seconds"), [(1, 5, 10), (2, 5, 20), (4, 5, 80), (30, 5, 300), (9, 400, 10)]
+)
+def test_the_delay_doubles_with_each_early_death(count: int, life: float, seconds: int) -> None:
+    assert restart_delay(deaths(count, life)) == timedelta(seconds=seconds)
+
+
+class Served:
+    """A deployment that nobody serves, and its upkeep."""
+
+    def __init__(self, prefect: SyncPrefectClient) -> None:
+        @flow(name=f"listener-{uuid4()}")
+        def idle() -> None:
+            pass
+
+        made = cast(RunnerDeployment, idle.to_deployment("here")).apply()
+        self.id = cast(UUID, made)
+        self.prefect = prefect
+        self.upkeep = Upkeep(prefect, self.id, ServerClock())
+
+    def create(self, state: State[Any]) -> UUID:
+        run = self.prefect.create_flow_run_from_deployment(self.id)
+        self.prefect.set_flow_run_state(run.id, state, force=True)
+        return run.id
+
+    def runs(self) -> list[FlowRun]:
+        here = DeploymentFilter(id=DeploymentFilterId(any_=[self.id]))
+        return self.prefect.read_flow_runs(deployment_filter=here)
+
+
+@pytest.fixture
+def served(prefect: SyncPrefectClient) -> Iterator[Served]:
+    yield Served(prefect)
+
+
+def test_without_a_listener_one_is_created(served: Served) -> None:
+    served.upkeep.look()
+    served.upkeep.look()
+    assert [run.state_name for run in served.runs()] == ["Scheduled"]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [Failed(), Crashed(), Cancelled(message=SERVICE_STOPPED)],
+    ids=["failed", "crashed", "its service was stopped"],
+)
+def test_a_listener_that_ended_starts_again(end: State[Any], served: Served) -> None:
+    served.create(end)
+    served.upkeep.look()
+    assert [run.state_name for run in served.runs()] == ["AwaitingRetry"]
+
+
+def test_a_listener_that_completed_is_followed_by_another(served: Served) -> None:
+    served.create(Completed())
+    served.upkeep.look()
+    assert sorted(str(run.state_name) for run in served.runs()) == ["Completed", "Scheduled"]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [Cancelled(), Paused(), Running(), Pending(), Scheduled()],
+    ids=lambda state: str(state.name),
+)
+def test_a_listener_that_lives_or_that_a_person_stopped_is_left_alone(
+    state: State[Any], served: Served
+) -> None:
+    served.create(state)
+    served.upkeep.look()
+    assert [run.state_name for run in served.runs()] == [state.name]
+
+
+def test_a_listener_that_a_dead_service_took_starts_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restart, "TIME_TO_START_HERE", timedelta(seconds=-1))
+    served.create(Pending())
+    served.upkeep.look()
+    assert [run.state_name for run in served.runs()] == ["AwaitingRetry"]
+
+
+def test_a_new_service_restarts_the_listener_of_the_last_one(served: Served) -> None:
+    served.create(Running())
+    served.upkeep.begin()
+    assert [run.state_name for run in served.runs()] == ["AwaitingRetry"]
