@@ -158,7 +158,7 @@ def create_queues(sqs: "SQSClient", prefix: str) -> tuple[str, str]:
     """The trigger queue, with a dead-letter queue, and the callback queue; returns their URLs."""
     dead = sqs.create_queue(QueueName=f"{prefix}-batch-trigger-dead")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
-    redrive = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": "10"}
+    redrive = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": "1000"}
     triggers = sqs.create_queue(
         QueueName=f"{prefix}-batch-trigger", Attributes={"RedrivePolicy": json.dumps(redrive)}
     )

@@ -3,9 +3,9 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pytest
-from botocore.exceptions import ClientError
 
 from splitter.aws.sqs import (
+    RECEIVES_BEFORE_DEAD_LETTER,
     CallbackError,
     Delivery,
     TriggerQueue,
@@ -13,6 +13,7 @@ from splitter.aws.sqs import (
     region_of,
     send_callback,
 )
+from splitter.errors import SetupError
 from splitter.messages import Failure, ReplyAddress, Result
 from tests.helpers.biospex import Biospex, messages
 
@@ -98,10 +99,14 @@ def test_a_receipt_handle_that_no_longer_counts_deletes_nothing_and_raises_nothi
     assert invisible(biospex) == 1
 
 
-def test_a_queue_that_is_not_there_is_an_error(biospex: Biospex, queue: TriggerQueue) -> None:
+def test_a_trigger_queue_that_is_not_there_is_the_operators(
+    biospex: Biospex, queue: TriggerQueue
+) -> None:
     gone = TriggerQueue(biospex.sqs, queue.url + "-gone", visibility_timeout=300)
-    with pytest.raises(ClientError, match="NonExistentQueue"):
+    with pytest.raises(SetupError, match=r"cannot use its trigger queue .*NonExistentQueue"):
         gone.extend_visibility(Delivery("id", "body", "handle", 0.0))
+    with pytest.raises(SetupError, match="cannot use its trigger queue"):
+        next(gone.receive(1, 0))
 
 
 def test_whether_a_queue_has_a_redrive_policy_is_told(
@@ -112,7 +117,8 @@ def test_whether_a_queue_has_a_redrive_policy_is_told(
     assert queue.has_redrive_policy()
 
 
-def with_redrive_policy(biospex: Biospex, receives: int) -> None:
+def with_redrive_policy(biospex: Biospex, receives: int) -> str:
+    """Give the queue a dead-letter queue; returns its URL."""
     dead = biospex.sqs.create_queue(QueueName=f"dead-{uuid4()}")["QueueUrl"]
     attributes = biospex.sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])[
         "Attributes"
@@ -121,6 +127,7 @@ def with_redrive_policy(biospex: Biospex, receives: int) -> None:
     biospex.sqs.set_queue_attributes(
         QueueUrl=biospex.queue_url, Attributes={"RedrivePolicy": json.dumps(policy)}
     )
+    return dead
 
 
 @pytest.mark.parametrize(
@@ -179,18 +186,32 @@ def test_a_callback_queue_that_is_not_there_is_known_before_and_after_the_work(
         send_callback(biospex.sqs, address, Failure(download_id=1, error="No."))
 
 
-@pytest.mark.parametrize(("receives", "seconds"), [(3, 20), (10, 6), (1000, 1)])
-def test_a_message_left_to_redrive_is_dead_in_a_minute_however_often_it_may_come(
-    receives: int,
-    seconds: int,
-    biospex: Biospex,
-    queue: TriggerQueue,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_message_that_cannot_be_answered_is_a_dead_letter_after_a_few_receives(
+    biospex: Biospex, queue: TriggerQueue
 ) -> None:
-    with_redrive_policy(biospex, receives)
+    dead = with_redrive_policy(biospex, 1000)
     assert queue.has_redrive_policy()
     send(biospex, "junk")
-    asked = []
-    monkeypatch.setattr(queue, "_change", lambda _, delay: asked.append(delay))
-    queue.leave_to_redrive(only(queue))
-    assert asked == [seconds]
+    delivery = only(queue)
+    assert not queue.reject(delivery)
+    assert invisible(biospex) == 1
+    assert queue.reject(replace(delivery, receive_count=RECEIVES_BEFORE_DEAD_LETTER))
+    assert invisible(biospex) == 0
+    [letter] = biospex.sqs.receive_message(QueueUrl=dead)["Messages"]
+    assert letter["Body"] == delivery.body
+
+
+def test_each_receive_is_counted(biospex: Biospex, queue: TriggerQueue) -> None:
+    send(biospex, "1")
+    for count in (1, 2, 3):
+        delivery = only(queue)
+        assert delivery.receive_count == count
+        queue.release(delivery)
+
+
+def test_without_a_dead_letter_queue_a_message_waits_for_one(
+    biospex: Biospex, queue: TriggerQueue
+) -> None:
+    send(biospex, "junk")
+    assert not queue.reject(replace(only(queue), receive_count=1000))
+    assert invisible(biospex) == 1

@@ -210,7 +210,7 @@ def test_a_message_that_prefect_alone_refuses_delays_no_other_and_is_answered(
     deployment: Deployment, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusing_one(monkeypatch, "poison")
-    listener = deployment.listener()
+    listener = deployment.listener(max_in_flight=9)
     biospex.send(biospex.request(EXPORTS[0], downloadId="poison"))
     for number in range(4):
         biospex.send(biospex.request(EXPORTS[0], downloadId=number))

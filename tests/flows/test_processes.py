@@ -32,6 +32,7 @@ def test_a_process_of_the_run_ends(number: signal.Signals) -> None:
     process.stdout.close()
 
 
+@pytest.mark.usefixtures("prefect_api")
 def test_an_ecs_task_is_stopped(aws: str) -> None:
     ec2, ecs = boto3.client("ec2"), boto3.client("ecs")
     cluster = ecs.create_cluster(clusterName=f"cluster-{uuid4()}")["cluster"]["clusterArn"]
