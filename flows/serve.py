@@ -25,13 +25,13 @@ from blocks.saved import Aws
 from flows.create_batches import create_batches
 from flows.listen import listen
 from flows.support.finding import deployment_tags
-from flows.support.heartbeats import FREQUENCY, ServerClock
+from flows.support.heartbeats import FREQUENCY, ServerClock, websocket_problem
 from flows.support.outage import FEW_RETRIES, waits_for_prefect
 from flows.support.restart import Upkeep
 from splitter.errors import SetupError
 from splitter.settings import Settings
 
-SECONDS_BETWEEN_LOOKS = 5
+SECONDS_BETWEEN_LOOKS = 10
 """Between two looks whether a listener runs."""
 
 log = get_logger("serve")
@@ -120,6 +120,8 @@ def check_services() -> None:
             ) from error
         except TransportError as error:
             raise SetupError(f"the Prefect API at {url} does not answer ({error}).") from error
+    if problem := websocket_problem():
+        log.warning(problem)
     if Aws().session.get_credentials() is None:
         raise SetupError("no AWS credentials were found, neither saved as a block nor here.")
 

@@ -6,6 +6,7 @@ here uses the clock of a run or of this machine: this process's own heartbeats a
 both are compared by the time of their arrival.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from httpx import Response
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.events.clients import get_events_client
 from prefect.events.filters import EventFilter, EventOrder
 from prefect.events.schemas.events import ReceivedEvent
 from prefect.logging import get_run_logger
@@ -32,6 +34,15 @@ seconds; Prefect's default of 180 would start a new listener every minute."""
 
 LARGEST_SKEW = timedelta(minutes=2)
 """Between two clocks, above which an operator is warned."""
+
+SECONDS_TO_CONNECT = 10
+"""For the WebSocket to Prefect's API."""
+
+NO_WEBSOCKET = (
+    "The WebSocket to Prefect's API does not open ({error}), so runs cannot send heartbeats and a "
+    "run that dies is not noticed. A proxy in front of the API has to pass WebSocket upgrades: "
+    "see {page}."
+)
 
 HEARTBEAT_ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(FREQUENCY)}
 """Environment of a run whose heartbeats are counted here."""
@@ -55,6 +66,20 @@ def check_frequency() -> None:
             f"PREFECT_FLOWS_HEARTBEAT_FREQUENCY is {frequency}; the listener needs {FREQUENCY}, "
             "or another listener is started beside it every minute. Set it where the listener runs."
         )
+
+
+def websocket_problem() -> str | None:
+    """What is wrong with the WebSocket to Prefect's API, if it does not open."""
+
+    async def connect() -> None:
+        async with get_events_client(reconnection_attempts=0):
+            pass
+
+    try:
+        asyncio.run(asyncio.wait_for(connect(), SECONDS_TO_CONNECT))
+    except Exception as error:
+        return NO_WEBSOCKET.format(error=error, page=Docs().page("where-prefect-runs.md"))
+    return None
 
 
 def own_frequency() -> timedelta:
@@ -102,7 +127,7 @@ def unbroken_since(arrivals: Sequence[datetime], longest_gap: timedelta) -> date
 class Heartbeats:
     """Counts the heartbeats that runs have missed."""
 
-    SECONDS_BETWEEN_READS = 10
+    SECONDS_BETWEEN_READS = 15
 
     def __init__(self, prefect: SyncPrefectClient, own_run: UUID, clock: ServerClock) -> None:
         self._prefect = prefect

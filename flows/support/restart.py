@@ -1,5 +1,6 @@
 """Restarts the listener: by its own hook, and by ``flows.serve``, which looks every few seconds."""
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -81,6 +82,7 @@ class Upkeep:
         self._prefect = prefect
         self._deployment = deployment
         self._clock = clock
+        self._heard_at = float("-inf")
 
     def begin(self) -> None:
         """Restart the listener that an earlier service left unfinished, or create one."""
@@ -136,7 +138,8 @@ class Upkeep:
         now = self._clock.now()
         if run.state.is_pending():
             return now - run.state.timestamp > TIME_TO_START_HERE * max(machine_load(), 1.0)
-        if not run.state.is_running():
+        if not run.state.is_running() or time.monotonic() - self._heard_at < FREQUENCY:
             return False
+        self._heard_at = time.monotonic()
         last = last_arrival(self._prefect, run.id, run.state.timestamp)
         return last is not None and now - last.received > SILENCE
