@@ -95,9 +95,12 @@ class ServerClock:
 
     def note(self, response: Response) -> None:
         """Read an answer's Date; an event hook of httpx."""
-        date = response.headers.get("Date")
-        if date:
-            self._ahead = parsedate_to_datetime(date) - datetime.now(UTC)
+        try:
+            there = parsedate_to_datetime(response.headers.get("Date", ""))
+        except ValueError:
+            return
+        if there.tzinfo:  # not where a proxy has added a second date
+            self._ahead = there - datetime.now(UTC)
 
     def client(self) -> SyncPrefectClient:
         """A client of Prefect's API that keeps this clock right."""

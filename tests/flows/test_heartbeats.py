@@ -143,6 +143,8 @@ def test_the_clock_of_the_api_is_read_from_its_answers() -> None:
     clock.note(Response(200, headers={"Date": format_datetime(ahead, usegmt=True)}))
     assert abs(clock.now() - ahead) < timedelta(seconds=2)
     assert clock.skew > LARGEST_SKEW
+    for date in ("", "today", f"{format_datetime(NOW)}, {format_datetime(NOW)}"):
+        clock.note(Response(200, headers={"Date": date}))
     clock.note(Response(200))
     assert clock.skew > LARGEST_SKEW
 

@@ -82,18 +82,23 @@ def broken_prefect(api: str) -> Iterator[BrokenPrefect]:
             content = answer.read()
             self.send_response(answer.status)
             for name, value in answer.getheaders():
-                if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                if name.lower() not in (
+                    "transfer-encoding",
+                    "content-length",
+                    "connection",
+                    "date",
+                ):
                     self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
             connection.close()
 
-        do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = handle_any
-
         def log_message(self, format: str, *args: object) -> None:
             pass
 
+    for method in ("GET", "POST", "PATCH", "PUT", "DELETE"):
+        setattr(Handler, f"do_{method}", Handler.handle_any)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         proxy = BrokenPrefect(f"http://127.0.0.1:{server.server_port}{behind.path}")
