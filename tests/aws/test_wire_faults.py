@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -19,7 +20,6 @@ from prefect_aws import AwsCredentials
 from prefect_aws.client_parameters import AwsClientParameters
 from werkzeug.serving import make_server
 
-from blocks.saved import BLOCK_NAME
 from devtools.services import REGION
 from flows import create_batches as flow
 from flows import tasks as steps
@@ -46,6 +46,7 @@ EVERYWHERE: tuple[Operation, ...] = (
     "SendMessage",
 )
 MANY = 1000
+BLOCK = f"biospex-{uuid4()}"
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,11 @@ def proxy() -> Iterator[FaultyProxy]:
 
 
 @pytest.fixture
-def credentials(proxy: FaultyProxy, prefect_api: object) -> Iterator[None]:
-    """The saved block by which an operator leads all of AWS's traffic through a proxy."""
+def credentials(
+    proxy: FaultyProxy, prefect_api: object, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A saved block, as an operator has it who leads all traffic to AWS through a proxy."""
+    monkeypatch.setattr("blocks.saved.BLOCK_NAME", BLOCK)
     parameters = AwsClientParameters(
         verify=False,
         config={
@@ -65,11 +69,11 @@ def credentials(proxy: FaultyProxy, prefect_api: object) -> Iterator[None]:
             "read_timeout": 3,
         },
     )
-    AwsCredentials(region_name=REGION, aws_client_parameters=parameters).save(BLOCK_NAME)
+    AwsCredentials(region_name=REGION, aws_client_parameters=parameters).save(BLOCK)
     try:
         yield
     finally:
-        AwsCredentials.delete(BLOCK_NAME)
+        AwsCredentials.delete(BLOCK)
 
 
 @pytest.fixture

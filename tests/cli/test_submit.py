@@ -20,7 +20,10 @@ from splitter.errors import ExportError
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 
-pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
+pytestmark = [
+    pytest.mark.prefect_server("serve"),
+    pytest.mark.usefixtures("prefect_api", "aws", "workspace"),
+]
 
 Printed = pytest.CaptureFixture[str]
 

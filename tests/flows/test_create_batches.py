@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from distributed import Client, LocalCluster, get_task_stream
@@ -221,17 +222,21 @@ def test_a_wrong_setting_is_answered_with_the_variables_name(
 
 
 def test_an_operator_changes_the_workspace_in_the_ui_and_the_next_run_uses_it(
-    biospex: Biospex, tmp_path: Path
+    biospex: Biospex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = tmp_path / "not-mounted"
-    Workspace(efs_path=missing, max_tmp_size=0).save("biospex")
+    block = f"biospex-{uuid4()}"
+    monkeypatch.setattr("blocks.saved.BLOCK_NAME", block)
+    Workspace(efs_path=missing, max_tmp_size=0).save(block)
     try:
-        with pytest.raises(Exception, match=r"EFS path of the block .*/biospex .*not-mounted does"):
+        with pytest.raises(
+            Exception, match=rf"EFS path of the block .*/{block} .*not-mounted does"
+        ):
             create_batches(biospex.request(EXPORTS[0]))
         assert not missing.exists()
         assert "tell the operator" in biospex.callbacks()[0]["error"]
     finally:
-        Workspace.delete("biospex")
+        Workspace.delete(block)
 
 
 def test_what_is_only_looked_at_makes_no_export_fail(

@@ -21,6 +21,8 @@ from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 from tests.helpers.processes import eventually, kill, run_named, serving
 
+pytestmark = pytest.mark.prefect_server("serve")
+
 
 @pytest.fixture(scope="module")
 def biospex(aws: str) -> Biospex:

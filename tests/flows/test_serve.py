@@ -24,7 +24,10 @@ from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex, messages
 from tests.helpers.processes import eventually, run_named, serving
 
-pytestmark = pytest.mark.usefixtures("prefect_api", "aws")
+pytestmark = [
+    pytest.mark.prefect_server("serve"),
+    pytest.mark.usefixtures("prefect_api", "aws"),
+]
 
 
 FIELDS = ["file", "exportPath", "totalSize", "s3Bucket"]
