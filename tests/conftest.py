@@ -1,14 +1,18 @@
 """Fixtures and marks of the whole suite: an emulated AWS and real Prefect servers, over HTTP."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogHandler
+from xdist.scheduler import LoadScopeScheduling
 
 from devtools.services import embedded_aws
 from splitter.aws.s3 import Bucket
@@ -19,6 +23,7 @@ from tests.helpers.shared import prefect_server, shared_services
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+ROOT = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures"
 EXPORTS = sorted(FIXTURES.glob("4*"))
 
@@ -29,6 +34,9 @@ BOTH_DATABASES = pytest.mark.parametrize(
     scope="module",
 )
 """Mark of tests that ``make soak`` repeats on SQLite."""
+
+SERVICES = {"prefect_api", "aws", "object_store"}
+"""Fixtures that make a test slow."""
 
 
 # -- what pytest calls
@@ -42,32 +50,43 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow tests, and group those that have to run in one worker.
+    """Mark tests that use a service as slow, and begin with those that have to wait for others.
 
-    A test that uses a service is slow. A file whose other tests are slow marks itself. Tests that
-    share a fixture of their file run in one worker, and so do those of one ``prefect_server``.
+    A file whose tests are slow for another reason marks itself.
     """
     for item in items:
-        fixtures = getattr(item, "_fixtureinfo").name2fixturedefs
-        if {"prefect_api", "aws", "object_store"} & set(fixtures) or item.get_closest_marker(
-            "soak"
-        ):
+        if SERVICES & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("soak"):
             item.add_marker(pytest.mark.slow)
-        server = item.get_closest_marker("prefect_server")
-        if server:
-            item.add_marker(pytest.mark.xdist_group(server.args[0]))
-        elif any(
-            fixture.scope != "function" and fixture.baseid == item.nodeid.partition("::")[0]
-            for [*_, fixture] in fixtures.values()
-        ):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-    # The longest groups begin first, so that no worker is left alone with one in the end.
     items.sort(
         key=lambda item: (
-            not item.get_closest_marker("prefect_server"),
-            not item.get_closest_marker("slow"),
+            item.get_closest_marker("prefect_server") is None,
+            item.get_closest_marker("slow") is None,
         )
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return Scheduling(config, log)
+
+
+class Scheduling(LoadScopeScheduling):
+    """Gives each worker a test at a time, but what belongs together to one worker.
+
+    That are the tests of one ``prefect_server``, and those of a file that share a fixture.
+    pytest-xdist 3.8 has groups for this, which pytest 9.2 ignores.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid.partition("::")[0]) or nodeid
+
+
+@cache
+def group_of(file: str) -> str | None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    if server := re.search(r'mark\.prefect_server\("(\w+)"\)', text):
+        return server[1]
+    return file if 'scope="module"' in text else None
 
 
 # -- AWS
@@ -100,7 +119,7 @@ def bucket(biospex: Biospex) -> Bucket:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_temporary_prefect() -> Iterator[None]:
-    """Let a test fail that forgets to ask for a server; Prefect would take ten seconds to start one."""
+    """Let a test fail that needs a server and does not ask for one; Prefect would start its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
         refresh_global_settings_context()

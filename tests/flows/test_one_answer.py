@@ -21,7 +21,7 @@ from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 from tests.helpers.processes import eventually, kill, run_named, serving
 
-pytestmark = pytest.mark.prefect_server("serve")
+pytestmark = [pytest.mark.prefect_server("serve"), pytest.mark.soak]
 
 
 @pytest.fixture(scope="module")
