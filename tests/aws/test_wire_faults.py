@@ -298,7 +298,9 @@ def test_a_callback_or_a_beginning_that_nobody_heard_of_happens_twice(
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")  # the certificate is a new one
-@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize(
+    "lane", [*(pytest.param(lane, marks=pytest.mark.soak) for lane in (EXTRACT, SPLICE)), SHUFFLED]
+)
 def test_a_wrong_bit_on_the_wire_is_noticed_by_tls_and_the_request_repeated(
     lane: str, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
