@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogHandler
-from xdist.scheduler import LoadScopeScheduling
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from devtools.services import embedded_aws
 from splitter.aws.s3 import Bucket
@@ -70,7 +70,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     return Scheduling(config, log)
 
 
-class Scheduling(LoadScopeScheduling):
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Gives each worker a test at a time, but what belongs together to one worker.
 
     That are the tests of one ``prefect_server``, and those of a file that share a fixture.

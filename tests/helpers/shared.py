@@ -43,7 +43,8 @@ def shared_services() -> Iterator[None]:
         ExitStack() as stack,
         _Server(("127.0.0.1", 0), logRequests=False) as server,
     ):
-        server.register_function(_Services(Path(home), stack).prefect_server)
+        start: Any = _Services(Path(home), stack).prefect_server
+        server.register_function(start, "prefect_server")
         thread = Thread(target=server.serve_forever)
         thread.start()
         os.environ[ADDRESS] = f"http://127.0.0.1:{server.server_address[1]}"
@@ -80,7 +81,8 @@ class _Services:
         return environment
 
     def _new_database(self, name: str) -> str:
-        url = urlsplit(self._once("PostgreSQL", lambda: self._stack.enter_context(postgresql())))
+        server: str = self._once("PostgreSQL", lambda: self._stack.enter_context(postgresql()))
+        url = urlsplit(server)
         [host] = parse_qs(url.query)["host"]
 
         async def create() -> None:
@@ -89,7 +91,7 @@ class _Services:
             await connection.close()
 
         asyncio.run(create())
-        return urlunsplit(url._replace(path=f"/{name}"))
+        return str(urlunsplit(url._replace(path=f"/{name}")))
 
     def _once(self, name: str, start: Callable[[], Any]) -> Any:
         with self._lock:

@@ -31,6 +31,7 @@ LANES = ("auto", "extract")
 
 
 def summary_of(state: State[Any]) -> str:
+    assert state.state_details.flow_run_id
     run = ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
     summary = ArtifactFilter(key=ArtifactFilterKey(any_=["summary"]), flow_run_id=run)
     with get_client(sync_client=True) as prefect:
