@@ -153,7 +153,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("place", ["a missing image", "names of files", "names of columns"])
-def test_text_of_every_kind_is_harmless_wherever_it_stands(
+def test_hostile_text_is_harmless_in_every_place(
     place: str, run: Run, biospex: Biospex, prefect: SyncPrefectClient, tmp_path: Path
 ) -> None:
     archive = tmp_path / f"{uuid4()}.zip"
@@ -194,7 +194,7 @@ def check_harmless(
 
 
 @pytest.mark.parametrize("file", MESSAGES, ids=lambda path: path.name)
-def test_a_hostile_message_is_refused_at_once_and_answered(
+def test_a_hostile_message_is_refused_and_answered(
     file: Path, run: Run, biospex: Biospex, prefect: SyncPrefectClient
 ) -> None:
     began = time.process_time()

@@ -47,7 +47,7 @@ def rows(manifest: bytes) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("archive", EXPORTS, ids=lambda path: path.name)
-def test_every_row_cell_and_image_arrives_and_the_callback_names_the_batches(
+def test_every_row_and_image_arrives_and_the_callback_names_the_batches(
     archive: Path, biospex: Biospex, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BATCH_SIZE", "10")
@@ -83,7 +83,7 @@ def test_every_row_cell_and_image_arrives_and_the_callback_names_the_batches(
     assert list(workspace.iterdir()) == []
 
 
-def test_a_repeated_run_uploads_only_what_is_missing_with_the_same_bytes(
+def test_a_repeated_run_uploads_the_same_bytes_of_missing_batches_only(
     biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BATCH_SIZE", "10")
@@ -139,7 +139,7 @@ def damaged_image(path: Path) -> None:
         (damaged_image, "damaged"),
     ],
 )
-def test_a_bad_export_is_answered_with_a_sentence_and_nothing_is_uploaded(
+def test_a_bad_export_is_answered_and_nothing_is_uploaded(
     write: Callable[[Path], None],
     sentence: str,
     tmp_path: Path,
@@ -183,7 +183,7 @@ def test_a_wrong_setting_is_answered_with_the_variables_name(
     assert "BATCH_SIZE='many'" in biospex.callbacks()[0]["error"]
 
 
-def test_an_operator_changes_the_workspace_in_the_ui_and_the_next_run_uses_it(
+def test_a_run_uses_the_workspace_block_that_an_operator_saved(
     biospex: Biospex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = tmp_path / "not-mounted"
@@ -201,7 +201,7 @@ def test_an_operator_changes_the_workspace_in_the_ui_and_the_next_run_uses_it(
         Workspace.delete(block)
 
 
-def test_what_is_only_looked_at_makes_no_export_fail(
+def test_an_artifact_that_cannot_be_made_fails_no_export(
     biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -230,7 +230,7 @@ def test_both_lanes_make_batches_of_the_same_members_and_manifests(
     assert len(found[0]) == 3
 
 
-def test_an_archive_that_cannot_be_spliced_is_refused_where_splice_is_set(
+def test_the_splice_strategy_refuses_an_archive_that_needs_extraction(
     biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPLIT_STRATEGY", "splice")
@@ -243,7 +243,7 @@ def test_an_archive_that_cannot_be_spliced_is_refused_where_splice_is_set(
     ("variable", "patterns", "answers"),
     [("ALLOWED_BUCKETS", "biospex-*", 1), ("ALLOWED_QUEUES", "https://sqs.us-east-2.*", 0)],
 )
-def test_what_the_operator_does_not_allow_is_neither_read_nor_sent_to(
+def test_buckets_and_queues_that_are_not_allowed_are_not_used(
     variable: str, patterns: str, answers: int, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, patterns)
@@ -301,7 +301,7 @@ def test_batches_can_be_made_by_the_workers_of_a_dask_cluster(
     assert list(workspace.glob(f"{PREFIX}*")) == []  # Dask leaves a directory of its own
 
 
-def test_uploads_that_a_killed_run_left_open_are_dropped_and_no_others(biospex: Biospex) -> None:
+def test_incomplete_uploads_of_a_killed_run_are_aborted(biospex: Biospex) -> None:
     stem = EXPORTS[0].stem
     left = [f"batch/{stem}-part1.zip", f"batch/{stem}-part77.zip"]
     others = [f"batch/{stem}-parts-part1.zip", f"batch/{stem}-part1.zip.zip", "batch/x-part1.zip"]
@@ -311,7 +311,7 @@ def test_uploads_that_a_killed_run_left_open_are_dropped_and_no_others(biospex: 
     assert sorted(biospex.incomplete_uploads()) == sorted(others)
 
 
-def test_a_fault_that_stays_ends_the_run_with_its_sentence_and_no_traceback(
+def test_a_permanent_fault_ends_the_run_with_a_sentence(
     biospex: Biospex, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
@@ -330,7 +330,7 @@ def test_a_fault_that_stays_ends_the_run_with_its_sentence_and_no_traceback(
 @pytest.mark.parametrize(
     ("changes", "name"), [({}, "Completed"), ({"totalSize": 1}, "Completed with warnings")]
 )
-def test_the_state_of_a_run_says_what_was_made(
+def test_the_state_of_a_run_counts_rows_and_batches(
     changes: dict[str, Any],
     name: str,
     biospex: Biospex,
@@ -351,7 +351,7 @@ def test_the_state_of_a_run_says_what_was_made(
     assert {metric["Name"] for metric in metrics["Metrics"]} <= set(numbers)
 
 
-def test_a_callback_queue_that_is_not_there_is_found_out_before_the_work(
+def test_a_missing_callback_queue_is_reported_before_the_work(
     biospex: Biospex, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
@@ -367,7 +367,7 @@ def test_a_callback_queue_that_is_not_there_is_found_out_before_the_work(
     assert biospex.batches() == []
 
 
-def test_a_last_callback_that_fails_says_that_batches_are_made_and_what_to_do(
+def test_a_failed_callback_reports_that_the_batches_exist(
     biospex: Biospex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     gone = biospex.sqs.create_queue(QueueName=f"gone-{biospex.bucket}")["QueueUrl"]
@@ -387,7 +387,7 @@ def test_a_last_callback_that_fails_says_that_batches_are_made_and_what_to_do(
     assert biospex.batches()
 
 
-def test_a_fault_that_may_pass_is_left_to_the_listener(
+def test_a_temporary_fault_is_left_to_the_listener(
     biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -399,7 +399,7 @@ def test_a_fault_that_may_pass_is_left_to_the_listener(
     assert biospex.callbacks() == []
 
 
-def test_a_run_by_hand_tells_nobody(biospex: Biospex) -> None:
+def test_a_run_by_hand_sends_no_callback(biospex: Biospex) -> None:
     assert create_batches(biospex.address(EXPORTS[0])).batch_files == [
         f"{EXPORTS[0].stem}-part1.zip"
     ]

@@ -120,7 +120,7 @@ def test_no_log_has_a_secret(crowd: Crowd) -> None:
     assert_no_secret(crowd.log)
 
 
-def test_a_service_answers_an_export_and_an_empty_form_and_ends_with_a_signal(
+def test_a_service_runs_an_export_and_a_form_and_ends_at_a_signal(
     prefect: SyncPrefectClient, biospex: Biospex, workspace: Path, tmp_path: Path
 ) -> None:
     biospex.send(biospex.request(EXPORTS[0], downloadId="good"))
