@@ -26,6 +26,8 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 DEMO := $(VENV)/.demo-$(VERSION)
 INSTALLED := $(VENV)/.installed-$(VERSION)
 export DO_NOT_TRACK = 1
+# Hundreds of processes import the same modules; Python compiles them once.
+unexport PYTHONDONTWRITEBYTECODE
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .PHONY: help setup demo test soak quick lint lock serve submit deploy bench
