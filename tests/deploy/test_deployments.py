@@ -29,7 +29,7 @@ from tests.helpers.biospex import Biospex
 from tests.helpers.processes import eventually
 
 pytestmark = [
-    pytest.mark.prefect_server("deploy"),
+    pytest.mark.prefect_server("pools"),
     pytest.mark.usefixtures("prefect_api", "aws"),
 ]
 
