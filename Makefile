@@ -1,5 +1,6 @@
 # make demo   split two examples on this machine; ARCHIVE=path BATCH_SIZE=n KEEP=1 VERBOSE=1
 # make test   lint, types, import rules and the tests
+# make soak   the tests that take longest: killed processes, crowds of messages, a second database
 # make quick  the tests that need no service, in under a minute
 # make bench  both lanes beside the floor and the limit, on real JPEGs; GIGABYTES=1.6 REPEAT=3
 # make serve  serve both deployments against the Prefect API and the AWS that the environment names
@@ -17,24 +18,29 @@ export ARCHIVE
 GIGABYTES ?= 1.6
 REPEAT ?= 3
 
-# One virtual environment for one Python: another PYTHON makes it anew.
+# One virtual environment for one Python: another PYTHON makes it anew. It holds what the demo needs
+# when the file DEMO is there, and what the tests need as well when INSTALLED is.
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+DEMO := $(VENV)/.demo-$(VERSION)
+INSTALLED := $(VENV)/.installed-$(VERSION)
 export DO_NOT_TRACK = 1
+# Hundreds of processes import the same modules; Python compiles them once.
+unexport PYTHONDONTWRITEBYTECODE
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: help setup demo test quick lint lock serve submit deploy bench
+.PHONY: help setup demo test soak quick lint lock serve submit deploy bench
 
-# Install a lock into a virtual environment; on a terminal one line says how far it is. uv goes by its
-# own settings, not by pip's; it trusts whom the system trusts.
+# Make a virtual environment hold what a lock names and nothing else; on a terminal one line shows the
+# progress. uv has settings of its own and does not read pip's; it trusts the certificates of the system.
 define install
-{ $(BIN)/uv pip install --system-certs --python $(1) --compile-bytecode --no-deps --require-hashes \
-		-r $(2) 2>&1; echo "status $$?"; } | \
+@{ $(BIN)/uv pip sync --system-certs --python $(1) --compile-bytecode --require-hashes $(2) 2>&1; \
+		echo "status $$?"; } | \
 	while IFS= read -r line; do \
 		case "$$line" in \
 			("status "*) test ! -t 2 || printf '\r\033[K'; exit "$${line#status }";; \
-			(Using*|Resolved*|Installed*|Bytecode*|" "[-+~]" "*) ;; \
+			(Using*|Resolved*|Installed*|Uninstalled*|Bytecode*|" "[-+~]" "*) ;; \
 			(*Download*|Prepared*) test ! -t 2 || printf '\r\033[K  %s' "$$line";; \
 			(*) echo "$$line";; \
 		esac; \
@@ -47,26 +53,34 @@ help:
 
 setup: $(INSTALLED)
 
-$(INSTALLED): requirements-dev.lock requirements-zooniverse.lock
+$(DEMO): requirements-demo.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
-	@echo "Installing $$(grep -c == requirements-dev.lock) Python packages into $(VENV), 1 GB on disk; this takes a minute or less, once."
+	@echo "Installing $$(grep -c == $<) Python packages into $(VENV); this takes a minute or less, once."
 	@$(PYTHON) -m venv --clear $(VENV)
-	@# pip would take several times as long for all of them.
-	@awk '/^[^ ]/ {mine = /^uv==/} mine' requirements-dev.lock | $(BIN)/pip install --quiet \
+	@# pip installs uv, which needs a fraction of pip's time for the others.
+	@awk '/^[^ ]/ {mine = /^uv==/} mine' $< | $(BIN)/pip install --quiet \
 		--disable-pip-version-check --no-deps --require-hashes -r /dev/stdin
-	@$(call install,$(VENV),requirements-dev.lock)
+	$(call install,$(VENV),$<)
+	@touch $@
+
+$(INSTALLED): $(DEMO) requirements-dev.lock requirements-zooniverse.lock
+	@echo "Installing the packages of the tests and checks into $(VENV), which is 1 GB on disk then."
+	$(call install,$(VENV),requirements-dev.lock)
 	@$(BIN)/uv pip check --quiet --python $(VENV)
 	@$(PYTHON) -m venv --without-pip $(VENV)/zooniverse
-	@$(call install,$(VENV)/zooniverse,requirements-zooniverse.lock)
+	$(call install,$(VENV)/zooniverse,requirements-zooniverse.lock)
 	@touch $@
 
 # The shell takes ARCHIVE from the environment, so that a name may hold spaces and quotes.
-demo: setup
+demo: $(DEMO)
 	@$(BIN)/python -m devtools.demo $(if $(BATCH_SIZE),--batch-size "$(BATCH_SIZE)") $(if $(KEEP),--keep) \
 		$(if $(VERBOSE),--verbose) $${ARCHIVE:+"$$ARCHIVE"}
 
 test: lint
 	$(BIN)/pytest
+
+soak: setup
+	$(BIN)/pytest -m soak
 
 quick: setup
 	$(BIN)/pytest -m "not slow" -n auto
@@ -82,23 +96,23 @@ lint: setup
 	$(BIN)/shellcheck deploy/deploy.sh
 	$(BIN)/cfn-lint deploy/stack.yaml
 
-serve: setup
+serve: $(DEMO)
 	$(BIN)/python -m flows.serve
 
 deploy: setup
 	deploy/deploy.sh
 
-submit: setup
+submit: $(DEMO)
 	@$(BIN)/python -m cli.submit $(if $(PLAN),--plan) $(if $(ANSWER),--answer) $${ARCHIVE:+"$$ARCHIVE"}
 
 bench: setup
 	$(BIN)/python -m bench.lanes --gigabytes $(GIGABYTES) --repeat $(REPEAT)
 
+COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11
+
 # The locks name versions and hashes, never the index they came from.
 lock: setup
-	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
-		pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
-		pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
-	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
-		--group zooniverse -o requirements-zooniverse.lock
+	$(COMPILE) --upgrade pyproject.toml -o requirements.lock
+	$(COMPILE) --upgrade pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	$(COMPILE) pyproject.toml --group demo -c requirements-dev.lock -o requirements-demo.lock
+	$(COMPILE) --upgrade --group zooniverse -o requirements-zooniverse.lock

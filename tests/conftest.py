@@ -1,51 +1,100 @@
-"""One emulated AWS and one Prefect server for the whole session, both real, over HTTP."""
+"""Fixtures and marks of the whole suite: an emulated AWS and real Prefect servers, over HTTP."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogHandler
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from devtools.database import POSTGRESQL, postgresql
-from devtools.services import embedded_aws, embedded_prefect
+from devtools.services import embedded_aws
 from splitter.aws.s3 import Bucket
 from tests.helpers.biospex import Biospex
+from tests.helpers.shared import prefect_server, shared_services
 
 # A busy machine is slow, not wrong.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
-LONGEST_FILES = (
-    "test_listen.py",
-    "test_serve.py",
-    "test_one_answer.py",
-    "test_wire_faults.py",
-    "test_ecs_worker.py",
-    "test_deploy_script.py",
-    "test_create_batches.py",
-    "test_demo.py",
-)
-
+ROOT = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures"
 EXPORTS = sorted(FIXTURES.glob("4*"))
 
+BOTH_DATABASES = pytest.mark.parametrize(
+    "prefect_api",
+    ["PostgreSQL", pytest.param("SQLite", marks=pytest.mark.soak)],
+    indirect=True,
+    scope="module",
+)
+"""Mark of tests that ``make soak`` repeats on SQLite."""
 
-@pytest.fixture(scope="session", autouse=True)
-def no_temporary_prefect() -> Iterator[None]:
-    """A test that forgets to ask for a server fails; Prefect would start one, for ten seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
-        refresh_global_settings_context()
-        yield
+SERVICES = {"prefect_api", "aws", "object_store"}
+"""Fixtures that make a test slow."""
+
+
+# -- what pytest calls
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # it is the process that starts the workers
+        stack = ExitStack()
+        stack.enter_context(shared_services())
+        config.add_cleanup(stack.close)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that use a service as slow, and begin with those that have to wait for others.
+
+    A file whose tests are slow for another reason marks itself.
+    """
+    for item in items:
+        if SERVICES & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.slow)
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("prefect_server") is None,
+            item.get_closest_marker("slow") is None,
+        )
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return Scheduling(config, log)
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each worker a test at a time, but what belongs together to one worker.
+
+    That are the tests of one ``prefect_server``, and those of a file that share a fixture.
+    pytest-xdist 3.8 has groups for this, which pytest 9.2 ignores.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid.partition("::")[0]) or nodeid
+
+
+@cache
+def group_of(file: str) -> str | None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    if server := re.search(r'mark\.prefect_server\("(\w+)"\)', text):
+        return server[1]
+    return file if 'scope="module"' in text else None
+
+
+# -- AWS
 
 
 @pytest.fixture(scope="session")
 def aws() -> Iterator[str]:
-    """moto's server; the environment leads every client to it. Yields its URL."""
+    """Moto's server, to which the environment leads every client. Yields its URL."""
     with embedded_aws() as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -53,36 +102,9 @@ def aws() -> Iterator[str]:
         yield environment["AWS_ENDPOINT_URL"]
 
 
-DATABASES = ["SQLite", *(["PostgreSQL"] if POSTGRESQL else [])]
-
-BOTH_DATABASES = pytest.mark.parametrize("prefect_api", DATABASES, indirect=True, scope="session")
-"""Mark of tests that run on Prefect's own database and on the one of production."""
-
-
-@pytest.fixture(scope="session", params=DATABASES[-1:], ids=[pytest.HIDDEN_PARAM])
-def prefect_api(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, str]]:
-    """A Prefect server, for this process and its children. Yields their environment.
-
-    It runs on the database of production if that is there.
-    """
-    home = tmp_path_factory.mktemp("prefect")
-    with ExitStack() as stack:
-        database = None if request.param == "SQLite" else stack.enter_context(postgresql())
-        environment = stack.enter_context(embedded_prefect(home, database=database))
-        # The settings of every thread, also of one that does not inherit this one's context.
-        stack.callback(refresh_global_settings_context)
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        refresh_global_settings_context()
-        yield environment
-        APILogHandler().flush()
-
-
 @pytest.fixture
 def biospex(aws: str) -> Biospex:
+    """A bucket and queues of this test's own, and BIOSPEX's side of them."""
     return Biospex.new()
 
 
@@ -92,10 +114,48 @@ def bucket(biospex: Biospex) -> Bucket:
     return Bucket(biospex.s3, biospex.bucket)
 
 
+# -- Prefect
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_temporary_prefect() -> Iterator[None]:
+    """Let a test fail that needs a server and does not ask for one; Prefect would start its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
+        refresh_global_settings_context()
+        yield
+
+
+@pytest.fixture(scope="module")
+def prefect_api(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """A Prefect server, for this process and its children. Yields their environment.
+
+    All workers share it, so a test gives its deployments and blocks names of their own. Tests that
+    need the real names have the mark ``prefect_server``: another server, which they use one after
+    the other.
+    """
+    mark = request.node.get_closest_marker("prefect_server")
+    database = getattr(request, "param", "PostgreSQL")
+    name = mark.args[0] if mark else f"shared-{database}"
+    with ExitStack() as stack:
+        # The settings of every thread, also of one that does not inherit this one's context.
+        stack.callback(refresh_global_settings_context)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        environment = prefect_server(name, database)
+        for variable, value in environment.items():
+            patch.setenv(variable, value)
+        refresh_global_settings_context()
+        yield environment
+        APILogHandler().flush()
+
+
 @pytest.fixture
 def prefect(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
     with get_client(sync_client=True) as client:
         yield client
+
+
+# -- files
 
 
 @pytest.fixture
@@ -107,20 +167,3 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv("EFS_PATH", str(directory))
     return directory
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a service, or runs programs of its own, is slow: no part of ``make quick``.
-
-    A file of tests says so itself where it does not show: ``pytestmark = pytest.mark.slow``. The
-    longest files begin first, then the slow ones, so that no worker is left alone with one in the
-    end.
-    """
-    for item in items:
-        if {"prefect_api", "aws", "object_store"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.slow)
-    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-    longest = {name: place for place, name in enumerate(LONGEST_FILES)}
-    items.sort(
-        key=lambda item: (longest.get(item.path.name, len(longest)), item.path not in slow_files)
-    )

@@ -90,7 +90,7 @@ def test_a_message_that_is_gone_can_neither_be_kept_nor_released(
     assert not queue.release(delivery)
 
 
-def test_a_receipt_handle_that_no_longer_counts_deletes_nothing_and_raises_nothing(
+def test_an_expired_receipt_handle_deletes_nothing_and_raises_nothing(
     biospex: Biospex, queue: TriggerQueue
 ) -> None:
     send(biospex, "1")
@@ -176,7 +176,7 @@ def test_a_fifo_queue_gets_a_callback_that_is_sent_again_once(biospex: Biospex) 
     assert json.loads(message["Body"])["batchFiles"] == ["a-part1.zip"]
 
 
-def test_a_callback_queue_that_is_not_there_is_known_before_and_after_the_work(
+def test_a_missing_callback_queue_is_reported_by_check_and_by_send(
     biospex: Biospex,
 ) -> None:
     address = ReplyAddress(download_id=1, updates_queue_url=f"{biospex.queue_url}-gone")

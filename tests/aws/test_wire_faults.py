@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -19,7 +20,6 @@ from prefect_aws import AwsCredentials
 from prefect_aws.client_parameters import AwsClientParameters
 from werkzeug.serving import make_server
 
-from blocks.saved import BLOCK_NAME
 from devtools.services import REGION
 from flows import create_batches as flow
 from flows import tasks as steps
@@ -46,6 +46,7 @@ EVERYWHERE: tuple[Operation, ...] = (
     "SendMessage",
 )
 MANY = 1000
+BLOCK = f"biospex-{uuid4()}"
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,11 @@ def proxy() -> Iterator[FaultyProxy]:
 
 
 @pytest.fixture
-def credentials(proxy: FaultyProxy, prefect_api: object) -> Iterator[None]:
-    """The saved block by which an operator leads all of AWS's traffic through a proxy."""
+def credentials(
+    proxy: FaultyProxy, prefect_api: object, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A saved block, as an operator has it who leads all traffic to AWS through a proxy."""
+    monkeypatch.setattr("blocks.saved.BLOCK_NAME", BLOCK)
     parameters = AwsClientParameters(
         verify=False,
         config={
@@ -65,11 +69,11 @@ def credentials(proxy: FaultyProxy, prefect_api: object) -> Iterator[None]:
             "read_timeout": 3,
         },
     )
-    AwsCredentials(region_name=REGION, aws_client_parameters=parameters).save(BLOCK_NAME)
+    AwsCredentials(region_name=REGION, aws_client_parameters=parameters).save(BLOCK)
     try:
         yield
     finally:
-        AwsCredentials.delete(BLOCK_NAME)
+        AwsCredentials.delete(BLOCK)
 
 
 @pytest.fixture
@@ -211,7 +215,7 @@ PASSING = {
 
 
 @pytest.mark.parametrize("name", PASSING)
-def test_a_fault_that_passes_is_not_seen_in_the_outcome(name: str, wire: Wire) -> None:
+def test_a_temporary_fault_does_not_change_the_outcome(name: str, wire: Wire) -> None:
     rules = PASSING[name]
     wire.proxy.inject(*rules)
     states = wire.split(*LANES)
@@ -251,9 +255,7 @@ LASTING = {
 
 
 @pytest.mark.parametrize("name", LASTING)
-def test_a_fault_that_lasts_ends_in_a_sentence_for_the_listener_and_nothing_is_left(
-    name: str, wire: Wire
-) -> None:
+def test_a_permanent_fault_ends_in_a_sentence_and_leaves_nothing(name: str, wire: Wire) -> None:
     rules, beginning = LASTING[name]
     wire.proxy.inject(*rules)
     states = wire.split(*LANES)
@@ -268,7 +270,7 @@ def test_a_fault_that_lasts_ends_in_a_sentence_for_the_listener_and_nothing_is_l
     assert wire.left_over() == []
 
 
-def test_a_callback_that_cannot_be_sent_leaves_the_batches_for_the_next_attempt(wire: Wire) -> None:
+def test_a_failed_callback_leaves_the_batches_for_the_next_attempt(wire: Wire) -> None:
     wire.proxy.inject(Rule("SendMessage", "throttled", times=MANY))
     assert wire.split(SPLICE)[SPLICE].is_failed()
     assert wire.callbacks() == {}
@@ -282,9 +284,7 @@ def test_a_callback_that_cannot_be_sent_leaves_the_batches_for_the_next_attempt(
 
 
 @pytest.mark.parametrize("fault", ["lost", "answer cut"])
-def test_a_callback_or_a_beginning_that_nobody_heard_of_happens_twice(
-    fault: Fault, wire: Wire
-) -> None:
+def test_a_request_whose_answer_is_lost_is_sent_twice(fault: Fault, wire: Wire) -> None:
     wire.proxy.inject(Rule("CreateMultipartUpload", fault), Rule("SendMessage", fault))
     assert wire.split(SPLICE)[SPLICE].is_completed()
     assert wire.callbacks() == {SPLICE: [batch_files(SPLICE)] * 2}
@@ -294,8 +294,10 @@ def test_a_callback_or_a_beginning_that_nobody_heard_of_happens_twice(
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")  # the certificate is a new one
-@pytest.mark.parametrize("lane", LANES)
-def test_a_wrong_bit_on_the_wire_is_noticed_by_tls_and_the_request_repeated(
+@pytest.mark.parametrize(
+    "lane", [*(pytest.param(lane, marks=pytest.mark.soak) for lane in (EXTRACT, SPLICE)), SHUFFLED]
+)
+def test_tls_detects_a_wrong_bit_and_the_request_is_repeated(
     lane: str, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with aws_over_tls() as url:
@@ -328,7 +330,7 @@ def aws_over_tls() -> Iterator[str]:
         (SHUFFLED, 0, 1_500_000),  # only what is read for several images is so long
     ],
 )
-def test_without_tls_a_wrong_bit_of_an_image_is_noticed_by_its_checksum(
+def test_without_tls_the_checksum_of_an_image_detects_a_wrong_bit(
     lane: str, skip: int, at: int, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VERIFY", "true")  # the splice lane reads no image otherwise

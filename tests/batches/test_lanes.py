@@ -10,7 +10,6 @@ import pytest
 from splitter.aws.s3 import Bucket
 from splitter.batches.lanes import Export, Extract, Splice, choose_lane, partition_index
 from splitter.errors import ExportError, SetupError
-from splitter.messages import Request
 from splitter.settings import Settings
 from tests.helpers.archives import (
     FILES,
@@ -22,22 +21,10 @@ from tests.helpers.archives import (
     with_directory,
     zip_of,
 )
-from tests.splitter.test_messages import trigger
+from tests.helpers.exports import KEY, export_of, settings_of
 
 TAR = tar_of(FILES)
 DECOMPOSED = unicodedata.normalize("NFD", "Å.jpg")
-KEY = "export/a.zip"
-
-
-def settings_of(**changes: Any) -> Settings:
-    return Settings(**{"splice_min_size": 0, **changes})
-
-
-def export_of(bucket: Bucket, data: bytes) -> Export:
-    """The export of an archive that is put into the bucket."""
-    bucket.put(KEY, bytearray(data), {})
-    request = Request.parse(trigger(s3Bucket=bucket.name, exportPath=KEY, file="a.zip"))
-    return Export(request, bucket.archive(KEY), Settings().limits, lambda _: bucket, bucket)
 
 
 def test_a_zip_that_s3_can_copy_is_spliced_with_its_batches(bucket: Bucket) -> None:

@@ -23,7 +23,7 @@ from splitter.batches.lanes import Export, Splice, choose_lane
 from splitter.batches.splice import parts, plan_batch
 from splitter.messages import Request
 from splitter.settings import Settings
-from tests.splitter.test_messages import trigger
+from tests.helpers.messages import trigger
 
 pytestmark = pytest.mark.slow
 

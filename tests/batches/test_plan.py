@@ -11,10 +11,10 @@ from splitter.batches.plan import plan
 from splitter.errors import ExportError
 from splitter.messages import Request
 from splitter.settings import Settings
-from tests.batches.test_lanes import export_of, settings_of
 from tests.conftest import EXPORTS
 from tests.helpers.archives import FILES, zip_of
 from tests.helpers.biospex import Biospex
+from tests.helpers.exports import export_of, settings_of
 
 
 def planned(export: Export, settings: Settings) -> str:

@@ -26,7 +26,9 @@ from tests.helpers.processes import run_named, serving
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
+
+pytestmark = pytest.mark.prefect_server("serve")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
@@ -85,21 +87,18 @@ def runs(
 
 
 @pytest.fixture(scope="module")
-def browser(runs: dict[int, FlowRun]) -> Iterator[Browser]:
-    """Chromium; it comes after the runs, as Playwright's event loop would be in Prefect's way."""
+def page(runs: dict[int, FlowRun]) -> Iterator[Page]:
+    """A page of Chromium, one for all tests, so that the UI's programs are loaded once.
+
+    It opens after the runs have started, as Playwright's event loop would be in their way.
+    """
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield chromium
+        opened = chromium.new_page(viewport={"width": 1280, "height": 1000})
+        opened.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
+        yield opened
         chromium.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    opened = browser.new_page(viewport={"width": 1280, "height": 1000})
-    opened.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
-    yield opened
-    opened.close()
 
 
 def shows(page: Page, *texts: str) -> None:

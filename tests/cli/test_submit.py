@@ -7,20 +7,23 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cli.pool_settings import POOL
 from cli.submit import main
 from devtools.services import served
-from splitter.errors import ExportError
+from splitter.errors import ExportError, SetupError
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 
-pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
+pytestmark = [
+    pytest.mark.prefect_server("serve"),
+    pytest.mark.usefixtures("prefect_api", "aws", "workspace"),
+]
 
 Printed = pytest.CaptureFixture[str]
 
@@ -34,30 +37,31 @@ def submit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_with_answer_a_trigger_is_sent_and_followed_to_its_callback(biospex: Biospex) -> None:
+def test_with_answer_a_trigger_is_sent_and_followed_to_its_callback(
+    biospex: Biospex, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    broken = f"s3://{biospex.bucket}/export/broken.zip"
     biospex.s3.put_object(
         Bucket=biospex.bucket, Key="export/broken.zip", Body=b"PK\3\4 and no more"
     )
-    queues = {
-        "TRIGGER_QUEUE_URL": biospex.trigger_queue_url,
-        "UPDATES_QUEUE_URL": biospex.queue_url,
-    }
-    with served({**os.environ, **queues}):
-        done = submit(biospex.address(EXPORTS[0]), "--answer", "--download-id=7", **queues)
-        refused = submit(f"s3://{biospex.bucket}/export/broken.zip", "--answer", **queues)
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
+    monkeypatch.setenv("TRIGGER_QUEUE_URL", biospex.trigger_queue_url)
+    monkeypatch.setenv("UPDATES_QUEUE_URL", biospex.queue_url)
+    with served(os.environ):
+        assert main([biospex.address(EXPORTS[0]), "--answer", "--download-id=7"]) == 0
+        done = capsys.readouterr().out
+        assert main([broken, "--answer"]) == 1
+        refused = capsys.readouterr().out
+    lines = done.splitlines()
     assert lines[0] == f"Sent the trigger for {EXPORTS[0].name} as download 7"
     assert "/runs/flow-run/" in lines[1]
     assert any(line.endswith("  Completed") for line in lines)
-    assert json.loads(done.stdout[done.stdout.index("{\n") : done.stdout.rindex("}") + 1]) == {
+    assert json.loads(done[done.index("{\n") : done.rindex("}") + 1]) == {
         "function": "BiospexBatchCreator",
         "status": "success",
         "downloadId": "7",
         "batchFiles": [f"{EXPORTS[0].stem}-part1.zip"],
     }
-    assert refused.returncode == 1
-    assert "The archive is damaged or incomplete" in refused.stdout
+    assert "The archive is damaged or incomplete" in refused
 
 
 def test_the_plan_goes_by_the_settings_of_the_work_pool(
@@ -101,31 +105,40 @@ def test_what_cannot_be_submitted_is_named(
     ("arguments", "environment", "sentence"),
     [
         (["{archive}", "--answer"], {}, "TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set"),
-        (["{archive}"], {"PREFECT_API_URL": ""}, "PREFECT_API_URL is not set"),
-        (["{archive}", "--plan"], {"PREFECT_API_URL": ""}, "PREFECT_API_URL is not set"),
         (["{archive}"], {"AWS_ACCESS_KEY_ID": ""}, "no AWS credentials were found"),
         ([], {}, "Name the archive: make submit ARCHIVE=s3://bucket/key"),
         (["{archive}"], {"BATCH_SIZE": "9" * 30}, "BATCH_SIZE='999"),
         (["{archive}"], {"ALLOWED_BUCKETS": "biospex-*"}, "not allowed"),
     ],
 )
-def test_what_cannot_be_submitted_is_said_in_one_line(
+def test_a_setting_or_argument_that_is_missing_is_named(
     arguments: list[str],
     environment: dict[str, str],
     sentence: str,
     biospex: Biospex,
-    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     archive = biospex.address(EXPORTS[0])
-    elsewhere = {
-        "PREFECT_PROFILES_PATH": str(tmp_path / "profiles.toml"),
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    done = submit(
-        *(argument.format(archive=archive) for argument in arguments), **elsewhere, **environment
-    )
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises((ExportError, SetupError, SystemExit), match=sentence):
+        main([argument.format(archive=archive) for argument in arguments])
+
+
+@pytest.mark.parametrize("options", [[], ["--plan"]])
+def test_without_prefect_nothing_is_submitted(options: list[str]) -> None:
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(SetupError, match="PREFECT_API_URL is not set"),
+    ):
+        main(["s3://bucket/export/a.zip", *options])
+
+
+def test_a_refusal_is_one_line(biospex: Biospex) -> None:
+    done = submit(biospex.address(EXPORTS[0]), BATCH_SIZE="many")
     assert done.returncode == 1
-    assert sentence in done.stderr, done.stderr
+    assert done.stderr.startswith("BATCH_SIZE='many'")
     assert done.stderr.count("\n") == 1
 
 

@@ -27,7 +27,10 @@ from splitter.settings import Settings
 from tests.deploy.test_answers import WRONG
 
 # moto's CloudFormation knows no alarms, and says so.
-pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS:UserWarning")
+pytestmark = [
+    pytest.mark.prefect_server("deploy"),
+    pytest.mark.filterwarnings("ignore:Tried to parse AWS:UserWarning"),
+]
 
 ROOT = Path(__file__).parent.parent.parent
 REGION = "eu-west-1"

@@ -28,7 +28,10 @@ from splitter.settings import Settings
 from tests.helpers.biospex import Biospex
 from tests.helpers.processes import eventually
 
-pytestmark = pytest.mark.usefixtures("prefect_api", "aws")
+pytestmark = [
+    pytest.mark.prefect_server("pools"),
+    pytest.mark.usefixtures("prefect_api", "aws"),
+]
 
 ROOT = Path(__file__).parent.parent.parent
 

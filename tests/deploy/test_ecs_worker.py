@@ -32,6 +32,7 @@ from tests.helpers.faulty_proxy import NO_CAPACITY, FaultyProxy, Rule, faulty_pr
 from tests.helpers.processes import eventually
 
 pytestmark = [
+    pytest.mark.prefect_server("pools"),
     pytest.mark.usefixtures("aws", "prefect_api"),
     pytest.mark.filterwarnings("ignore:Tried to parse AWS"),
 ]

@@ -19,6 +19,8 @@ from tests.deploy.test_stack import ACCOUNT
 from tests.helpers.biospex import Biospex
 from tests.helpers.processes import eventually
 
+pytestmark = pytest.mark.prefect_server("pools")
+
 ROOT = Path(__file__).parent.parent.parent
 POOL = "my-process-pool"
 IMAGE = "image"

@@ -21,6 +21,8 @@ from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 from tests.helpers.processes import eventually, kill, run_named, serving
 
+pytestmark = [pytest.mark.prefect_server("serve"), pytest.mark.soak]
+
 
 @pytest.fixture(scope="module")
 def biospex(aws: str) -> Biospex:
@@ -45,7 +47,7 @@ def survives(service: subprocess.Popen[bytes], biospex: Biospex) -> Iterator[Non
     assert service.poll() is None
 
 
-def test_killed_processes_come_back_and_every_trigger_is_answered_once(
+def test_killed_processes_start_again_and_send_one_callback(
     prefect: SyncPrefectClient, biospex: Biospex
 ) -> None:
     biospex.send(biospex.request(EXPORTS[0], downloadId="killed"))
@@ -64,7 +66,7 @@ def test_killed_processes_come_back_and_every_trigger_is_answered_once(
     assert prefect.read_flow_run(listening.id).run_count == listening.run_count + 1
 
 
-def test_an_attempt_that_was_only_out_of_reach_says_nothing_once_another_has_begun(
+def test_a_superseded_attempt_sends_no_callback(
     prefect: SyncPrefectClient, biospex: Biospex
 ) -> None:
     biospex.send(biospex.request(EXPORTS[0], downloadId="stopped"))
@@ -81,14 +83,14 @@ def test_an_attempt_that_was_only_out_of_reach_says_nothing_once_another_has_beg
     assert prefect.read_flow_run(export.id).state_name == "Completed"
 
 
-def test_of_two_listeners_the_one_that_started_later_stays(prefect: SyncPrefectClient) -> None:
+def test_the_later_of_two_listeners_takes_over(prefect: SyncPrefectClient) -> None:
     first = run_named(prefect, "listen for exports", StateType.RUNNING)
     second = prefect.create_flow_run_from_deployment(cast(UUID, first.deployment_id))
     eventually(lambda: prefect.read_flow_run(first.id).state_type == StateType.COMPLETED)
     assert prefect.read_flow_run(second.id).state_type == StateType.RUNNING
 
 
-def test_a_suspended_listener_starts_no_export_and_goes_on_when_it_is_resumed(
+def test_a_suspended_listener_starts_no_export_until_it_is_resumed(
     prefect: SyncPrefectClient, biospex: Biospex
 ) -> None:
     listening = run_named(prefect, "listen for exports", StateType.RUNNING)

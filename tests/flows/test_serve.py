@@ -24,7 +24,10 @@ from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex, messages
 from tests.helpers.processes import eventually, run_named, serving
 
-pytestmark = pytest.mark.usefixtures("prefect_api", "aws")
+pytestmark = [
+    pytest.mark.prefect_server("serve"),
+    pytest.mark.usefixtures("prefect_api", "aws"),
+]
 
 
 FIELDS = ["file", "exportPath", "totalSize", "s3Bucket"]
@@ -93,6 +96,7 @@ def crowd(prefect_api: dict[str, str], aws: str, tmp_path_factory: pytest.TempPa
     return Crowd(biospex.callbacks(), dead_letters, log.read_text())
 
 
+@pytest.mark.soak
 def test_what_can_be_answered_is_answered_once(crowd: Crowd) -> None:
     answers = {answer["downloadId"]: answer for answer in crowd.answers}
     assert sorted(answers) == sorted([*FIELDS, "good", "zero", "lost", "bad"])
@@ -106,49 +110,55 @@ def test_what_can_be_answered_is_answered_once(crowd: Crowd) -> None:
     assert "the variable's value" not in json.dumps(crowd.answers)
 
 
+@pytest.mark.soak
 def test_what_cannot_be_answered_is_a_dead_letter_soon(crowd: Crowd) -> None:
     assert crowd.dead_letters == 4
 
 
+@pytest.mark.soak
 def test_no_log_has_a_secret(crowd: Crowd) -> None:
-    assert "ALLOWED_QUEUES is not set" in crowd.log
-    assert "not-for-any-log" not in crowd.log
-    assert "Signature" not in crowd.log
-    assert not re.search("[A-Za-z0-9+/=]{100}", crowd.log)  # what a receipt handle looks like
+    assert_no_secret(crowd.log)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_both_signals_end_the_service_and_the_listeners_run(
-    number: signal.Signals, prefect: SyncPrefectClient, biospex: Biospex, tmp_path: Path
+def test_a_service_runs_an_export_and_a_form_and_ends_at_a_signal(
+    prefect: SyncPrefectClient, biospex: Biospex, workspace: Path, tmp_path: Path
 ) -> None:
-    environment = {"TRIGGER_QUEUE_URL": biospex.trigger_queue_url}
+    biospex.send(biospex.request(EXPORTS[0], downloadId="good"))
+    environment = {
+        "AWS_SECRET_ACCESS_KEY": "not-for-any-log",
+        "PREFECT_LOGGING_LEVEL": "DEBUG",
+        "TRIGGER_QUEUE_URL": biospex.trigger_queue_url,
+    }
     command = [sys.executable, "-m", "flows.serve"]
-    with (tmp_path / "log").open("wb") as log, child(command, environment, log) as server:
+    log = tmp_path / "log"
+    with log.open("wb") as output, child(command, environment, output) as server:
         listening = run_named(prefect, "listen for exports", StateType.RUNNING)
-        # Before it has its own handler, Prefect's is at work.
-        eventually(lambda: "Listening to" in (tmp_path / "log").read_text())
-        server.send_signal(number)
+        deployment = prefect.read_deployment_by_name("create-batches/create-batches")
+        empty = prefect.create_flow_run_from_deployment(deployment.id)
+        eventually(lambda: prefect.read_flow_run(empty.id).state_type == StateType.FAILED)
+        eventually(lambda: not sum(biospex.triggers()))
+        before_its_end = len(log.read_text())
+        server.send_signal(signal.SIGINT)  # it sends itself a SIGTERM then
         server.wait(timeout=60)
+    assert biospex.statuses() == ["success"]
+    assert_no_secret(log.read_text())
+    assert "Traceback" not in log.read_text()[before_its_end:]
+    assert deployment.parameter_openapi_schema is not None
+    assert deployment.parameter_openapi_schema["required"] == ["request"]
+    failed = prefect.read_flow_run(empty.id)
+    assert failed.state is not None
+    assert "'downloadId' is missing" in str(failed.state.message)
+    assert failed.run_count == 1
     ended = prefect.read_flow_run(listening.id).state
     assert ended is not None
     assert ended.is_final()
-    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_a_run_form_submitted_empty_fails_once_with_a_sentence(
-    prefect: SyncPrefectClient, biospex: Biospex
-) -> None:
-    with serving(biospex):
-        run_named(prefect, "listen for exports", StateType.RUNNING)
-        deployment = prefect.read_deployment_by_name("create-batches/create-batches")
-        assert deployment.parameter_openapi_schema is not None
-        assert deployment.parameter_openapi_schema["required"] == ["request"]
-        run = prefect.create_flow_run_from_deployment(deployment.id)
-        eventually(lambda: prefect.read_flow_run(run.id).state_type == StateType.FAILED)
-        ended = prefect.read_flow_run(run.id)
-    assert ended.state is not None
-    assert "'downloadId' is missing" in str(ended.state.message)
-    assert ended.run_count == 1
+def assert_no_secret(log: str) -> None:
+    assert "ALLOWED_QUEUES is not set" in log
+    assert "not-for-any-log" not in log
+    assert "Signature" not in log
+    assert not re.search("[A-Za-z0-9+/=]{100}", log)  # what a receipt handle looks like
 
 
 @pytest.mark.parametrize(

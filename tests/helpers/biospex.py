@@ -1,4 +1,4 @@
-"""The other side, as the tests need it: what BIOSPEX sends, and what it finds afterwards."""
+"""BIOSPEX, as the tests need it: sends triggers, reads callbacks and batches."""
 
 import io
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Biospex:
-    """A bucket and queues of its own, in the emulated AWS."""
+    """A bucket and queues that no other test uses, in the emulated AWS."""
 
     s3: "S3Client"
     sqs: "SQSClient"
@@ -40,35 +40,35 @@ class Biospex:
 
     @cached_property
     def trigger_queue_url(self) -> str:
-        """A queue with a redrive policy, made when a test first asks for it."""
+        """A queue with a redrive policy, created on first use."""
         return create_queues(self.sqs, f"test-{uuid4()}")[0]
 
     def request(self, archive: Path, **changes: Any) -> Any:
-        """Put an archive into the bucket; returns the trigger message for it, which is not sent.
+        """Put an archive into the bucket; return its trigger message without sending it.
 
-        It is ``Any`` because the flow takes it as what came from outside.
+        The type is ``Any``, as the flow takes unchecked input.
         """
         self.s3.upload_file(str(archive), self.bucket, f"export/{archive.name}")
         return {**trigger(512, archive, self.queue_url), "s3Bucket": self.bucket, **changes}
 
     def address(self, archive: Path) -> str:
-        """Put an archive into the bucket; returns where it is, as a person writes it."""
+        """Put an archive into the bucket; return its s3:// address."""
         return f"s3://{self.bucket}/{self.request(archive)['exportPath']}"
 
     def send(self, *messages: dict[str, Any] | str) -> None:
-        """Send trigger messages, or what is none."""
+        """Send trigger messages, or texts that are none."""
         for message in messages:
             body = message if isinstance(message, str) else json.dumps(message)
             self.sqs.send_message(QueueUrl=self.trigger_queue_url, MessageBody=body)
 
     def triggers(self) -> tuple[int, int]:
-        """How many trigger messages are visible, and how many in flight."""
+        """Return the numbers of trigger messages that are visible and in flight."""
         return messages(self.sqs, self.trigger_queue_url)
 
     # -- what comes back
 
     def callbacks(self) -> list[dict[str, Any]]:
-        """Take every message of the callback queue, parsed."""
+        """Receive, delete and parse every message of the callback queue."""
         bodies = []
         while messages := self.sqs.receive_message(QueueUrl=self.queue_url).get("Messages"):
             for message in messages:
@@ -79,23 +79,23 @@ class Biospex:
         return bodies
 
     def statuses(self) -> list[str]:
-        """Take every message of the callback queue; returns what each reports."""
+        """Receive and delete every message of the callback queue; return their statuses."""
         return [callback["status"] for callback in self.callbacks()]
 
     def fifo_queue(self) -> str:
-        """Make another callback queue, one that keeps the order; returns its URL."""
+        """Create a FIFO callback queue; return its URL."""
         made = self.sqs.create_queue(
             QueueName=f"{self.bucket}.fifo", Attributes={"FifoQueue": "true"}
         )
         return made["QueueUrl"]
 
     def batches(self) -> list[str]:
-        """The batch ZIPs in the bucket."""
+        """Return the names of the batch ZIPs in the bucket."""
         found = self.s3.list_objects_v2(Bucket=self.bucket, Prefix="batch/").get("Contents", [])
         return [entry["Key"].removeprefix("batch/") for entry in found]
 
     def batch(self, file: str) -> dict[str, bytes]:
-        """The members of a batch ZIP by their names."""
+        """Return the members of a batch ZIP by name."""
         body = self.s3.get_object(Bucket=self.bucket, Key=f"batch/{file}")["Body"].read()
         with zipfile.ZipFile(io.BytesIO(body)) as content:
             assert content.testzip() is None
@@ -105,13 +105,13 @@ class Biospex:
         self.s3.delete_object(Bucket=self.bucket, Key=f"batch/{file}")
 
     def incomplete_uploads(self) -> list[str]:
-        """The keys of multipart uploads that were neither completed nor aborted."""
+        """Return the keys of multipart uploads that were neither completed nor aborted."""
         found = self.s3.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])
         return [upload["Key"] for upload in found]
 
 
 def messages(sqs: "SQSClient", queue_url: str) -> tuple[int, int]:
-    """How many messages the queue holds: visible, and in flight."""
+    """Return the numbers of messages in the queue that are visible and in flight."""
     visible: QueueAttributeNameType = "ApproximateNumberOfMessages"
     in_flight: QueueAttributeNameType = "ApproximateNumberOfMessagesNotVisible"
     names = [visible, in_flight]

@@ -1,7 +1,7 @@
 """A forward proxy between boto3 and AWS that breaks chosen requests: proxy.py with a plugin.
 
-``faulty_proxy()`` starts it as a process of its own. Faults are told to it over HTTP, by requests
-to the host ``faults``, which exists nowhere but in the proxy.
+``faulty_proxy()`` starts it as a process. Tests set its faults by HTTP requests to the host
+``faults``, which exists only in the proxy.
 """
 
 import json
@@ -42,10 +42,10 @@ Operation = Literal[
 Fault = Literal[
     "throttled",  # SlowDown, or SQS's RequestThrottled
     "broken",  # InternalError, status 500
-    "broken late",  # InternalError after status 200, as S3 answers to copies and completions
+    "broken late",  # InternalError after status 200, as S3 answers copies and completions
     "refused",  # AccessDenied
     "gone",  # NoSuchUpload
-    "no capacity",  # what ECS answers to RunTask where Fargate has no room
+    "no capacity",  # ECS's answer to RunTask when Fargate has no capacity
     "reset",  # the connection is reset, the request goes nowhere
     "silent",  # no answer ever, the request goes nowhere
     "lost",  # the request is carried out, the connection closes without an answer
@@ -70,18 +70,18 @@ CUT_AFTER = 100_000
 """Bytes of a request's body."""
 
 TRICKLE = 10
-"""Bytes that come one by one, every tenth of a second."""
+"""Bytes that arrive one by one, every tenth of a second."""
 
 
 @dataclass
 class Rule:
-    """The next ``times`` requests of an operation go wrong.
+    """The next ``times`` requests of an operation fail.
 
     Attributes:
-        about: what the request's path or body holds.
-        skip: how many of them are spared first.
-        at: the byte of the answer's body, or of the tunnel, that is flipped or from which on it
-            is cut. Answers that do not reach so far do not count.
+        about: a text in the request's path or body.
+        skip: the number of requests that succeed first.
+        at: the byte of the answer's body, or of the tunnel, at which it is flipped or cut. Shorter
+            answers do not count.
     """
 
     operation: Operation
@@ -109,7 +109,7 @@ HAPPENED: list[tuple[str, str]] = []
 
 
 def operation_of(request: HttpParser) -> str:
-    """What a request asks AWS for."""
+    """Return the operation of a request."""
     method = (request.method or b"").decode()
     query = parse_qs(urlsplit(request.path or b"").query.decode(), keep_blank_values=True)
     if request.has_header(b"x-amz-target"):
@@ -128,7 +128,7 @@ def operation_of(request: HttpParser) -> str:
 
 
 def rule_for(request: HttpParser) -> Rule | None:
-    """The rule that a request falls under."""
+    """Return the first rule that fits a request, unless it skips this one."""
     for rule in RULES:
         if rule.fits(request):
             if not rule.skip:
@@ -144,7 +144,7 @@ class Connection(HttpProtocolHandler):
     def handle_data(self, data: memoryview) -> bool | None:
         ended: bool | None = super().handle_data(data)
         request = self.request
-        if request.is_complete:  # it was the connection's first; the next one is with the plugin
+        if request.is_complete:  # the connection's first; the plugin has the next one
             request = getattr(self.plugin, "pipeline_request", None) or request
         if not request.is_complete and len(request.body or b"") >= CUT_AFTER:
             for rule in RULES:
@@ -156,11 +156,11 @@ class Connection(HttpProtocolHandler):
 
 
 class Faults(HttpProxyBasePlugin):
-    """Answers in the place of AWS, or spoils its answers. One instance a connection."""
+    """Answers in place of AWS, or damages its answers. One instance for each connection."""
 
     rule: Rule | None = None
     head: bytes | None = None
-    """The answer's headers, as far as they are there; None in a tunnel."""
+    """The answer's headers so far; None in a tunnel."""
     body: int = 0
     """Bytes of the answer's body, or of the tunnel, so far."""
 
@@ -258,28 +258,28 @@ class Faults(HttpProxyBasePlugin):
 
 
 def hang_up(connection: socket.socket) -> None:
-    """End a connection; what was sent arrives, and nothing after it."""
+    """Close a connection; data already sent arrives."""
     connection.shutdown(socket.SHUT_RDWR)
 
 
 def reset(connection: socket.socket) -> None:
-    """End a connection the hard way: the other side gets ECONNRESET."""
+    """Reset a connection: the other side gets ECONNRESET."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.shutdown(socket.SHUT_RD)
 
 
 @dataclass(frozen=True)
 class FaultyProxy:
-    """The running proxy, as a test sees it."""
+    """The running proxy."""
 
     url: str
 
     def inject(self, *rules: Rule) -> None:
-        """From now on break what ``rules`` say, and nothing else; earlier ones go first."""
+        """Replace the rules; the first that fits a request applies."""
         self._ask("PUT", json.dumps([asdict(rule) for rule in rules]).encode())
 
     def happened(self) -> list[tuple[str, str]]:
-        """The operations that were broken since, and how."""
+        """Return the operations that failed since then, each with its fault."""
         return [(operation, fault) for operation, fault in self._ask("GET")]
 
     def _ask(self, method: str, body: bytes | None = None) -> Any:
@@ -291,7 +291,7 @@ class FaultyProxy:
 
 @contextmanager
 def faulty_proxy() -> Iterator[FaultyProxy]:
-    """The proxy as a process; it ends with the block."""
+    """Run the proxy as a process until the block ends."""
     with TemporaryDirectory(prefix="proxy-") as home:
         port_file = Path(home, "port")
         command = [sys.executable, "-m", "proxy", "--hostname", "127.0.0.1", "--port", "0"]

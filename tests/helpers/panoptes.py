@@ -1,7 +1,7 @@
-"""A server that answers Zooniverse's client as Panoptes does, and keeps what it is given.
+"""A server that answers Zooniverse's client as Panoptes does and keeps the uploads.
 
-The paths are those of https://github.com/zooniverse/Panoptes, ``config/routes.rb``, as far as
-``panoptes subject-set upload-subjects`` asks for them.
+It has the paths that ``panoptes subject-set upload-subjects`` requests, as in
+https://github.com/zooniverse/Panoptes, ``config/routes.rb``.
 """
 
 import json
@@ -20,7 +20,7 @@ SUBJECT_SET = "7"
 
 
 class Panoptes(ThreadingHTTPServer):
-    """Subjects by their ids: what was posted, which files were put, what is linked."""
+    """Subjects by id: posted fields, uploaded files, and the ids linked to the set."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -34,7 +34,7 @@ class Panoptes(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def uploaded(self) -> list[tuple[dict[str, str], list[bytes]]]:
-        """Metadata and files of each subject of the set."""
+        """Return the metadata and files of each subject of the set."""
         return [(self.subjects[id]["metadata"], self.files[id]) for id in self.linked]
 
 
@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def panoptes() -> Iterator[Panoptes]:
-    """A server of its own, for as long as the context lasts."""
+    """Run a server until the block ends."""
     with Panoptes() as server:
         thread = Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -105,7 +105,7 @@ def panoptes() -> Iterator[Panoptes]:
 
 
 def upload(batch: Path, server: Panoptes) -> str:
-    """Let Zooniverse's client upload a batch that was unpacked into a folder; what it prints."""
+    """Upload an unpacked batch with Zooniverse's client; return its output."""
     done = subprocess.run(
         [CLIENT, "-e", server.url, "subject-set", "upload-subjects", SUBJECT_SET, "manifest.csv"],
         cwd=batch,

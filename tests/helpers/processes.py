@@ -1,4 +1,4 @@
-"""The service as a process of its own: begun, waited for, killed."""
+"""Starts, awaits and kills the service and its runs as processes."""
 
 import os
 import signal
@@ -23,12 +23,15 @@ Found = TypeVar("Found")
 def serving(
     biospex: Biospex, output: IO[bytes] | None = None, **environment: str
 ) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    """Both flows in a process of their own, at BIOSPEX's trigger queue; its log is ``output``."""
+    """Serve both flows from a process that listens to BIOSPEX's trigger queue.
+
+    Its log goes to ``output``.
+    """
     return served({"TRIGGER_QUEUE_URL": biospex.trigger_queue_url, **environment}, output)
 
 
 def eventually(look: Callable[[], Found | None]) -> Found:
-    """What ``look`` finds, as soon as it finds something; processes take their time."""
+    """Return the result of ``look`` as soon as it is not empty."""
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         if found := look():
@@ -38,7 +41,7 @@ def eventually(look: Callable[[], Found | None]) -> Found:
 
 
 def run_named(prefect: SyncPrefectClient, name: str, state: StateType | None = None) -> FlowRun:
-    """The run of that name and state, as soon as there is one."""
+    """Return the run of that name and state as soon as there is one."""
     of_that_name = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
 
     def find() -> FlowRun | None:
@@ -51,5 +54,5 @@ def run_named(prefect: SyncPrefectClient, name: str, state: StateType | None = N
 
 
 def kill(flow_run_id: UUID) -> None:
-    """SIGKILL the process of a flow run as soon as there is one."""
+    """Kill the process of a flow run as soon as there is one."""
     os.kill(eventually(lambda: process_of(flow_run_id)), signal.SIGKILL)

@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
 from prefect.client.schemas.objects import State
 
 from cli.submit import main
@@ -27,12 +31,12 @@ LANES = ("auto", "extract")
 
 
 def summary_of(state: State[Any]) -> str:
+    assert state.state_details.flow_run_id
+    run = ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
+    summary = ArtifactFilter(key=ArtifactFilterKey(any_=["summary"]), flow_run_id=run)
     with get_client(sync_client=True) as prefect:
-        found = prefect.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["summary"])),
-        )
-    run = state.state_details.flow_run_id
-    return next(str(artifact.data) for artifact in found if artifact.flow_run_id == run)
+        [found] = prefect.read_artifacts(artifact_filter=summary)
+    return str(found.data)
 
 
 def rows_and_images(biospex: Biospex, files: list[str]) -> tuple[int, dict[str, bytes]]:

@@ -24,16 +24,8 @@ from splitter.messages import (
     to_json,
 )
 from splitter.sentences import Actor
+from tests.helpers.messages import STEM, TRIGGER, trigger
 
-STEM = "41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f"
-TRIGGER = {
-    "downloadId": 512,
-    "file": f"{STEM}.zip",
-    "exportPath": f"export/{STEM}.zip",
-    "totalSize": 2456719374,
-    "s3Bucket": "biospex-app",
-    "updatesQueueUrl": "https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update",
-}
 DOWNLOAD_IDS = [512, 0, -1, 2**63 - 1, "512", "", "ü", 5.5, 512.0, True, False]
 
 JSON = st.recursive(
@@ -41,10 +33,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from([*TRIGGER]), inner),
     max_leaves=9,
 )
-
-
-def trigger(**changes: Any) -> dict[str, Any]:
-    return {**TRIGGER, **changes}
 
 
 def refusal_of(message: Any) -> str:

@@ -7,7 +7,7 @@ from splitter.archives.members import DEFAULT_LIMITS, Limits
 from splitter.errors import SetupError
 from splitter.messages import Request, RequestError
 from splitter.settings import Allowed, Docs, Settings
-from tests.splitter.test_messages import TRIGGER
+from tests.helpers.messages import TRIGGER
 
 ROOT = Path(__file__).parent.parent.parent
 VARIABLES = [
