@@ -21,7 +21,7 @@ from isal import isal_zlib
 
 from bench.fuzz.mutations import UNREADABLE, BrokenPromiseError, cut, unless_refused
 from splitter.archives import zip_records
-from splitter.archives.formats import COMPRESSED
+from splitter.archives.signatures import SIGNATURES
 from splitter.archives.zip_data import DEFLATE64, XZ, ZSTANDARD, unpacked
 from splitter.archives.zip_index import ZipIndex, local_header
 from splitter.archives.zstandard import zstd
@@ -216,7 +216,7 @@ def whole_file(compression: str, data: bytes, most: int) -> bytes:
     Raises:
         UNREADABLE: if a stream is damaged or ends early.
     """
-    magics = tuple(magic for magic, of in COMPRESSED.items() if of == compression)
+    magics = tuple(found.magic for found in SIGNATURES if found.suffix == compression)
     make: Callable[[], Any] = {
         "gz": lambda: zlib.decompressobj(31),
         "bz2": bz2.BZ2Decompressor,

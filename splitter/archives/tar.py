@@ -16,7 +16,7 @@ from typing import IO, Protocol, Self, cast
 
 from isal import igzip_lib, isal_zlib
 
-from splitter.archives.formats import BLOCK, COMPRESSED, Format, check_tar, is_tar
+from splitter.archives.formats import BLOCK, Format, check_tar, is_tar
 from splitter.archives.members import (
     DAMAGE,
     DEVICE,
@@ -30,6 +30,7 @@ from splitter.archives.members import (
     reading,
     too_much,
 )
+from splitter.archives.signatures import SIGNATURES
 from splitter.archives.zstandard import zstd
 from splitter.errors import ExportError
 from splitter.sentences import Actor, Sentence
@@ -291,7 +292,7 @@ def _decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> 
     Raises:
         EOFError, and what the decompressors raise: if it is truncated or damaged.
     """
-    magics = tuple(magic for magic, of in COMPRESSED.items() if of == compression)
+    magics = tuple(found.magic for found in SIGNATURES if found.suffix == compression)
     decompressor = _decompressor(compression)
     data = archive.read(CHUNK)
     while True:
