@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from splitter.archives.members import DAMAGE
+from splitter.archives.damage import DAMAGE
 from splitter.errors import ExportError
 
 MOST_BYTES = 512 * 1024

@@ -17,7 +17,8 @@ from splitter.archives.members import (
     most_unpacked,
 )
 from splitter.archives.tar import extract_tar
-from splitter.archives.zip_index import ZipIndex, reader
+from splitter.archives.zip_index import ZipIndex, file_reader
+from splitter.sentences import Said
 
 
 class Contents:
@@ -37,7 +38,7 @@ class Contents:
         store: Path,
         members: dict[str, Member],
         limits: Limits = DEFAULT_LIMITS,
-        unusable: Mapping[str, str] = MappingProxyType({}),
+        unusable: Mapping[str, Said] = MappingProxyType({}),
         remarks: Sequence[str] = (),
     ) -> None:
         self.store = store
@@ -53,7 +54,7 @@ class Contents:
             ArchiveError: if they are too many.
         """
         member = self.members[name]
-        check_in_memory(f"'{name[:80]}'", member.size, self._limits)
+        check_in_memory(name, member.size, self._limits)
         with self.store.open("rb") as store:
             return os.pread(store.fileno(), member.size, member.offset)
 
@@ -82,12 +83,13 @@ def extract(
     size = archive.stat().st_size
     max_size = most_unpacked(size, limits)
     with archive.open("rb") as source, store.open("wb") as output:
-        format = identify(reader(source), size)
+        format = identify(file_reader(source), size)
         remarks: Sequence[str] = ()
         if format == "zip":
             members = _extract_zip(source, output, progress, names, limits)
         else:
             members, remarks = extract_tar(source, format, output, progress, names, max_size)
+            remarks = [*remarks, *map(str, names.remarks())]
     return Contents(store, names.usable(members), limits, names.unusable, remarks)
 
 
@@ -98,7 +100,7 @@ def _extract_zip(
     names: Names,
     limits: Limits,
 ) -> dict[str, Member]:
-    index = ZipIndex(archive, limits, names)
+    index = ZipIndex.of_file(archive, limits, names)
     members: dict[str, Member] = {}
     end = 0
     for name, span in index.members.items():

@@ -9,7 +9,7 @@ from typing import Literal, cast
 from splitter.archives.members import ArchiveError
 from splitter.archives.signatures import (
     DISK_IMAGES,
-    START as START,
+    START,
     WEB_PAGE,
     XML,
     Kind,

@@ -16,24 +16,22 @@ from typing import IO, Protocol, Self, cast
 
 from isal import igzip_lib, isal_zlib
 
+from splitter.archives.damage import DAMAGE, reading
 from splitter.archives.formats import BLOCK, Format, check_tar, is_tar
 from splitter.archives.members import (
-    DAMAGE,
     DEVICE,
     LINK,
+    TOO_MUCH,
     ArchiveError,
     DosDateTime,
     Member,
     Names,
-    cause,
     plain,
-    reading,
-    too_much,
 )
 from splitter.archives.signatures import SIGNATURES
 from splitter.archives.zstandard import zstd
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Sentence
+from splitter.sentences import Actor, Said, Sentence, Words
 from splitter.wording import count
 
 CHUNK = 512 * 1024
@@ -83,9 +81,30 @@ NO_END = Sentence(
     Actor.NOBODY,
 )
 
-DEAD_LINK = (
-    "is a hard link to a file that does not stand before it in the archive, or stands there more "
-    "than once; pack the files themselves"
+ONE_VOLUME = Sentence(
+    "archive.tar-one-volume",
+    "The export is one volume of a tar that was split into several; pack it again as a single "
+    "file.",
+)
+TWO_TARS = Sentence(
+    "archive.two-tars",
+    "The export is two tar archives, one behind the other, of which most programs read only the "
+    "first; unpack both and make one ordinary ZIP of their content.",
+)
+BYTES_BEHIND_TAR = Sentence(
+    "archive.bytes-behind-tar",
+    "{bytes} after the archive's end; they were ignored.",
+    Actor.NOBODY,
+)
+BYTES_BEHIND_DATA = Sentence(
+    "archive.bytes-behind-compressed-data",
+    "Bytes follow the end of the compressed data; they were ignored.",
+    Actor.NOBODY,
+)
+DEAD_LINK = Sentence(
+    "file.hard-link-without-file",
+    "is a hard link to a file that is not in front of it in the archive, or is there more than "
+    "once; pack the files themselves",
 )
 
 
@@ -162,12 +181,9 @@ def _members(
         # A sparse file takes no room in the archive. And tarfile goes on to the next header in
         # small steps, however far behind the archive's end it is said to be.
         if max(end + linked + info.size, source.offset) > max_size:
-            raise too_much(max_size)
+            raise ArchiveError(TOO_MUCH, size=max_size)
         if info.type == MULTI_VOLUME:
-            raise ArchiveError(
-                "The export is one volume of a tar that was split into several; pack it again as "
-                "a single file."
-            )
+            raise ArchiveError(ONE_VOLUME)
         linked_to = plain(info.linkname) if info.islnk() else ""
         target = None if linked_to in names.unusable else members.get(linked_to)
         name = names.claim(info.name, not _is_file(info), _why_not(info, target))
@@ -178,43 +194,34 @@ def _members(
             linked += target.size
             members[name] = target
             if end + linked > max_size:
-                raise too_much(max_size)
+                raise ArchiveError(TOO_MUCH, size=max_size)
             continue
         crc = 0
-        for chunk in _content(info, name, source, stream):
-            output.write(chunk)
-            crc = isal_zlib.crc32(chunk, crc)
-            progress(len(chunk))
+        with reading(name):
+            for chunk in _content(info, source, stream):
+                output.write(chunk)
+                crc = isal_zlib.crc32(chunk, crc)
+                progress(len(chunk))
         members[name] = Member(end, info.size, crc, _dos_date_time(info.mtime))
         end += info.size
     return members
 
 
 def _content(
-    info: tarfile.TarInfo, name: str, source: tarfile.TarFile, stream: "_Ahead"
+    info: tarfile.TarInfo, source: tarfile.TarFile, stream: "_Ahead"
 ) -> Iterator[bytes | memoryview]:
-    try:
-        with reading():
-            if info.issparse():
-                content = cast("IO[bytes]", source.extractfile(info))
-                yield from iter(partial(content.read, CHUNK), b"")
-                return
-            # tarfile would copy every byte six times.
-            left = info.size
-            while left:
-                chunk = stream.take(left)
-                if not chunk:
-                    raise tarfile.ReadError("unexpected end of data")
-                left -= len(chunk)
-                yield chunk
-    except ArchiveError as error:
-        if error.__cause__ is None:  # not damage
-            raise
-        what = cause(str(error.__cause__))
-        raise ArchiveError(
-            f"The archive is damaged or incomplete: '{name[:80]}' cannot be unpacked ({what}); "
-            "export it again."
-        ) from error
+    if info.issparse():
+        content = cast("IO[bytes]", source.extractfile(info))
+        yield from iter(partial(content.read, CHUNK), b"")
+        return
+    # tarfile would copy every byte six times.
+    left = info.size
+    while left:
+        chunk = stream.take(left)
+        if not chunk:
+            raise tarfile.ReadError("unexpected end of data")
+        left -= len(chunk)
+        yield chunk
 
 
 def _is_file(info: tarfile.TarInfo) -> bool:
@@ -222,12 +229,12 @@ def _is_file(info: tarfile.TarInfo) -> bool:
     return info.isreg() or info.issym() or info.islnk() or info.isdev()
 
 
-def _why_not(info: tarfile.TarInfo, target: Member | None) -> str | None:
+def _why_not(info: tarfile.TarInfo, target: Member | None) -> Said | None:
     if info.issym():
-        return LINK
+        return LINK()
     if info.isdev():
-        return DEVICE
-    return DEAD_LINK if info.islnk() and target is None else None
+        return DEVICE()
+    return DEAD_LINK() if info.islnk() and target is None else None
 
 
 def _check_rest(stream: "_Ahead", warnings: list[str]) -> None:
@@ -247,12 +254,8 @@ def _check_rest(stream: "_Ahead", warnings: list[str]) -> None:
     if not seen and (not old or stream.tell() % RECORD == 0):
         return
     if is_tar(seen) or is_tar(old):
-        raise ArchiveError(
-            "The export is two tar archives, one behind the other, of which most programs read "
-            "only the first; unpack both and make one ordinary ZIP of what they hold."
-        )
-    follow = count(extra, "byte follows", "bytes follow")
-    warnings.append(f"{follow} the archive's end, and nothing was made of that.")
+        raise ArchiveError(TWO_TARS)
+    warnings.append(str(BYTES_BEHIND_TAR(bytes=Words(count(extra, "byte")))))
 
 
 class _Decompressor(Protocol):
@@ -308,7 +311,7 @@ def _decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> 
             if not data:
                 return
             if not data.startswith(magics):
-                warnings.append("Bytes follow the end of the compressed data; they were ignored.")
+                warnings.append(str(BYTES_BEHIND_DATA()))
                 return
             decompressor = _decompressor(compression)
         elif decompressor.needs_input:
@@ -395,7 +398,7 @@ class _Ahead:
             for chunk in self._chunks:
                 size += len(chunk)
                 if size > self._max_size:
-                    raise too_much(self._max_size)
+                    raise ArchiveError(TOO_MUCH, size=self._max_size)
                 if self._closed:
                     return
                 if chunk:

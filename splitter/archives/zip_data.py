@@ -15,11 +15,8 @@ import inflate64
 from isal import isal_zlib
 
 from splitter.archives.members import CHUNK
+from splitter.archives.zip_records import AES, DEFLATE64, XZ, ZSTANDARD
 from splitter.archives.zstandard import zstd
-
-DEFLATE64 = 9
-ZSTANDARD = 93
-XZ = 95
 
 # 4.4.5, and https://www.winzip.com/en/support/compression-methods/ for those of WinZip.
 METHODS = {
@@ -40,7 +37,7 @@ METHODS = {
     96: "JPEG by WinZip",
     97: "WavPack by WinZip",
     98: "PPMd",
-    99: "encryption by AES",
+    AES: "encryption by AES",
 }
 
 FED = 128 * 1024

@@ -14,7 +14,8 @@ from zlib import crc32
 
 from splitter.archives import zip_records
 from splitter.archives.members import DEFAULT_LIMITS, ArchiveError, DosDateTime, Limits
-from splitter.archives.zip_index import MemberSpan, ZipIndex, ranged_file
+from splitter.archives.zip_directory import Read
+from splitter.archives.zip_index import MemberSpan, ZipIndex
 from splitter.archives.zip_sample import header_disagreement
 from splitter.aws.s3 import MAX_PARTS, MIB, Bucket, StoredObject
 from splitter.batches.assembly import (
@@ -27,9 +28,15 @@ from splitter.batches.assembly import (
 )
 from splitter.batches.windows import Gathered, Range, Windows, windows_over
 from splitter.manifest.partition import MANIFEST, Batch
+from splitter.sentences import Sentence
 
-VERIFY_READ_AHEAD = 2 * MIB
-"""Bytes of a request that reads a batch back; all that are put together at a time have one."""
+VERIFY_WINDOW = 8 * MIB
+"""Bytes of a request that reads a batch back; each batch that is verified at a time keeps one."""
+
+DISAGREES = Sentence(
+    "archive.zip-disagrees-with-itself",
+    "The archive is damaged: {what}; export it again.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +143,10 @@ def plan_batch(
     end = 0
     for span in sorted((members[name] for name in batch.images), key=lambda found: found.start):
         info = copy(span.info)
-        # The archive's mode may be unreadable, setuid or hidden; a batch holds plain files.
+        # The archive's mode may be unreadable, setuid or hidden; a batch holds plain files. Some
+        # programs refuse a comment or an extra field that others wrote.
         info.create_system, info.external_attr = zip_records.UNIX, zip_records.REGULAR_FILE
+        info.internal_attr, info.extra, info.comment = 0, b"", b""
         info.header_offset = end
         infos.append(info)
         end += span.size
@@ -206,19 +215,32 @@ def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMI
         raise AssemblyError(f"{key} is not there.")
     try:
         read = partial(bucket.read, key, stored.etag)
-        index = ZipIndex(ranged_file(read, stored.size, VERIFY_READ_AHEAD), limits)
+        index = ZipIndex(_read_ahead(read, stored.size), stored.size, limits)
         if index.members.keys() != {MANIFEST, *batch.images}:
             raise AssemblyError(f"{key} does not hold the images it should.")
         if index.read(MANIFEST) != batch.manifest:
             raise AssemblyError(f"{key} does not hold the rows it should.")
         for name, span in index.members.items():  # in the order of their bytes
             if what := header_disagreement(name, span, index.read_at):
-                raise ArchiveError(f"The archive is damaged: {what}; export it again.")
+                raise ArchiveError(DISAGREES, what=what)
             for _ in index.chunks(name):
                 pass
     except (ArchiveError, AssemblyError):
         bucket.delete(key)
         raise
+
+
+def _read_ahead(read: Read, size: int) -> Read:
+    """``read`` for one thread that goes forward: in long requests, the last of which is kept."""
+    kept, data = 0, b""
+
+    def ahead(offset: int, length: int) -> bytes:
+        nonlocal kept, data
+        if not kept <= offset <= offset + length <= kept + len(data):
+            kept, data = offset, read(offset, min(max(length, VERIFY_WINDOW), size - offset))
+        return data[offset - kept :][:length]
+
+    return ahead
 
 
 def _parts(

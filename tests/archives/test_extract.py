@@ -74,7 +74,7 @@ def unusable_in(data: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         contents = extract(data, Path(folder), limits)
         assert not contents.members.keys() & contents.unusable.keys()
-        return contents.unusable
+        return {name: said.text for name, said in contents.unusable.items()}
 
 
 def link(name: str, type: bytes) -> tarfile.TarInfo:
@@ -260,7 +260,7 @@ CENTRAL, LOCAL = b"PK\1\2", b"PK\3\4"
     ],
 )
 def test_what_the_libraries_raise_about_nonsense_is_a_damaged_archive(data: bytes) -> None:
-    assert "The archive is damaged: 'a.jpg' cannot be unpacked (" in refusal_of(data)
+    assert "'a.jpg' cannot be unpacked (" in refusal_of(data)
 
 
 def test_a_place_that_no_file_can_have_is_a_damaged_archive() -> None:
@@ -303,7 +303,15 @@ def test_a_changed_header_does_not_pass_for_the_end_of_a_tar(
 @pytest.mark.parametrize("make", [zip_of, tar_of])
 @pytest.mark.parametrize(
     "name",
-    ["../a.jpg", "x/../../a.jpg", "/etc/passwd", "C:/a.jpg", "..\\a.jpg", "x/\n.jpg", "\x7f.jpg"],
+    [
+        "../a.jpg",
+        "x/../../a.jpg",
+        "/../etc/passwd",
+        "C:/a.jpg",
+        "..\\a.jpg",
+        "x/\n.jpg",
+        "\x7f.jpg",
+    ],
 )
 def test_a_name_that_could_lead_elsewhere_is_for_no_batch(make: type, name: str) -> None:
     ((known_as, reason),) = unusable_in(make({name: b"1"})).items()

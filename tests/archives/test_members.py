@@ -13,7 +13,8 @@ from splitter.archives.members import LINK, ArchiveError, Limits, Names, is_nois
         ("Export\\a.jpg", "Export/a.jpg"),
         ("Export//a.jpg", "Export/a.jpg"),
         ("Export/./a.jpg", "Export/a.jpg"),
-        ("//a.jpg", "/a.jpg"),
+        ("//a.jpg", "a.jpg"),
+        ("/Export/a.jpg", "Export/a.jpg"),
         ("../a.jpg", "../a.jpg"),
         ("Export/", "Export/"),
         ("Export/.", "Export/"),
@@ -34,18 +35,18 @@ def test_what_a_desktop_system_adds_is_no_part_of_an_export(name: str) -> None:
     assert not names.unusable
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../a.jpg", "C:/a.jpg", "a\0.jpg", "n" * 256])
+@pytest.mark.parametrize("name", ["/../passwd", "../a.jpg", "C:/a.jpg", "a\0.jpg", "n" * 256])
 def test_an_unsafe_name_is_unusable_and_says_why(name: str) -> None:
     names = Names(Limits())
     assert names.claim(name, is_folder=False) is None
     [why] = names.unusable.values()
-    assert "name" in why
+    assert "name" in why.text
 
 
 def test_what_the_format_calls_a_link_is_unusable() -> None:
     names = Names(Limits())
-    assert names.claim("a.jpg", is_folder=False, why_not=LINK) is None
-    assert names.unusable == {"a.jpg": LINK}
+    assert names.claim("a.jpg", is_folder=False, why_not=LINK()) is None
+    assert names.unusable == {"a.jpg": LINK()}
 
 
 @pytest.mark.parametrize("second", ["a.jpg", "./a.jpg"])
@@ -54,7 +55,7 @@ def test_of_two_files_of_one_name_neither_counts(second: str) -> None:
     first = names.claim("a.jpg", is_folder=False)
     names.claim(second, is_folder=False)
     assert names.usable({str(first): 1, "b.jpg": 2}) == {"b.jpg": 2}
-    assert "twice" in names.unusable["a.jpg"]
+    assert "twice" in names.unusable["a.jpg"].text
 
 
 @pytest.mark.parametrize("second", ["A.JPG", "u\u0308.jpg"])
@@ -63,7 +64,7 @@ def test_names_that_many_systems_take_for_one_are_told_apart(second: str) -> Non
     for name in ("a.jpg", "\u00fc.jpg"):
         assert names.claim(name, is_folder=False) == name
     assert names.claim(second, is_folder=False) is None
-    assert "many systems take" in names.unusable[second]
+    assert "many systems take" in names.unusable[second].text
 
 
 def test_more_entries_than_allowed_end_the_reading() -> None:

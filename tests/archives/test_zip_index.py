@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from splitter.archives import zip_records
 from splitter.archives.members import CHUNK, ArchiveError, Limits
-from splitter.archives.zip_index import ZipIndex, ranged_file
+from splitter.archives.zip_index import ZipIndex, bytes_reader
 from tests.helpers.archives import (
     BROKEN_ZIPS,
     FILES,
@@ -42,7 +42,7 @@ def index_of(data: bytes, asked: list[int] | None = None) -> ZipIndex:
             asked.append(length)
         return data[start : start + length]
 
-    return ZipIndex(ranged_file(read, len(data)))
+    return ZipIndex(read, len(data))
 
 
 @pytest.mark.parametrize("data", SOURCES)
@@ -69,7 +69,7 @@ def test_a_file_on_disk_has_the_same_index(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "export"
     path.write_bytes(data)
     with path.open("rb") as file:
-        index, elsewhere = ZipIndex(file), index_of(data)
+        index, elsewhere = ZipIndex.of_file(file), index_of(data)
         assert places(index) == places(elsewhere)
         for name in index.members:
             assert index.read(name) == elsewhere.read(name)
@@ -85,7 +85,7 @@ def test_any_thread_may_read_any_member(on_disk: bool, tmp_path: Path) -> None:
     path = tmp_path / "export"
     path.write_bytes(zip_of(files))
     with path.open("rb") as file, ThreadPoolExecutor(8) as pool:
-        index = ZipIndex(file) if on_disk else index_of(path.read_bytes())
+        index = ZipIndex.of_file(file) if on_disk else index_of(path.read_bytes())
         names = list(files) * 3
         assert list(pool.map(index.read, names)) == [files[name] for name in names]
 
@@ -143,19 +143,18 @@ def test_offsets_and_sizes_beyond_4_gib() -> None:
         before = max(0, end - start)
         return (bytes(before) + directory[max(0, start - end) :])[:length]
 
-    index = ZipIndex(ranged_file(read, end + len(directory)))
+    index = ZipIndex(read, end + len(directory))
     assert [span.size for span in index.members.values()] == [5 * 1024**3 + 30 + 5 + 20] * 5
     assert index.members["4.jpg"].end == end
 
 
 @pytest.mark.parametrize(("data", "message"), BROKEN_ZIPS.values(), ids=BROKEN_ZIPS)
 def test_a_broken_archive_is_refused(data: bytes, message: str) -> None:
-    for read in (index_of, lambda data: ZipIndex(io.BytesIO(data))):
-        with pytest.raises(ArchiveError) as refusal:
-            read(data)
-        assert message in str(refusal.value)
-        assert str(refusal.value).startswith("The archive")
-        assert str(refusal.value).endswith(".")
+    with pytest.raises(ArchiveError) as refusal:
+        index_of(data)
+    assert message in str(refusal.value)
+    assert str(refusal.value).startswith("The archive")
+    assert str(refusal.value).endswith(".")
 
 
 def test_a_member_of_another_volume_is_refused() -> None:
@@ -172,7 +171,7 @@ def test_what_is_odd_about_a_file_is_noted_for_the_row_that_names_it(
     data: bytes, name: str, reason: str
 ) -> None:
     index = index_of(data)
-    assert reason in index.unusable[name]
+    assert reason in index.unusable[name].text
     assert name not in index.members
     assert (name + reason).encode()
 
@@ -185,7 +184,9 @@ def test_an_archive_that_a_program_leaves_unusual_is_read(data: bytes) -> None:
 
 @pytest.mark.parametrize("data", list(UNUSUAL_ZIPS.values())[:2])
 def test_bytes_after_the_end_are_remarked_on(data: bytes) -> None:
-    assert f"{len(data) - len(STREAMED):,} bytes follow" in index_of(data).remarks[0]
+    assert (
+        f"{len(data) - len(STREAMED):,} bytes after the archive's end" in index_of(data).remarks[0]
+    )
 
 
 @given(st.data())
@@ -222,7 +223,7 @@ def test_a_member_shorter_than_it_says_is_refused_in_the_end(size: int) -> None:
 
 def test_a_member_that_unpacks_to_too_much_is_not_read_into_memory() -> None:
     data = with_directory(STREAMED, set_on(2, file_size=2**25))
-    index = ZipIndex(io.BytesIO(data), Limits(max_in_memory=2**24))
+    index = ZipIndex(bytes_reader(data), len(data), Limits(max_in_memory=2**24))
     with pytest.raises(ArchiveError, match=r"'manifest\.csv' is far too large"):
         index.read("manifest.csv")
 
@@ -230,11 +231,6 @@ def test_a_member_that_unpacks_to_too_much_is_not_read_into_memory() -> None:
 @pytest.mark.parametrize("data", [*SOURCES[2:4], SOURCES[5]])
 def test_an_ordinary_archive_can_be_spliced(data: bytes) -> None:
     assert index_of(data).why_not_spliceable("") is None
-
-
-def test_what_asks_for_a_later_version_of_zip_is_extracted_and_zipped_anew() -> None:
-    index = index_of(with_directory(STREAMED, set_on(0, extract_version=64)))
-    assert "a later version of ZIP" in str(index.why_not_spliceable(""))
 
 
 def test_images_in_a_folder_cannot_be_spliced() -> None:
@@ -280,6 +276,6 @@ def test_threads_do_not_disturb_each_other_whatever_extra_fields_stand_before_th
             info.extra = b"\xfe\xca\x20\x00" + bytes(32)
             archive.writestr(info, data, zipfile.ZIP_DEFLATED)
     with path.open("rb") as file, ThreadPoolExecutor(8) as pool:
-        index = ZipIndex(file)
+        index = ZipIndex.of_file(file)
         for _ in range(20):
             assert list(pool.map(index.read, files)) == list(files.values())

@@ -7,18 +7,26 @@ from itertools import pairwise
 import pytest
 
 from splitter.archives import zip_sample
-from splitter.archives.members import DAMAGE
-from splitter.archives.zip_data import DEFLATE64, XZ, ZSTANDARD, unpacked
-from splitter.archives.zip_index import ZipIndex
+from splitter.archives.damage import DAMAGE
+from splitter.archives.zip_data import unpacked
+from splitter.archives.zip_records import DEFLATE64, XZ, ZSTANDARD
 from splitter.archives.zip_sample import SAMPLE, disagreement, sample
-from tests.helpers.archives import FILES, STREAMED, Unseekable, set_on, with_directory, zip_of
+from tests.helpers.archives import (
+    FILES,
+    STREAMED,
+    Unseekable,
+    index_of,
+    set_on,
+    with_directory,
+    zip_of,
+)
 
 PLAIN = zip_of(FILES)
 DESCRIPTOR = STREAMED.index(b"PK\7\x08")
 
 
 def looked_at(data: bytes) -> tuple[str | None, str]:
-    index = ZipIndex(io.BytesIO(data))
+    index = index_of(data)
     assert index.why_not_spliceable("") is None
     return disagreement(index, lambda start, length: data[start : start + length])
 
@@ -37,6 +45,7 @@ def test_an_archive_that_agrees_with_itself_passes(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
+        (changed(PLAIN, 4, b"\x3f\0"), "the version of ZIP"),
         (changed(PLAIN, 14, b"\0\0\0\0"), "the checksum or the size"),
         (changed(PLAIN, 18, b"\1\0\0\0"), "the checksum or the size"),
         (changed(PLAIN, 22, b"\1\0\0\0"), "the checksum or the size"),
@@ -76,12 +85,12 @@ def test_a_wrong_checksum_in_the_directory_is_seen_by_unpacking_it() -> None:
 
 def test_stored_files_with_their_size_behind_them_are_not_copied() -> None:
     data = zip_of(FILES, zipfile.ZIP_STORED, stream=Unseekable())
-    assert "stored without its size" in str(ZipIndex(io.BytesIO(data)).why_not_spliceable(""))
+    assert "stored without its size" in str(index_of(data).why_not_spliceable(""))
 
 
 def test_of_many_files_both_ends_of_each_run_are_looked_at() -> None:
     names = [f"{number:05}.jpg" for number in (*range(100, 300), *range(50), *range(300, 400))]
-    index = ZipIndex(io.BytesIO(zip_of(dict.fromkeys(names, b"image"))))
+    index = index_of(zip_of(dict.fromkeys(names, b"image")))
     chosen = sample(list(index.members.values()))
     assert {0, 199, 200, 349} <= set(chosen)
     assert len(chosen) <= SAMPLE
@@ -92,7 +101,7 @@ def test_of_many_files_both_ends_of_each_run_are_looked_at() -> None:
 def test_of_a_shuffled_archive_no_more_are_looked_at() -> None:
     names = [f"{number * 7919 % 1000:05}.jpg" for number in range(1000)]
     data = zip_of(dict.fromkeys(names, b"image"))
-    index = ZipIndex(io.BytesIO(data))
+    index = index_of(data)
     assert len(sample(list(index.members.values()))) <= SAMPLE
     asked: list[int] = []
 

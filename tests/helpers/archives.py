@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 
 from splitter.archives import formats, zip_records
+from splitter.archives.zip_index import ZipIndex, bytes_reader
 
 FILES = {
     "a.jpg": bytes(range(256)) * 4,
@@ -36,6 +37,11 @@ class Unseekable(io.RawIOBase):
 def identified(data: bytes) -> formats.Format:
     """The format of a file of these bytes."""
     return formats.identify(lambda start, length: data[start : start + length], len(data))
+
+
+def index_of(data: bytes) -> ZipIndex:
+    """The index of a ZIP of these bytes."""
+    return ZipIndex(bytes_reader(data), len(data))
 
 
 def zip_of(
@@ -165,7 +171,7 @@ BROKEN_ZIPS = {
     ),
     "directory too large": (
         STREAMED[:-10] + struct.pack("<L", 2**30) + STREAMED[-6:],
-        "table of contents is far too large",
+        "table of contents is not where it should be",
     ),
     "directory damaged": (STREAMED.replace(b"PK\1\2", b"PK\1\1"), "is damaged"),
 }
