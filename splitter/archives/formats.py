@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes or by what it holds, whatever it is called."""
+"""The format of an archive by its content, and sentences for files that are none."""
 
 import re
 import tarfile
@@ -18,6 +18,7 @@ from splitter.archives.signatures import (
     text_of,
 )
 from splitter.archives.zip_directory import Read, ends_as_zip
+from splitter.sentences import Sentence, Words, shown
 
 Format = Literal["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst"]
 
@@ -27,24 +28,66 @@ BLOCK = 512
 REPLACED = "\ufffd".encode()
 """The character that a program puts for bytes that are no text."""
 
+LONGEST_LINE = 40
+
 AS_TEXT = (b"PK\3\4", b"\x1f" + REPLACED, REPLACED + b"7zXZ")
 
-REZIP = "unpack it, and make an ordinary ZIP of its content"
 SEND_INSTEAD = "send the export instead"
-EXPORT_AGAIN = "the download or the export went wrong: export it again"
 
-ADVICE = {
-    Kind.ZIP: REZIP,
-    Kind.COMPRESSED: REZIP,
-    Kind.ARCHIVE: REZIP,
-    Kind.PROGRAM: REZIP,
-    Kind.DOCUMENT: SEND_INSTEAD,
-    Kind.IMAGE: "zip the images together with their manifest.csv",
-    Kind.APPLE_NOTES: "send the file itself, whose name has no '._' in front",
-    Kind.WEB_PAGE: EXPORT_AGAIN,
-    Kind.XML: EXPORT_AGAIN,
+AS_ZIP = "The export is {what}, not a ZIP or tar archive; "
+OTHER_FORMAT = Sentence(
+    "archive.of-another-format", f"{AS_ZIP}unpack it, and make an ordinary ZIP of its content."
+)
+A_DOCUMENT = Sentence("archive.is-a-document", f"{AS_ZIP}{SEND_INSTEAD}.")
+ONE_IMAGE = Sentence(
+    "archive.is-one-image", f"{AS_ZIP}zip the images together with their manifest.csv."
+)
+APPLE_NOTES = Sentence(
+    "archive.is-apple-notes",
+    f"{AS_ZIP}send the file itself, whose name does not begin with '._'.",
+)
+WRONG_DOWNLOAD = Sentence(
+    "archive.wrong-download",
+    f"{AS_ZIP}the download or the export went wrong: export it again.",
+)
+A_TEXT = Sentence(
+    "archive.is-text",
+    "The export is a text file that begins with {line}, not a ZIP or tar archive; send the export, "
+    "images and manifest in a ZIP.",
+)
+UNKNOWN = Sentence(
+    "archive.unknown-format",
+    "The export is no format that is known here (it begins with the bytes {bytes}, as a later part "
+    "of a split archive may), not a ZIP or tar archive; the download or the export went wrong: "
+    "export it again.",
+)
+SENT_AS_TEXT = Sentence(
+    "archive.sent-as-text",
+    "The archive was destroyed by a program that took it for text when it sent or saved it; export "
+    "it again, and transfer it as a file.",
+)
+NO_TAR = Sentence(
+    "archive.compressed-file-without-tar",
+    "The export is a .{compression} file that holds {what}, where a tar was expected; unpack it, "
+    "and make an ordinary ZIP of its content.",
+)
+EMPTY_COMPRESSED = Sentence(
+    "archive.compressed-file-empty",
+    "The export is an empty .{compression} file; export it again.",
+)
+
+SENTENCES = {
+    Kind.ZIP: OTHER_FORMAT,
+    Kind.COMPRESSED: OTHER_FORMAT,
+    Kind.ARCHIVE: OTHER_FORMAT,
+    Kind.PROGRAM: OTHER_FORMAT,
+    Kind.DOCUMENT: A_DOCUMENT,
+    Kind.IMAGE: ONE_IMAGE,
+    Kind.APPLE_NOTES: APPLE_NOTES,
+    Kind.WEB_PAGE: WRONG_DOWNLOAD,
+    Kind.XML: WRONG_DOWNLOAD,
 }
-"""What helps, by the kind of a file that was sent in the archive's place."""
+"""The sentence for a file that was sent in the archive's place, by its kind."""
 
 # Documents that are ZIPs in themselves, and the files and folders by which each is known.
 # ECMA-376, part 2; EPUB 3.3, OCF; ODF 1.3, part 2; JAR File Specification; KML 2.3; Darwin Core
@@ -66,25 +109,20 @@ DOCUMENTS: list[tuple[tuple[str, ...], str]] = [
 
 
 def identify(read: Read, size: int) -> Format:
-    """Tell an archive's format by its content, whatever it is called.
+    """The format of an archive by its content, whatever it is called.
+
+    The content of a compressed file is known when it is read: see ``check_tar``.
 
     Args:
         read: gives bytes of it: its first, and its last where a ZIP may begin with something else.
-        size: bytes that it has.
-
-    Returns:
-        What it is read as. What a compressed file holds is known when it is read: see
-        ``check_tar``.
+        size: bytes of it.
 
     Raises:
-        ArchiveError: if it is nothing that can be read, with what it is instead.
+        ArchiveError: if it cannot be read, with its kind.
     """
     start = read(0, min(START, size))
     if start.startswith(AS_TEXT) and start.count(REPLACED) > 3:
-        raise ArchiveError(
-            "The archive was destroyed by a program that took it for text when it sent or saved "
-            "it; export it again, and transfer it as a file."
-        )
+        raise ArchiveError(SENT_AS_TEXT)
     found = recognise(start)
     if found and found.kind is Kind.ZIP:
         return "zip"
@@ -94,21 +132,20 @@ def identify(read: Read, size: int) -> Format:
         return "tar"
     if ends_as_zip(read, size):
         return "zip"
-    if not start:
-        raise ArchiveError(f"The export is empty, not a ZIP or tar archive; {EXPORT_AGAIN}.")
-    what, advice = _disk_image(read, size) or describe(start)
-    raise ArchiveError(f"The export is {what}, not a ZIP or tar archive; {advice}.")
-
-
-def _disk_image(read: Read, size: int) -> tuple[str, str] | None:
     for image in DISK_IMAGES:
         if abs(image.at) < size and read(image.at % size, len(image.magic)) == image.magic:
-            return image.name, REZIP
-    return None
+            raise ArchiveError(OTHER_FORMAT, what=image.name)
+    if found:
+        raise ArchiveError(SENTENCES[found.kind], what=_named(found, start))
+    if what := _blank(start):
+        raise ArchiveError(WRONG_DOWNLOAD, what=what)
+    if line := _first_line(start):
+        raise ArchiveError(A_TEXT, line=line)
+    raise ArchiveError(UNKNOWN, bytes=Words(start[:8].hex(" ")))
 
 
 def document(names: Collection[str]) -> str | None:
-    """What document an archive without a manifest is, by the names of its files; None if none."""
+    """The document that an archive without a manifest is, by the names of its files, or None."""
     for parts, what in DOCUMENTS:
         if all(_has(names, part) for part in parts):
             return what
@@ -122,62 +159,62 @@ def _has(names: Collection[str], part: str) -> bool:
 def is_tar(block: bytes) -> bool:
     """Whether a file that begins with ``block`` is a tar: its first header's checksum is right.
 
-    Tars of Unix V7 have nothing else to be known by.
+    Tars of Unix V7 have no other mark. Other fields are checked when the tar is read.
     """
+    header = block[:BLOCK]
+    if len(header) < BLOCK:
+        return False
     try:
-        tarfile.TarInfo.frombuf(block[:BLOCK], "utf-8", "surrogateescape")
+        checksum = tarfile.nti(header[148:156])  # type: ignore[attr-defined]
+        return checksum in tarfile.calc_chksums(header)  # type: ignore[attr-defined]
     except tarfile.HeaderError:
         return False
-    return True
 
 
 def check_tar(start: bytes, compression: str) -> None:
     """Make sure that a compressed file holds a tar.
 
     Args:
-        start: the first ``BLOCK`` bytes of what it holds, or all there are.
+        start: the first ``BLOCK`` bytes of its content, or all there are.
 
     Raises:
-        ArchiveError: with what it holds instead.
+        ArchiveError: with the kind of its content.
     """
-    # Of a damaged tar the name of its format is left, and what is wrong is said where it is read.
-    # A tar of nothing is all zeros.
-    if is_tar(start) or start[257:262] == b"ustar" or (start and not start.strip(b"\0")):
-        return
-    what, _ = describe(start)
-    raise ArchiveError(
-        f"The export is a .{compression} file that holds {what}, where a tar was expected; {REZIP}."
-    )
-
-
-def describe(start: bytes) -> tuple[str, str]:
-    """What a file is that begins so, and what a person can do with it."""
     if not start:
-        return "nothing", EXPORT_AGAIN
-    if found := recognise(start):
-        return _named(found, start), ADVICE[found.kind]
+        raise ArchiveError(EMPTY_COMPRESSED, compression=Words(compression))
+    # A damaged tar is refused where it is read. A tar without files is all zeros.
+    if is_tar(start) or start[257:262] == b"ustar" or not start.strip(b"\0"):
+        return
+    found, line = recognise(start), _first_line(start)
+    what = Words("a file of an unknown format")
+    if found:
+        what = _named(found, start)
+    elif line:
+        what = Words(f"a text file that begins with {shown(line)}")
+    raise ArchiveError(NO_TAR, compression=Words(compression), what=what)
+
+
+def _blank(start: bytes) -> Words | None:
+    if not start:
+        return Words("empty")
     if not start.strip(b"\0"):
-        return "a file that begins with nothing but zeros", EXPORT_AGAIN
-    if text := (text_of(start) or "").strip():
-        return (
-            f"a text file that begins with '{text.splitlines()[0][:40]}'",
-            "send the export, images and manifest in a ZIP",
-        )
-    return (
-        f"no format that is known here (it begins with the bytes {start[:8].hex(' ')}, as one of "
-        "the later parts of a split archive may)",
-        EXPORT_AGAIN,
-    )
+        return Words("a file that begins with nothing but zeros")
+    return None
 
 
-def _named(found: Signature, start: bytes) -> str:
+def _first_line(start: bytes) -> str:
+    lines = (text_of(start) or "").strip().splitlines()
+    return lines[0][:LONGEST_LINE] if lines else ""
+
+
+def _named(found: Signature, start: bytes) -> Words:
     """The name of a recognised file, with the title of a web page and the code of an S3 error."""
     text = text_of(start) or ""
     if found is WEB_PAGE and (
         title := re.search(r"<title[^>]*>(.*?)</title", text, re.IGNORECASE | re.DOTALL)
     ):
-        name = " ".join(unescape(title[1]).split())[:80]
-        return f"a web page titled {name!r} (HTML)" if name else found.name
+        name = " ".join(unescape(title[1]).split())
+        return Words(f"a web page titled {shown(name)} (HTML)") if name else found.name
     if found is XML and (code := re.search(r"<Code>(\w+)</Code>", text)):
-        return f"{found.name} that says {code[1]}"
+        return Words(f"{found.name} that says {shown(code[1])}")
     return found.name

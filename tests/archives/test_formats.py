@@ -34,7 +34,7 @@ OTHERS = {
     "cpio": (b"070701%0104d" % 0 + b"TRAILER!!!\0", "a cpio archive"),
     "program": (b"MZ\x90\0" + bytes(60), "a Windows program"),
     "web page": (PAGE, "a web page titled 'Sign in & go on'"),
-    "error of S3": (DENIED, "an XML document that says AccessDenied"),
+    "error of S3": (DENIED, "an XML document that says 'AccessDenied'"),
     "PDF": (b"%PDF-1.7\n", "a PDF document"),
     "old Excel": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(8), "an old Excel or Word file"),
     "JPEG": (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image"),
@@ -104,13 +104,19 @@ def test_who_sent_another_archive_is_not_told_to_export_again(name: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("inside", "what"), [(READ["zip"], "a ZIP"), (PAGE, "a web page"), (b"", "nothing")]
+    ("inside", "what"),
+    [(READ["zip"], "a ZIP"), (PAGE, "a web page"), (b"a,b", "a text file"), (b"\x8f\1", "a file")],
 )
 def test_a_compressed_file_that_holds_no_tar_is_called_what_it_holds(
     inside: bytes, what: str
 ) -> None:
     with pytest.raises(ArchiveError, match=rf"a \.gz file that holds {what}"):
         formats.check_tar(inside[: formats.BLOCK], "gz")
+
+
+def test_an_empty_compressed_file_is_to_be_exported_again() -> None:
+    with pytest.raises(ArchiveError, match=r"an empty \.gz file; export it again"):
+        formats.check_tar(b"", "gz")
 
 
 @pytest.mark.parametrize("name", ["zip", "tar.gz", "tar.xz"])
