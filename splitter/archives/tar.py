@@ -413,7 +413,12 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        header = super().frombuf(buf, encoding, errors)
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError:
+            if not is_tar(bytes(buf)):
+                raise
+            header = super().frombuf(_without_unused(buf), encoding, errors)
         if buf[257:265] == tarfile.GNU_MAGIC and header.type not in tarfile.GNU_TYPES:
             # Where POSIX has the start of a long name, GNU's own format has times, if any:
             # https://www.gnu.org/software/tar/manual/html_node/Standard.html
@@ -481,6 +486,16 @@ class _Tar(tarfile.TarFile):
 
     depth = 0
     lacks_end = False
+
+
+def _without_unused(header: bytes | bytearray) -> bytes:
+    """A header without mode, owner and device numbers, in which old programs leave anything."""
+    blank = bytearray(header)
+    blank[100:124] = bytes(24)
+    if bytes(blank[156:157]) not in (tarfile.CHRTYPE, tarfile.BLKTYPE):
+        blank[329:345] = bytes(16)
+    blank[148:156] = b"%06o\0 " % tarfile.calc_chksums(blank)[0]  # type: ignore[attr-defined]
+    return bytes(blank)
 
 
 def _dos_date_time(seconds: float) -> DosDateTime:

@@ -122,6 +122,23 @@ def test_no_beginning_of_a_gzip_passes_for_the_whole(
         unpacked(GZIP[:length], tmp_path_factory.mktemp("cut"))
 
 
+@pytest.mark.parametrize("start", [100, 108, 116, 329, 337])
+@pytest.mark.parametrize("name", FILES)
+def test_odd_numbers_that_no_batch_needs_are_passed_over(
+    name: str, start: int, tmp_path: Path
+) -> None:
+    """Owner and device numbers of ordinary files, in which old programs leave anything."""
+    data = bytearray(tar_of(FILES, tarfile.USTAR_FORMAT))
+    header = data.index(name.encode() + bytes(20))
+    data[header + start : header + start + 8] = b"\xf3odd\xff \x019"
+    data[header + 148 : header + 156] = b" " * 8
+    data[header + 148 : header + 156] = b"%06o\0 " % sum(data[header : header + 512])
+    assert identified(bytes(data)) == "tar"
+    contents = unpacked(bytes(data), tmp_path)
+    assert content(contents) == FILES
+    assert contents.members[name].modified == (2023, 11, 14, 22, 13, 20)
+
+
 def test_what_follows_the_end_of_a_gzip_is_passed_over_with_a_remark(tmp_path: Path) -> None:
     contents = unpacked(GZIP + b"\r\n", tmp_path)
     assert content(contents) == FILES
