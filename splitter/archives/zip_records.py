@@ -192,11 +192,10 @@ def central_directory(members: Iterable[ZipInfo], offset: int) -> Iterator[bytes
     )
 
 
-def data_descriptors(crc: int, packed: int, size: int, wide: bool) -> tuple[bytes, bytes]:
-    """Both ways to write a data descriptor (4.3.9): with and without its signature."""
-    if not wide and max(packed, size) > MAX_32:
-        return b"", b""
-    descriptor = struct.pack("<L2Q" if wide else "<3L", crc, packed, size)
+def data_descriptors(member: ZipInfo) -> tuple[bytes, bytes]:
+    """Both data descriptors of a member below 4 GiB (4.3.9): with and without a signature."""
+    sizes = (_narrow(member.compress_size), _narrow(member.file_size))
+    descriptor = struct.pack("<3L", member.CRC, *sizes)
     return DESCRIPTOR + descriptor, descriptor
 
 

@@ -51,6 +51,10 @@ BEHIND = Sentence(
     "member.descriptor-differs",
     "the checksum or the size behind the data of {name} differs from the table of contents",
 )
+WIDE = Sentence(
+    "member.wide-descriptor",
+    "the sizes behind the data of {name} have 64 bits, which Java does not read",
+)
 LONG_FIELD = Sentence(
     "member.extra-field-too-long",
     "the extra field in front of the data of {name} is longer than its room",
@@ -151,10 +155,10 @@ def header_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
         return SLACK(name=name) if left else None
     if left > LONGEST_DATA_DESCRIPTOR:
         return SLACK(name=name)
-    descriptors = data_descriptors(info.CRC, info.compress_size, info.file_size, wide is not None)
-    if not left or read(span.end - left, left) not in descriptors:
-        return BEHIND(name=name)
-    return None
+    # Before version 22, Java goes by the size; bsdtar and later versions go by the Zip64 field.
+    if wide:
+        return WIDE(name=name)
+    return None if read(span.end - left, left) in data_descriptors(info) else BEHIND(name=name)
 
 
 def _sizes_agree(header: LocalHeader, wide: tuple[int, int] | None, span: MemberSpan) -> bool:

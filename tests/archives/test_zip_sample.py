@@ -2,11 +2,13 @@ import io
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from splitter.archives import zip_sample
+from splitter.archives import zip_records, zip_sample
 from splitter.archives.damage import DAMAGE
 from splitter.archives.zip_data import unpacked
 from splitter.archives.zip_records import DEFLATE64, XZ, ZSTANDARD
@@ -20,6 +22,7 @@ from tests.helpers.archives import (
     with_directory,
     zip_of,
 )
+from tests.helpers.other_programs import accepted
 
 PLAIN = zip_of(FILES)
 DESCRIPTOR = STREAMED.index(b"PK\7\x08")
@@ -127,3 +130,98 @@ def test_no_decompressor_takes_nonsense(method: int) -> None:
     nonsense = struct.pack("<8L", *range(2**31, 2**31 + 8))
     with pytest.raises((*DAMAGE, OSError)):
         list(unpacked(method, lambda _: iter([nonsense]), 10**6))
+
+
+def member(
+    name: bytes = b"a.jpg",
+    data: bytes = b"image",
+    flags: int = 0,
+    sizes: tuple[int, int] | None = None,
+    local: Callable[[bytes], bytes] = bytes,
+    extra: bytes = b"",
+    behind: bytes = b"",
+) -> bytes:
+    """A ZIP of one stored or, with data descriptor, deflated member, and a manifest.
+
+    Args:
+        sizes: in the local header.
+        local: changes the local header.
+    """
+    method, packed = 0, data
+    if flags & zip_records.DATA_DESCRIPTOR:
+        compressor = zlib.compressobj(wbits=-15)
+        method, packed = 8, compressor.compress(data) + compressor.flush()
+    crc = zlib.crc32(data)
+    fields = (20, flags, method, 0, 0x21, crc, *(sizes or (len(packed), len(data))), len(name))
+    header = local(zip_records.LOCAL_FILE_HEADER.pack(b"PK\3\4", *fields, len(extra)))
+    info = zip_records.stored_member(name.decode(), len(data), crc, (1980, 1, 1, 0, 0, 0))
+    info.compress_type, info.compress_size, info.flag_bits = method, len(packed), flags
+    body = header + name + extra + packed + behind
+    manifest = b"imageName\na.jpg\n"
+    last = zip_records.stored_member(
+        "manifest.csv", len(manifest), zlib.crc32(manifest), (1980, 1, 1, 0, 0, 0)
+    )
+    last.header_offset = len(body)
+    body += zip_records.local_file_header(last) + manifest
+    return body + b"".join(zip_records.central_directory([info, last], len(body)))
+
+
+def descriptor(data: bytes = b"image", form: str = "<4s3L", packed: int = 7) -> bytes:
+    return struct.pack(form, b"PK\7\x08", zlib.crc32(data), packed, len(data))
+
+
+ZIP64 = struct.pack("<2H2Q", 1, 16, 5, 5)
+STREAM = zip_records.DATA_DESCRIPTOR
+ODD = {
+    "a Zip64 field with other sizes": (
+        member(extra=struct.pack("<2H2Q", 1, 16, 0, 0)),
+        "the checksum or the size",
+    ),
+    "sizes of 64 bits behind the data": (
+        member(
+            flags=STREAM,
+            sizes=(2**32 - 1, 2**32 - 1),
+            extra=struct.pack("<2H2Q", 1, 16, 0, 0),
+            behind=descriptor(form="<4sL2Q"),
+        ),
+        "have 64 bits",
+    ),
+    "sizes of 64 bits that nothing announces": (
+        member(flags=STREAM, behind=descriptor(form="<4sL2Q")),
+        "the checksum or the size behind",
+    ),
+    "bytes before the descriptor": (
+        member(flags=STREAM, behind=b"\0\0" + descriptor()),
+        "the checksum or the size behind",
+    ),
+    "no descriptor": (member(flags=STREAM), "the checksum or the size behind"),
+    "bytes behind a stored file": (member(behind=b"\0"), "bytes that belong to no file"),
+    "another name in an extra field": (
+        member(extra=struct.pack("<2HBL", 0x7075, 10, 1, zlib.crc32(b"a.jpg")) + b"b.jpg"),
+        "the name",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_members_that_a_strict_program_refuses_are_not_copied(name: str) -> None:
+    data, said = ODD[name]
+    what, _ = looked_at(data)
+    assert what is not None
+    assert said in what
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        member(),
+        member(extra=ZIP64),
+        member(flags=STREAM, behind=descriptor()),
+        member(flags=STREAM, sizes=(0, 0), behind=descriptor()[4:]),
+    ],
+)
+def test_members_that_every_program_reads_are_copied(data: bytes, tmp_path: Path) -> None:
+    assert looked_at(data)[0] is None
+    path = tmp_path / "export.zip"
+    path.write_bytes(data)
+    assert list(accepted(path))

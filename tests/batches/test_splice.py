@@ -44,16 +44,11 @@ from splitter.batches.splice import (
 )
 from splitter.manifest.partition import Batch
 from tests.helpers.archives import Unseekable, index_of, zip_of
+from tests.helpers.other_programs import COMMANDS, accepts
 
 GIB = 1024 * MIB
 EXPORT = next((Path(__file__).parent.parent / "fixtures").glob("41-*.zip"))
 MODIFIED = (2026, 11, 24, 6, 43, 56)
-TEST = {
-    "unzip": ["unzip", "-tqq"],
-    "7z": ["7z", "t"],
-    "bsdtar": ["bsdtar", "-tf"],
-    "jar": ["jar", "-tf"],
-}
 
 
 def batch_of(images: Sequence[str]) -> Batch:
@@ -223,26 +218,28 @@ def test_a_batch_of_less_than_5_mib_is_one_put() -> None:
     assert kinds(planned(source, ["a.jpg", "b.jpg"])) == "CU"
 
 
-@pytest.mark.parametrize("tool", TEST)
-def test_other_programs_open_the_batch_of_a_real_export(tool: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", COMMANDS)
+def test_other_programs_open_the_batch_of_a_real_export(program: str, tmp_path: Path) -> None:
     source = EXPORT.read_bytes()
     images = [name for name in index_of(source).members if name != "manifest.csv"]
     plan = planned(source, images[::2], PartLimits(min_part_size=10_000))
     path = tmp_path / "batch.zip"
     path.write_bytes(assembled(plan, source))
-    run(TEST[tool], path)
+    accepts(program, path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tool", TEST)
-def test_other_programs_open_a_batch_of_more_than_65535_images(tool: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", COMMANDS)
+def test_other_programs_open_a_batch_of_more_than_65535_images(
+    program: str, tmp_path: Path
+) -> None:
     names = [f"{number}.jpg" for number in range(66_000)]
     source = zip_of(dict.fromkeys(names, b""))
     path = tmp_path / "batch.zip"
     path.write_bytes(assembled(planned(source, names), source))
     with zipfile.ZipFile(path) as batch:
         assert batch.namelist() == [*names, "manifest.csv"]
-    run(TEST[tool], path)
+    accepts(program, path)
 
 
 def run(command: list[str], path: Path, *names: str) -> bytes:
