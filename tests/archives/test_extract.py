@@ -23,6 +23,7 @@ from tests.helpers.archives import (
     FILES,
     Unseekable,
     identified,
+    index_of,
     overlap_bomb,
     tar_of,
     zip_of,
@@ -317,6 +318,27 @@ def test_a_name_that_could_lead_elsewhere_is_for_no_batch(make: type, name: str)
     ((known_as, reason),) = unusable_in(make({name: b"1"})).items()
     assert "unsafe name" in reason
     assert "\n" not in known_as + reason
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+@pytest.mark.parametrize(
+    ("names", "known", "remark"),
+    [
+        (["/manifest.csv", "a.jpg"], ["manifest.csv", "a.jpg"], "begin with a slash"),
+        (["//x/a.jpg", "/x/b.jpg"], ["x/a.jpg", "x/b.jpg"], "'//x/a.jpg' is the first of 2"),
+        (["images\\a.jpg"], ["images/a.jpg"], "backslash between folders"),
+    ],
+)
+def test_names_that_have_only_one_reading_are_read_with_a_remark(
+    make: type, names: list[str], known: list[str], remark: str, tmp_path: Path
+) -> None:
+    data = make([(name, name.encode()) for name in names])
+    contents = extract(data, tmp_path)
+    assert {name: contents.read(name) for name in contents.members} == {
+        name: raw.encode() for name, raw in zip(known, names, strict=True)
+    }
+    remarks = index_of(data).remarks if make is zip_of else contents.remarks
+    assert remark in remarks[0]
 
 
 @pytest.mark.parametrize("make", [zip_of, tar_of])

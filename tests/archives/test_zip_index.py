@@ -228,6 +228,18 @@ def test_a_member_that_unpacks_to_too_much_is_not_read_into_memory() -> None:
         index.read("manifest.csv")
 
 
+@pytest.mark.parametrize(
+    "change", [{"flag_bits": 9}, {"orig_filename": "../a.jpg"}, {"orig_filename": "__MACOSX/a"}]
+)
+def test_only_files_that_can_be_used_count_towards_the_size_unpacked(
+    change: dict[str, object],
+) -> None:
+    data = with_directory(STREAMED, set_on(0, **change, file_size=2**32 - 2))
+    assert list(index_of(data).members) == ["b.jpg", "manifest.csv"]
+    with pytest.raises(ArchiveError, match="unpacks to more than"):
+        index_of(with_directory(STREAMED, set_on(0, file_size=2**32 - 2)))
+
+
 @pytest.mark.parametrize("data", [*SOURCES[2:4], SOURCES[5]])
 def test_an_ordinary_archive_can_be_spliced(data: bytes) -> None:
     assert index_of(data).why_not_spliceable("") is None
