@@ -15,6 +15,7 @@ from splitter.archives import extract as archive
 from splitter.archives import formats, zip_sample
 from splitter.archives.extract import Contents
 from splitter.archives.members import ALWAYS_ALLOWED, UNPRINTABLE, is_noise, plain
+from splitter.archives.tar import without_unused
 from splitter.archives.zip_index import ZipIndex
 from splitter.batches import splice as splicing
 from splitter.errors import ExportError
@@ -107,11 +108,17 @@ def _compare_tar(
 
 
 class _Info(tarfile.TarInfo):
-    """``tarfile`` takes the times of GNU's headers for the start of a POSIX name."""
+    """``tarfile`` takes the times of GNU's headers for the start of a POSIX name, and a header with
+    odd owner or device numbers for the end of a tar."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        info = super().frombuf(buf, encoding, errors)
+        try:
+            info = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError:
+            if not formats.is_tar(bytes(buf)):
+                raise
+            info = super().frombuf(without_unused(buf), encoding, errors)
         if buf[257:265] == b"ustar  \0" and info.type not in tarfile.GNU_TYPES:
             before = bytes(buf[345:500]).split(b"\0")[0].decode(encoding, errors)
             info.name = info.name[len(before) + 1 :] if before else info.name

@@ -26,6 +26,7 @@ from tests.helpers.archives import (
     set_on,
     tar_of,
     with_directory,
+    with_zip64_end,
     zip_of,
 )
 
@@ -57,14 +58,7 @@ def _zip64() -> bytes:
         for name, data in FILES.items():
             with source.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
                 member.write(data)
-    data = stream.getvalue()
-    end = len(data) - 22
-    members, size, offset = struct.unpack_from("<H2L", data, end + 10)
-    record = zip_records.ZIP64_END_OF_CENTRAL_DIRECTORY.pack(
-        b"PK\6\6", 44, 45, 45, 0, 0, members, members, size, offset
-    )
-    locator = zip_records.ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR.pack(b"PK\6\7", 0, end, 1)
-    return data[:end] + record + locator + data[end:]
+    return with_zip64_end(stream.getvalue())
 
 
 def _pax(draws: random.Random) -> bytes:
@@ -93,7 +87,7 @@ def _old_sparse() -> bytes:
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
     header[386:398] = header[398:410] = b"%011o\0" % 0
     header[483:495] = b"%011o\0" % 100_000
-    return bytes(_checksum(header, 0)) + tar_of(FILES, tarfile.GNU_FORMAT)
+    return bytes(checksummed(header, 0)) + tar_of(FILES, tarfile.GNU_FORMAT)
 
 
 def _wrapped() -> list[bytes]:
@@ -249,7 +243,6 @@ def change_directory(data: bytes, draws: random.Random) -> bytes:
         "orig_filename": draws.choice(NAMES),
         "extra": draws.randbytes(draws.randrange(24)),
         "comment": draws.randbytes(draws.randrange(40)),
-        "extract_version": draws.choice([10, 20, 45, 46, 63, 64, 255]),
     }
     name = draws.choice(list(values))
     try:
@@ -294,10 +287,11 @@ def change_tar(data: bytes, draws: random.Random) -> bytes:
     )
     changed = bytearray(data)
     changed[place + start : place + start + length] = value[:length].ljust(length, b"\0")
-    return bytes(_checksum(changed, place) if draws.random() < 0.95 else changed)
+    return bytes(checksummed(changed, place) if draws.random() < 0.95 else changed)
 
 
-def _checksum(data: bytearray, place: int) -> bytearray:
+def checksummed(data: bytearray, place: int) -> bytearray:
+    """The data with the checksum of the header at ``place`` mended."""
     data[place + 148 : place + 156] = b" " * 8
     data[place + 148 : place + 156] = b"%06o\0 " % sum(data[place : place + 512])
     return data

@@ -24,6 +24,7 @@ from bench.fuzz.archives import MIB, make_archive
 from bench.fuzz.manifests import check_manifest, make_manifest
 from bench.fuzz.mutations import BrokenPromiseError
 from bench.fuzz.streams import check_stream, make_stream
+from bench.fuzz.tars import make_tar
 from bench.fuzz.texts import check_cost, check_text, make_cost, make_text
 
 SECONDS = 60
@@ -53,6 +54,7 @@ class Target:
 
 TARGETS: Final = {
     "archive": Target(make_archive, check_archive),
+    "tar": Target(make_tar, check_archive),
     "stream": Target(make_stream, check_stream),
     "manifest": Target(make_manifest, check_manifest),
     "sentences": Target(make_text, check_text),

@@ -418,7 +418,7 @@ class _Header(tarfile.TarInfo):
         except tarfile.HeaderError:
             if not is_tar(bytes(buf)):
                 raise
-            header = super().frombuf(_without_unused(buf), encoding, errors)
+            header = super().frombuf(without_unused(buf), encoding, errors)
         if buf[257:265] == tarfile.GNU_MAGIC and header.type not in tarfile.GNU_TYPES:
             # Where POSIX has the start of a long name, GNU's own format has times, if any:
             # https://www.gnu.org/software/tar/manual/html_node/Standard.html
@@ -488,7 +488,7 @@ class _Tar(tarfile.TarFile):
     lacks_end = False
 
 
-def _without_unused(header: bytes | bytearray) -> bytes:
+def without_unused(header: bytes | bytearray) -> bytes:
     """A header without mode, owner and device numbers, in which old programs leave anything."""
     blank = bytearray(header)
     blank[100:124] = bytes(24)
