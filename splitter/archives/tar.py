@@ -3,18 +3,14 @@
 Formats: POSIX.1-2017 (pax and ustar), GNU tar's extensions and Unix V7, as ``tarfile`` reads them.
 """
 
-import bz2
-import lzma
 import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from functools import partial
-from queue import Queue
-from threading import Thread
-from typing import IO, Protocol, Self, cast
+from typing import IO, Self, cast
 
-from isal import igzip_lib, isal_zlib
+from isal import isal_zlib
 
 from splitter.archives.damage import DAMAGE, reading
 from splitter.archives.formats import BLOCK, Format, check_tar, is_tar
@@ -28,20 +24,14 @@ from splitter.archives.members import (
     Names,
     plain,
 )
-from splitter.archives.signatures import SIGNATURES
-from splitter.archives.zstandard import zstd
+from splitter.archives.streams import CHUNK, Ahead, decompressed, decompressor, uncompressed
 from splitter.errors import ExportError
 from splitter.sentences import Actor, Said, Sentence, Words
 from splitter.wording import count
 
-CHUNK = 512 * 1024
-"""Bytes read, or decompressed, at a time; docs/performance.md has what other sizes take."""
-
-CHUNKS_AHEAD = 8
-
 LONGEST_EXTENSION_HEADER = 1024 * 1024
-"""Bytes of a header that only speaks of the next member: its long name, its PAX attributes. macOS
-keeps a file's resource fork there."""
+"""Bytes of a header about the next member: its long name, its pax attributes. macOS keeps a file's
+resource fork there."""
 
 EXTENSION_HEADERS = (
     tarfile.XHDTYPE,
@@ -52,15 +42,12 @@ EXTENSION_HEADERS = (
 )
 
 LONGEST_GLOBAL_HEADER = 64 * 1024
-"""Bytes of one that speaks of all members: ``tarfile`` copies what it holds for each of them."""
+"""Bytes of a header about all members: ``tarfile`` copies its content for each of them."""
 
 MOST_EXTENSION_HEADERS = 16
 """In front of one member; all of them are in memory at a time."""
 
 MULTI_VOLUME = b"M"  # GNU tar: the rest of a file that began on another volume
-
-LONGEST_WINDOW = 128 * 1024 * 1024
-"""Bytes of memory that xz and Zstandard may take: what their own tools take by default."""
 
 RECORD = 20 * BLOCK
 """Bytes that tar programs write at a time (POSIX.1-2017, pax, -b); behind the end they are
@@ -96,11 +83,6 @@ BYTES_BEHIND_TAR = Sentence(
     "{bytes} after the archive's end; they were ignored.",
     Actor.NOBODY,
 )
-BYTES_BEHIND_DATA = Sentence(
-    "archive.bytes-behind-compressed-data",
-    "Bytes follow the end of the compressed data; they were ignored.",
-    Actor.NOBODY,
-)
 DEAD_LINK = Sentence(
     "file.hard-link-without-file",
     "is a hard link to a file that is not in front of it in the archive, or is there more than "
@@ -121,8 +103,8 @@ def extract_tar(
     Decompression runs in a thread of its own, beside reading the tar, checksums and writing.
 
     Args:
-        progress: told the number of bytes written since the last call.
-        names: takes the names, and what is unusable.
+        progress: gets the number of bytes written since the last call.
+        names: takes the names, and the files that cannot be used.
         max_size: bytes that the archive may unpack to.
 
     Returns:
@@ -133,8 +115,8 @@ def extract_tar(
     """
     warnings: list[str] = []
     compression = format.partition(".")[2]
-    chunks = _decompressed(archive, compression, warnings) if compression else _plain(archive)
-    with reading(), closing(_Ahead(chunks, max_size)) as stream:
+    chunks = decompressed(archive, compression, warnings) if compression else uncompressed(archive)
+    with reading(), closing(Ahead(chunks, max_size)) as stream:
         if compression:
             check_tar(stream.peek(BLOCK), compression)
         source = _Tar(fileobj=cast("IO[bytes]", stream), tarinfo=_Header, encoding="utf-8")
@@ -149,19 +131,19 @@ def check_start(start: bytes, format: Format) -> None:
     """Refuse a compressed file that holds no tar, as far as its first bytes tell.
 
     Raises:
-        ArchiveError: with what it holds instead.
+        ArchiveError: with the kind of its content.
     """
     if compression := format.partition(".")[2]:
         content = b""
-        with suppress(*DAMAGE, OSError):  # which is told of when all is read
-            content = _decompressor(compression).decompress(start, BLOCK)
+        with suppress(*DAMAGE, OSError):  # which is reported when all is read
+            content = decompressor(compression).decompress(start, BLOCK)
         if len(content) >= BLOCK:
             check_tar(content, compression)
 
 
 def _members(
     source: "_Tar",
-    stream: "_Ahead",
+    stream: "Ahead",
     output: IO[bytes],
     progress: Callable[[int], object],
     names: Names,
@@ -179,7 +161,7 @@ def _members(
         if info.size < 0:
             raise tarfile.ReadError("a file of negative size")
         # A sparse file takes no room in the archive. And tarfile goes on to the next header in
-        # small steps, however far behind the archive's end it is said to be.
+        # small steps, even to one far behind the archive's end.
         if max(end + linked + info.size, source.offset) > max_size:
             raise ArchiveError(TOO_MUCH, size=max_size)
         if info.type == MULTI_VOLUME:
@@ -208,7 +190,7 @@ def _members(
 
 
 def _content(
-    info: tarfile.TarInfo, source: tarfile.TarFile, stream: "_Ahead"
+    info: tarfile.TarInfo, source: tarfile.TarFile, stream: "Ahead"
 ) -> Iterator[bytes | memoryview]:
     if info.issparse():
         content = cast("IO[bytes]", source.extractfile(info))
@@ -225,7 +207,7 @@ def _content(
 
 
 def _is_file(info: tarfile.TarInfo) -> bool:
-    """Whether a row could name the member; folders, volume labels and listings are not meant."""
+    """Whether a row can name the member, unlike a folder, a volume label or a listing."""
     return info.isreg() or info.issym() or info.islnk() or info.isdev()
 
 
@@ -237,10 +219,10 @@ def _why_not(info: tarfile.TarInfo, target: Member | None) -> Said | None:
     return DEAD_LINK() if info.islnk() and target is None else None
 
 
-def _check_rest(stream: "_Ahead", warnings: list[str]) -> None:
-    """Read what follows a tar's end, for the checksum behind it, and see that nothing is lost.
+def _check_rest(stream: "Ahead", warnings: list[str]) -> None:
+    """Read the bytes after a tar's end, for the checksum behind it, and refuse a second tar.
 
-    Up to the end of its record there may be what the writer's buffer held before, headers too:
+    Up to the end of its record there can be old content of the writer's buffer, headers too:
     Apache Ant and old Java programs leave it there.
     """
     record = stream.read(-stream.tell() % RECORD)
@@ -258,158 +240,8 @@ def _check_rest(stream: "_Ahead", warnings: list[str]) -> None:
     warnings.append(str(BYTES_BEHIND_TAR(bytes=Words(count(extra, "byte")))))
 
 
-class _Decompressor(Protocol):
-    """What bz2, lzma, zstd and igzip_lib have in common."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
-
-
-def _decompressor(compression: str) -> _Decompressor:
-    match compression:
-        case "gz":
-            return cast("_Decompressor", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP))
-        case "bz2":
-            return bz2.BZ2Decompressor()
-        case "xz":
-            return lzma.LZMADecompressor(memlimit=LONGEST_WINDOW)
-        case _:
-            longest = LONGEST_WINDOW.bit_length() - 1
-            options = {int(zstd.DecompressionParameter.window_log_max): longest}
-            return zstd.ZstdDecompressor(options=options)
-
-
-def _plain(archive: IO[bytes]) -> Iterator[bytes]:
-    while chunk := archive.read(CHUNK):
-        yield chunk
-
-
-def _decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> Iterator[bytes]:
-    """The content of a compressed file of one or several streams, each checked.
-
-    Raises:
-        EOFError, and what the decompressors raise: if it is truncated or damaged.
-    """
-    magics = tuple(found.magic for found in SIGNATURES if found.suffix == compression)
-    decompressor = _decompressor(compression)
-    data = archive.read(CHUNK)
-    while True:
-        yield decompressor.decompress(data, CHUNK)
-        data = b""
-        if decompressor.eof:
-            # As gunzip does: zeros behind the end are padding, other bytes are passed over.
-            # More is read only where little is left: what many small streams (as bgzip writes them)
-            # leave over would add up.
-            data = decompressor.unused_data.lstrip(b"\0")
-            while len(data) < len(magics[0]) and (more := archive.read(CHUNK)):
-                data = (data + more).lstrip(b"\0")
-            if not data:
-                return
-            if not data.startswith(magics):
-                warnings.append(str(BYTES_BEHIND_DATA()))
-                return
-            decompressor = _decompressor(compression)
-        elif decompressor.needs_input:
-            data = archive.read(CHUNK)
-            if not data:
-                raise EOFError("it ends before its compressed data does")
-
-
-class _Ahead:
-    """A file, as far as ``tarfile`` needs one, that a thread fills some chunks ahead.
-
-    It only goes forward, as ``tarfile`` does that is asked for one member after the other.
-    """
-
-    def __init__(self, chunks: Iterator[bytes], max_size: int) -> None:
-        self._chunks = chunks
-        self._max_size = max_size
-        self._queue: Queue[bytes | BaseException] = Queue(CHUNKS_AHEAD)
-        self._chunk = memoryview(b"")
-        self._position = 0
-        self._at_end = False
-        self._closed = False
-        self._thread = Thread(target=self._fill, daemon=True)
-        self._thread.start()
-
-    def take(self, most: int) -> memoryview:
-        """Up to ``most`` of the next bytes, as they have come; none at the end.
-
-        Raises:
-            ArchiveError: if all of them together are too many.
-        """
-        if not self._chunk:
-            self._chunk = memoryview(self._next())
-        taken, self._chunk = self._chunk[:most], self._chunk[most:]
-        self._position += len(taken)
-        return taken
-
-    def read(self, size: int) -> bytes:
-        """The next ``size`` bytes; fewer at the end."""
-        taken = []
-        while size and (chunk := self.take(size)):
-            taken.append(chunk)
-            size -= len(chunk)
-        return b"".join(taken)
-
-    def peek(self, length: int) -> bytes:
-        """At least ``length`` of the next bytes, if there are so many."""
-        peeked = bytes(self._chunk)
-        while len(peeked) < length and (chunk := self._next()):
-            peeked += chunk
-        self._chunk = memoryview(peeked)
-        return peeked
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, position: int) -> int:
-        if position < self._position:
-            raise tarfile.ReadError("its headers contradict each other")
-        while self._position < position and self.take(position - self._position):
-            pass
-        return self._position
-
-    def close(self) -> None:
-        self._closed = True
-        while self._thread.is_alive():
-            while not self._queue.empty():
-                self._queue.get()
-            self._thread.join(0.01)
-
-    def _next(self) -> bytes:
-        if self._at_end:
-            return b""
-        chunk = self._queue.get()
-        if isinstance(chunk, BaseException):
-            self._at_end = True
-            raise chunk
-        self._at_end = not chunk
-        return chunk
-
-    def _fill(self) -> None:
-        size = 0
-        try:
-            for chunk in self._chunks:
-                size += len(chunk)
-                if size > self._max_size:
-                    raise ArchiveError(TOO_MUCH, size=self._max_size)
-                if self._closed:
-                    return
-                if chunk:
-                    self._queue.put(chunk)
-            self._queue.put(b"")
-        except BaseException as error:
-            self._queue.put(error)
-
-
 class _Header(tarfile.TarInfo):
-    """A member's header; ``tarfile`` itself takes a damaged or missing one for the tar's end."""
+    """A member's header. ``tarfile`` itself takes a damaged or missing one for the tar's end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -420,7 +252,7 @@ class _Header(tarfile.TarInfo):
                 raise
             header = super().frombuf(without_unused(buf), encoding, errors)
         if buf[257:265] == tarfile.GNU_MAGIC and header.type not in tarfile.GNU_TYPES:
-            # Where POSIX has the start of a long name, GNU's own format has times, if any:
+            # GNU's own format can have times in the place of POSIX's start of a long name:
             # https://www.gnu.org/software/tar/manual/html_node/Standard.html
             prefix = bytes(buf[345:500]).partition(b"\0")[0].decode(encoding, errors)
             if prefix:
@@ -457,12 +289,12 @@ class _Header(tarfile.TarInfo):
         finally:
             source.depth -= 1
 
-    # A map of many pieces takes tarfile gigabytes of memory, so it is looked at before.
+    # A map of many pieces takes tarfile gigabytes of memory, so they are counted before.
     # https://www.gnu.org/software/tar/manual/html_node/Sparse-Formats.html
 
     def _proc_sparse(self, source: "_Tar") -> Self:
         most = MOST_PIECES // 21 * BLOCK  # an old GNU map has 21 pieces in a block
-        blocks = cast("_Ahead", source.fileobj).peek(most)[:most]
+        blocks = cast("Ahead", source.fileobj).peek(most)[:most]
         if len(blocks) == most and all(blocks[504::BLOCK]):
             raise ArchiveError(SPARSE, name=self.name)
         return super()._proc_sparse(source)  # type: ignore[misc,no-any-return]
@@ -470,7 +302,7 @@ class _Header(tarfile.TarInfo):
     def _proc_gnusparse_10(
         self, file: tarfile.TarInfo, headers: dict[str, str], source: "_Tar"
     ) -> None:
-        pieces = cast("_Ahead", source.fileobj).peek(BLOCK).partition(b"\n")[0]
+        pieces = cast("Ahead", source.fileobj).peek(BLOCK).partition(b"\n")[0]
         if int(pieces) > MOST_PIECES:
             raise ArchiveError(SPARSE, name=file.name)
         super()._proc_gnusparse_10(file, headers, source)  # type: ignore[misc]
@@ -480,7 +312,7 @@ class _Tar(tarfile.TarFile):
     """A tar.
 
     Attributes:
-        depth: of the headers that are being read, each of which speaks of the next.
+        depth: of the headers that are being read, each of which is about the next.
         lacks_end: whether the file ends without a block of zeros.
     """
 
@@ -489,7 +321,7 @@ class _Tar(tarfile.TarFile):
 
 
 def without_unused(header: bytes | bytearray) -> bytes:
-    """A header without mode, owner and device numbers, in which old programs leave anything."""
+    """A header without mode, owner and device numbers: old programs leave anything there."""
     blank = bytearray(header)
     blank[100:124] = bytes(24)
     if bytes(blank[156:157]) not in (tarfile.CHRTYPE, tarfile.BLKTYPE):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitter.archives import extract as archive
-from splitter.archives import signatures
+from splitter.archives import signatures, streams
 from splitter.archives import tar as tar_archive
 from splitter.archives.extract import Contents
 from splitter.archives.members import ArchiveError, Limits
@@ -259,10 +259,10 @@ def test_many_small_streams_are_read_without_heaping_up(tmp_path: Path) -> None:
     step = 4096
     small = b"".join(gzip.compress(data[at : at + step], 0) for at in range(0, len(data), step))
     file, total = io.BytesIO(small), 0
-    for piece in tar_archive._decompressed(file, "gz", []):
+    for piece in streams.decompressed(file, "gz", []):
         total += len(piece)
         # What was read is never more than two reads ahead of what was unpacked.
-        assert file.tell() <= total * 1.1 + 2 * tar_archive.CHUNK
+        assert file.tell() <= total * 1.1 + 2 * streams.CHUNK
     assert total == len(data)
 
 
