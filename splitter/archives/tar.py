@@ -3,6 +3,7 @@
 Formats: POSIX.1-2017 (pax and ustar), GNU tar's extensions and Unix V7, as ``tarfile`` reads them.
 """
 
+import re
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +56,9 @@ undefined."""
 
 MOST_PIECES = 10_000
 """Of a sparse file: ``tarfile`` holds their places in memory."""
+
+PAX_RECORD = re.compile(rb"(\d{1,20}) ")
+LONG_NUMBER = re.compile(rb"\d{101}")
 
 SPARSE = Sentence(
     "archive.sparse-file",
@@ -288,6 +292,23 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError("a header cannot be read") from error
         finally:
             source.depth -= 1
+
+    def _proc_pax(self, source: "_Tar") -> Self:
+        """Check the records of a pax header: some take ``tarfile`` quadratic time.
+
+        Before Python 3.11.10 and 3.12.6 these are long numbers (CVE-2024-6232), and in several
+        versions records without a ``=``, which is then searched in all that follow.
+        """
+        records = cast("Ahead", source.fileobj).peek(self.size)[: self.size]
+        position = 0
+        while found := PAX_RECORD.match(records, position):
+            length = int(found[1])
+            if records.find(b"=", position, position + length) < 0:
+                raise tarfile.ReadError("attributes that cannot be read")
+            position += length
+        if LONG_NUMBER.search(records):
+            raise tarfile.ReadError("a number of more than 100 digits in a header")
+        return super()._proc_pax(source)  # type: ignore[misc,no-any-return]
 
     # A map of many pieces takes tarfile gigabytes of memory, so they are counted before.
     # https://www.gnu.org/software/tar/manual/html_node/Sparse-Formats.html

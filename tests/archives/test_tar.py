@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import tarfile
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -293,3 +294,26 @@ def test_times_in_the_headers_of_gnu_tar_are_no_part_of_a_name(tmp_path: Path) -
         data[at + 148 : at + 156] = b" " * 8
         data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
     assert content(unpacked(bytes(data), tmp_path)) == FILES
+
+
+def pax_header(records: bytes) -> bytes:
+    return entry("pax", tarfile.XHDTYPE, size=len(records)).tobuf() + records.ljust(
+        -(-len(records) // 512) * 512, b"\0"
+    )
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"1000000 path=" + b"9" * 999_986 + b"\n",
+        b"5 ab\n" * 200_000 + b"9 a=bcd\n",
+        b"1" * 1_000_000,
+        b"0 a=b",
+    ],
+    ids=["digits", "no equals sign", "a length without end", "no length"],
+)
+def test_attributes_that_take_quadratic_time_are_refused(record: bytes, tmp_path: Path) -> None:
+    began = time.process_time()
+    with pytest.raises(ArchiveError, match="damaged or incomplete"):
+        unpacked(gzip.compress(pax_header(record) + TAR), tmp_path)
+    assert time.process_time() - began < 5
