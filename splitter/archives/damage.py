@@ -1,7 +1,7 @@
 """Diagnosis of damaged archives: the sentence for each failure to read one.
 
-The readers raise what they saw; the checks below find the cause. A new report from the field is one
-more check and one more file in the tests.
+The readers raise a failure with its facts; the checks below find the cause. A new report from the
+field is one more check and one more file in the tests.
 """
 
 import errno

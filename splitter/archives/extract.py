@@ -1,4 +1,4 @@
-"""The export's archive: tell its format, and unpack it, checked, into one file."""
+"""Unpacks an archive of any format into one file, and checks it."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +22,15 @@ from splitter.sentences import Said
 
 
 class Contents:
-    """What an archive holds: its files, unpacked into one store, by their names.
+    """The files of an archive by their names, unpacked into one store.
 
     An ordinary class, so that Prefect hands it from task to task as it is.
 
     Attributes:
         store: the file with every member's bytes, one after the other.
         members: without folders and the noise of desktop systems.
-        unusable: files that no batch may hold, and why, as ``members.Names`` has them.
-        remarks: what is unusual about the archive, for the summary.
+        unusable: files that no batch may hold, with the reason, as ``members.Names`` has them.
+        remarks: on an unusual archive, for the summary.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ def extract(
     """Unpack every file of the archive into ``store``, one after the other, and check it.
 
     One file instead of thousands: no name of the archive ever becomes a path of this machine, and
-    a network file system is asked for one file, not for 20,000.
+    a network file system holds one file, not 20,000.
 
     Args:
         archive: a ZIP or a tar, compressed or not.
         store: the file to write.
-        progress: told the number of bytes unpacked since the last call, from any thread.
-        limits: that the archive has to keep to.
+        progress: gets the number of bytes unpacked since the last call, from any thread.
+        limits: of the archive.
 
     Raises:
         ArchiveError: a damaged or truncated archive, a wrong checksum, more than the limits allow.

@@ -109,13 +109,13 @@ DOCUMENTS: list[tuple[tuple[str, ...], str]] = [
 
 
 def identify(read: Read, size: int) -> Format:
-    """The format of an archive by its content, whatever it is called.
+    """The format of an archive by its content, under any name.
 
     The content of a compressed file is known when it is read: see ``check_tar``.
 
     Args:
-        read: gives bytes of it: its first, and its last where a ZIP may begin with something else.
-        size: bytes of it.
+        read: gives its bytes: the first, and the last where a ZIP may begin with another file.
+        size: its bytes.
 
     Raises:
         ArchiveError: if it cannot be read, with its kind.

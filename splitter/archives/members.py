@@ -20,17 +20,17 @@ DosDateTime = tuple[int, int, int, int, int, int]
 CHUNK = 1024 * 1024
 """Bytes of content that are held at a time."""
 
-# What desktop systems add to an archive: macOS resource forks and folder views, Windows thumbnails.
+# Files that desktop systems add: macOS resource forks and folder views, Windows thumbnails.
 NOISE_FOLDERS = ("__MACOSX",)
 NOISE_FILES = (".DS_Store", "Thumbs.db", "desktop.ini", "Icon\r")
 NOISE_PREFIX = "._"
 
-# Control characters, and the surrogates that stand for bytes which are not UTF-8.
+# Control characters, and the surrogates that replace bytes which are not UTF-8.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class ArchiveError(ExportError):
-    """An archive that cannot be read or must not be trusted; the message says what is wrong."""
+    """An archive that cannot be read or must not be trusted."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Member:
     Attributes:
         offset, size: of its content in the store.
         crc: CRC-32 of the content.
-        modified: as the archive has it; UTC where the archive says which time it means.
+        modified: as the archive has it; UTC where the archive has a time zone.
     """
 
     offset: int
@@ -160,7 +160,7 @@ class Names:
         """The path of the member that is called ``raw``, as ``plain`` has it.
 
         Args:
-            why_not: why no batch may hold the member, if the archive's format tells; ``LINK()``.
+            why_not: the reason why no batch may hold the member, if its header has one.
 
         Returns:
             None for a folder, for the noise of a desktop system, and for a file that is unusable.

@@ -1,4 +1,4 @@
-"""The signatures of files: a file's kind by its first bytes, whatever its name.
+"""The signatures of files: a file's kind by its first bytes, under any name.
 
 Sources: https://www.iana.org, https://en.wikipedia.org/wiki/List_of_file_signatures, libmagic's
 "images", "archive" and "compress". A new kind of file is one more line in ``SIGNATURES``.
@@ -143,7 +143,7 @@ SIGNATURES = (
     Signature(b"\0\5\x16\0", Words("macOS's notes about a file (AppleSingle)"), Kind.APPLE_NOTES),
     Signature(b"bplist00", Words("a page that Safari saved (.webarchive)"), Kind.WEB_PAGE),
 )
-"""Files that their first bytes tell; the first line that matches counts."""
+"""Files that are known by their first bytes; the first line that matches counts."""
 
 DISK_IMAGES = (
     # ECMA-119, section 8.4

@@ -16,7 +16,7 @@ from splitter.archives.zstandard import zstd
 from splitter.sentences import Actor, Sentence
 
 CHUNK = 512 * 1024
-"""Bytes read, or decompressed, at a time; docs/performance.md has what other sizes take."""
+"""Bytes read, or decompressed, at a time; docs/performance.md has the times of other sizes."""
 
 CHUNKS_AHEAD = 8
 
@@ -151,7 +151,7 @@ class Ahead:
         return self._position
 
     def close(self) -> None:
-        """End the thread, however much is left."""
+        """End the thread, at any position."""
         self._closed = True
         while self._thread.is_alive():
             while not self._queue.empty():

@@ -1,4 +1,4 @@
-"""A tar, compressed or not, read once from front to end into a store.
+"""Reads a tar, compressed or not, once from front to end into a store.
 
 Formats: POSIX.1-2017 (pax and ustar), GNU tar's extensions and Unix V7, as ``tarfile`` reads them.
 """
@@ -132,7 +132,7 @@ def extract_tar(
 
 
 def check_start(start: bytes, format: Format) -> None:
-    """Refuse a compressed file that holds no tar, as far as its first bytes tell.
+    """Refuse a compressed file without a tar in it, by its first bytes.
 
     Raises:
         ArchiveError: with the kind of its content.
@@ -264,7 +264,7 @@ class _Header(tarfile.TarInfo):
         most = LONGEST_EXTENSION_HEADER
         if header.type == tarfile.XGLTYPE:
             most = LONGEST_GLOBAL_HEADER
-        # tarfile would hold such a member in memory, whatever its size.
+        # tarfile would hold such a member of any size in memory.
         if header.type in EXTENSION_HEADERS and header.size > most:
             raise tarfile.ReadError(f"{header.size:,} bytes of attributes for one file")
         return header

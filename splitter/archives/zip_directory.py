@@ -37,10 +37,10 @@ Read = Callable[[int, int], bytes]
 
 TAIL = 128 * 1024
 """Bytes read from the end at once; the end records and the longest comment take 65,633, so there is
-room for what a transfer or a pipe adds."""
+room for bytes that a transfer or a pipe adds."""
 
 LONGEST_PADDING = 2 * 1024 * 1024
-"""Bytes read from the end where all of those are zeros: what pads a file to its device's blocks."""
+"""Bytes read from the end where all of those are zeros, which pad a file to its device's blocks."""
 
 WRAP = 2**32
 
@@ -90,11 +90,11 @@ class Symptom(Enum):
     """Files do not begin where the directory says."""
 
     TWO_ARCHIVES = auto()
-    """A whole ZIP stands in front of this one."""
+    """There is a whole ZIP in front of this one."""
 
 
 class DirectoryError(Exception):
-    """A central directory that cannot be read, and what is known of it.
+    """A central directory that cannot be read, with its facts.
 
     Attributes:
         read, size: the archive.
@@ -250,8 +250,8 @@ def _unwrap(directory: Directory, read: Read, size: int) -> None:
     """Add the multiples of 4 GiB that are missing from offsets modulo 2^32.
 
     Offsets ascend, so one that is smaller than the one before is beyond the next multiple. Only a
-    file above 4 GiB can pass one unseen: then the end of the last file, which is known, lies beyond
-    what the offsets come to, and the place is found by halves, at the local headers.
+    file above 4 GiB can pass one unseen: then the end of the last file, which is known, is beyond
+    the sum of the offsets, and the place is found by halves, at the local headers.
 
     Raises:
         DirectoryError: if the offsets do not lead to the directory's first byte.
@@ -307,7 +307,7 @@ def _proved(infos: list[ZipInfo], read: Read, size: int) -> bool:
 
 
 def _is_at(info: ZipInfo, read: Read, size: int, shift: int = 0) -> bool:
-    """Whether a member's local header stands where its entry says, or ``shift`` bytes behind."""
+    """Whether a member's local header is where its entry says, or ``shift`` bytes behind."""
     name = encoded_name(info)
     start, length = info.header_offset + shift, LOCAL_FILE_HEADER.size + len(name)
     if not 0 <= start <= size - length:

@@ -345,7 +345,7 @@ def _is_folder(info: ZipInfo) -> bool:
 def _kind(info: ZipInfo) -> int:
     """The type of a file as Unix has it; 0 where none is stated."""
     # 4.4.15: Unix programs keep a file's mode in the upper two bytes. Others may have anything
-    # there, but several unpackers make a link whoever says so.
+    # there, but several unpackers make a link for any system.
     kind = stat.S_IFMT(info.external_attr >> 16)
     return kind if info.create_system in (UNIX, MACOS) or kind == stat.S_IFLNK else 0
 

@@ -60,7 +60,7 @@ MOST_ENDS = 16
 """Places in a tail at which a Zip64 record is looked for."""
 
 CODE_PAGES = ("cp437", "cp850", "cp1252")
-"""The DOS and ANSI pages of western Europe, in which Windows writes names without saying so."""
+"""The DOS and ANSI pages of western Europe, in which Windows writes names without a flag."""
 
 LONGEST_COMPARED_NAME = 1024
 """Characters; to compose a longer name can take minutes, and no file may have one."""

@@ -67,7 +67,7 @@ SLACK_INSIDE = Sentence(
 
 
 def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
-    """The first difference that forbids to copy the archive's members, and what was compared.
+    """The first difference that forbids a copy of the archive's members, and the comparisons made.
 
     Args:
         read: gives bytes of the archive, to any number of threads; its errors are passed on.
@@ -99,7 +99,7 @@ def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
 def sample(spans: Sequence[MemberSpan]) -> list[int]:
     """The numbers of the members to look at: both ends of each run, and others between.
 
-    A run is what one program wrote in one go, as far as it can be seen: in merged archives,
+    A run is the work of one program at one time, as far as it can be seen: in merged archives,
     versions and names begin anew.
     """
     count = len(spans)

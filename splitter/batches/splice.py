@@ -41,15 +41,15 @@ DISAGREES = Sentence(
 
 @dataclass(frozen=True, slots=True)
 class PartLimits:
-    """What bounds the parts of a batch; sizes in bytes.
+    """The limits of a batch's parts; sizes in bytes.
 
     Attributes:
         min_part_size: of every part but the last.
         max_copy_size: of one copied part, at most. S3 takes 5 GiB; smaller parts are copied side by
             side, and a batch of 2 GB fills the copies that may be under way.
         max_parts: of one upload.
-        max_gap: between two ranges that are fetched by one request. What is read in vain takes
-            less time than another request.
+        max_gap: between two ranges that are fetched by one request. Bytes read in vain take less
+            time than another request.
         window: fetched by one request, at most.
         batches: that share what is fetched. All of them want their next bytes from the same stretch
             of a shuffled archive, and so each has a part in memory that is filled meanwhile.
@@ -134,7 +134,7 @@ def plan_batch(
     """Lay out a batch: its images in the archive's order, its manifest, its central directory.
 
     Args:
-        batch: what goes in.
+        batch: its rows and images.
         members: the archive's members by the names that the batch's rows use.
         modified: the time stamp of ``manifest.csv``.
     """
@@ -165,7 +165,7 @@ def plan_batch(
 
 
 def cost(plans: Sequence[Plan], limits: PartLimits = S3_LIMITS) -> Cost:
-    """What it takes to carry out ``plans``, where none of the batches is there yet."""
+    """The requests that ``plans`` take if no batch is there yet."""
     uploads = [part for plan in plans for part in plan.parts if isinstance(part, Uploaded)]
     windows = [window for some in _groups(plans, limits) for window in _windows(some, limits)]
     return Cost(
@@ -208,7 +208,7 @@ def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMI
 
     Raises:
         ArchiveError: if the archive that the batch was spliced from is damaged.
-        AssemblyError: if the batch is not what it should be.
+        AssemblyError: if the batch has other images or rows.
     """
     stored = bucket.find(key)
     if stored is None:
@@ -279,13 +279,13 @@ def _even(whole: Range, most: int) -> Iterator[Range]:
 
 
 def _groups(plans: Sequence[Plan], limits: PartLimits) -> Iterator[Sequence[Plan]]:
-    """The plans whose batches are put together at the same time, and so share what is fetched."""
+    """The plans whose batches are put together at the same time, and share their reads."""
     for first in range(0, len(plans), limits.batches):
         yield plans[first : first + limits.batches]
 
 
 def _windows(plans: Iterable[Plan], limits: PartLimits) -> list[Range]:
-    """What is fetched for the uploaded parts of some batches, a request each."""
+    """The ranges to read for the uploaded parts of some batches, a request each."""
     uploads = (part for plan in plans for part in plan.parts if isinstance(part, Uploaded))
     ranges = (found for part in uploads for found in part.ranges)
     return list(windows_over(ranges, limits.window, limits.max_gap))
