@@ -1,4 +1,4 @@
-"""What is promised of an archive, whatever it is."""
+"""The promises about any archive."""
 
 import io
 import os
@@ -63,7 +63,7 @@ def _content(contents: Contents, name: str) -> bytes:
 
 
 def _compare_zip(contents: Contents, index: ZipIndex, data: bytes) -> None:
-    """What was unpacked with what the standard library reads, which is less; and with the CRCs."""
+    """Compare the unpacked files with their CRCs and with the standard library, which reads fewer."""
     if list(contents.members) != list(index.members):
         raise BrokenPromiseError("extract and ZipIndex name other members")
     theirs: dict[int, bytes] = {}
@@ -88,7 +88,7 @@ def _compare_zip(contents: Contents, index: ZipIndex, data: bytes) -> None:
 def _compare_tar(
     contents: Contents | None, format: formats.Format, data: bytes, directory: Path
 ) -> None:
-    """What was unpacked with what the standard library reads of the tar in it."""
+    """Compare the unpacked files with those that the standard library reads of the tar in it."""
     if compression := format.partition(".")[2]:
         try:
             data = whole_file(compression, data, 2 * ALWAYS_ALLOWED)

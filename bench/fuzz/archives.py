@@ -1,4 +1,4 @@
-"""Archives to begin with, and what changes them."""
+"""Archives as seeds, and their mutations."""
 
 import bz2
 import gzip
@@ -62,7 +62,7 @@ def _zip64() -> bytes:
 
 
 def _pax(draws: random.Random) -> bytes:
-    """A tar whose PAX records say what no writer would."""
+    """A tar with pax records that no writer would write."""
     stream = io.BytesIO()
     keys = ["path", "size", "mtime", "linkpath", "hdrcharset", "uid", "comment"]
     keys += [f"GNU.sparse.{word}" for word in ("major", "minor", "map", "size", "realsize", "name")]
@@ -91,7 +91,7 @@ def _old_sparse() -> bytes:
 
 
 def _wrapped() -> list[bytes]:
-    """What macOS would write if its numbers had 12 bits: images, and larger files beside them."""
+    """Archives of macOS as if its numbers had 12 bits: images, and larger files beside them."""
     films = [{}, {2: 5000}, {0: 4096 - 35, 7: 4096, 8: 13_000, 33: 8192}]
     zips = []
     for sizes in films:
@@ -103,7 +103,7 @@ def _wrapped() -> list[bytes]:
 
 
 def _linked() -> bytes:
-    """A tar with hard links to what is before, behind, nowhere, and to themselves."""
+    """A tar with hard links to earlier files, later ones, none, and to themselves."""
     links = [("c.jpg", "./a.jpg"), ("d.jpg", "c.jpg"), ("e.jpg", "e.jpg"), ("f.jpg", "g.jpg")]
     others = [tarfile.TarInfo(name) for name, _ in links]
     for info, (_, target) in zip(others, links, strict=True):
@@ -117,7 +117,7 @@ MANIFESTS_OF_60_MIB: Final = (b",", b"\n", b'"', b'\\"', b"a,a\n")
 
 @cache
 def bomb(number: int) -> bytes:
-    """A small archive that unpacks to much: just less than what is read as a whole, or more."""
+    """A small archive that unpacks to much: just less than the limit of a manifest, or more."""
     if number < len(MANIFESTS_OF_60_MIB):
         text = MANIFESTS_OF_60_MIB[number]
         return zip_of({**FILES, "manifest.csv": text * (60 * MIB // len(text))})
@@ -204,7 +204,10 @@ ZIP_FIELDS: Final = {
     b"PK\6\7": _fields(zip_records.ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR),
     b"PK\7\x08": _fields(struct.Struct("<4s3L")),
 }
-ZIP_NAME: Final = {b"PK\3\4": (30, 26), b"PK\1\2": (46, 28)}  # where it stands, where its length
+ZIP_NAME: Final = {
+    b"PK\3\4": (30, 26),
+    b"PK\1\2": (46, 28),
+}  # its offset, and the offset of its length
 
 
 def change_zip(data: bytes, draws: random.Random) -> bytes:

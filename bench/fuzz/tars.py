@@ -48,7 +48,7 @@ def pax(pieces: int, version: str) -> bytes:
     size = str(pieces * 2 * PIECE)
     numbers = ",".join(f"{place},{length}" for place, length in places)
     match version:
-        case "0.0":  # its records stand several times, which tarfile does not write
+        case "0.0":  # its records repeat their keys, which tarfile does not write
             records = _records([("GNU.sparse.size", size), ("GNU.sparse.numblocks", str(pieces))])
             for place, length in places:
                 records += _records(

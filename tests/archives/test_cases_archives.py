@@ -1,7 +1,7 @@
 """Archives as other people's programs write them, and odd ones, in both lanes.
 
-``index.json`` of each corpus in ``fixtures/cases`` says how each was made and what it must come
-to: the same batches (``same``), a refusal whose sentence matches (``refuse:``), or the one or the
+``index.json`` of each corpus in ``fixtures/cases`` has the origin and the result of
+each: the same batches (``same``), a refusal whose sentence matches (``refuse:``), or the one or the
 other.
 """
 

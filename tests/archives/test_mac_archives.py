@@ -1,7 +1,7 @@
-"""What macOS's Archive Utility makes above 4 GiB or 65,535 files: no Zip64, numbers that overflow.
+"""Archives of macOS's Archive Utility above 4 GiB or 65,535 files: no Zip64, overflowed numbers.
 
 The images are holes in the archive, so that 4.5 GB take no room; where they have to be unpacked,
-the holes stand between them instead.
+the holes are between them instead.
 """
 
 import os
@@ -33,7 +33,7 @@ GIB = 1024**3
 HOLES = bytes(1024 * 1024)
 
 Members = Sequence[tuple[str, bytes | int | None]]
-"""Names, and what is in the files: bytes, or so many zeros, ``SIZE`` if nothing is said."""
+"""Names and contents: bytes, a number of zeros, or None for ``SIZE`` zeros."""
 
 
 def export(folder: str = "", content: bytes | None = None) -> list[tuple[str, bytes | None]]:
@@ -147,7 +147,7 @@ def test_more_files_than_the_format_counts(tmp_path: Path) -> None:
         {number: 4 * GIB + number for number in range(20, 240, 20)},
     ],
 )
-def test_files_above_4_gib_beside_the_images_are_passed_over(
+def test_files_above_4_gib_beside_the_images_are_ignored(
     films: dict[int, int], folder: str, tmp_path: Path
 ) -> None:
     images = export(folder, b"image")

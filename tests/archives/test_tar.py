@@ -50,7 +50,7 @@ def entry(name: str, kind: bytes, target: str = "", size: int = 0) -> tarfile.Ta
     COMPRESS,
     ids=lambda f: f.__module__,
 )
-def test_a_tar_is_read_whatever_it_is_compressed_by(
+def test_a_tar_is_read_under_any_compression(
     compress: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     assert content(unpacked(compress(TAR), tmp_path)) == FILES
@@ -64,7 +64,7 @@ def test_every_stream_of_a_compressed_file_is_read(
     assert content(unpacked(data, tmp_path)) == FILES
 
 
-def test_zstandard_frames_that_are_to_be_skipped_are(tmp_path: Path) -> None:
+def test_skippable_frames_of_zstandard_are_skipped(tmp_path: Path) -> None:
     skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"
     data = skipped + zstd.compress(TAR[:1500]) + skipped + zstd.compress(TAR[1500:])
     assert content(unpacked(data, tmp_path)) == FILES
@@ -125,9 +125,7 @@ def test_no_beginning_of_a_gzip_passes_for_the_whole(
 
 @pytest.mark.parametrize("start", [100, 108, 116, 329, 337])
 @pytest.mark.parametrize("name", FILES)
-def test_odd_numbers_that_no_batch_needs_are_passed_over(
-    name: str, start: int, tmp_path: Path
-) -> None:
+def test_odd_numbers_that_no_batch_needs_are_ignored(name: str, start: int, tmp_path: Path) -> None:
     """Owner and device numbers of ordinary files, in which old programs leave anything."""
     data = bytearray(tar_of(FILES, tarfile.USTAR_FORMAT))
     header = data.index(name.encode() + bytes(20))
@@ -140,7 +138,7 @@ def test_odd_numbers_that_no_batch_needs_are_passed_over(
     assert contents.members[name].modified == (2023, 11, 14, 22, 13, 20)
 
 
-def test_what_follows_the_end_of_a_gzip_is_passed_over_with_a_remark(tmp_path: Path) -> None:
+def test_bytes_after_the_end_of_a_gzip_are_ignored_with_a_remark(tmp_path: Path) -> None:
     contents = unpacked(GZIP + b"\r\n", tmp_path)
     assert content(contents) == FILES
     assert contents.remarks == [
@@ -150,7 +148,7 @@ def test_what_follows_the_end_of_a_gzip_is_passed_over_with_a_remark(tmp_path: P
     assert not unpacked(GZIP + bytes(700), tmp_path).remarks
 
 
-def test_what_follows_the_end_of_a_tar_is_passed_over_with_a_remark(tmp_path: Path) -> None:
+def test_bytes_after_the_end_of_a_tar_are_ignored_with_a_remark(tmp_path: Path) -> None:
     contents = unpacked(gzip.compress(TAR + b"Thank you!"), tmp_path)
     assert content(contents) == FILES
     assert "bytes after the archive's end" in contents.remarks[0]
@@ -173,9 +171,7 @@ def test_a_hard_link_is_the_file_that_it_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["c.jpg", "later.jpg", "../a.jpg", ""])
-def test_a_hard_link_to_what_does_not_stand_before_it_is_unusable(
-    target: str, tmp_path: Path
-) -> None:
+def test_a_hard_link_to_no_earlier_file_is_unusable(target: str, tmp_path: Path) -> None:
     contents = unpacked(tar_of(FILES, others=[entry("c.jpg", tarfile.LNKTYPE, target)]), tmp_path)
     assert content(contents) == FILES
     assert "hard link" in contents.unusable["c.jpg"].text
@@ -189,7 +185,7 @@ def test_a_hard_link_to_one_of_two_files_of_a_name_is_unusable(tmp_path: Path) -
     assert set(contents.unusable) == {"a.jpg", "c.jpg"}
 
 
-def test_hard_links_count_towards_what_an_archive_may_unpack_to(tmp_path: Path) -> None:
+def test_hard_links_count_towards_the_unpacked_size(tmp_path: Path) -> None:
     files = {"a.jpg": bytes(1024 * 1024)}
     links = [entry(f"{number}.jpg", tarfile.LNKTYPE, "a.jpg") for number in range(70)]
     with pytest.raises(ArchiveError, match="unpacks to more than"):
@@ -208,13 +204,13 @@ def test_a_symbolic_link_or_device_is_unusable_and_does_not_hinder_the_rest(
 
 
 @pytest.mark.parametrize("kind", [b"V", b"D", tarfile.DIRTYPE])
-def test_volume_labels_listings_and_folders_are_passed_over(kind: bytes, tmp_path: Path) -> None:
+def test_volume_labels_listings_and_folders_are_ignored(kind: bytes, tmp_path: Path) -> None:
     contents = unpacked(tar_of(FILES, others=[entry("Herbarium 7", kind)]), tmp_path)
     assert content(contents) == FILES
     assert not contents.unusable
 
 
-def test_a_volume_of_a_split_tar_is_called_so(tmp_path: Path) -> None:
+def test_a_volume_of_a_split_tar_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="one volume of a tar"):
         unpacked(tar_of(FILES, others=[entry("b.jpg", b"M")]), tmp_path)
 
@@ -236,7 +232,7 @@ def test_attributes_may_be_as_long_as_a_resource_fork(tmp_path: Path) -> None:
         unpacked(with_attributes(2_000_000), tmp_path)
 
 
-def test_what_speaks_of_all_files_is_short(tmp_path: Path) -> None:
+def test_a_global_header_is_short(tmp_path: Path) -> None:
     header = tarfile.TarInfo.create_pax_global_header({"comment": "x" * 70_000})
     with pytest.raises(ArchiveError, match="bytes of attributes for one file"):
         unpacked(header + TAR, tmp_path)
@@ -262,7 +258,7 @@ def test_many_small_streams_are_read_without_heaping_up(tmp_path: Path) -> None:
     file, total = io.BytesIO(small), 0
     for piece in streams.decompressed(file, "gz", []):
         total += len(piece)
-        # What was read is never more than two reads ahead of what was unpacked.
+        # The reader is never more than two reads ahead of the unpacked bytes.
         assert file.tell() <= total * 1.1 + 2 * streams.CHUNK
     assert total == len(data)
 

@@ -46,7 +46,7 @@ def index_of(data: bytes, asked: list[int] | None = None) -> ZipIndex:
 
 
 @pytest.mark.parametrize("data", SOURCES)
-def test_every_file_is_found_where_it_stands(data: bytes) -> None:
+def test_every_file_is_found_at_its_place(data: bytes) -> None:
     index = index_of(data)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         files = [info.filename for info in archive.infolist() if not info.is_dir()]
@@ -111,7 +111,7 @@ def test_a_long_directory_takes_few_requests() -> None:
     assert len(asked) == 2
 
 
-def test_members_stand_in_the_order_of_their_bytes_not_of_the_directory() -> None:
+def test_members_are_in_the_order_of_their_bytes_not_of_the_directory() -> None:
     data = with_directory(STREAMED, list.reverse)
     assert list(index_of(data).members) == list(FILES)
 
@@ -167,9 +167,7 @@ def test_a_member_of_another_volume_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("data", "name", "reason"), ODD_ZIPS.values(), ids=ODD_ZIPS)
-def test_what_is_odd_about_a_file_is_noted_for_the_row_that_names_it(
-    data: bytes, name: str, reason: str
-) -> None:
+def test_an_odd_file_is_unusable_with_a_reason(data: bytes, name: str, reason: str) -> None:
     index = index_of(data)
     assert reason in index.unusable[name].text
     assert name not in index.members
@@ -214,7 +212,7 @@ def test_a_damaged_member_is_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [len(FILES["b.jpg"]) + 1, 2**25])
-def test_a_member_shorter_than_it_says_is_refused_in_the_end(size: int) -> None:
+def test_a_member_shorter_than_its_stated_size_is_refused_in_the_end(size: int) -> None:
     index = index_of(with_directory(STREAMED, set_on(1, file_size=size)))
     with pytest.raises(ArchiveError, match=r"'b\.jpg' .*it is shorter than the archive says"):
         for _ in index.chunks("b.jpg"):
@@ -271,13 +269,11 @@ def test_images_in_a_folder_cannot_be_spliced() -> None:
         ),
     ],
 )
-def test_what_a_copy_would_keep_against_the_contract_is_an_obstacle(
-    data: bytes, reason: str
-) -> None:
+def test_an_obstacle_to_a_copy_is_named(data: bytes, reason: str) -> None:
     assert reason in str(index_of(data).why_not_spliceable(""))
 
 
-def test_threads_do_not_disturb_each_other_whatever_extra_fields_stand_before_the_data(
+def test_threads_read_members_with_extra_fields(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "export.zip"

@@ -65,7 +65,7 @@ def test_an_archive_that_agrees_with_itself_passes(data: bytes) -> None:
         (with_directory(PLAIN, lambda infos: infos.pop(1)), "bytes that belong to no file"),
     ],
 )
-def test_an_archive_that_disagrees_with_itself_does_not(data: bytes, said: str) -> None:
+def test_an_archive_that_disagrees_with_itself_does_not_pass(data: bytes, said: str) -> None:
     what, _ = looked_at(data)
     assert what is not None
     assert said in what

@@ -188,7 +188,7 @@ def test_a_short_run_is_filled_up_from_the_front_of_a_long_one() -> None:
 
 
 @pytest.mark.parametrize("mode", [0o100000, 0o100400, 0o104755], ids=oct)
-def test_a_batch_holds_plain_files_whatever_mode_they_had(mode: int) -> None:
+def test_a_batch_holds_plain_files_whichever_mode_they_had(mode: int) -> None:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         info = zipfile.ZipInfo("a.jpg")
@@ -201,7 +201,7 @@ def test_a_batch_holds_plain_files_whatever_mode_they_had(mode: int) -> None:
 
 
 def test_small_gaps_are_read_over() -> None:
-    """As in what macOS zips: a resource fork of some hundred bytes after every image."""
+    """As in ZIPs of macOS: a resource fork of some hundred bytes after every image."""
     files: dict[str, bytes] = {}
     for number in range(50):
         files |= {f"{number}.jpg": bytes(1000), f"__MACOSX/._{number}.jpg": bytes(200)}
@@ -459,7 +459,7 @@ def test_batches_from_all_over_an_archive_read_it_once_together(
         ]
         assert all(future.result() for future in made)
     expected = cost(plans, limits)
-    # What the first has read before the others begin is read again.
+    # Bytes that the first has read before the others begin are read again.
     assert expected.gets <= requests["GetObject"] < 2 * expected.gets
     assert expected.bytes_read <= len(ARCHIVE)
     assert expected.gets < cost(plans, replace(limits, batches=1)).gets
@@ -531,7 +531,7 @@ def test_the_index_is_read_from_s3(bucket: Bucket, source: StoredObject) -> None
     assert index.read("01.jpg") == IMAGES["01.jpg"]
 
 
-def test_what_is_missing_of_an_answer_that_breaks_off_is_asked_for() -> None:
+def test_the_rest_of_an_answer_that_breaks_off_is_requested() -> None:
     class Breaking(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             raise ConnectionResetError
