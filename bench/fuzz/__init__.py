@@ -2,8 +2,9 @@
 
 ``python -m bench.fuzz --minutes 10``. Each input is made of a sound one, by mutations that know the
 formats: fields of ZIP records and tar headers (checksums mended), pax records, hard links, sparse
-files cut at every block, offsets that overflow, the output of seven kinds of compressors, quotes and line ends of CSV, besides cuts,
-splices of two inputs and random bytes. The promises that are checked for each:
+files cut at every block, offsets that overflow, the output of seven kinds of compressors, quotes
+and line ends of CSV, besides cuts, splices of two inputs and random bytes. The promises that are
+checked for each:
 
 - a result, or an ``ExportError``; no other exception, in seconds and within bounded memory;
 - nothing is written but the store;

@@ -63,7 +63,7 @@ def _content(contents: Contents, name: str) -> bytes:
 
 
 def _compare_zip(contents: Contents, index: ZipIndex, data: bytes) -> None:
-    """Compare the unpacked files with their CRCs and with the standard library, which reads fewer."""
+    """Compare the files with their CRCs and with the standard library, which reads fewer."""
     if list(contents.members) != list(index.members):
         raise BrokenPromiseError("extract and ZipIndex name other members")
     theirs: dict[int, bytes] = {}
