@@ -3,9 +3,11 @@
 import re
 import tarfile
 from collections.abc import Collection
+from contextlib import suppress
 from html import unescape
 from typing import Literal, cast
 
+from splitter.archives.damage import DAMAGE
 from splitter.archives.members import ArchiveError
 from splitter.archives.signatures import (
     DISK_IMAGES,
@@ -17,6 +19,7 @@ from splitter.archives.signatures import (
     recognise,
     text_of,
 )
+from splitter.archives.streams import decompressor
 from splitter.archives.zip_directory import Read, ends_as_zip
 from splitter.sentences import Sentence, Words, shown
 
@@ -111,7 +114,8 @@ DOCUMENTS: list[tuple[tuple[str, ...], str]] = [
 def identify(read: Read, size: int) -> Format:
     """The format of an archive by its content, under any name.
 
-    The content of a compressed file is known when it is read: see ``check_tar``.
+    A compressed file without a tar in it is refused here if its first bytes are enough to know it,
+    else where it is read: see ``check_tar``.
 
     Args:
         read: gives its bytes: the first, and the last where a ZIP may begin with another file.
@@ -127,6 +131,11 @@ def identify(read: Read, size: int) -> Format:
     if found and found.kind is Kind.ZIP:
         return "zip"
     if found and found.kind is Kind.COMPRESSED:
+        content = b""
+        with suppress(*DAMAGE, OSError):  # which is reported when all is read
+            content = decompressor(found.suffix).decompress(start, BLOCK)
+        if len(content) >= BLOCK:
+            check_tar(content, found.suffix)
         return cast("Format", f"tar.{found.suffix}")
     if is_tar(start):
         return "tar"

@@ -7,7 +7,7 @@ import re
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from typing import IO, Self, cast
 
@@ -25,7 +25,7 @@ from splitter.archives.members import (
     Names,
     plain,
 )
-from splitter.archives.streams import CHUNK, Ahead, decompressed, decompressor, uncompressed
+from splitter.archives.streams import CHUNK, Ahead, decompressed, uncompressed
 from splitter.errors import ExportError
 from splitter.sentences import Actor, Said, Sentence, Words
 from splitter.wording import count
@@ -129,20 +129,6 @@ def extract_tar(
             warnings.append(str(NO_END()))
         _check_rest(stream, warnings)
     return members, warnings
-
-
-def check_start(start: bytes, format: Format) -> None:
-    """Refuse a compressed file without a tar in it, by its first bytes.
-
-    Raises:
-        ArchiveError: with the kind of its content.
-    """
-    if compression := format.partition(".")[2]:
-        content = b""
-        with suppress(*DAMAGE, OSError):  # which is reported when all is read
-            content = decompressor(compression).decompress(start, BLOCK)
-        if len(content) >= BLOCK:
-            check_tar(content, compression)
 
 
 def _members(

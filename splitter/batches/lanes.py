@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from splitter.archives import formats, signatures, zip_sample
-from splitter.archives import tar as tar_archive
+from splitter.archives import formats, zip_sample
 from splitter.archives.members import Limits
 from splitter.archives.zip_index import ZipIndex
 from splitter.aws.s3 import Bucket, StoredObject
@@ -140,7 +139,6 @@ def choose_lane(
     remarks: Sequence[str] = ()
     unpacked: int | None = None
     if format != "zip":
-        tar_archive.check_start(export.read(0, min(signatures.START, size)), format)
         if settings.split_strategy == "extract":
             return Extract("SPLIT_STRATEGY asks for it")
         why = f"a {format} archive cannot be copied piece by piece"

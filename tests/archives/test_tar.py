@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from splitter.archives import extract as archive
 from splitter.archives import signatures, streams
-from splitter.archives import tar as tar_archive
 from splitter.archives.extract import Contents
 from splitter.archives.members import ArchiveError, Limits
 from splitter.archives.zstandard import zstd
@@ -89,12 +88,9 @@ def test_the_file_within_which_a_tar_ends_is_named(tmp_path: Path) -> None:
 def test_a_compressed_file_that_holds_no_tar_is_refused_by_its_first_bytes(
     compress: Callable[[bytes], bytes],
 ) -> None:
-    tar, zip_ = compress(TAR), compress(zip_of(FILES))
-    format = identified(tar)
-    tar_archive.check_start(tar[: signatures.START], format)
-    tar_archive.check_start(tar[:40], format)
+    assert identified(compress(TAR)) == identified(compress(TAR)[:40])
     with pytest.raises(ArchiveError, match=r"file that holds a ZIP, where a tar was expected"):
-        tar_archive.check_start(zip_[: signatures.START], format)
+        identified(compress(zip_of(FILES))[: signatures.START])
 
 
 @given(st.integers(0, len(GZIP) - 1), st.integers(0, 7))
