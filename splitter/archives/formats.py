@@ -55,7 +55,7 @@ WRONG_DOWNLOAD = Sentence(
 )
 A_TEXT = Sentence(
     "archive.is-text",
-    "The export is a text file that begins with {line}, not a ZIP or tar archive; send the export, "
+    "The export is {what} that begins with {line}, not a ZIP or tar archive; send the export, "
     "images and manifest in a ZIP.",
 )
 UNKNOWN = Sentence(
@@ -71,8 +71,8 @@ SENT_AS_TEXT = Sentence(
 )
 NO_TAR = Sentence(
     "archive.compressed-file-without-tar",
-    "The export is a .{compression} file that holds {what}, where a tar was expected; unpack it, "
-    "and make an ordinary ZIP of its content.",
+    "The export is a .{compression} file that holds a file of an unknown format, where a tar was "
+    "expected; unpack it, and make an ordinary ZIP of its content.",
 )
 EMPTY_COMPRESSED = Sentence(
     "archive.compressed-file-empty",
@@ -149,7 +149,7 @@ def identify(read: Read, size: int) -> Format:
     if what := _blank(start):
         raise ArchiveError(WRONG_DOWNLOAD, what=what)
     if line := _first_line(start):
-        raise ArchiveError(A_TEXT, line=line)
+        raise ArchiveError(A_TEXT, what=Words("a text file"), line=line)
     raise ArchiveError(UNKNOWN, bytes=Words(start[:8].hex(" ")))
 
 
@@ -194,13 +194,13 @@ def check_tar(start: bytes, compression: str) -> None:
     # A damaged tar is refused where it is read. A tar without files is all zeros.
     if is_tar(start) or start[257:262] == b"ustar" or not start.strip(b"\0"):
         return
-    found, line = recognise(start), _first_line(start)
-    what = Words("a file of an unknown format")
-    if found:
-        what = _named(found, start)
-    elif line:
-        what = Words(f"a text file that begins with {shown(line)}")
-    raise ArchiveError(NO_TAR, compression=Words(compression), what=what)
+    outside = f"a .{compression} file that holds"
+    if found := recognise(start):
+        what = Words(f"{outside} {_named(found, start)}")
+        raise ArchiveError(SENTENCES[found.kind], what=what)
+    if line := _first_line(start):
+        raise ArchiveError(A_TEXT, what=Words(f"{outside} a text file"), line=line)
+    raise ArchiveError(NO_TAR, compression=Words(compression))
 
 
 def _blank(start: bytes) -> Words | None:

@@ -55,6 +55,10 @@ WIDE = Sentence(
     "member.wide-descriptor",
     "the sizes behind the data of {name} have 64 bits, which Java does not read",
 )
+NEWER = Sentence(
+    "member.newer-version",
+    "{name} asks for a later version of ZIP, {version}, than unzip reads",
+)
 LONG_FIELD = Sentence(
     "member.extra-field-too-long",
     "the extra field in front of the data of {name} is longer than its room",
@@ -144,10 +148,12 @@ def header_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
         (header.method != info.compress_type, "the compression method"),
         ((header.flags ^ info.flag_bits) & ~STRENGTH, "a flag"),
         (not _sizes_agree(header, wide, span), "the checksum or the size"),
-        (header.version > LATEST_VERSION, "the version of ZIP"),
     ):
         if differs:
             return IN_FRONT(field=Words(field), name=name)
+    if header.version > LATEST_VERSION:
+        version = f"{header.version // 10}.{header.version % 10}"
+        return NEWER(name=name, version=Words(version))
     if sum(4 + len(value) for _, value in extra_fields(header.extra)) != len(header.extra):
         return LONG_FIELD(name=name)
     left = span.size - header.size - info.compress_size
