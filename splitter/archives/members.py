@@ -59,25 +59,34 @@ DEFAULT_LIMITS = Limits()
 ALWAYS_ALLOWED = 64 * 1024 * 1024
 """Bytes that any archive may unpack to, however small it is."""
 
+LARGER_EXPORT = (
+    "If the export is really so large, raise the setting that the sentence names, then press Retry. "
+    "Else send the sentence to whoever made the export."
+)
+
 TOO_MUCH = Sentence(
     "archive.unpacks-to-too-much",
     "The archive unpacks to more than {size} bytes, which no export of images does (the setting "
     "MAX_EXPANSION); export it again.",
+    advice=LARGER_EXPORT,
 )
 TOO_MANY = Sentence(
     "archive.too-many-files",
     "The archive holds more than {limit} files, which no export of images does (the setting "
     "MAX_MEMBERS); export it again.",
+    advice=LARGER_EXPORT,
 )
 TOO_LARGE = Sentence(
     "archive.file-too-large-to-read",
     "The archive's {name} is far too large, {size} bytes where {limit} are allowed (the setting "
     "MAX_IN_MEMORY); export it again.",
+    advice=LARGER_EXPORT,
 )
 DIRECTORY_TOO_LARGE = Sentence(
     "archive.zip-directory-too-large",
     "The archive's table of contents is far too large, {size} bytes where {limit} are allowed (the "
     "setting MAX_IN_MEMORY); export it again.",
+    advice=LARGER_EXPORT,
 )
 
 # Reasons why no batch may hold a file. The manifest's sentence puts one behind "which".

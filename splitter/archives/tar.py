@@ -84,7 +84,7 @@ TWO_TARS = Sentence(
 )
 BYTES_BEHIND_TAR = Sentence(
     "archive.bytes-behind-tar",
-    "{bytes} after the archive's end; they were ignored.",
+    "The archive is followed by {bytes}; that was ignored.",
     Actor.NOBODY,
 )
 DEAD_LINK = Sentence(

@@ -52,7 +52,7 @@ MOST_SEARCHED = 512
 
 BYTES_BEHIND = Sentence(
     "archive.bytes-behind-zip",
-    "{bytes} after the archive's end; a transfer may have added them.",
+    "The archive is followed by {bytes}; a transfer may have added that.",
     Actor.NOBODY,
 )
 WRAPPED = Sentence(

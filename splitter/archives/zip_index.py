@@ -263,10 +263,9 @@ def content(name: str, span: MemberSpan, read: Read) -> Iterator[bytes]:
     first = read(span.start, min(span.size, READ_AT_ONCE))
 
     def near(offset: int, length: int) -> bytes:
-        start = offset - span.start
-        return (
-            first[start : start + length] if start + length <= len(first) else read(offset, length)
-        )
+        """Up to ``length`` bytes of the member."""
+        at = offset - span.start
+        return first[at : at + length] or read(offset, length)
 
     header = local_header(name, span, near)
     if not same_name(info, header):

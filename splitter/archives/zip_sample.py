@@ -27,7 +27,7 @@ from splitter.archives.zip_records import (
     local_zip64_sizes,
     meant_name,
 )
-from splitter.sentences import Said, Sentence, Words
+from splitter.sentences import Actor, Said, Sentence, Words
 
 SAMPLE = 64
 """Members whose headers are compared; all of an archive that has no more."""
@@ -43,30 +43,39 @@ REQUESTS = 16
 
 LATEST_VERSION = 46  # 4.4.3.2, ten times; Info-ZIP's unzip skips members that need a later one
 
+# Reasons against a splice: the archive is extracted instead.
 IN_FRONT = Sentence(
     "member.header-differs",
     "{field} in front of the data of {name} differs from the table of contents",
+    Actor.NOBODY,
 )
 BEHIND = Sentence(
     "member.descriptor-differs",
     "the checksum or the size behind the data of {name} differs from the table of contents",
+    Actor.NOBODY,
 )
 WIDE = Sentence(
     "member.wide-descriptor",
     "the sizes behind the data of {name} have 64 bits, which Java does not read",
+    Actor.NOBODY,
 )
 NEWER = Sentence(
     "member.newer-version",
     "{name} asks for a later version of ZIP, {version}, than unzip reads",
+    Actor.NOBODY,
 )
 LONG_FIELD = Sentence(
     "member.extra-field-too-long",
     "the extra field in front of the data of {name} is longer than its room",
+    Actor.NOBODY,
 )
-SLACK = Sentence("member.stray-bytes", "after the data of {name} are bytes that belong to no file")
+SLACK = Sentence(
+    "member.stray-bytes", "after the data of {name} are bytes that belong to no file", Actor.NOBODY
+)
 SLACK_INSIDE = Sentence(
     "member.stray-bytes-inside",
     "behind the compressed data of {name}, within its size, are bytes that belong to no file",
+    Actor.NOBODY,
 )
 
 

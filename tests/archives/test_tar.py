@@ -147,7 +147,7 @@ def test_bytes_after_the_end_of_a_gzip_are_ignored_with_a_remark(tmp_path: Path)
 def test_bytes_after_the_end_of_a_tar_are_ignored_with_a_remark(tmp_path: Path) -> None:
     contents = unpacked(gzip.compress(TAR + b"Thank you!"), tmp_path)
     assert content(contents) == FILES
-    assert "bytes after the archive's end" in contents.remarks[0]
+    assert "The archive is followed by 5,642 bytes" in contents.remarks[0]
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])

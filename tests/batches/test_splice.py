@@ -419,7 +419,10 @@ def test_a_batch_is_put_together_as_planned(
     assert content == assembled(plan, ARCHIVE)
     head = object_store.head_object(Bucket=bucket.name, Key=key)
     assert (head["ContentType"], head["Metadata"]) == ("application/zip", {"rows": "1-9"})
+    requests.clear()
     verify(bucket, key, batch_of(images))
+    # Half of a request for each image, or two for one that is longer than a request.
+    assert requests["GetObject"] <= 3 + len(images)
 
     requests.clear()
     assert not splice_to(plan, key)
