@@ -60,8 +60,8 @@ ALWAYS_ALLOWED = 64 * 1024 * 1024
 """Bytes that any archive may unpack to, however small it is."""
 
 LARGER_EXPORT = (
-    "If the export is really so large, raise the setting that the sentence names, then press Retry. "
-    "Else send the sentence to whoever made the export."
+    "If the export is really so large, raise the setting that the sentence names, then press "
+    "Retry. Else send the sentence to whoever made the export."
 )
 
 TOO_MUCH = Sentence(
