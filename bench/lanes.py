@@ -38,7 +38,7 @@ import boto3
 from bench.export import MEAN_IMAGE, Order
 from devtools.object_store import seaweedfs
 from devtools.services import REGION, embedded_aws, embedded_prefect, trigger
-from splitter.archives.zip_index import ZipIndex, ranged_file
+from splitter.archives.zip_index import ZipIndex
 from splitter.aws.s3 import CLIENT_CONFIG, Bucket
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import PARALLEL_COPIES, CopiedPart
@@ -114,7 +114,7 @@ class Bench:
         bucket = Bucket(self.s3, bucket_name)
         key = f"export/{archive.name}"
         source = bucket.archive(key)
-        index = ZipIndex(ranged_file(partial(bucket.read, key, source.etag), source.size))
+        index = ZipIndex(partial(bucket.read, key, source.etag), source.size)
         cut = manifest.partition_export(index.members, index.read, "imageName", self.batch_size)
         modified = index.members[cut.manifest].info.date_time
         plans = [splicing.plan_batch(batch, index.members, modified) for batch in cut.batches]

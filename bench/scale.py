@@ -32,7 +32,7 @@ from devtools.object_store import seaweedfs
 from devtools.services import REGION
 from splitter.archives import zip_records
 from splitter.archives.members import Limits
-from splitter.archives.zip_index import MemberSpan, ZipIndex, ranged_file
+from splitter.archives.zip_index import MemberSpan, ZipIndex
 from splitter.aws.s3 import CLIENT_CONFIG, Bucket
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import PARALLEL_PARTS
@@ -74,7 +74,7 @@ def index(count: int) -> Callable[[], object]:
     def read(position: int, length: int) -> bytes:
         return directory[position - start : position - start + length]
 
-    return lambda: ZipIndex(ranged_file(read, start + len(directory)), NO_LIMITS)
+    return lambda: ZipIndex(read, start + len(directory), NO_LIMITS)
 
 
 def partition(count: int) -> Callable[[], object]:

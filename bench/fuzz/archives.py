@@ -1,4 +1,4 @@
-"""Archives to begin with, and what changes them."""
+"""Archives as seeds, and their mutations."""
 
 import bz2
 import gzip
@@ -26,6 +26,7 @@ from tests.helpers.archives import (
     set_on,
     tar_of,
     with_directory,
+    with_zip64_end,
     zip_of,
 )
 
@@ -57,18 +58,11 @@ def _zip64() -> bytes:
         for name, data in FILES.items():
             with source.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
                 member.write(data)
-    data = stream.getvalue()
-    end = len(data) - 22
-    members, size, offset = struct.unpack_from("<H2L", data, end + 10)
-    record = zip_records.ZIP64_END_OF_CENTRAL_DIRECTORY.pack(
-        b"PK\6\6", 44, 45, 45, 0, 0, members, members, size, offset
-    )
-    locator = zip_records.ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR.pack(b"PK\6\7", 0, end, 1)
-    return data[:end] + record + locator + data[end:]
+    return with_zip64_end(stream.getvalue())
 
 
 def _pax(draws: random.Random) -> bytes:
-    """A tar whose PAX records say what no writer would."""
+    """A tar with pax records that no writer would write."""
     stream = io.BytesIO()
     keys = ["path", "size", "mtime", "linkpath", "hdrcharset", "uid", "comment"]
     keys += [f"GNU.sparse.{word}" for word in ("major", "minor", "map", "size", "realsize", "name")]
@@ -93,11 +87,11 @@ def _old_sparse() -> bytes:
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
     header[386:398] = header[398:410] = b"%011o\0" % 0
     header[483:495] = b"%011o\0" % 100_000
-    return bytes(_checksum(header, 0)) + tar_of(FILES, tarfile.GNU_FORMAT)
+    return bytes(checksummed(header, 0)) + tar_of(FILES, tarfile.GNU_FORMAT)
 
 
 def _wrapped() -> list[bytes]:
-    """What macOS would write if its numbers had 12 bits: images, and larger files beside them."""
+    """Archives of macOS as if its numbers had 12 bits: images, and larger files beside them."""
     films = [{}, {2: 5000}, {0: 4096 - 35, 7: 4096, 8: 13_000, 33: 8192}]
     zips = []
     for sizes in films:
@@ -109,7 +103,7 @@ def _wrapped() -> list[bytes]:
 
 
 def _linked() -> bytes:
-    """A tar with hard links to what is before, behind, nowhere, and to themselves."""
+    """A tar with hard links to earlier files, later ones, none, and to themselves."""
     links = [("c.jpg", "./a.jpg"), ("d.jpg", "c.jpg"), ("e.jpg", "e.jpg"), ("f.jpg", "g.jpg")]
     others = [tarfile.TarInfo(name) for name, _ in links]
     for info, (_, target) in zip(others, links, strict=True):
@@ -123,7 +117,7 @@ MANIFESTS_OF_60_MIB: Final = (b",", b"\n", b'"', b'\\"', b"a,a\n")
 
 @cache
 def bomb(number: int) -> bytes:
-    """A small archive that unpacks to much: just less than what is read as a whole, or more."""
+    """A small archive that unpacks to much: just less than the limit of a manifest, or more."""
     if number < len(MANIFESTS_OF_60_MIB):
         text = MANIFESTS_OF_60_MIB[number]
         return zip_of({**FILES, "manifest.csv": text * (60 * MIB // len(text))})
@@ -210,7 +204,10 @@ ZIP_FIELDS: Final = {
     b"PK\6\7": _fields(zip_records.ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR),
     b"PK\7\x08": _fields(struct.Struct("<4s3L")),
 }
-ZIP_NAME: Final = {b"PK\3\4": (30, 26), b"PK\1\2": (46, 28)}  # where it stands, where its length
+ZIP_NAME: Final = {
+    b"PK\3\4": (30, 26),
+    b"PK\1\2": (46, 28),
+}  # its offset, and the offset of its length
 
 
 def change_zip(data: bytes, draws: random.Random) -> bytes:
@@ -249,7 +246,6 @@ def change_directory(data: bytes, draws: random.Random) -> bytes:
         "orig_filename": draws.choice(NAMES),
         "extra": draws.randbytes(draws.randrange(24)),
         "comment": draws.randbytes(draws.randrange(40)),
-        "extract_version": draws.choice([10, 20, 45, 46, 63, 64, 255]),
     }
     name = draws.choice(list(values))
     try:
@@ -294,10 +290,11 @@ def change_tar(data: bytes, draws: random.Random) -> bytes:
     )
     changed = bytearray(data)
     changed[place + start : place + start + length] = value[:length].ljust(length, b"\0")
-    return bytes(_checksum(changed, place) if draws.random() < 0.95 else changed)
+    return bytes(checksummed(changed, place) if draws.random() < 0.95 else changed)
 
 
-def _checksum(data: bytearray, place: int) -> bytearray:
+def checksummed(data: bytearray, place: int) -> bytearray:
+    """The data with the checksum of the header at ``place`` mended."""
     data[place + 148 : place + 156] = b" " * 8
     data[place + 148 : place + 156] = b"%06o\0 " % sum(data[place : place + 512])
     return data

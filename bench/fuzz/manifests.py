@@ -1,4 +1,4 @@
-"""Manifests, what changes them, and what is promised of them."""
+"""Manifests, their mutations, and the promises about them."""
 
 import csv
 import io
@@ -55,7 +55,7 @@ def manifests() -> list[bytes]:
 
 
 def make_manifest(draws: random.Random) -> bytes:
-    if draws.random() < 0.2:  # of nothing but what matters to a reader of CSV
+    if draws.random() < 0.2:  # only of characters that matter to a reader of CSV
         some = draws.sample(TOKENS, 6)
         text = "".join(draws.choice(some) for _ in range(draws.randint(0, 20)))
         return f"imageName{draws.choice(['', ',x'])}\n{text}".encode()
@@ -109,7 +109,7 @@ def check_manifest(data: bytes, directory: Path) -> bool:
         if {row[column] for row in rows} != set(batch.images):
             raise BrokenPromiseError("a batch has other images than its rows name")
         *read, warnings, _ = _table(batch.manifest)
-        # What is left out of a whole manifest with a warning can be the right thing in a batch: a
+        # A cell left out of a whole manifest with a warning can be the right thing in a batch: a
         # column without a name whose cells are in other batches.
         if not warnings and read != [header, rows]:
             raise BrokenPromiseError("a batch's manifest is not read as csv reads it")

@@ -1,11 +1,11 @@
-"""What befalls any input, and how it is said that a promise was broken."""
+"""Mutations of any input, and the error for a broken promise."""
 
 import random
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from splitter.archives.members import DAMAGE
+from splitter.archives.damage import DAMAGE
 from splitter.errors import ExportError
 
 MOST_BYTES = 512 * 1024
@@ -22,11 +22,11 @@ NAMES: Final = [
 ]
 
 UNREADABLE: Final[tuple[type[Exception], ...]] = (*DAMAGE, OSError, struct.error, MemoryError)
-"""What libraries raise when they are given nonsense."""
+"""The exceptions of libraries that read nonsense."""
 
 
 class BrokenPromiseError(Exception):
-    """A promise that was not kept; the message says which."""
+    """A promise that was not kept, which the message names."""
 
 
 def mutated(
@@ -38,7 +38,7 @@ def mutated(
 
 
 def cut(data: bytes, draws: random.Random, others: Sequence[bytes] = (b"",)) -> bytes:
-    """What befalls any file: cut off, doubled in part, mixed with another, bytes changed."""
+    """Any file cut off, doubled in part, mixed with another, or with bytes changed."""
     start, end = sorted((draws.randrange(len(data) + 1), draws.randrange(len(data) + 1)))
     match draws.randrange(9):
         case 0:

@@ -1,7 +1,7 @@
 """Compressed streams, as members of ZIPs have them, and as tars are compressed.
 
 An input is a ZIP of one member, whose size and checksum are those of the content before the
-mutation. What zlib and the other writers' libraries make of it is compared with what is read here.
+mutation. It is read by zlib and the other writers' libraries too, and the results are compared.
 """
 
 import bz2
@@ -21,11 +21,12 @@ from isal import isal_zlib
 
 from bench.fuzz.mutations import UNREADABLE, BrokenPromiseError, cut, unless_refused
 from splitter.archives import zip_records
-from splitter.archives.formats import COMPRESSED
-from splitter.archives.zip_data import DEFLATE64, XZ, ZSTANDARD, unpacked
-from splitter.archives.zip_index import ZipIndex, local_header
+from splitter.archives.signatures import SIGNATURES
+from splitter.archives.zip_data import unpacked
+from splitter.archives.zip_index import local_header
+from splitter.archives.zip_records import DEFLATE64, XZ, ZSTANDARD
 from splitter.archives.zstandard import zstd
-from tests.helpers.archives import FILES
+from tests.helpers.archives import FILES, index_of
 
 MODIFIED = (2026, 11, 24, 0, 0, 0)
 
@@ -130,7 +131,7 @@ def make_stream(draws: random.Random) -> bytes:
     method, content = draws.choice(methods), draws.choice(contents())
     packed = PACKERS[method](content, draws)
     for _ in range(draws.choice([0, 0, 1, 1, 1, 2, 5])):
-        if draws.random() < 0.6 and packed:  # most of what a damaged stream is told by comes early
+        if draws.random() < 0.6 and packed:  # most damage that shows is early
             changed = bytearray(packed)
             position = draws.randrange(min(len(packed), draws.choice([8, 100, len(packed)])))
             changed[position] ^= 1 << draws.randrange(8)
@@ -147,9 +148,9 @@ def check_stream(data: bytes, directory: Path) -> bool:
     """Whether the member is read.
 
     Raises:
-        BrokenPromiseError: if it is read otherwise than by the library that its writers use.
+        BrokenPromiseError: if the library that its writers use reads another content.
     """
-    index = unless_refused(lambda: ZipIndex(io.BytesIO(data)))
+    index = unless_refused(lambda: index_of(data))
     if index is None or "a" not in index.members:  # which minimising can come to
         return False
     span = index.members["a"]
@@ -157,14 +158,15 @@ def check_stream(data: bytes, directory: Path) -> bool:
     header = unless_refused(lambda: local_header("a", span, index.read_at))
     if header is None:
         return False
-    packed = data[header.data : header.data + span.info.compress_size]
+    start = span.start + header.size
+    packed = data[start : start + span.info.compress_size]
     ours = unless_refused(lambda: b"".join(index.chunks("a")))
     if ours is not None and (len(ours), zlib.crc32(ours)) != (size, span.info.CRC):
         raise BrokenPromiseError("a size or checksum is not that of the archive")
     with suppress(*UNREADABLE):
         theirs = _by_their_library(method, packed, size + 1)
         sound = (len(theirs), zlib.crc32(theirs)) == (size, span.info.CRC)
-        if size and sound and ours != theirs:  # what is wrong with an empty stream is seen or not
+        if size and sound and ours != theirs:  # damage to an empty stream may be unseen
             raise BrokenPromiseError(f"method {method} is not read as by its library")
     if ours is not None:
         for step in (1 + len(packed) // 50, 1 + len(packed) // 3, len(packed) + 1):
@@ -174,7 +176,7 @@ def check_stream(data: bytes, directory: Path) -> bool:
 
 
 def _outcome(method: int, packed: bytes, step: int, size: int) -> bytes | None:
-    """What is read of ``packed`` in pieces of ``step`` bytes; None if it is damaged or too long."""
+    """The content of ``packed``, read in pieces of ``step`` bytes; None if damaged or too long."""
 
     def fed(length: int) -> Iterator[bytes]:
         for start in range(0, len(packed), min(step, length)):
@@ -211,12 +213,12 @@ def _by_their_library(method: int, packed: bytes, most: int) -> bytes:
 
 
 def whole_file(compression: str, data: bytes, most: int) -> bytes:
-    """What a compressed file holds, stream after stream, up to what is none.
+    """The content of a compressed file, stream after stream, up to other bytes.
 
     Raises:
         UNREADABLE: if a stream is damaged or ends early.
     """
-    magics = tuple(magic for magic, of in COMPRESSED.items() if of == compression)
+    magics = tuple(found.magic for found in SIGNATURES if found.suffix == compression)
     make: Callable[[], Any] = {
         "gz": lambda: zlib.decompressobj(31),
         "bz2": bz2.BZ2Decompressor,
@@ -233,7 +235,7 @@ def _whole(
     found = bytearray()
     while True:
         decompressor = make()
-        # Zstandard's library sees more of what is damaged where it has room for all.
+        # Zstandard's library sees more damage where it has room for all.
         room = -1 if isinstance(decompressor, zstd.ZstdDecompressor) else most - len(found)
         found += decompressor.decompress(data, room)
         if len(found) >= most:

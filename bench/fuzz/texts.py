@@ -71,7 +71,7 @@ def check_text(data: bytes, directory: Path) -> bool:
 
 
 def _check_ends(said: str) -> None:
-    """The value cannot end its quotation marks: none stands inside, unless between two letters."""
+    """The value cannot end its quotation marks: it has none, unless between two letters."""
     inside = said.removeprefix("The value '")
     inside = inside[: inside.index("' of ")]
     for place, letter in enumerate(inside):
@@ -82,7 +82,7 @@ def _check_ends(said: str) -> None:
 
 
 def make_cost(draws: random.Random) -> bytes:
-    """A trigger, a manifest, a ZIP or a tar with something long in it; its first byte says which.
+    """A trigger, a manifest, a ZIP or a tar with something long in it; its first byte is its kind.
 
     A stranger can write any of them, and compresses the long thing to next to nothing.
     """

@@ -1,4 +1,4 @@
-"""Processes that run inputs under limits of time and memory, and what watches them."""
+"""Processes that run inputs under limits of time and memory, and their watchdog."""
 
 import multiprocessing
 import os
@@ -24,6 +24,7 @@ from bench.fuzz.archives import MIB, make_archive
 from bench.fuzz.manifests import check_manifest, make_manifest
 from bench.fuzz.mutations import BrokenPromiseError
 from bench.fuzz.streams import check_stream, make_stream
+from bench.fuzz.tars import make_tar
 from bench.fuzz.texts import check_cost, check_text, make_cost, make_text
 
 SECONDS = 60
@@ -34,7 +35,7 @@ PATIENCE = 300
 """Seconds by the clock, after which a worker counts as stuck."""
 
 MEMORY = 768 * MIB
-"""Bytes beside what an idle worker has: some times the 64 MiB that are read as a whole at most."""
+"""Bytes beside those of an idle worker: some times the 64 MiB that are read as a whole at most."""
 
 FILE_SIZE = 96 * MIB
 """Of the store; 64 MiB of content are allowed to any archive, and inputs here are small."""
@@ -53,6 +54,7 @@ class Target:
 
 TARGETS: Final = {
     "archive": Target(make_archive, check_archive),
+    "tar": Target(make_tar, check_archive),
     "stream": Target(make_stream, check_stream),
     "manifest": Target(make_manifest, check_manifest),
     "sentences": Target(make_text, check_text),
@@ -98,7 +100,7 @@ def work(name: str, seed: int, first: int, step: int, state: Any, report: Connec
     Args:
         state: shared with the watchdog: the number of the input, since when it runs, how many were
             accepted and how many refused.
-        report: takes what broke, at length and with the input.
+        report: takes each broken promise, with its traceback and input.
     """
     target = TARGETS[name]
     target.input(name, seed, 0)
@@ -142,7 +144,7 @@ def _data_bytes() -> int:
 
 
 class Worker:
-    """A process that runs inputs, and what it is known by."""
+    """A process that runs inputs, and its state."""
 
     def __init__(self, name: str, seed: int, first: int, step: int) -> None:
         context = multiprocessing.get_context("spawn")

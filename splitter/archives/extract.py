@@ -1,4 +1,4 @@
-"""The export's archive: tell its format, and unpack it, checked, into one file."""
+"""Unpacks an archive of any format into one file, and checks it."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,19 +17,20 @@ from splitter.archives.members import (
     most_unpacked,
 )
 from splitter.archives.tar import extract_tar
-from splitter.archives.zip_index import ZipIndex, reader
+from splitter.archives.zip_index import ZipIndex, file_reader
+from splitter.sentences import Said
 
 
 class Contents:
-    """What an archive holds: its files, unpacked into one store, by their names.
+    """The files of an archive by their names, unpacked into one store.
 
     An ordinary class, so that Prefect hands it from task to task as it is.
 
     Attributes:
         store: the file with every member's bytes, one after the other.
         members: without folders and the noise of desktop systems.
-        unusable: files that no batch may hold, and why, as ``members.Names`` has them.
-        remarks: what is unusual about the archive, for the summary.
+        unusable: files that no batch may hold, with the reason, as ``members.Names`` has them.
+        remarks: on an unusual archive, for the summary.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Contents:
         store: Path,
         members: dict[str, Member],
         limits: Limits = DEFAULT_LIMITS,
-        unusable: Mapping[str, str] = MappingProxyType({}),
+        unusable: Mapping[str, Said] = MappingProxyType({}),
         remarks: Sequence[str] = (),
     ) -> None:
         self.store = store
@@ -53,7 +54,7 @@ class Contents:
             ArchiveError: if they are too many.
         """
         member = self.members[name]
-        check_in_memory(f"'{name[:80]}'", member.size, self._limits)
+        check_in_memory(name, member.size, self._limits)
         with self.store.open("rb") as store:
             return os.pread(store.fileno(), member.size, member.offset)
 
@@ -67,13 +68,13 @@ def extract(
     """Unpack every file of the archive into ``store``, one after the other, and check it.
 
     One file instead of thousands: no name of the archive ever becomes a path of this machine, and
-    a network file system is asked for one file, not for 20,000.
+    a network file system holds one file, not 20,000.
 
     Args:
         archive: a ZIP or a tar, compressed or not.
         store: the file to write.
-        progress: told the number of bytes unpacked since the last call, from any thread.
-        limits: that the archive has to keep to.
+        progress: gets the number of bytes unpacked since the last call, from any thread.
+        limits: of the archive.
 
     Raises:
         ArchiveError: a damaged or truncated archive, a wrong checksum, more than the limits allow.
@@ -82,12 +83,13 @@ def extract(
     size = archive.stat().st_size
     max_size = most_unpacked(size, limits)
     with archive.open("rb") as source, store.open("wb") as output:
-        format = identify(reader(source), size)
+        format = identify(file_reader(source), size)
         remarks: Sequence[str] = ()
         if format == "zip":
             members = _extract_zip(source, output, progress, names, limits)
         else:
             members, remarks = extract_tar(source, format, output, progress, names, max_size)
+            remarks = [*remarks, *map(str, names.remarks())]
     return Contents(store, names.usable(members), limits, names.unusable, remarks)
 
 
@@ -98,7 +100,7 @@ def _extract_zip(
     names: Names,
     limits: Limits,
 ) -> dict[str, Member]:
-    index = ZipIndex(archive, limits, names)
+    index = ZipIndex.of_file(archive, limits, names)
     members: dict[str, Member] = {}
     end = 0
     for name, span in index.members.items():

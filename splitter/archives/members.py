@@ -1,23 +1,16 @@
-"""What every kind of archive has in common: the names of its files, and the ways to be damaged."""
+"""The members of an archive of any format: their names, their limits, and the files of an export.
 
-import errno
-import gzip
-import lzma
+A name is judged here; whether a file that cannot be used matters is for the manifest to say.
+"""
+
 import re
-import tarfile
 import unicodedata
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 
-from isal.isal_zlib import IsalError
-
-from splitter.archives.zstandard import zstd
 from splitter.errors import ExportError
-from splitter.sentences import Sentence
+from splitter.sentences import Actor, Said, Sentence
 
 T = TypeVar("T")
 
@@ -27,36 +20,22 @@ DosDateTime = tuple[int, int, int, int, int, int]
 CHUNK = 1024 * 1024
 """Bytes of content that are held at a time."""
 
-# What desktop systems add to an archive: macOS resource forks and folder views, Windows thumbnails.
+# Files that desktop systems add: macOS resource forks and folder views, Windows thumbnails.
 NOISE_FOLDERS = ("__MACOSX",)
 NOISE_FILES = (".DS_Store", "Thumbs.db", "desktop.ini", "Icon\r")
 NOISE_PREFIX = "._"
 
-# Control characters, and the surrogates that stand for bytes which are not UTF-8.
+# Control characters, and the surrogates that replace bytes which are not UTF-8.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-
-# What zipfile, tarfile and the decompressors raise when they read nonsense.
-DAMAGE: tuple[type[Exception], ...] = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    gzip.BadGzipFile,
-    EOFError,
-    RecursionError,
-    ValueError,
-    cast("type[Exception]", IsalError),  # an instance, if its stubs were right
-    zstd.ZstdError,
-)
 
 
 class ArchiveError(ExportError):
-    """An archive that cannot be read or must not be trusted; the message says what is wrong."""
+    """An archive that cannot be read or must not be trusted."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an export may be; only damaged and hostile ones are more. Each limit is a setting.
+    """The limits of an export; only damaged and hostile ones exceed them. Each is a setting.
 
     Attributes:
         max_expansion: how many times its own size an archive may unpack to; 64 MiB in any case.
@@ -80,29 +59,86 @@ DEFAULT_LIMITS = Limits()
 ALWAYS_ALLOWED = 64 * 1024 * 1024
 """Bytes that any archive may unpack to, however small it is."""
 
+LARGER_EXPORT = (
+    "If the export is really so large, raise the setting that the sentence names, then press "
+    "Retry. Else send the sentence to whoever made the export."
+)
+
 TOO_MUCH = Sentence(
     "archive.unpacks-to-too-much",
     "The archive unpacks to more than {size} bytes, which no export of images does (the setting "
     "MAX_EXPANSION); export it again.",
+    advice=LARGER_EXPORT,
+)
+TOO_MANY = Sentence(
+    "archive.too-many-files",
+    "The archive holds more than {limit} files, which no export of images does (the setting "
+    "MAX_MEMBERS); export it again.",
+    advice=LARGER_EXPORT,
+)
+TOO_LARGE = Sentence(
+    "archive.file-too-large-to-read",
+    "The archive's {name} is far too large, {size} bytes where {limit} are allowed (the setting "
+    "MAX_IN_MEMORY); export it again.",
+    advice=LARGER_EXPORT,
+)
+DIRECTORY_TOO_LARGE = Sentence(
+    "archive.zip-directory-too-large",
+    "The archive's table of contents is far too large, {size} bytes where {limit} are allowed (the "
+    "setting MAX_IN_MEMORY); export it again.",
+    advice=LARGER_EXPORT,
 )
 
-
-LINK = "is a link (an alias) to another file, not the file itself; pack the files themselves"
-FILE_AND_FOLDER = (
-    "cannot be unpacked, because one name in the archive is a file and a folder; rename the one or "
-    "the other, in the manifest too"
+# Reasons why no batch may hold a file. The manifest's sentence puts one behind "which".
+LINK = Sentence(
+    "file.is-a-link",
+    "is a link (an alias) to another file, not the file itself; pack the files themselves",
 )
-DEVICE = "is a device or a pipe, not a file; pack the export again"
+DEVICE = Sentence("file.is-a-device", "is a device or a pipe, not a file; pack the export again")
+FILE_AND_FOLDER = Sentence(
+    "file.is-also-a-folder",
+    "cannot be unpacked, because one name in the archive is a file and a folder; rename one of the "
+    "two, in the manifest too",
+)
+TWICE = Sentence(
+    "file.in-the-archive-twice",
+    "is in the archive twice, so that it is not certain which one counts; remove one of the two",
+)
+ALIKE = Sentence(
+    "file.named-like-another",
+    "many systems take for another file of the archive, {other}; rename one of the two, in the "
+    "manifest too",
+)
+NAMELESS = Sentence("file.without-a-name", "has no name; pack the export again")
+UNSAFE = Sentence("file.unsafe-name", "has an unsafe name, {name}; rename it, in the manifest too")
+LONG_NAME = Sentence(
+    "file.name-too-long",
+    "has a name of {length} bytes where {limit} are allowed; give it a shorter one, in the "
+    "manifest too",
+)
+
+ABSOLUTE = Sentence(
+    "archive.absolute-names",
+    "Names in the archive begin with a slash: {name} is the first of {count}. The slash was left "
+    "out, as unpacking programs do.",
+    Actor.NOBODY,
+)
+BACKSLASHES = Sentence(
+    "archive.backslashes",
+    "Names in the archive have a backslash between folders: {name} is the first of {count}. It was "
+    "read as a slash, as on Windows.",
+    Actor.NOBODY,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file of the archive and where its bytes lie in the store that ``archive.extract`` fills.
+    """One file of the archive and the place of its bytes in the store that ``extract`` fills.
 
     Attributes:
-        offset, size: the bytes of its content in the store.
+        offset, size: of its content in the store.
         crc: CRC-32 of the content.
-        modified: as the archive has it; UTC where the archive says which time it means.
+        modified: as the archive has it; UTC where the archive has a time zone.
     """
 
     offset: int
@@ -112,13 +148,13 @@ class Member:
 
 
 class Names:
-    """The names of an archive's files; of those that no batch may hold, why not.
+    """The names of an archive's files, with a reason for each file that no batch may hold.
 
-    What is odd about a file matters only if the manifest names it. So it is noted here, and judged
-    by ``manifest.partition_export``.
+    An odd file matters only if the manifest names it. So its reason is kept here, and
+    ``manifest.partition_export`` uses it.
 
     Attributes:
-        unusable: by name, what is wrong with the file and what to do, as it follows "which".
+        unusable: by name, the reason and the remedy, for a sentence that has "which" before it.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -126,18 +162,18 @@ class Names:
         self._count = 0
         self._taken: dict[str, str] = {}
         self._folders: dict[str, str] = {}  # and a file in each
-        self.unusable: dict[str, str] = {}
+        self._odd: dict[Sentence, list[str]] = {ABSOLUTE: [], BACKSLASHES: []}
+        self.unusable: dict[str, Said] = {}
 
-    def claim(self, raw: str, is_folder: bool, why_not: str | None = None) -> str | None:
+    def claim(self, raw: str, is_folder: bool, why_not: Said | None = None) -> str | None:
         """The path of the member that is called ``raw``, as ``plain`` has it.
 
         Args:
-            why_not: why no batch may hold the member, if the archive's format tells; ``LINK``.
+            why_not: the reason why no batch may hold the member, if its header has one.
 
         Returns:
-            None for what is no part of an export (a folder, or the noise of a desktop system), and
-            for what is unusable. Of two members with one name the second makes the first unusable
-            too: see ``usable``.
+            None for a folder, for the noise of a desktop system, and for a file that is unusable.
+            Of two members with one name the second makes the first unusable too: see ``usable``.
 
         Raises:
             ArchiveError: for too many.
@@ -147,13 +183,16 @@ class Names:
         name = plain(raw)
         if is_folder or name.endswith("/") or is_noise(name):
             return None
-        if (too_long := _too_long(name, self._limits)) and not why_not:
+        if too_long := _too_long(name, self._limits):
             # To compose and to fold a long name can take minutes, and no batch may hold it.
-            self.unusable[UNPRINTABLE.sub(_escaped, name)] = too_long
+            if not why_not:
+                self.unusable[UNPRINTABLE.sub(_escaped, name)] = too_long
             return None
-        if too_long:
-            return None
-        why_not = why_not or _unsafe(name, self._limits)
+        if raw.startswith("/"):
+            self._odd[ABSOLUTE].append(raw)
+        if "\\" in raw:
+            self._odd[BACKSLASHES].append(raw)
+        why_not = why_not or _unsafe(name)
         if why_not:
             name = UNPRINTABLE.sub(_escaped, name)
             self.unusable[name] = why_not
@@ -162,25 +201,20 @@ class Names:
         other = self._taken.get(folded)
         self._taken[folded] = name
         if other == name:
-            self.unusable[name] = (
-                "is in the archive twice, and nothing says which one counts; remove one of the two"
-            )
+            self.unusable[name] = TWICE()
         elif other is not None:
-            self.unusable[name] = (
-                f"many systems take for another file of the archive, '{other[:80]}'; rename one of "
-                "the two, in the manifest too"
-            )
+            self.unusable[name] = ALIKE(other=other)
         self._check_folders(folded, name)
         return None if name in self.unusable else name
 
     def _check_folders(self, folded: str, name: str) -> None:
-        """Make a file and what stands in a folder of its name unusable."""
+        """Make a file unusable whose name is a folder too, and the files in that folder."""
         if folded in self._folders:
-            self.unusable[name] = self.unusable[self._folders[folded]] = FILE_AND_FOLDER
+            self.unusable[name] = self.unusable[self._folders[folded]] = FILE_AND_FOLDER()
         folder = folded.rpartition("/")[0]
         while folder:
             if folder in self._taken:
-                self.unusable[name] = self.unusable[self._taken[folder]] = FILE_AND_FOLDER
+                self.unusable[name] = self.unusable[self._taken[folder]] = FILE_AND_FOLDER()
             elif folder in self._folders:
                 break
             self._folders[folder] = name
@@ -190,46 +224,46 @@ class Names:
         """``members`` without those that a later one has made unusable."""
         return {name: member for name, member in members.items() if name not in self.unusable}
 
+    def remarks(self) -> list[Said]:
+        """Sentences on names that were read in another way than they are written."""
+        return [
+            sentence(count=len(names), name=names[0])
+            for sentence, names in self._odd.items()
+            if names
+        ]
+
 
 def plain(raw: str) -> str:
     """A member's path as every system means it.
 
-    Programs of Windows write ``\\`` between folders, others ``//`` or ``/./``.
+    Programs of Windows write ``\\`` between folders, others ``//`` or ``/./``. A slash in front is
+    left out, as programs do that unpack an archive.
     """
     name = raw.replace("\\", "/")
-    if "//" in name or "./" in name or name.endswith("/.") or name == ".":
-        root = "/" if name.startswith("/") else ""
+    if name.startswith("/") or "//" in name or "./" in name or name.endswith("/.") or name == ".":
         end = "/" if name.endswith(("/", "/.")) else ""
         steps = [step for step in name.split("/") if step not in ("", ".")]
-        name = root + "/".join(steps) + (end if steps else "")
+        name = "/".join(steps) + (end if steps else "")
     return name
 
 
-def _unsafe(name: str, limits: Limits) -> str | None:
-    """Why a file must not be called so: the name leads elsewhere, is none, or is too long."""
+def _unsafe(name: str) -> Said | None:
+    """The reason why no file may have the name: it leads elsewhere, or is none."""
     if not name:
-        return "has no name; pack the export again"
-    if (
-        name.startswith("/")
-        or ".." in name.split("/")
-        or name[1:2] == ":"
-        or UNPRINTABLE.search(name)
-    ):
-        return f"has an unsafe name, {name[:80]!r}; rename it, in the manifest too"
-    return _too_long(name, limits)
+        return NAMELESS()
+    if ".." in name.split("/") or name[1:2] == ":" or UNPRINTABLE.search(name):
+        return UNSAFE(name=name)
+    return None
 
 
 def _escaped(found: re.Match[str]) -> str:
     return ascii(found[0])[1:-1]
 
 
-def _too_long(name: str, limits: Limits) -> str | None:
+def _too_long(name: str, limits: Limits) -> Said | None:
     length = len(name.encode(errors="surrogatepass"))
     if length > limits.max_name_bytes:
-        return (
-            f"has a name of {length:,} bytes where {limits.max_name_bytes:,} are allowed; "
-            "give it a shorter one, in the manifest too"
-        )
+        return LONG_NAME(length=length, limit=limits.max_name_bytes)
     return None
 
 
@@ -240,28 +274,17 @@ def check_count(count: int, limits: Limits) -> None:
         ArchiveError: above MAX_MEMBERS.
     """
     if count > limits.max_members:
-        raise ArchiveError(
-            f"The archive holds more than {limits.max_members:,} files, which no export of images "
-            "does; export it again."
-        )
+        raise ArchiveError(TOO_MANY, limit=limits.max_members)
 
 
-def check_in_memory(what: str, size: int, limits: Limits) -> None:
-    """Refuse to read ``size`` bytes of an archive as a whole if that is too much.
+def check_in_memory(name: str, size: int, limits: Limits) -> None:
+    """Refuse to read a member of ``size`` bytes as a whole if that is too much.
 
     Raises:
         ArchiveError: above MAX_IN_MEMORY.
     """
     if size > limits.max_in_memory:
-        raise ArchiveError(
-            f"The archive's {what} is far too large, {size:,} bytes where "
-            f"{limits.max_in_memory:,} are allowed; export it again."
-        )
-
-
-def too_much(max_size: int) -> ArchiveError:
-    """What to say of an archive that unpacks to more than ``max_size`` bytes."""
-    return ArchiveError(TOO_MUCH, size=max_size)
+        raise ArchiveError(TOO_LARGE, name=name, size=size, limit=limits.max_in_memory)
 
 
 def most_unpacked(size: int, limits: Limits) -> int:
@@ -277,31 +300,3 @@ def is_noise(name: str) -> bool:
         or file in NOISE_FILES
         or file.startswith(NOISE_PREFIX)
     )
-
-
-@contextmanager
-def reading() -> Iterator[None]:
-    """Turn what the libraries say about a bad archive into what a project manager can act on."""
-    try:
-        yield
-    except DAMAGE as error:
-        raise _damaged(error) from error
-    except OSError as error:  # from bz2, or from a jump to where no file can have a byte
-        if type(error) is not OSError or error.errno not in (None, errno.EINVAL):
-            raise
-        raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> ArchiveError:
-    said = cause(str(error))
-    if re.search("memory", said, re.IGNORECASE):  # of lzma and zstd, which have no code for it
-        return ArchiveError(
-            f"The archive was compressed so strongly that it cannot be unpacked here ({said}); "
-            "unpack it, and make an ordinary ZIP of what it holds."
-        )
-    return ArchiveError(f"The archive is damaged or incomplete ({said}); export it again.")
-
-
-def cause(text: str) -> str:
-    """What a library says, for the middle of a sentence: without its error number and full stop."""
-    return re.sub(r"^Error -?\d+ ?", "", " ".join(text.split())).rstrip(".")

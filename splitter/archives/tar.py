@@ -1,48 +1,38 @@
-"""A tar, compressed or not, read once from front to end into a store.
+"""Reads a tar, compressed or not, once from front to end into a store.
 
 Formats: POSIX.1-2017 (pax and ustar), GNU tar's extensions and Unix V7, as ``tarfile`` reads them.
 """
 
-import bz2
-import lzma
+import re
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
-from queue import Queue
-from threading import Thread
-from typing import IO, Protocol, Self, cast
+from typing import IO, Self, cast
 
-from isal import igzip_lib, isal_zlib
+from isal import isal_zlib
 
-from splitter.archives.formats import BLOCK, COMPRESSED, Format, check_tar, is_tar
+from splitter.archives.damage import DAMAGE, reading
+from splitter.archives.formats import BLOCK, Format, check_tar, is_tar
 from splitter.archives.members import (
-    DAMAGE,
     DEVICE,
     LINK,
+    TOO_MUCH,
     ArchiveError,
     DosDateTime,
     Member,
     Names,
-    cause,
     plain,
-    reading,
-    too_much,
 )
-from splitter.archives.zstandard import zstd
+from splitter.archives.streams import CHUNK, Ahead, decompressed, uncompressed
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Sentence
+from splitter.sentences import Actor, Said, Sentence, Words
 from splitter.wording import count
 
-CHUNK = 512 * 1024
-"""Bytes read, or decompressed, at a time; docs/performance.md has what other sizes take."""
-
-CHUNKS_AHEAD = 8
-
 LONGEST_EXTENSION_HEADER = 1024 * 1024
-"""Bytes of a header that only speaks of the next member: its long name, its PAX attributes. macOS
-keeps a file's resource fork there."""
+"""Bytes of a header about the next member: its long name, its pax attributes. macOS keeps a file's
+resource fork there."""
 
 EXTENSION_HEADERS = (
     tarfile.XHDTYPE,
@@ -53,15 +43,12 @@ EXTENSION_HEADERS = (
 )
 
 LONGEST_GLOBAL_HEADER = 64 * 1024
-"""Bytes of one that speaks of all members: ``tarfile`` copies what it holds for each of them."""
+"""Bytes of a header about all members: ``tarfile`` copies its content for each of them."""
 
 MOST_EXTENSION_HEADERS = 16
 """In front of one member; all of them are in memory at a time."""
 
 MULTI_VOLUME = b"M"  # GNU tar: the rest of a file that began on another volume
-
-LONGEST_WINDOW = 128 * 1024 * 1024
-"""Bytes of memory that xz and Zstandard may take: what their own tools take by default."""
 
 RECORD = 20 * BLOCK
 """Bytes that tar programs write at a time (POSIX.1-2017, pax, -b); behind the end they are
@@ -69,6 +56,9 @@ undefined."""
 
 MOST_PIECES = 10_000
 """Of a sparse file: ``tarfile`` holds their places in memory."""
+
+PAX_RECORD = re.compile(rb"(\d{1,20}) ")
+LONG_NUMBER = re.compile(rb"\d{101}")
 
 SPARSE = Sentence(
     "archive.sparse-file",
@@ -82,9 +72,25 @@ NO_END = Sentence(
     Actor.NOBODY,
 )
 
-DEAD_LINK = (
-    "is a hard link to a file that does not stand before it in the archive, or stands there more "
-    "than once; pack the files themselves"
+ONE_VOLUME = Sentence(
+    "archive.tar-one-volume",
+    "The export is one volume of a tar that was split into several; pack it again as a single "
+    "file.",
+)
+TWO_TARS = Sentence(
+    "archive.two-tars",
+    "The export is two tar archives, one behind the other, of which most programs read only the "
+    "first; unpack both and make one ordinary ZIP of their content.",
+)
+BYTES_BEHIND_TAR = Sentence(
+    "archive.bytes-behind-tar",
+    "The archive is followed by {bytes}; that was ignored.",
+    Actor.NOBODY,
+)
+DEAD_LINK = Sentence(
+    "file.hard-link-without-file",
+    "is a hard link to a file that is not in front of it in the archive, or is there more than "
+    "once; pack the files themselves",
 )
 
 
@@ -101,8 +107,8 @@ def extract_tar(
     Decompression runs in a thread of its own, beside reading the tar, checksums and writing.
 
     Args:
-        progress: told the number of bytes written since the last call.
-        names: takes the names, and what is unusable.
+        progress: gets the number of bytes written since the last call.
+        names: takes the names, and the files that cannot be used.
         max_size: bytes that the archive may unpack to.
 
     Returns:
@@ -113,8 +119,8 @@ def extract_tar(
     """
     warnings: list[str] = []
     compression = format.partition(".")[2]
-    chunks = _decompressed(archive, compression, warnings) if compression else _plain(archive)
-    with reading(), closing(_Ahead(chunks, max_size)) as stream:
+    chunks = decompressed(archive, compression, warnings) if compression else uncompressed(archive)
+    with reading(), closing(Ahead(chunks, max_size)) as stream:
         if compression:
             check_tar(stream.peek(BLOCK), compression)
         source = _Tar(fileobj=cast("IO[bytes]", stream), tarinfo=_Header, encoding="utf-8")
@@ -125,23 +131,9 @@ def extract_tar(
     return members, warnings
 
 
-def check_start(start: bytes, format: Format) -> None:
-    """Refuse a compressed file that holds no tar, as far as its first bytes tell.
-
-    Raises:
-        ArchiveError: with what it holds instead.
-    """
-    if compression := format.partition(".")[2]:
-        content = b""
-        with suppress(*DAMAGE, OSError):  # which is told of when all is read
-            content = _decompressor(compression).decompress(start, BLOCK)
-        if len(content) >= BLOCK:
-            check_tar(content, compression)
-
-
 def _members(
     source: "_Tar",
-    stream: "_Ahead",
+    stream: "Ahead",
     output: IO[bytes],
     progress: Callable[[int], object],
     names: Names,
@@ -159,14 +151,11 @@ def _members(
         if info.size < 0:
             raise tarfile.ReadError("a file of negative size")
         # A sparse file takes no room in the archive. And tarfile goes on to the next header in
-        # small steps, however far behind the archive's end it is said to be.
+        # small steps, even to one far behind the archive's end.
         if max(end + linked + info.size, source.offset) > max_size:
-            raise too_much(max_size)
+            raise ArchiveError(TOO_MUCH, size=max_size)
         if info.type == MULTI_VOLUME:
-            raise ArchiveError(
-                "The export is one volume of a tar that was split into several; pack it again as "
-                "a single file."
-            )
+            raise ArchiveError(ONE_VOLUME)
         linked_to = plain(info.linkname) if info.islnk() else ""
         target = None if linked_to in names.unusable else members.get(linked_to)
         name = names.claim(info.name, not _is_file(info), _why_not(info, target))
@@ -177,62 +166,53 @@ def _members(
             linked += target.size
             members[name] = target
             if end + linked > max_size:
-                raise too_much(max_size)
+                raise ArchiveError(TOO_MUCH, size=max_size)
             continue
         crc = 0
-        for chunk in _content(info, name, source, stream):
-            output.write(chunk)
-            crc = isal_zlib.crc32(chunk, crc)
-            progress(len(chunk))
+        with reading(name):
+            for chunk in _content(info, source, stream):
+                output.write(chunk)
+                crc = isal_zlib.crc32(chunk, crc)
+                progress(len(chunk))
         members[name] = Member(end, info.size, crc, _dos_date_time(info.mtime))
         end += info.size
     return members
 
 
 def _content(
-    info: tarfile.TarInfo, name: str, source: tarfile.TarFile, stream: "_Ahead"
+    info: tarfile.TarInfo, source: tarfile.TarFile, stream: "Ahead"
 ) -> Iterator[bytes | memoryview]:
-    try:
-        with reading():
-            if info.issparse():
-                content = cast("IO[bytes]", source.extractfile(info))
-                yield from iter(partial(content.read, CHUNK), b"")
-                return
-            # tarfile would copy every byte six times.
-            left = info.size
-            while left:
-                chunk = stream.take(left)
-                if not chunk:
-                    raise tarfile.ReadError("unexpected end of data")
-                left -= len(chunk)
-                yield chunk
-    except ArchiveError as error:
-        if error.__cause__ is None:  # not damage
-            raise
-        what = cause(str(error.__cause__))
-        raise ArchiveError(
-            f"The archive is damaged or incomplete: '{name[:80]}' cannot be unpacked ({what}); "
-            "export it again."
-        ) from error
+    if info.issparse():
+        content = cast("IO[bytes]", source.extractfile(info))
+        yield from iter(partial(content.read, CHUNK), b"")
+        return
+    # tarfile would copy every byte six times.
+    left = info.size
+    while left:
+        chunk = stream.take(left)
+        if not chunk:
+            raise tarfile.ReadError("unexpected end of data")
+        left -= len(chunk)
+        yield chunk
 
 
 def _is_file(info: tarfile.TarInfo) -> bool:
-    """Whether a row could name the member; folders, volume labels and listings are not meant."""
+    """Whether a row can name the member, unlike a folder, a volume label or a listing."""
     return info.isreg() or info.issym() or info.islnk() or info.isdev()
 
 
-def _why_not(info: tarfile.TarInfo, target: Member | None) -> str | None:
+def _why_not(info: tarfile.TarInfo, target: Member | None) -> Said | None:
     if info.issym():
-        return LINK
+        return LINK()
     if info.isdev():
-        return DEVICE
-    return DEAD_LINK if info.islnk() and target is None else None
+        return DEVICE()
+    return DEAD_LINK() if info.islnk() and target is None else None
 
 
-def _check_rest(stream: "_Ahead", warnings: list[str]) -> None:
-    """Read what follows a tar's end, for the checksum behind it, and see that nothing is lost.
+def _check_rest(stream: "Ahead", warnings: list[str]) -> None:
+    """Read the bytes after a tar's end, for the checksum behind it, and refuse a second tar.
 
-    Up to the end of its record there may be what the writer's buffer held before, headers too:
+    Up to the end of its record there can be old content of the writer's buffer, headers too:
     Apache Ant and old Java programs leave it there.
     """
     record = stream.read(-stream.tell() % RECORD)
@@ -246,172 +226,23 @@ def _check_rest(stream: "_Ahead", warnings: list[str]) -> None:
     if not seen and (not old or stream.tell() % RECORD == 0):
         return
     if is_tar(seen) or is_tar(old):
-        raise ArchiveError(
-            "The export is two tar archives, one behind the other, of which most programs read "
-            "only the first; unpack both and make one ordinary ZIP of what they hold."
-        )
-    follow = count(extra, "byte follows", "bytes follow")
-    warnings.append(f"{follow} the archive's end, and nothing was made of that.")
-
-
-class _Decompressor(Protocol):
-    """What bz2, lzma, zstd and igzip_lib have in common."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
-
-
-def _decompressor(compression: str) -> _Decompressor:
-    match compression:
-        case "gz":
-            return cast("_Decompressor", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP))
-        case "bz2":
-            return bz2.BZ2Decompressor()
-        case "xz":
-            return lzma.LZMADecompressor(memlimit=LONGEST_WINDOW)
-        case _:
-            longest = LONGEST_WINDOW.bit_length() - 1
-            options = {int(zstd.DecompressionParameter.window_log_max): longest}
-            return zstd.ZstdDecompressor(options=options)
-
-
-def _plain(archive: IO[bytes]) -> Iterator[bytes]:
-    while chunk := archive.read(CHUNK):
-        yield chunk
-
-
-def _decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> Iterator[bytes]:
-    """The content of a compressed file of one or several streams, each checked.
-
-    Raises:
-        EOFError, and what the decompressors raise: if it is truncated or damaged.
-    """
-    magics = tuple(magic for magic, of in COMPRESSED.items() if of == compression)
-    decompressor = _decompressor(compression)
-    data = archive.read(CHUNK)
-    while True:
-        yield decompressor.decompress(data, CHUNK)
-        data = b""
-        if decompressor.eof:
-            # As gunzip does: zeros behind the end are padding, other bytes are passed over.
-            # More is read only where little is left: what many small streams (as bgzip writes them)
-            # leave over would add up.
-            data = decompressor.unused_data.lstrip(b"\0")
-            while len(data) < len(magics[0]) and (more := archive.read(CHUNK)):
-                data = (data + more).lstrip(b"\0")
-            if not data:
-                return
-            if not data.startswith(magics):
-                warnings.append("Bytes follow the end of the compressed data; they were ignored.")
-                return
-            decompressor = _decompressor(compression)
-        elif decompressor.needs_input:
-            data = archive.read(CHUNK)
-            if not data:
-                raise EOFError("it ends before its compressed data does")
-
-
-class _Ahead:
-    """A file, as far as ``tarfile`` needs one, that a thread fills some chunks ahead.
-
-    It only goes forward, as ``tarfile`` does that is asked for one member after the other.
-    """
-
-    def __init__(self, chunks: Iterator[bytes], max_size: int) -> None:
-        self._chunks = chunks
-        self._max_size = max_size
-        self._queue: Queue[bytes | BaseException] = Queue(CHUNKS_AHEAD)
-        self._chunk = memoryview(b"")
-        self._position = 0
-        self._at_end = False
-        self._closed = False
-        self._thread = Thread(target=self._fill, daemon=True)
-        self._thread.start()
-
-    def take(self, most: int) -> memoryview:
-        """Up to ``most`` of the next bytes, as they have come; none at the end.
-
-        Raises:
-            ArchiveError: if all of them together are too many.
-        """
-        if not self._chunk:
-            self._chunk = memoryview(self._next())
-        taken, self._chunk = self._chunk[:most], self._chunk[most:]
-        self._position += len(taken)
-        return taken
-
-    def read(self, size: int) -> bytes:
-        """The next ``size`` bytes; fewer at the end."""
-        taken = []
-        while size and (chunk := self.take(size)):
-            taken.append(chunk)
-            size -= len(chunk)
-        return b"".join(taken)
-
-    def peek(self, length: int) -> bytes:
-        """At least ``length`` of the next bytes, if there are so many."""
-        peeked = bytes(self._chunk)
-        while len(peeked) < length and (chunk := self._next()):
-            peeked += chunk
-        self._chunk = memoryview(peeked)
-        return peeked
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, position: int) -> int:
-        if position < self._position:
-            raise tarfile.ReadError("its headers contradict each other")
-        while self._position < position and self.take(position - self._position):
-            pass
-        return self._position
-
-    def close(self) -> None:
-        self._closed = True
-        while self._thread.is_alive():
-            while not self._queue.empty():
-                self._queue.get()
-            self._thread.join(0.01)
-
-    def _next(self) -> bytes:
-        if self._at_end:
-            return b""
-        chunk = self._queue.get()
-        if isinstance(chunk, BaseException):
-            self._at_end = True
-            raise chunk
-        self._at_end = not chunk
-        return chunk
-
-    def _fill(self) -> None:
-        size = 0
-        try:
-            for chunk in self._chunks:
-                size += len(chunk)
-                if size > self._max_size:
-                    raise too_much(self._max_size)
-                if self._closed:
-                    return
-                if chunk:
-                    self._queue.put(chunk)
-            self._queue.put(b"")
-        except BaseException as error:
-            self._queue.put(error)
+        raise ArchiveError(TWO_TARS)
+    warnings.append(str(BYTES_BEHIND_TAR(bytes=Words(count(extra, "byte")))))
 
 
 class _Header(tarfile.TarInfo):
-    """A member's header; ``tarfile`` itself takes a damaged or missing one for the tar's end."""
+    """A member's header. ``tarfile`` itself takes a damaged or missing one for the tar's end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        header = super().frombuf(buf, encoding, errors)
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError:
+            if not is_tar(bytes(buf)):
+                raise
+            header = super().frombuf(without_unused(buf), encoding, errors)
         if buf[257:265] == tarfile.GNU_MAGIC and header.type not in tarfile.GNU_TYPES:
-            # Where POSIX has the start of a long name, GNU's own format has times, if any:
+            # GNU's own format can have times in the place of POSIX's start of a long name:
             # https://www.gnu.org/software/tar/manual/html_node/Standard.html
             prefix = bytes(buf[345:500]).partition(b"\0")[0].decode(encoding, errors)
             if prefix:
@@ -419,7 +250,7 @@ class _Header(tarfile.TarInfo):
         most = LONGEST_EXTENSION_HEADER
         if header.type == tarfile.XGLTYPE:
             most = LONGEST_GLOBAL_HEADER
-        # tarfile would hold such a member in memory, whatever its size.
+        # tarfile would hold such a member of any size in memory.
         if header.type in EXTENSION_HEADERS and header.size > most:
             raise tarfile.ReadError(f"{header.size:,} bytes of attributes for one file")
         return header
@@ -448,12 +279,29 @@ class _Header(tarfile.TarInfo):
         finally:
             source.depth -= 1
 
-    # A map of many pieces takes tarfile gigabytes of memory, so it is looked at before.
+    def _proc_pax(self, source: "_Tar") -> Self:
+        """Check the records of a pax header: some take ``tarfile`` quadratic time.
+
+        Before Python 3.11.10 and 3.12.6 these are long numbers (CVE-2024-6232), and in several
+        versions records without a ``=``, which is then searched in all that follow.
+        """
+        records = cast("Ahead", source.fileobj).peek(self.size)[: self.size]
+        position = 0
+        while found := PAX_RECORD.match(records, position):
+            length = int(found[1])
+            if records.find(b"=", position, position + length) < 0:
+                raise tarfile.ReadError("attributes that cannot be read")
+            position += length
+        if LONG_NUMBER.search(records):
+            raise tarfile.ReadError("a number of more than 100 digits in a header")
+        return super()._proc_pax(source)  # type: ignore[misc,no-any-return]
+
+    # A map of many pieces takes tarfile gigabytes of memory, so they are counted before.
     # https://www.gnu.org/software/tar/manual/html_node/Sparse-Formats.html
 
     def _proc_sparse(self, source: "_Tar") -> Self:
         most = MOST_PIECES // 21 * BLOCK  # an old GNU map has 21 pieces in a block
-        blocks = cast("_Ahead", source.fileobj).peek(most)[:most]
+        blocks = cast("Ahead", source.fileobj).peek(most)[:most]
         if len(blocks) == most and all(blocks[504::BLOCK]):
             raise ArchiveError(SPARSE, name=self.name)
         return super()._proc_sparse(source)  # type: ignore[misc,no-any-return]
@@ -461,7 +309,7 @@ class _Header(tarfile.TarInfo):
     def _proc_gnusparse_10(
         self, file: tarfile.TarInfo, headers: dict[str, str], source: "_Tar"
     ) -> None:
-        pieces = cast("_Ahead", source.fileobj).peek(BLOCK).partition(b"\n")[0]
+        pieces = cast("Ahead", source.fileobj).peek(BLOCK).partition(b"\n")[0]
         if int(pieces) > MOST_PIECES:
             raise ArchiveError(SPARSE, name=file.name)
         super()._proc_gnusparse_10(file, headers, source)  # type: ignore[misc]
@@ -471,12 +319,22 @@ class _Tar(tarfile.TarFile):
     """A tar.
 
     Attributes:
-        depth: of the headers that are being read, each of which speaks of the next.
+        depth: of the headers that are being read, each of which is about the next.
         lacks_end: whether the file ends without a block of zeros.
     """
 
     depth = 0
     lacks_end = False
+
+
+def without_unused(header: bytes | bytearray) -> bytes:
+    """A header without mode, owner and device numbers: old programs leave anything there."""
+    blank = bytearray(header)
+    blank[100:124] = bytes(24)
+    if bytes(blank[156:157]) not in (tarfile.CHRTYPE, tarfile.BLKTYPE):
+        blank[329:345] = bytes(16)
+    blank[148:156] = b"%06o\0 " % tarfile.calc_chksums(blank)[0]  # type: ignore[attr-defined]
+    return bytes(blank)
 
 
 def _dos_date_time(seconds: float) -> DosDateTime:

@@ -1,7 +1,7 @@
-"""The bytes of a ZIP's member, unpacked piece by piece: a decompressor for each method.
+"""Unpacks the bytes of a ZIP's member piece by piece: a decompressor for each method.
 
-Every decompressor gives at most some MiB at a time, whatever it is fed. Section numbers are those
-of PKWARE's APPNOTE, as in ``zip_records``.
+Every decompressor gives at most some MiB at a time, of any input. Section numbers are those of
+PKWARE's APPNOTE, as in ``zip_records``.
 """
 
 import bz2
@@ -15,11 +15,8 @@ import inflate64
 from isal import isal_zlib
 
 from splitter.archives.members import CHUNK
+from splitter.archives.zip_records import AES, DEFLATE64, XZ, ZSTANDARD
 from splitter.archives.zstandard import zstd
-
-DEFLATE64 = 9
-ZSTANDARD = 93
-XZ = 95
 
 # 4.4.5, and https://www.winzip.com/en/support/compression-methods/ for those of WinZip.
 METHODS = {
@@ -40,14 +37,14 @@ METHODS = {
     96: "JPEG by WinZip",
     97: "WavPack by WinZip",
     98: "PPMd",
-    99: "encryption by AES",
+    AES: "encryption by AES",
 }
 
 FED = 128 * 1024
-"""Bytes that a decompressor is given at a time; docs/performance.md has what other sizes take."""
+"""Bytes that a decompressor gets at a time; docs/performance.md has the times of other sizes."""
 
 FED_DEFLATE64 = 256
-"""Its decompressor gives at once all that it is fed for: 25,000 times as much, at most."""
+"""Its decompressor gives everything at once: up to 25,000 times its input."""
 
 MOST_MEMORY = 256 * 1024 * 1024
 """Bytes that a stream may ask its decompressor to keep. The strongest presets take a quarter."""
@@ -58,20 +55,20 @@ class DataError(ValueError):
 
 
 def method_name(method: int) -> str:
-    """How the field calls a compression method."""
+    """The usual name of a compression method."""
     return METHODS.get(method, "an unknown kind of compression")
 
 
 def unpacked(method: int, fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
-    """What is compressed in the bytes of a member, some MiB at a time.
+    """The content of a member, unpacked, some MiB at a time.
 
     Args:
         method: one of ``UNPACKERS``.
         fed: gives the member's compressed bytes in pieces of that length.
-        size: that the member is said to have, unpacked; no more of it is ever looked at.
+        size: of the content, by the directory; no more of it is needed.
 
     Raises:
-        DataError, zlib.error, ...: data that is damaged or ends early; see ``members.reading``.
+        DataError, zlib.error, ...: data that is damaged or ends early; see ``damage.reading``.
     """
     return UNPACKERS[method](fed, size)
 
@@ -141,7 +138,7 @@ def _streams(make: Callable[[], Any], fed: Callable[[int], Iterable[bytes]]) -> 
 
 def _lzma(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
     """4.4.4 and 5.8: a header with the properties, then a raw stream, with or without a mark at
-    its end. Without one the decompressor would go on into what follows, so the size ends it."""
+    its end. Without one the decompressor would go on into the next bytes, so the size ends it."""
     decompressor: lzma.LZMADecompressor | None = None
     left = size
     for piece in fed(FED):
@@ -152,7 +149,7 @@ def _lzma(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
             first, dictionary = struct.unpack_from("<BL", piece, 4)
             if first >= 9 * 5 * 5:
                 raise DataError("the header of its LZMA data is damaged")
-            # What reaches back further than the content's beginning cannot be.
+            # No reference can reach back beyond the content's beginning.
             kept = max(4096, min(dictionary, size))
             if kept > MOST_MEMORY:
                 raise DataError(f"unpacking it takes {kept:,} bytes of memory")

@@ -4,51 +4,45 @@ The standard library's reader refuses much that is honest, and trusts some that 
 numbers are those of PKWARE's APPNOTE, as in ``zip_records``.
 """
 
-import struct
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from itertools import islice, pairwise
 from zipfile import ZipInfo
-from zlib import crc32
 
-from splitter.archives.members import ArchiveError, Limits, check_count, check_in_memory, plain
+from splitter.archives.members import (
+    DIRECTORY_TOO_LARGE,
+    ArchiveError,
+    Limits,
+    check_count,
+)
 from splitter.archives.zip_records import (
+    CENTRAL,
     CENTRAL_DIRECTORY_HEADER,
-    END_OF_CENTRAL_DIRECTORY,
+    DIGITAL_SIGNATURE,
+    LOCAL,
     LOCAL_FILE_HEADER,
     MAX_16,
-    MAX_32,
-    UTF8_NAME,
-    ZIP64_END_OF_CENTRAL_DIRECTORY,
-    ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR,
-    ZIP64_EXTRA_ID,
+    MOST_ENDS,
+    End,
     encoded_name,
+    parse_ends,
+    parse_entry,
 )
-from splitter.sentences import Sentence
+from splitter.sentences import Actor, Said, Sentence, Words
 from splitter.wording import count
 
 Read = Callable[[int, int], bytes]
-"""Gives so many bytes of the archive: ``read(start, length)``."""
+"""Gives bytes of the archive, to any thread: ``read(offset, length)``."""
 
 TAIL = 128 * 1024
 """Bytes read from the end at once; the end records and the longest comment take 65,633, so there is
-room for what a transfer or a pipe adds."""
+room for bytes that a transfer or a pipe adds."""
 
 LONGEST_PADDING = 2 * 1024 * 1024
-"""Bytes read from the end where all of those are zeros: what pads a file to its device's blocks."""
+"""Bytes read from the end where all of those are zeros, which pad a file to its device's blocks."""
 
-LOCAL = b"PK\3\4"
-END = b"PK\5\6"
-MASKED = 0x2000  # 4.4.4, bit 13
-UNICODE_PATH_EXTRA_ID = 0x7075  # 4.6.9
 WRAP = 2**32
-
-# What Windows writes names in where it does not say so: the DOS and ANSI pages of western Europe.
-CODE_PAGES = ("cp437", "cp850", "cp1252")
-
-LONGEST_COMPARED_NAME = 1024
-"""Characters; to compose a longer name can take minutes, and no file may have one."""
 
 PROVED = 16
 """Places at which an unusual directory is compared with the archive's own bytes."""
@@ -56,21 +50,72 @@ PROVED = 16
 MOST_SEARCHED = 512
 """Places at which headers are looked for behind files above 4 GiB: enough for some twenty."""
 
+BYTES_BEHIND = Sentence(
+    "archive.bytes-behind-zip",
+    "The archive is followed by {bytes}; a transfer may have added that.",
+    Actor.NOBODY,
+)
+WRAPPED = Sentence(
+    "archive.zip-larger-than-its-format",
+    "The archive is larger than its format allows, as macOS makes it; it was read all the same.",
+    Actor.NOBODY,
+)
 
-MOST_ENDS = 16
-"""End records that are looked at, from the back and from the front of the archive's tail."""
 
-MISPLACED = (
-    "The archive is damaged: its files are not where its table of contents says; export it again."
-)
-ENCRYPTED_DIRECTORY = Sentence(
-    "archive.zip-encrypted-directory",
-    "The archive's table of contents is encrypted; zip the export again without a password.",
-)
-SPLIT = (
-    "The archive is one volume of several: the other parts (.z01, .zip.001 and so on) are missing; "
-    "zip the export again as a single file."
-)
+class Symptom(Enum):
+    """The ways in which the central directory of a ZIP cannot be read."""
+
+    NO_END = auto()
+    """The archive's last bytes have no end record."""
+
+    ENDS_EARLY = auto()
+    """The end record's comment is longer than the archive."""
+
+    NOT_FOUND = auto()
+    """No directory begins where the end records say."""
+
+    UNREADABLE = auto()
+    """There is something else between its entries."""
+
+    CUT_OFF = auto()
+    """Its last entry is longer than the directory."""
+
+    MISCOUNTED = auto()
+    """The end records count other entries than there are."""
+
+    BEFORE_START = auto()
+    """Files should begin before the archive's first byte."""
+
+    MISPLACED = auto()
+    """Files do not begin where the directory says."""
+
+    TWO_ARCHIVES = auto()
+    """There is a whole ZIP in front of this one."""
+
+
+class DirectoryError(Exception):
+    """A central directory that cannot be read, with its facts.
+
+    Attributes:
+        read, size: the archive.
+        end: the end record that was read, if there is one.
+        several: whether the archive states that it has more volumes than one.
+        listed: entries that were read.
+    """
+
+    def __init__(
+        self,
+        symptom: Symptom,
+        read: Read,
+        size: int,
+        end: End | None = None,
+        several: bool = False,
+        listed: int = 0,
+    ) -> None:
+        super().__init__(symptom.name)
+        self.symptom, self.read, self.size, self.end = symptom, read, size, end
+        self.several = several or bool(end and end.several)
+        self.listed = listed
 
 
 @dataclass
@@ -81,67 +126,45 @@ class Directory:
         infos: its entries, in its order, ``header_offset`` counted from the archive's first byte.
             ``filename`` is the name as it is meant, ``orig_filename`` as ``encoded_name`` takes it.
         start: its first byte.
-        remarks: what is unusual about the archive, for whoever asked.
-        oversized: where files begin that take more room than their sizes, modulo 2^32, can say.
+        remarks: on an unusual archive, for the summary.
+        oversized: the offsets of files that take more room than their sizes, modulo 2^32, can say.
     """
 
     infos: list[ZipInfo]
     start: int
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[Said] = field(default_factory=list)
     oversized: set[int] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
-class _End:
-    """What the records at the end say.
-
-    Attributes:
-        position: of the first of them.
-        stop: behind the last, its comment included.
-        several: whether they speak of more volumes than one.
-    """
-
-    position: int
-    stop: int
-    count: int
-    size: int
-    offset: int
-    zip64: bool
-    several: bool
-
-    def starts(self) -> tuple[int, int]:
-        """Where the directory may begin: right before the end records, or where they say."""
-        return self.position - self.size, self.offset
-
-    def counts(self, count: int) -> bool:
-        """Whether ``count`` entries are right. Some programs count modulo 65,536."""
-        return count == self.count if self.zip64 else (count - self.count) % (MAX_16 + 1) == 0
-
-
 def read_directory(read: Read, size: int, limits: Limits) -> Directory:
-    """Find the directory of an archive of ``size`` bytes, and every entry in it.
+    """Find the directory of an archive of ``size`` bytes, and read every entry in it.
 
     Raises:
-        ArchiveError: if it is damaged or missing, is of one volume of several, or too large.
+        DirectoryError: if it is damaged or missing, or of one volume of several.
+        ArchiveError: if it is too large.
     """
     tail_start = max(0, size - TAIL)
     tail = read(tail_start, size - tail_start)
     if tail_start and not tail.strip(b"\0"):
         tail_start = max(0, size - LONGEST_PADDING)
         tail = read(tail_start, size - tail_start)
-    end, start, entries = _find_end(read, tail, tail_start, limits)
-    infos = list(_entries(entries))
+    end, start, data = _find(read, tail, tail_start, limits)
+    infos: list[ZipInfo] = []
+    position = 0
+    while position < len(data) and not (infos and data.startswith(DIGITAL_SIGNATURE, position)):
+        if not data.startswith(CENTRAL, position):
+            raise DirectoryError(Symptom.UNREADABLE, read, size, end)
+        entry = parse_entry(data, position)
+        if entry is None:
+            raise DirectoryError(Symptom.CUT_OFF, read, size, end)
+        info, position = entry
+        infos.append(info)
     if not end.counts(len(infos)):
-        raise ArchiveError(
-            f"The archive is damaged: its table of contents lists {len(infos):,} files but counts "
-            f"{end.count:,}; export it again."
-        )
+        raise DirectoryError(Symptom.MISCOUNTED, read, size, end, listed=len(infos))
     check_count(len(infos), limits)
     directory = Directory(infos, start)
-    behind = size - end.stop
-    if behind:
-        follow = count(behind, "byte follows", "bytes follow")
-        directory.remarks.append(f"{follow} the archive's end; a transfer may have added that.")
+    if behind := size - end.stop:
+        directory.remarks.append(BYTES_BEHIND(bytes=Words(count(behind, "byte"))))
     _place(directory, end, read, size)
     return directory
 
@@ -149,258 +172,58 @@ def read_directory(read: Read, size: int, limits: Limits) -> Directory:
 def ends_as_zip(read: Read, size: int) -> bool:
     """Whether an archive of ``size`` bytes that begins as something else is a ZIP behind it."""
     tail_start = max(0, size - TAIL)
-    ends = islice(_ends(read(tail_start, size - tail_start), tail_start), MOST_ENDS)
+    ends = islice(parse_ends(read(tail_start, size - tail_start), tail_start), MOST_ENDS)
     starts = (end.starts()[0] for end in ends if end.count)
-    return any(start >= 0 and read(start, 4) == b"PK\1\2" for start in starts)
+    return any(start >= 0 and read(start, 4) == CENTRAL for start in starts)
 
 
-def _find_end(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[_End, int, bytes]:
-    """The end records that belong to the archive, where its directory begins, and its entries.
+def _find(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[End, int, bytes]:
+    """The end records that belong to the archive, its directory's first byte, and its entries.
 
     The same bytes can stand in the comment, or behind the end: the last record counts that has a
-    directory in front, one that ends with the file before all others.
+    directory in front, and before all others one that ends with the file.
     """
     size = tail_start + len(tail)
-    ends = list(_ends(tail, tail_start))
-    ends = [*ends[:MOST_ENDS], *ends[MOST_ENDS:][-MOST_ENDS:]]
+    ends = list(parse_ends(tail, tail_start))
     if not ends:
-        raise ArchiveError(
-            "The archive is damaged or incomplete (its table of contents, at its very end, is "
-            "missing): it was cut off, or is the first part of one that was split (.zip.001, "
-            ".z01); send the whole archive."
-        )
+        raise DirectoryError(Symptom.NO_END, read, size)
+    ends = [*ends[:MOST_ENDS], *ends[MOST_ENDS:][-MOST_ENDS:]]
     ends.sort(key=lambda end: end.stop == size, reverse=True)
     whole = [end for end in ends if end.stop <= size]
+    if not whole:
+        raise DirectoryError(Symptom.ENDS_EARLY, read, size, ends[0])
     for end in whole:
         for start in end.starts():
-            if end.count and 0 <= start <= end.position - end.size:
-                check_in_memory("table of contents", end.size, limits)
-                if start >= tail_start:
-                    entries = tail[start - tail_start :][: end.size]
-                elif end is whole[0] and start == end.starts()[0]:  # as nearly always: one request
-                    entries = read(start, end.size)
-                else:
-                    entries = read(start, 4)
-                if not entries.startswith(b"PK\1\2"):
-                    continue
-                check_count(end.count, limits)
-                return end, start, entries if len(entries) > 4 else read(start, end.size)
+            if not end.count or not 0 <= start <= end.position - end.size:
+                continue
+            if end.size > limits.max_in_memory:
+                raise ArchiveError(DIRECTORY_TOO_LARGE, size=end.size, limit=limits.max_in_memory)
+            if start >= tail_start:
+                data = tail[start - tail_start :][: end.size]
+            elif end is whole[0] and start == end.starts()[0]:  # as nearly always: one request
+                data = read(start, end.size)
+            else:
+                data = read(start, 4)
+            if data.startswith(CENTRAL):
+                # A count that the directory has no room for is damage, not an archive too large.
+                check_count(min(end.count, end.size // CENTRAL_DIRECTORY_HEADER.size), limits)
+                return end, start, data if len(data) > 4 else read(start, end.size)
     for end in whole:
         if not end.count and not end.size:
             return end, end.position, b""
-    if not whole:
-        raise ArchiveError(
-            "The archive is damaged or incomplete (its last bytes are missing); export it again."
-        )
-    end = whole[0]
-    if _hides_names(read):
-        raise ArchiveError(ENCRYPTED_DIRECTORY)
-    if end.several:
-        raise ArchiveError(SPLIT)
-    check_count(end.count, limits)
-    check_in_memory("table of contents", end.size, limits)
-    if end.size > end.position and read(0, 4) != LOCAL:
-        raise _front_missing()
-    raise ArchiveError(
-        "The archive is damaged or incomplete (its table of contents is not where it should be); "
-        "export it again."
-    )
+    raise DirectoryError(Symptom.NOT_FOUND, read, size, whole[0])
 
 
-def _hides_names(read: Read) -> bool:
-    """Whether the first local header's values are masked, as an encrypted directory has it."""
-    header = read(0, LOCAL_FILE_HEADER.size)
-    return (
-        header.startswith(LOCAL)
-        and len(header) == LOCAL_FILE_HEADER.size
-        and bool(LOCAL_FILE_HEADER.unpack(header)[2] & MASKED)
-    )
-
-
-def _ends(tail: bytes, tail_start: int) -> Iterator[_End]:
-    """The end records that stand in the tail, the last one first."""
-    position = len(tail)
-    while True:
-        position = tail.rfind(END, 0, position + 3)
-        if position < 0:
-            return
-        if position + END_OF_CENTRAL_DIRECTORY.size > len(tail):
-            continue
-        _, disk, first_disk, _, count, size, offset, comment = END_OF_CENTRAL_DIRECTORY.unpack_from(
-            tail, position
-        )
-        stop = tail_start + position + END_OF_CENTRAL_DIRECTORY.size + comment
-        several = disk not in (0, MAX_16) or first_disk not in (0, MAX_16)
-        wide = _zip64_end(tail, position)
-        if wide is not None:
-            record, fields = wide
-            _, _, _, _, disk, first_disk, _, count, size, offset = fields
-            several = bool(disk or first_disk)
-            yield _End(tail_start + record, stop, count, size, offset, True, several)
-            continue
-        yield _End(tail_start + position, stop, count, size, offset, False, several)
-
-
-def _zip64_end(tail: bytes, position: int) -> tuple[int, tuple[int, ...]] | None:
-    """The Zip64 record that belongs to the end record at ``position``, and where it stands.
-
-    Between it and its locator there can be further data (4.3.14.3).
-    """
-    locator = position - ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR.size
-    if locator < 0 or not tail.startswith(b"PK\6\7", locator):
-        return None
-    record = locator
-    for _ in range(MOST_ENDS):
-        record = tail.rfind(b"PK\6\6", 0, max(0, record + 3))
-        if record < 0:
-            break
-        if record + ZIP64_END_OF_CENTRAL_DIRECTORY.size <= locator:
-            fields = ZIP64_END_OF_CENTRAL_DIRECTORY.unpack_from(tail, record)
-            if record + 12 + fields[1] == locator:
-                return record, fields
-    return None
-
-
-def _entries(data: bytes) -> Iterator[ZipInfo]:
-    position = 0
-    while position < len(data):
-        if not data.startswith(b"PK\1\2", position):
-            # 4.3.13: a signature may follow the entries.
-            if data.startswith(b"PK\5\5", position) and position:
-                return
-            raise ArchiveError(
-                "The archive is damaged (its table of contents cannot be read); export it again."
-            )
-        if position + CENTRAL_DIRECTORY_HEADER.size > len(data):
-            raise _cut_off()
-        header = CENTRAL_DIRECTORY_HEADER.unpack_from(data, position)
-        lengths = header[10:13]
-        start = position + CENTRAL_DIRECTORY_HEADER.size
-        position = start + sum(lengths)
-        if position > len(data):
-            raise _cut_off()
-        yield _entry(header, data[start:position], *lengths[:2])
-
-
-def _cut_off() -> ArchiveError:
-    return ArchiveError(
-        "The archive is damaged or incomplete (its table of contents is cut off); export it again."
-    )
-
-
-def _front_missing() -> ArchiveError:
-    return ArchiveError(
-        "The archive's beginning is missing: it is the last part of one that was split (.zip.002 "
-        "and so on), or was cut off at its front; send the whole archive."
-    )
-
-
-def _entry(header: tuple[int, ...], rest: bytes, name_length: int, extra_length: int) -> ZipInfo:
-    """One entry as a ``ZipInfo``, whose offset is as it was written."""
-    name = rest[:name_length]
-    extra = rest[name_length : name_length + extra_length]
-    info = ZipInfo()
-    info.create_version, info.create_system = header[1] & 0xFF, header[1] >> 8
-    info.extract_version = header[2] & 0xFF
-    info.flag_bits, info.compress_type = header[3], header[4]
-    info.date_time = date_time(header[6], header[5])
-    info.CRC, info.compress_size, info.file_size = header[7:10]
-    info.volume, info.internal_attr, info.external_attr, info.header_offset = header[13:17]
-    info.extra = extra
-    info.comment = rest[name_length + extra_length :]
-    # What is no text in its encoding stays what it was: encoded_name gives the same bytes again.
-    encoding = "utf-8" if info.flag_bits & UTF8_NAME else "cp437"
-    info.orig_filename = name.decode(encoding, "surrogateescape")
-    info.filename = meant_name(name, info.flag_bits, extra)
-    _widen(info)
-    return info
-
-
-def date_time(date: int, time: int) -> tuple[int, int, int, int, int, int]:
-    """4.4.6; days, hours and the rest are left as they are, however odd."""
-    return (
-        (date >> 9) + 1980,
-        date >> 5 & 0xF,
-        date & 0x1F,
-        time >> 11,
-        time >> 5 & 0x3F,
-        (time & 0x1F) * 2,
-    )
-
-
-def meant_name(name: bytes, flags: int, extra: bytes) -> str:
-    """A member's name as its writer meant it.
-
-    Bit 11 says UTF-8. Without it, the Unicode Path field counts (4.6.9), and else what is UTF-8 by
-    itself, as macOS and Linux write; only the rest is in a code page of DOS.
-    """
-    if flags & UTF8_NAME:
-        return name.decode("utf-8", "surrogateescape")
-    for identifier, value in extra_fields(extra):
-        if identifier == UNICODE_PATH_EXTRA_ID and len(value) >= 5:
-            version, crc = struct.unpack_from("<BL", value)
-            if version == 1 and crc == crc32(name):
-                return value[5:].decode("utf-8", "surrogateescape")
-    try:
-        return name.decode("utf-8")
-    except UnicodeDecodeError:
-        return name.decode("cp437")
-
-
-def same_name(info: ZipInfo, name: bytes, flags: int, extra: bytes) -> bool:
-    """Whether a local header's name means the one of the directory."""
-    if name == encoded_name(info):
-        return True
-    names = {meant_name(name, flags, extra)}
-    for page in CODE_PAGES:
-        names.add(name.decode(page, "replace"))
-    meant = _comparable(info.filename)
-    return any(
-        _comparable(other) == meant for other in names if len(other) <= LONGEST_COMPARED_NAME
-    )
-
-
-def _comparable(name: str) -> str:
-    return unicodedata.normalize("NFC", plain(name))
-
-
-def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
-    """The fields of an extra field (4.5.1), as far as they are whole."""
-    position = 0
-    while position + 4 <= len(extra):
-        identifier, length = struct.unpack_from("<2H", extra, position)
-        if position + 4 + length > len(extra):
-            return
-        yield identifier, extra[position + 4 : position + 4 + length]
-        position += 4 + length
-
-
-def _widen(info: ZipInfo) -> None:
-    """Put in what the Zip64 field holds (4.5.3): in this order, where the header has no room."""
-    for identifier, value in extra_fields(info.extra):
-        if identifier != ZIP64_EXTRA_ID:
-            continue
-        for name in ("file_size", "compress_size", "header_offset"):
-            if getattr(info, name) == MAX_32 and len(value) >= 8:
-                setattr(info, name, int.from_bytes(value[:8], "little"))
-                value = value[8:]
-            elif len(value) >= 24 and getattr(info, name) == int.from_bytes(value[:8], "little"):
-                value = value[8:]  # some write every value, whether it is needed or not
-        if info.volume == MAX_16 and len(value) >= 4:
-            info.volume = int.from_bytes(value[:4], "little")
-        return
-
-
-def _place(directory: Directory, end: _End, read: Read, size: int) -> None:
+def _place(directory: Directory, end: End, read: Read, size: int) -> None:
     """Count the members' offsets from the archive's first byte.
 
-    They can be off by what stands in front of the archive (a program that unpacks it), or by
+    They can be off by the length of a program in front of the archive, or by
     multiples of 4 GiB: macOS's Archive Utility writes no Zip64 and lets numbers overflow. And the
     volume that they state can be nonsense. Where anything is unusual, the members' own headers
     must be there.
 
     Raises:
-        ArchiveError: if they are not.
+        DirectoryError: if they are not.
     """
     infos = directory.infos
     shift = directory.start - end.offset
@@ -408,38 +231,30 @@ def _place(directory: Directory, end: _End, read: Read, size: int) -> None:
     several = end.several or any(info.volume not in (0, MAX_16) for info in infos)
     if wrapped:
         _unwrap(directory, read, size)
-        directory.remarks.append(
-            "The archive is larger than its format allows, as macOS makes it; it was read all the "
-            "same."
-        )
+        directory.remarks.append(WRAPPED())
     elif shift and infos and not several:
         here = _is_at(infos[0], read, size)
         if shift < 0 and not here and read(0, 4) != LOCAL:
-            raise _front_missing()
+            raise DirectoryError(Symptom.BEFORE_START, read, size, end)
         there = _is_at(infos[0], read, size, shift)
         if there and shift > 0 and read(0, 4) == LOCAL:
-            raise ArchiveError(
-                "The archive is two ZIPs, one behind the other, of which most programs read "
-                "only the last; unpack both and make one ordinary ZIP of what they hold."
-            )
+            raise DirectoryError(Symptom.TWO_ARCHIVES, read, size, end)
         if there or not here:
             for info in infos:
                 info.header_offset += shift
-    if several:
-        _prove(infos, read, size, SPLIT)
-    elif wrapped:
-        _prove(infos, read, size, MISPLACED)
+    if (several or wrapped) and not _proved(infos, read, size):
+        raise DirectoryError(Symptom.MISPLACED, read, size, end, several)
 
 
 def _unwrap(directory: Directory, read: Read, size: int) -> None:
     """Add the multiples of 4 GiB that are missing from offsets modulo 2^32.
 
     Offsets ascend, so one that is smaller than the one before is beyond the next multiple. Only a
-    file above 4 GiB can pass one unseen: then the end of the last file, which is known, lies beyond
-    what the offsets come to, and the place is found by halves, at the local headers.
+    file above 4 GiB can pass one unseen: then the end of the last file, which is known, is beyond
+    the sum of the offsets, and the place is found by halves, at the local headers.
 
     Raises:
-        ArchiveError: if the offsets do not lead to where the directory begins.
+        DirectoryError: if the offsets do not lead to the directory's first byte.
     """
     infos, end = directory.infos, directory.start
     bases = [0]  # of each member as far as offsets show it, and of the directory
@@ -471,16 +286,16 @@ def _unwrap(directory: Directory, read: Read, size: int) -> None:
                 place(first, middle, more, found)
                 place(middle, last, more + found, unseen - found)
                 return
-        raise ArchiveError(MISPLACED)
+        raise DirectoryError(Symptom.MISPLACED, read, size)
 
     unseen = end - end % WRAP - bases[-1]
     if unseen < 0 or not infos:
-        raise ArchiveError(MISPLACED)
+        raise DirectoryError(Symptom.MISPLACED, read, size)
     place(0, len(infos), 0, unseen)
 
 
-def _prove(infos: list[ZipInfo], read: Read, size: int, complaint: str) -> None:
-    """Look at local headers: the first, the last, both sides of each jump, and some between."""
+def _proved(infos: list[ZipInfo], read: Read, size: int) -> bool:
+    """Whether the first, the last, the local headers at each jump and some others are there."""
     total = len(infos)
     chosen = {0, total - 1, *(total * number // PROVED for number in range(PROVED))}
     for number in range(1, total):
@@ -488,13 +303,11 @@ def _prove(infos: list[ZipInfo], read: Read, size: int, complaint: str) -> None:
             chosen |= {number - 1, number}
         if len(chosen) > 8 * PROVED:
             break
-    for number in sorted(chosen & set(range(total))):
-        if not _is_at(infos[number], read, size):
-            raise ArchiveError(complaint)
+    return all(_is_at(infos[number], read, size) for number in sorted(chosen & set(range(total))))
 
 
 def _is_at(info: ZipInfo, read: Read, size: int, shift: int = 0) -> bool:
-    """Whether a member's local header stands where its entry says, or ``shift`` bytes behind."""
+    """Whether a member's local header is where its entry says, or ``shift`` bytes behind."""
     name = encoded_name(info)
     start, length = info.header_offset + shift, LOCAL_FILE_HEADER.size + len(name)
     if not 0 <= start <= size - length:

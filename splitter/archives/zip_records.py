@@ -1,12 +1,26 @@
-"""The records of a ZIP file, as PKWARE's APPNOTE 6.3.10 lays them out.
+"""The records of a ZIP file, read and written, as PKWARE's APPNOTE 6.3.10 lays them out.
 
-https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT; section numbers below are its own.
-Members are described by ``zipfile.ZipInfo``; this module only turns them into bytes.
+https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT; section numbers are its own. A member
+is described by a ``zipfile.ZipInfo``.
 """
 
 import struct
+import unicodedata
 from collections.abc import Iterable, Iterator
-from zipfile import ZIP_STORED, ZipInfo
+from dataclasses import dataclass
+from typing import NamedTuple
+from zipfile import ZIP_BZIP2, ZIP_STORED, ZipInfo
+from zlib import crc32
+
+from splitter.archives.members import DosDateTime, plain
+
+LOCAL = b"PK\3\4"
+CENTRAL = b"PK\1\2"
+END = b"PK\5\6"
+ZIP64_END = b"PK\6\6"
+ZIP64_LOCATOR = b"PK\6\7"
+DESCRIPTOR = b"PK\7\x08"
+DIGITAL_SIGNATURE = b"PK\5\5"  # 4.3.13
 
 LOCAL_FILE_HEADER = struct.Struct("<4s5H3L2H")  # 4.3.7
 CENTRAL_DIRECTORY_HEADER = struct.Struct("<4s6H3L5H2L")  # 4.3.12
@@ -14,21 +28,108 @@ ZIP64_END_OF_CENTRAL_DIRECTORY = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
 ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR = struct.Struct("<4sLQL")  # 4.3.15
 END_OF_CENTRAL_DIRECTORY = struct.Struct("<4s4H2LH")  # 4.3.16
 
-ZIP64_EXTRA_ID = 0x0001  # 4.5.3
-ZIP64_VERSION = 45  # 4.4.3.2
-DATA_DESCRIPTOR = 0x0008  # 4.4.4, bit 3
-UTF8_NAME = 0x0800  # 4.4.4, bit 11
-UNIX = 3  # 4.4.2
+ENCRYPTED = 0x0001  # 4.4.4, bit 0
+STRENGTH = 0x0006  # bits 1 and 2: the compressor's effort, which no reader needs
+DATA_DESCRIPTOR = 0x0008  # bit 3
+PATCH = 0x0020  # bit 5
+UTF8_NAME = 0x0800  # bit 11
+MASKED = 0x2000  # bit 13: the central directory is encrypted
+
+UNIX, MACOS = 3, 19  # 4.4.2.2
 REGULAR_FILE = 0o100644 << 16  # 4.4.15, as Unix has it
+
+DEFLATE64 = 9  # 4.4.5
+ZSTANDARD = 93
+XZ = 95
+AES = 99
+
+ZIP64_VERSION = 45  # 4.4.3.2, ten times the version; also for the next two
+VERSIONS = {ZIP_STORED: 10, 8: 20, DEFLATE64: 21, 10: 25, ZIP_BZIP2: 46}
+NEWEST_VERSION = 63
+
+ZIP64_EXTRA_ID = 0x0001  # 4.5.3
+UNICODE_PATH_EXTRA_ID = 0x7075  # 4.6.9
+LONGEST_EXTRA_FIELD = 0xFFFF  # 4.4.11
+LONGEST_DATA_DESCRIPTOR = 24  # 4.3.9: signature, CRC-32 and two sizes of eight bytes
 
 # A field with all bits set says that the Zip64 record holds the value (4.4.1.4).
 MAX_16 = 0xFFFF
 MAX_32 = 0xFFFFFFFF
 
+MOST_ENDS = 16
+"""Places in a tail at which a Zip64 record is looked for."""
 
-def stored_member(
-    name: str, size: int, crc: int, modified: tuple[int, int, int, int, int, int]
-) -> ZipInfo:
+CODE_PAGES = ("cp437", "cp850", "cp1252")
+"""The DOS and ANSI pages of western Europe, in which Windows writes names without a flag."""
+
+LONGEST_COMPARED_NAME = 1024
+"""Characters; to compose a longer name can take minutes, and no file may have one."""
+
+
+class _Shared(NamedTuple):
+    """The fields that a member's local header and its entry in the directory have in common."""
+
+    version: int
+    flags: int
+    method: int
+    time: int
+    date: int
+    crc: int
+    compress_size: int
+    file_size: int
+    name_length: int
+    extra_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class LocalHeader:
+    """The record in front of a member's data (4.3.7).
+
+    Attributes:
+        size: bytes of the whole record, name and extra field included.
+    """
+
+    version: int
+    flags: int
+    method: int
+    crc: int
+    compress_size: int
+    file_size: int
+    name: bytes
+    extra: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The records at a ZIP's end (4.3.14 to 4.3.16).
+
+    Attributes:
+        position: of the first of them in the archive.
+        stop: the end of the last, its comment included.
+        count: entries of the central directory.
+        size, offset: of the central directory.
+        several: whether the records name more volumes than one.
+    """
+
+    position: int
+    stop: int
+    count: int
+    size: int
+    offset: int
+    zip64: bool
+    several: bool
+
+    def starts(self) -> tuple[int, int]:
+        """The places where the directory may begin: in front of the end records, or as stated."""
+        return self.position - self.size, self.offset
+
+    def counts(self, count: int) -> bool:
+        """Whether ``count`` entries are right. Some programs count modulo 65,536."""
+        return count == self.count if self.zip64 else (count - self.count) % (MAX_16 + 1) == 0
+
+
+def stored_member(name: str, size: int, crc: int, modified: DosDateTime) -> ZipInfo:
     """A regular file, not compressed, that its owner may write and all may read."""
     member = ZipInfo(name, modified)
     member.compress_type = ZIP_STORED
@@ -41,32 +142,18 @@ def stored_member(
     return member
 
 
+# Writing
+
+
 def local_file_header(member: ZipInfo) -> bytes:
     """The header in front of a member's bytes, its CRC and sizes known."""
-    wide = MAX_32 in (_narrow(member.file_size), _narrow(member.compress_size))
-    extra = (
-        struct.pack("<2H2Q", ZIP64_EXTRA_ID, 16, member.file_size, member.compress_size)
-        if wide
-        else b""
-    )
+    sizes = (member.file_size, member.compress_size)
+    extra = _zip64_field(*sizes) if max(sizes) >= MAX_32 else b""
     name = encoded_name(member)
-    return (
-        LOCAL_FILE_HEADER.pack(
-            b"PK\3\4",
-            max(member.extract_version, ZIP64_VERSION if wide else 0),
-            member.flag_bits,
-            member.compress_type,
-            _dos_time(member),
-            _dos_date(member),
-            member.CRC,
-            MAX_32 if wide else member.compress_size,
-            MAX_32 if wide else member.file_size,
-            len(name),
-            len(extra),
-        )
-        + name
-        + extra
-    )
+    shared = _shared(member, name, extra)
+    if extra:  # both sizes are in the field (4.5.3)
+        shared = shared._replace(file_size=MAX_32, compress_size=MAX_32)
+    return LOCAL_FILE_HEADER.pack(LOCAL, *shared) + name + extra
 
 
 def central_directory(members: Iterable[ZipInfo], offset: int) -> Iterator[bytes]:
@@ -76,7 +163,7 @@ def central_directory(members: Iterable[ZipInfo], offset: int) -> Iterator[bytes
 
     Args:
         members: with ``header_offset`` counted from the start of the file.
-        offset: where the central directory begins.
+        offset: of the central directory.
     """
     count = size = 0
     for member in members:
@@ -87,7 +174,7 @@ def central_directory(members: Iterable[ZipInfo], offset: int) -> Iterator[bytes
     end = offset + size
     if count >= MAX_16 or size >= MAX_32 or offset >= MAX_32:
         yield ZIP64_END_OF_CENTRAL_DIRECTORY.pack(
-            b"PK\6\6",
+            ZIP64_END,
             ZIP64_END_OF_CENTRAL_DIRECTORY.size - 12,
             ZIP64_VERSION,
             ZIP64_VERSION,
@@ -98,17 +185,18 @@ def central_directory(members: Iterable[ZipInfo], offset: int) -> Iterator[bytes
             size,
             offset,
         )
-        yield ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR.pack(b"PK\6\7", 0, end, 1)
+        yield ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR.pack(ZIP64_LOCATOR, 0, end, 1)
+    narrow_count = min(count, MAX_16)
     yield END_OF_CENTRAL_DIRECTORY.pack(
-        b"PK\5\6",
-        0,
-        0,
-        min(count, MAX_16),
-        min(count, MAX_16),
-        _narrow(size),
-        _narrow(offset),
-        0,
+        END, 0, 0, narrow_count, narrow_count, _narrow(size), _narrow(offset), 0
     )
+
+
+def data_descriptors(member: ZipInfo) -> tuple[bytes, bytes]:
+    """Both data descriptors of a member below 4 GiB (4.3.9): with and without a signature."""
+    sizes = (_narrow(member.compress_size), _narrow(member.file_size))
+    descriptor = struct.pack("<3L", member.CRC, *sizes)
+    return DESCRIPTOR + descriptor, descriptor
 
 
 def encoded_name(member: ZipInfo) -> bytes:
@@ -120,59 +208,235 @@ def encoded_name(member: ZipInfo) -> bytes:
 def _central_directory_header(member: ZipInfo) -> bytes:
     fields = (member.file_size, member.compress_size, member.header_offset)
     wide = [field for field in fields if field >= MAX_32]
-    extra = _without_zip64(member.extra)
-    if wide:
-        extra = struct.pack(f"<2H{len(wide)}Q", ZIP64_EXTRA_ID, 8 * len(wide), *wide) + extra
+    extra = _zip64_field(*wide) if wide else b""
+    for identifier, value in extra_fields(member.extra):
+        if identifier != ZIP64_EXTRA_ID:
+            extra += struct.pack("<2H", identifier, len(value)) + value
     name = encoded_name(member)
-    return (
-        CENTRAL_DIRECTORY_HEADER.pack(
-            b"PK\1\2",
-            member.create_system << 8 | member.create_version,
-            max(member.extract_version, ZIP64_VERSION if wide else 0),
-            member.flag_bits,
-            member.compress_type,
-            _dos_time(member),
-            _dos_date(member),
-            member.CRC,
-            _narrow(member.compress_size),
-            _narrow(member.file_size),
-            len(name),
-            len(extra),
-            len(member.comment),
-            0,
-            member.internal_attr,
-            member.external_attr,
-            _narrow(member.header_offset),
-        )
-        + name
-        + extra
-        + member.comment
+    header = CENTRAL_DIRECTORY_HEADER.pack(
+        CENTRAL,
+        member.create_system << 8 | member.create_version,
+        *_shared(member, name, extra),
+        len(member.comment),
+        0,
+        member.internal_attr,
+        member.external_attr,
+        _narrow(member.header_offset),
+    )
+    return header + name + extra + member.comment
+
+
+def _shared(member: ZipInfo, name: bytes, extra: bytes) -> _Shared:
+    year, month, day, hour, minute, second = member.date_time
+    needed = VERSIONS.get(member.compress_type, NEWEST_VERSION)
+    return _Shared(
+        max(needed, ZIP64_VERSION if extra.startswith(b"\1\0") else 0),
+        member.flag_bits,
+        member.compress_type,
+        hour << 11 | minute << 5 | second // 2,
+        (year - 1980) << 9 | month << 5 | day,
+        member.CRC,
+        _narrow(member.compress_size),
+        _narrow(member.file_size),
+        len(name),
+        len(extra),
     )
 
 
-def _without_zip64(extra: bytes) -> bytes:
-    kept = b""
-    position = 0
-    while position + 4 <= len(extra):
-        identifier, length = struct.unpack_from("<2H", extra, position)
-        end = position + 4 + length
-        if end > len(extra):  # some readers refuse a directory with half a field
-            break
-        if identifier != ZIP64_EXTRA_ID:
-            kept += extra[position:end]
-        position = end
-    return kept
+def _zip64_field(*values: int) -> bytes:
+    return struct.pack(f"<2H{len(values)}Q", ZIP64_EXTRA_ID, 8 * len(values), *values)
 
 
 def _narrow(value: int) -> int:
     return min(value, MAX_32)
 
 
-def _dos_time(member: ZipInfo) -> int:
-    _, _, _, hour, minute, second = member.date_time
-    return hour << 11 | minute << 5 | second // 2
+# Reading
 
 
-def _dos_date(member: ZipInfo) -> int:
-    year, month, day, _, _, _ = member.date_time
-    return (year - 1980) << 9 | month << 5 | day
+def parse_local_header(data: bytes) -> LocalHeader | None:
+    """The local header at the beginning of ``data``, or None if there is none.
+
+    ``name`` and ``extra`` are as long as ``data`` lets them be; see ``LocalHeader.size``.
+    """
+    if len(data) < LOCAL_FILE_HEADER.size or not data.startswith(LOCAL):
+        return None
+    shared = _Shared(*LOCAL_FILE_HEADER.unpack_from(data)[1:])
+    start = LOCAL_FILE_HEADER.size
+    stop = start + shared.name_length
+    end = stop + shared.extra_length
+    return LocalHeader(
+        version=shared.version & 0xFF,
+        flags=shared.flags,
+        method=shared.method,
+        crc=shared.crc,
+        compress_size=shared.compress_size,
+        file_size=shared.file_size,
+        name=data[start:stop],
+        extra=data[stop:end],
+        size=end,
+    )
+
+
+def parse_entry(data: bytes, position: int) -> tuple[ZipInfo, int] | None:
+    """The entry of the central directory at ``position``, and the position behind it.
+
+    ``filename`` is the name as its writer meant it, ``orig_filename`` as ``encoded_name`` takes it.
+    Returns None if the entry is longer than ``data``.
+    """
+    start = position + CENTRAL_DIRECTORY_HEADER.size
+    if start > len(data):
+        return None
+    _, made_by, *fields = CENTRAL_DIRECTORY_HEADER.unpack_from(data, position)
+    shared = _Shared(*fields[:10])
+    comment_length, volume, internal, external, offset = fields[10:]
+    name_end = start + shared.name_length
+    extra_end = name_end + shared.extra_length
+    end = extra_end + comment_length
+    if end > len(data):
+        return None
+    name = data[start:name_end]
+    info = ZipInfo()
+    info.create_version, info.create_system = made_by & 0xFF, made_by >> 8
+    info.extract_version = shared.version & 0xFF
+    info.flag_bits, info.compress_type = shared.flags, shared.method
+    info.date_time = date_time(shared.date, shared.time)
+    info.CRC = shared.crc
+    info.compress_size, info.file_size = shared.compress_size, shared.file_size
+    info.volume, info.internal_attr, info.external_attr = volume, internal, external
+    info.header_offset = offset
+    info.extra = data[name_end:extra_end]
+    info.comment = data[extra_end:end]
+    # Bytes that are no text in their encoding are kept: encoded_name gives the same bytes again.
+    encoding = "utf-8" if info.flag_bits & UTF8_NAME else "cp437"
+    info.orig_filename = name.decode(encoding, "surrogateescape")
+    info.filename = meant_name(name, info.flag_bits, info.extra)
+    _widen(info)
+    return info, end
+
+
+def parse_ends(tail: bytes, tail_start: int) -> Iterator[End]:
+    """The end records in an archive's tail, the last one first."""
+    position = len(tail)
+    while True:
+        position = tail.rfind(END, 0, position + 3)
+        if position < 0:
+            return
+        if position + END_OF_CENTRAL_DIRECTORY.size > len(tail):
+            continue
+        _, disk, first_disk, _, count, size, offset, comment = END_OF_CENTRAL_DIRECTORY.unpack_from(
+            tail, position
+        )
+        stop = tail_start + position + END_OF_CENTRAL_DIRECTORY.size + comment
+        several = disk not in (0, MAX_16) or first_disk not in (0, MAX_16)
+        wide = _zip64_end(tail, position)
+        if wide is not None:
+            record, (_, _, _, _, disk, first_disk, _, count, size, offset) = wide
+            several = bool(disk or first_disk)
+            yield End(tail_start + record, stop, count, size, offset, True, several)
+        else:
+            yield End(tail_start + position, stop, count, size, offset, False, several)
+
+
+def _zip64_end(tail: bytes, position: int) -> tuple[int, tuple[int, ...]] | None:
+    """The Zip64 record that belongs to the end record at ``position``, and its place.
+
+    Between it and its locator there can be further data (4.3.14.3).
+    """
+    locator = position - ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR.size
+    if locator < 0 or not tail.startswith(ZIP64_LOCATOR, locator):
+        return None
+    record = locator
+    for _ in range(MOST_ENDS):
+        record = tail.rfind(ZIP64_END, 0, max(0, record + 3))
+        if record < 0:
+            break
+        if record + ZIP64_END_OF_CENTRAL_DIRECTORY.size <= locator:
+            fields = ZIP64_END_OF_CENTRAL_DIRECTORY.unpack_from(tail, record)
+            if record + 12 + fields[1] == locator:
+                return record, fields
+    return None
+
+
+def date_time(date: int, time: int) -> DosDateTime:
+    """4.4.6; days, hours and the rest are left as they are, however odd."""
+    return (
+        (date >> 9) + 1980,
+        date >> 5 & 0xF,
+        date & 0x1F,
+        time >> 11,
+        time >> 5 & 0x3F,
+        (time & 0x1F) * 2,
+    )
+
+
+def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
+    """The fields of an extra field (4.5.1), as far as they are whole."""
+    position = 0
+    while position + 4 <= len(extra):
+        identifier, length = struct.unpack_from("<2H", extra, position)
+        if position + 4 + length > len(extra):
+            return
+        yield identifier, extra[position + 4 : position + 4 + length]
+        position += 4 + length
+
+
+def local_zip64_sizes(extra: bytes) -> tuple[int, int] | None:
+    """The compressed and the full size in the Zip64 field of a local header (4.5.3)."""
+    for identifier, value in extra_fields(extra):
+        if identifier == ZIP64_EXTRA_ID and len(value) >= 16:
+            size, packed = struct.unpack_from("<2Q", value)
+            return packed, size
+    return None
+
+
+def _widen(info: ZipInfo) -> None:
+    """Put in the values of the Zip64 field (4.5.3): in this order, where the header lacks room."""
+    for identifier, value in extra_fields(info.extra):
+        if identifier != ZIP64_EXTRA_ID:
+            continue
+        for name in ("file_size", "compress_size", "header_offset"):
+            if getattr(info, name) == MAX_32 and len(value) >= 8:
+                setattr(info, name, int.from_bytes(value[:8], "little"))
+                value = value[8:]
+            elif len(value) >= 24 and getattr(info, name) == int.from_bytes(value[:8], "little"):
+                value = value[8:]  # some write every value, whether it is needed or not
+        if info.volume == MAX_16 and len(value) >= 4:
+            info.volume = int.from_bytes(value[:4], "little")
+        return
+
+
+def meant_name(name: bytes, flags: int, extra: bytes) -> str:
+    """A member's name as its writer meant it.
+
+    Bit 11 says UTF-8. Without it, the Unicode Path field counts (4.6.9), then UTF-8 as macOS and
+    Linux write it; other names are in a code page of DOS.
+    """
+    if flags & UTF8_NAME:
+        return name.decode("utf-8", "surrogateescape")
+    for identifier, value in extra_fields(extra):
+        if identifier == UNICODE_PATH_EXTRA_ID and len(value) >= 5:
+            version, crc = struct.unpack_from("<BL", value)
+            if version == 1 and crc == crc32(name):
+                return value[5:].decode("utf-8", "surrogateescape")
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        return name.decode("cp437")
+
+
+def same_name(info: ZipInfo, header: LocalHeader) -> bool:
+    """Whether a local header's name means the one of the directory."""
+    if header.name == encoded_name(info):
+        return True
+    names = {meant_name(header.name, header.flags, header.extra)}
+    for page in CODE_PAGES:
+        names.add(header.name.decode(page, "replace"))
+    meant = _comparable(info.filename)
+    return any(
+        _comparable(other) == meant for other in names if len(other) <= LONGEST_COMPARED_NAME
+    )
+
+
+def _comparable(name: str) -> str:
+    return unicodedata.normalize("NFC", plain(name))

@@ -1,35 +1,33 @@
-"""Whether a ZIP's members are what its central directory says, looked at before they are copied.
+"""A sample of a ZIP's members, compared with its central directory before they are copied.
 
 A batch that S3 copies keeps each member's local header and data descriptor as they are. Programs
-read the one or the other, so both must agree with the directory. A writer that disagrees with
-itself does so in every member: a sample tells. Section numbers are those of PKWARE's APPNOTE.
+read the one or the other, so both must agree with the directory, for the strictest of unzip, 7z,
+bsdtar, Java, Go and Python. A writer that disagrees with itself does so in every member, which a
+sample shows. Section numbers are those of PKWARE's APPNOTE.
 """
 
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from zipfile import ZIP_DEFLATED
+from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 from splitter.archives.members import ArchiveError
 from splitter.archives.zip_data import deflated_length
-from splitter.archives.zip_directory import Read, extra_fields
-from splitter.archives.zip_index import (
-    LATEST_VERSION,
-    LONGEST_DATA_DESCRIPTOR,
-    STRENGTH,
-    MemberSpan,
-    ZipIndex,
-    content,
-    header_guess,
-    local_header,
-)
+from splitter.archives.zip_directory import Read
+from splitter.archives.zip_index import MemberSpan, ZipIndex, content, local_header
 from splitter.archives.zip_records import (
     DATA_DESCRIPTOR,
+    LONGEST_DATA_DESCRIPTOR,
     MAX_32,
-    ZIP64_EXTRA_ID,
+    STRENGTH,
+    LocalHeader,
+    data_descriptors,
     encoded_name,
+    extra_fields,
+    local_zip64_sizes,
+    meant_name,
 )
+from splitter.sentences import Actor, Said, Sentence, Words
 
 SAMPLE = 64
 """Members whose headers are compared; all of an archive that has no more."""
@@ -43,54 +41,78 @@ LARGEST_UNPACKED = 8 * 1024 * 1024
 REQUESTS = 16
 """Threads, each of which asks for one member's bytes at a time."""
 
-SIGNATURE = b"PK\7\x08"  # 4.3.9.3
+LATEST_VERSION = 46  # 4.4.3.2, ten times; Info-ZIP's unzip skips members that need a later one
+
+# Reasons against a splice: the archive is extracted instead.
+IN_FRONT = Sentence(
+    "member.header-differs",
+    "{field} in front of the data of {name} differs from the table of contents",
+    Actor.NOBODY,
+)
+BEHIND = Sentence(
+    "member.descriptor-differs",
+    "the checksum or the size behind the data of {name} differs from the table of contents",
+    Actor.NOBODY,
+)
+WIDE = Sentence(
+    "member.wide-descriptor",
+    "the sizes behind the data of {name} have 64 bits, which Java does not read",
+    Actor.NOBODY,
+)
+NEWER = Sentence(
+    "member.newer-version",
+    "{name} asks for a later version of ZIP, {version}, than unzip reads",
+    Actor.NOBODY,
+)
+LONG_FIELD = Sentence(
+    "member.extra-field-too-long",
+    "the extra field in front of the data of {name} is longer than its room",
+    Actor.NOBODY,
+)
+SLACK = Sentence(
+    "member.stray-bytes", "after the data of {name} are bytes that belong to no file", Actor.NOBODY
+)
+SLACK_INSIDE = Sentence(
+    "member.stray-bytes-inside",
+    "behind the compressed data of {name}, within its size, are bytes that belong to no file",
+    Actor.NOBODY,
+)
 
 
 def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
-    """What in the archive speaks against copying its members, if anything does; what was looked at.
-
-    A request fetches a member's header and, in front of it, the data descriptor of another.
+    """The first difference that forbids a copy of the archive's members, and the comparisons made.
 
     Args:
-        read: gives bytes of the archive, to any number of threads; what it raises is passed on.
+        read: gives bytes of the archive, to any number of threads; its errors are passed on.
     """
     files = list(index.members.items())
     chosen = sample([span for _, span in files])
     count = len(chosen)
     unpack = {chosen[(count - 1) * number // (UNPACKED - 1)] for number in range(UNPACKED)}
 
-    def look(number: int) -> str | None:
+    def look(number: int) -> Said | None:
         name, span = files[number]
-        start = max(0, span.start - LONGEST_DATA_DESCRIPTOR)
-        data = read(start, span.start - start + header_guess(span))
-
-        def near(at: int, length: int) -> bytes:
-            if start <= at and at + length <= start + len(data):
-                return data[at - start : at - start + length]
-            return read(at, length)
-
-        before = files[number - 1] if number else None
-        if before and before[1].end == span.start and (what := _descriptor(*before, near)):
-            return what
-        if what := _header(name, span, near):
-            return what
-        if number == len(files) - 1 and (what := _descriptor(name, span, read)):
-            return what
         if number in unpack and span.size <= LARGEST_UNPACKED:
-            return _content_disagreement(name, span, read)
-        return None
+            data = read(span.start, span.size)
+
+            def here(offset: int, length: int) -> bytes:
+                start = offset - span.start
+                return data[start : start + length]
+
+            return header_disagreement(name, span, here) or _data_disagreement(name, span, here)
+        return header_disagreement(name, span, read)
 
     with ThreadPoolExecutor(REQUESTS) as pool:
-        found = [what for what in pool.map(look, chosen) if what]
+        found = [said for said in pool.map(look, chosen) if said]
     these = f"{count:,} of {len(files):,}" if count < len(files) else f"all {count:,}"
-    looked = f"compared the headers of {these} files, unpacked {len(unpack):,}"
-    return (found[0] if found else None), looked
+    compared = f"compared the headers of {these} files, unpacked {len(unpack):,}"
+    return (found[0].text if found else None), compared
 
 
 def sample(spans: Sequence[MemberSpan]) -> list[int]:
     """The numbers of the members to look at: both ends of each run, and others between.
 
-    A run is what one program wrote in one go, as far as it can be seen: in merged archives,
+    A run is the work of one program at one time, as far as it can be seen: in merged archives,
     versions and names begin anew.
     """
     count = len(spans)
@@ -120,87 +142,64 @@ def _kind(span: MemberSpan) -> tuple[int, ...]:
     )
 
 
-def header_disagreement(name: str, span: MemberSpan, read: Read) -> str | None:
-    """What a member's local header or data descriptor says otherwise than the directory."""
-    return _header(name, span, read) or _descriptor(name, span, read)
-
-
-def _header(name: str, span: MemberSpan, read: Read) -> str | None:
+def header_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
+    """The first difference of a member's local header or data descriptor from the directory."""
     try:
         header = local_header(name, span, read)
     except ArchiveError as error:
-        return str(error)
+        return error.said
     info = span.info
-    wanted = (info.CRC, info.compress_size, info.file_size)
-    found = (header.crc, *_wide_sizes(header.compress_size, header.file_size, header.extra))
-    streamed = bool(header.flags & DATA_DESCRIPTOR)
-    if streamed:
-        # They may be left to the descriptor, all or some.
-        pairs = zip(found, wanted, strict=True)
-        same = all(value in (0, MAX_32, want) for value, want in pairs)
-    else:
-        same = found == wanted
-    for differs, what in (
+    wide = local_zip64_sizes(header.extra)
+    for differs, field in (
         (header.name != encoded_name(info), "the name"),
+        # 4.6.9: several programs read the name in an extra field.
+        (meant_name(header.name, header.flags, header.extra) != info.filename, "the name"),
         (header.method != info.compress_type, "the compression method"),
         ((header.flags ^ info.flag_bits) & ~STRENGTH, "a flag"),
-        (not same, "the checksum or the size"),
-        (header.version > LATEST_VERSION, "the version of ZIP"),
+        (not _sizes_agree(header, wide, span), "the checksum or the size"),
     ):
         if differs:
-            return f"{what} that stands in front of the data of '{name}' is another"
-    fields = sum(4 + len(value) for _, value in extra_fields(header.extra))
-    if fields != len(header.extra):
-        return f"the extra field in front of the data of '{name}' is longer than its room"
-    left = span.end - header.data - info.compress_size
-    if left > LONGEST_DATA_DESCRIPTOR or (left and not streamed):
-        return f"after '{name}' it has bytes that belong to no file"
-    return None
+            return IN_FRONT(field=Words(field), name=name)
+    if header.version > LATEST_VERSION:
+        version = f"{header.version // 10}.{header.version % 10}"
+        return NEWER(name=name, version=Words(version))
+    if sum(4 + len(value) for _, value in extra_fields(header.extra)) != len(header.extra):
+        return LONG_FIELD(name=name)
+    left = span.size - header.size - info.compress_size
+    if not header.flags & DATA_DESCRIPTOR:
+        return SLACK(name=name) if left else None
+    if left > LONGEST_DATA_DESCRIPTOR:
+        return SLACK(name=name)
+    # Before version 22, Java goes by the size; bsdtar and later versions go by the Zip64 field.
+    if wide:
+        return WIDE(name=name)
+    return None if read(span.end - left, left) in data_descriptors(info) else BEHIND(name=name)
 
 
-def _descriptor(name: str, span: MemberSpan, read: Read) -> str | None:
+def _sizes_agree(header: LocalHeader, wide: tuple[int, int] | None, span: MemberSpan) -> bool:
+    """Whether a header's checksum and sizes are right, or left to the data descriptor."""
     info = span.info
-    if not info.flag_bits & DATA_DESCRIPTOR:
-        return None
-    last = read(span.end - LONGEST_DATA_DESCRIPTOR, LONGEST_DATA_DESCRIPTOR)
-    if last.endswith(tuple(_descriptors(info.CRC, info.compress_size, info.file_size))):
-        return None
-    return f"the checksum or the size that stands behind the data of '{name}' is another"
+    found = [header.crc, header.compress_size, header.file_size]
+    wanted = [info.CRC, info.compress_size, info.file_size]
+    if wide:  # 4.5.3: some programs read the field's sizes even where the header has room
+        found += [*wide]
+        wanted += wanted[1:]
+        found[1:3] = [wide[at] if found[1 + at] == MAX_32 else found[1 + at] for at in (0, 1)]
+    left_out = (0, MAX_32) if header.flags & DATA_DESCRIPTOR else ()
+    if info.compress_type == ZIP_STORED and info.compress_size != info.file_size:
+        return False
+    pairs = zip(found, wanted, strict=True)
+    return all(value == want or value in left_out for value, want in pairs)
 
 
-def _descriptors(crc: int, packed: int, size: int) -> Iterator[bytes]:
-    """Every way to write a data descriptor (4.3.9): with or without signature, narrow or wide."""
-    for form in ("<3L", "<L2Q"):
-        if form == "<3L" and max(packed, size) > MAX_32:
-            continue
-        descriptor = struct.pack(form, crc, packed, size)
-        yield SIGNATURE + descriptor
-        yield descriptor
-
-
-def _wide_sizes(packed: int, size: int, extra: bytes) -> tuple[int, int]:
-    """The sizes, from the Zip64 field where the header has no room (4.5.3)."""
-    for identifier, value in extra_fields(extra):
-        if identifier == ZIP64_EXTRA_ID and len(value) >= 16:
-            wide_size, wide_packed = struct.unpack_from("<2Q", value)
-            return (
-                wide_packed if packed == MAX_32 else packed,
-                wide_size if size == MAX_32 else size,
-            )
-    return packed, size
-
-
-def _content_disagreement(name: str, span: MemberSpan, read: Read) -> str | None:
-    data = read(span.start, span.size)
-    start = span.start
+def _data_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
     try:
-        for _ in content(name, span, lambda at, length: data[at - start : at - start + length]):
+        for _ in content(name, span, read):
             pass
-        header = local_header(name, span, lambda at, length: data[at - start : at - start + length])
+        header = local_header(name, span, read)
     except ArchiveError as error:
-        return str(error)
-    if span.info.compress_type == ZIP_DEFLATED:
-        packed = data[header.data - start :][: span.info.compress_size]
-        if deflated_length(packed) != len(packed):
-            return f"behind the compressed data of '{name}' it has bytes that belong to no file"
+        return error.said
+    packed = read(span.start + header.size, span.info.compress_size)
+    if span.info.compress_type == ZIP_DEFLATED and deflated_length(packed) != len(packed):
+        return SLACK_INSIDE(name=name)
     return None

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from splitter.archives import formats, zip_sample
-from splitter.archives import tar as tar_archive
 from splitter.archives.members import Limits
-from splitter.archives.zip_index import ZipIndex, ranged_file
-from splitter.aws.s3 import MIB, Bucket, StoredObject
+from splitter.archives.zip_index import ZipIndex
+from splitter.aws.s3 import Bucket, StoredObject
 from splitter.errors import SetupError
 from splitter.manifest import partition as manifest
 from splitter.manifest.partition import Partition
@@ -22,10 +21,6 @@ CANNOT_SPLICE = Sentence(
     Actor.OPERATOR,
     "Set SPLIT_STRATEGY to auto, then press Retry.",
 )
-
-READ_AHEAD = 2 * MIB
-"""Bytes of a request for the index, the manifest or an image, most of which fit into one. They take
-25 ms on a connection of 85 MB/s, less than the wait for another request's first byte."""
 
 
 class Export:
@@ -68,7 +63,7 @@ class Export:
 
     def index(self) -> ZipIndex:
         """Where the members of the archive, a ZIP, stand."""
-        return ZipIndex(ranged_file(self.read, self.source.size, READ_AHEAD), self.limits)
+        return ZipIndex(self.read, self.source.size, self.limits)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_bucket": None}
@@ -144,7 +139,6 @@ def choose_lane(
     remarks: Sequence[str] = ()
     unpacked: int | None = None
     if format != "zip":
-        tar_archive.check_start(export.read(0, min(formats.START, size)), format)
         if settings.split_strategy == "extract":
             return Extract("SPLIT_STRATEGY asks for it")
         why = f"a {format} archive cannot be copied piece by piece"

@@ -14,7 +14,8 @@ from zlib import crc32
 
 from splitter.archives import zip_records
 from splitter.archives.members import DEFAULT_LIMITS, ArchiveError, DosDateTime, Limits
-from splitter.archives.zip_index import MemberSpan, ZipIndex, ranged_file
+from splitter.archives.zip_directory import Read
+from splitter.archives.zip_index import MemberSpan, ZipIndex
 from splitter.archives.zip_sample import header_disagreement
 from splitter.aws.s3 import MAX_PARTS, MIB, Bucket, StoredObject
 from splitter.batches.assembly import (
@@ -27,22 +28,28 @@ from splitter.batches.assembly import (
 )
 from splitter.batches.windows import Gathered, Range, Windows, windows_over
 from splitter.manifest.partition import MANIFEST, Batch
+from splitter.sentences import Sentence
 
-VERIFY_READ_AHEAD = 2 * MIB
-"""Bytes of a request that reads a batch back; all that are put together at a time have one."""
+VERIFY_WINDOW = 8 * MIB
+"""Bytes of a request that reads a batch back; each batch that is verified at a time keeps one."""
+
+DISAGREES = Sentence(
+    "archive.zip-disagrees-with-itself",
+    "The archive is damaged: {what}; export it again.",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PartLimits:
-    """What bounds the parts of a batch; sizes in bytes.
+    """The limits of a batch's parts; sizes in bytes.
 
     Attributes:
         min_part_size: of every part but the last.
         max_copy_size: of one copied part, at most. S3 takes 5 GiB; smaller parts are copied side by
             side, and a batch of 2 GB fills the copies that may be under way.
         max_parts: of one upload.
-        max_gap: between two ranges that are fetched by one request. What is read in vain takes
-            less time than another request.
+        max_gap: between two ranges that are fetched by one request. Bytes read in vain take less
+            time than another request.
         window: fetched by one request, at most.
         batches: that share what is fetched. All of them want their next bytes from the same stretch
             of a shuffled archive, and so each has a part in memory that is filled meanwhile.
@@ -127,7 +134,7 @@ def plan_batch(
     """Lay out a batch: its images in the archive's order, its manifest, its central directory.
 
     Args:
-        batch: what goes in.
+        batch: its rows and images.
         members: the archive's members by the names that the batch's rows use.
         modified: the time stamp of ``manifest.csv``.
     """
@@ -136,8 +143,10 @@ def plan_batch(
     end = 0
     for span in sorted((members[name] for name in batch.images), key=lambda found: found.start):
         info = copy(span.info)
-        # The archive's mode may be unreadable, setuid or hidden; a batch holds plain files.
+        # The archive's mode may be unreadable, setuid or hidden; a batch holds plain files. Some
+        # programs refuse a comment or an extra field that others wrote.
         info.create_system, info.external_attr = zip_records.UNIX, zip_records.REGULAR_FILE
+        info.internal_attr, info.extra, info.comment = 0, b"", b""
         info.header_offset = end
         infos.append(info)
         end += span.size
@@ -156,7 +165,7 @@ def plan_batch(
 
 
 def cost(plans: Sequence[Plan], limits: PartLimits = S3_LIMITS) -> Cost:
-    """What it takes to carry out ``plans``, where none of the batches is there yet."""
+    """The requests that ``plans`` take if no batch is there yet."""
     uploads = [part for plan in plans for part in plan.parts if isinstance(part, Uploaded)]
     windows = [window for some in _groups(plans, limits) for window in _windows(some, limits)]
     return Cost(
@@ -199,26 +208,39 @@ def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMI
 
     Raises:
         ArchiveError: if the archive that the batch was spliced from is damaged.
-        AssemblyError: if the batch is not what it should be.
+        AssemblyError: if the batch has other images or rows.
     """
     stored = bucket.find(key)
     if stored is None:
         raise AssemblyError(f"{key} is not there.")
     try:
         read = partial(bucket.read, key, stored.etag)
-        index = ZipIndex(ranged_file(read, stored.size, VERIFY_READ_AHEAD), limits)
+        index = ZipIndex(_read_ahead(read, stored.size), stored.size, limits)
         if index.members.keys() != {MANIFEST, *batch.images}:
             raise AssemblyError(f"{key} does not hold the images it should.")
         if index.read(MANIFEST) != batch.manifest:
             raise AssemblyError(f"{key} does not hold the rows it should.")
         for name, span in index.members.items():  # in the order of their bytes
             if what := header_disagreement(name, span, index.read_at):
-                raise ArchiveError(f"The archive is damaged: {what}; export it again.")
+                raise ArchiveError(DISAGREES, what=what)
             for _ in index.chunks(name):
                 pass
     except (ArchiveError, AssemblyError):
         bucket.delete(key)
         raise
+
+
+def _read_ahead(read: Read, size: int) -> Read:
+    """``read`` for one thread that goes forward: in long requests, the last of which is kept."""
+    kept, data = 0, b""
+
+    def ahead(offset: int, length: int) -> bytes:
+        nonlocal kept, data
+        if not kept <= offset <= offset + length <= kept + len(data):
+            kept, data = offset, read(offset, min(max(length, VERIFY_WINDOW), size - offset))
+        return data[offset - kept :][:length]
+
+    return ahead
 
 
 def _parts(
@@ -257,13 +279,13 @@ def _even(whole: Range, most: int) -> Iterator[Range]:
 
 
 def _groups(plans: Sequence[Plan], limits: PartLimits) -> Iterator[Sequence[Plan]]:
-    """The plans whose batches are put together at the same time, and so share what is fetched."""
+    """The plans whose batches are put together at the same time, and share their reads."""
     for first in range(0, len(plans), limits.batches):
         yield plans[first : first + limits.batches]
 
 
 def _windows(plans: Iterable[Plan], limits: PartLimits) -> list[Range]:
-    """What is fetched for the uploaded parts of some batches, a request each."""
+    """The ranges to read for the uploaded parts of some batches, a request each."""
     uploads = (part for plan in plans for part in plan.parts if isinstance(part, Uploaded))
     ranges = (found for part in uploads for found in part.ranges)
     return list(windows_over(ranges, limits.window, limits.max_gap))

@@ -111,7 +111,7 @@ def partition_export(
     image_column: str,
     batch_size: int,
     max_cells: int = DEFAULT_LIMITS.max_cells,
-    unusable: Mapping[str, str] = MappingProxyType({}),
+    unusable: Mapping[str, Said] = MappingProxyType({}),
     max_columns: int = DEFAULT_LIMITS.max_columns,
 ) -> Partition:
     """Check an archive's manifest against its files and cut it into batches.
@@ -132,7 +132,7 @@ def partition_export(
     name = find(every)
     if name in unusable:
         raise ManifestError(
-            f"The archive has the manifest '{short(name)}', which {unusable[name]}."
+            f"The archive has the manifest '{short(name)}', which {unusable[name].text}."
         )
     folder = folder_of(name)
     files = _by_spelling(folder, every)
@@ -239,7 +239,7 @@ def check_images(
     table: Table,
     files: Mapping[str, str],
     names: Collection[str] = (),
-    unusable: Mapping[str, str] = MappingProxyType({}),
+    unusable: Mapping[str, Said] = MappingProxyType({}),
 ) -> Iterator[Row]:
     """Pass the rows on, and make sure that each names an image of the archive.
 
@@ -263,7 +263,7 @@ def check_images(
         file = _file_of(name, files) if name not in ("", MANIFEST) else ""
         if file in unusable:
             refused.append(
-                f"line {line} of its manifest names '{short(name)}', which {unusable[file]}"
+                f"line {line} of its manifest names '{short(name)}', which {unusable[file].text}"
             )
         elif file:
             if not count and not refused:

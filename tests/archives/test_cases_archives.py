@@ -1,7 +1,7 @@
 """Archives as other people's programs write them, and odd ones, in both lanes.
 
-``index.json`` of each corpus in ``fixtures/cases`` says how each was made and what it must come
-to: the same batches (``same``), a refusal whose sentence matches (``refuse:``), or the one or the
+``index.json`` of each corpus in ``fixtures/cases`` has the origin and the result of
+each: the same batches (``same``), a refusal whose sentence matches (``refuse:``), or the one or the
 other.
 """
 
@@ -9,7 +9,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -33,6 +32,7 @@ from splitter.messages import Request
 from splitter.settings import Settings
 from tests.helpers.archives import zip_of
 from tests.helpers.biospex import Biospex
+from tests.helpers.other_programs import UTF_8, accepted
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "cases"
 INDEXES = {
@@ -40,11 +40,6 @@ INDEXES = {
     for corpus in ("archives", "corpora")
 }
 CASES = [(corpus, name) for corpus, index in INDEXES.items() for name in index if name != "_export"]
-
-TESTS = {
-    "unzip": ["unzip", "-tq"],
-    "7z": ["7z", "t"],
-}
 
 
 class Split:
@@ -134,7 +129,6 @@ def test_an_archive_comes_to_its_batches_or_to_the_true_cause(
 
 SCRIPTS = ["Größe ½.jpg", "Ñandú.jpg", "标本.jpg", "Гербарий.jpg", "🦋.jpg", "a.jpg"]
 MANIFEST = "".join(f"{line}\n" for line in ["imageName", *SCRIPTS]).encode()
-UTF_8 = {**os.environ, "LC_ALL": "C.UTF-8"}
 WRITERS = {
     "7z": ["7z", "a", "-tzip"],
     "bsdtar": ["bsdtar", "-acf"],
@@ -201,26 +195,6 @@ def check(batches: list[bytes], rows: Any, images: dict[str, str], directory: Pa
             }
         path = directory / f"part{number}.zip"
         path.write_bytes(data)
-        accepted_by_other_programs(path)
+        assert list(accepted(path))
     assert found_rows == rows
     assert found_images == images
-
-
-def accepted_by_other_programs(path: Path) -> None:
-    for program, command in TESTS.items():
-        if shutil.which(program):
-            outcome = subprocess.run(
-                [*command, str(path)], env=UTF_8, capture_output=True, timeout=120
-            )
-            assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    if shutil.which("bsdtar"):  # from a pipe, so by the local headers
-        with path.open("rb") as stream:
-            outcome = subprocess.run(
-                ["bsdtar", "-xOf", "-"],
-                stdin=stream,
-                env=UTF_8,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                timeout=120,
-            )
-        assert outcome.returncode == 0, outcome.stderr

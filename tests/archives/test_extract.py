@@ -23,6 +23,7 @@ from tests.helpers.archives import (
     FILES,
     Unseekable,
     identified,
+    index_of,
     overlap_bomb,
     tar_of,
     zip_of,
@@ -74,7 +75,7 @@ def unusable_in(data: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         contents = extract(data, Path(folder), limits)
         assert not contents.members.keys() & contents.unusable.keys()
-        return contents.unusable
+        return {name: said.text for name, said in contents.unusable.items()}
 
 
 def link(name: str, type: bytes) -> tarfile.TarInfo:
@@ -121,7 +122,7 @@ def test_every_file_of_a_real_export_is_unpacked_byte_for_byte(path: Path, tmp_p
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ""])
-def test_the_format_is_told_by_the_content_whatever_the_name(
+def test_the_format_is_known_by_the_content_under_any_name(
     name: str, suffix: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"export{suffix}"
@@ -139,7 +140,7 @@ def test_progress_adds_up_to_the_bytes_unpacked(path: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("make", [zip_of, tar_of])
-def test_folders_and_what_desktop_systems_add_are_no_part_of_an_export(make: type) -> None:
+def test_folders_and_files_of_desktop_systems_are_no_part_of_an_export(make: type) -> None:
     noise = [
         "__MACOSX/._a.jpg",
         "export/__MACOSX/a.jpg",
@@ -182,7 +183,7 @@ def test_an_archive_that_ends_early_is_refused_wherever_it_ends(name: str, tmp_p
             contents = extract(data[:length], tmp_path)
         except ArchiveError:
             continue
-        # Only behind a file, where the manifest tells whether all are there.
+        # Only behind a file: the manifest shows whether all are there.
         assert name.startswith("tar-")
         assert any("archive.tar-without-end" in remark for remark in contents.remarks)
 
@@ -223,7 +224,7 @@ def zip_data_spans(data: bytes) -> list[tuple[int, int]]:
 
 @settings(deadline=None, max_examples=400)
 @given(st.data())
-def test_whatever_is_wrong_with_an_archive_it_is_said_in_one_sentence(data: st.DataObject) -> None:
+def test_any_damage_gives_one_sentence(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(SMALL)))
     whole = bytearray(SMALL[name])
     for _ in range(data.draw(st.integers(1, 3))):
@@ -259,8 +260,8 @@ CENTRAL, LOCAL = b"PK\1\2", b"PK\3\4"
         ),
     ],
 )
-def test_what_the_libraries_raise_about_nonsense_is_a_damaged_archive(data: bytes) -> None:
-    assert "The archive is damaged: 'a.jpg' cannot be unpacked (" in refusal_of(data)
+def test_an_exception_of_a_library_is_a_damaged_archive(data: bytes) -> None:
+    assert "'a.jpg' cannot be unpacked (" in refusal_of(data)
 
 
 def test_a_place_that_no_file_can_have_is_a_damaged_archive() -> None:
@@ -303,12 +304,41 @@ def test_a_changed_header_does_not_pass_for_the_end_of_a_tar(
 @pytest.mark.parametrize("make", [zip_of, tar_of])
 @pytest.mark.parametrize(
     "name",
-    ["../a.jpg", "x/../../a.jpg", "/etc/passwd", "C:/a.jpg", "..\\a.jpg", "x/\n.jpg", "\x7f.jpg"],
+    [
+        "../a.jpg",
+        "x/../../a.jpg",
+        "/../etc/passwd",
+        "C:/a.jpg",
+        "..\\a.jpg",
+        "x/\n.jpg",
+        "\x7f.jpg",
+    ],
 )
 def test_a_name_that_could_lead_elsewhere_is_for_no_batch(make: type, name: str) -> None:
     ((known_as, reason),) = unusable_in(make({name: b"1"})).items()
     assert "unsafe name" in reason
     assert "\n" not in known_as + reason
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+@pytest.mark.parametrize(
+    ("names", "known", "remark"),
+    [
+        (["/manifest.csv", "a.jpg"], ["manifest.csv", "a.jpg"], "begin with a slash"),
+        (["//x/a.jpg", "/x/b.jpg"], ["x/a.jpg", "x/b.jpg"], "'//x/a.jpg' is the first of 2"),
+        (["images\\a.jpg"], ["images/a.jpg"], "backslash between folders"),
+    ],
+)
+def test_names_that_have_only_one_reading_are_read_with_a_remark(
+    make: type, names: list[str], known: list[str], remark: str, tmp_path: Path
+) -> None:
+    data = make([(name, name.encode()) for name in names])
+    contents = extract(data, tmp_path)
+    assert {name: contents.read(name) for name in contents.members} == {
+        name: raw.encode() for name, raw in zip(known, names, strict=True)
+    }
+    remarks = index_of(data).remarks if make is zip_of else contents.remarks
+    assert remark in remarks[0]
 
 
 @pytest.mark.parametrize("make", [zip_of, tar_of])
@@ -387,7 +417,7 @@ def test_a_tar_with_a_sparse_file_may_end_anywhere(case: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("length", [2048, 10_240])
-def test_two_tars_are_told_wherever_the_first_ends(length: int) -> None:
+def test_two_tars_are_refused_wherever_the_first_ends(length: int) -> None:
     data = tar_of({"a.jpg": b"x"})
     assert "two tar archives" in refusal_of(data[:length] + data)
 
@@ -402,7 +432,7 @@ def test_an_old_sparse_map_of_too_many_blocks_is_refused() -> None:
     assert "sparse file" in refusal_of(bytes(header) + (b"\0" * 504 + b"\1" + b"\0" * 7) * 1000)
 
 
-def test_an_encrypted_file_is_called_so() -> None:
+def test_an_encrypted_file_is_unusable() -> None:
     encrypted = patched(patched(zip_of(FILES), CENTRAL, 8, b"\1\0"), LOCAL, 6, b"\1\0")
     assert {"is encrypted" in reason for reason in unusable_in(encrypted).values()} == {True}
 
@@ -412,7 +442,7 @@ def test_an_encrypted_file_is_called_so() -> None:
     [
         pytest.param(*broken, id=name)
         for name, broken in BROKEN_ZIPS.items()
-        if broken[0].startswith(b"PK")  # what is no ZIP is refused as such
+        if broken[0].startswith(b"PK")  # a file that is no ZIP is refused as such
     ],
 )
 def test_a_zip_whose_index_is_broken_is_refused_before_anything_is_unpacked(
@@ -443,7 +473,7 @@ def test_a_file_without_a_name_is_for_no_batch(make: type) -> None:
     assert "has no name" in unusable_in(make({"./." if make is tar_of else "": b"1"}))[""]
 
 
-def test_an_image_shorter_than_its_header_says_is_refused() -> None:
+def test_an_image_shorter_than_its_stated_size_is_refused() -> None:
     data = patched(zip_of({"a.jpg": b"image"}), CENTRAL, 24, struct.pack("<L", 9))
     assert "'a.jpg' cannot be unpacked (it is shorter than the archive says)" in refusal_of(data)
 
@@ -501,9 +531,7 @@ def test_a_member_that_is_too_large_is_not_read_into_memory(tmp_path: Path) -> N
     ],
     ids=["zip", "tar.gz", "behind the end of a tar.gz", "a sparse file's hole"],
 )
-def test_what_unpacks_to_too_much_is_refused_before_it_fills_the_disk(
-    bomb: bytes, tmp_path: Path
-) -> None:
+def test_a_bomb_is_refused_before_it_fills_the_disk(bomb: bytes, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="more than 67,108,864 bytes"):
         extract(bomb, tmp_path)
     assert (tmp_path / "store").stat().st_size <= 67_108_864

@@ -1,4 +1,4 @@
-"""What a file is: read if it can be, else called by its name, with advice that leads elsewhere."""
+"""The formats of files: archives are read, other files are named, with advice."""
 
 import bz2
 import gzip
@@ -30,14 +30,14 @@ OTHERS = {
     "7-Zip": (b"7z\xbc\xaf\x27\x1c\0\4", "a 7-Zip archive"),
     "RAR": (b"Rar!\x1a\x07\x01\0", "a RAR archive"),
     "LZMA": (b"\x5d\0\0\x80\0" + b"\xff" * 8, "a file compressed by LZMA"),
-    "film": (b"\0\0\0\x18ftypheic", "a film, or a single HEIC image"),
-    "cpio": (b"070701000000", "a cpio archive"),
+    "film": (b"\0\0\0\x18ftypheic", "a HEIC image or a film"),
+    "cpio": (b"070701%0104d" % 0 + b"TRAILER!!!\0", "a cpio archive"),
     "program": (b"MZ\x90\0" + bytes(60), "a Windows program"),
     "web page": (PAGE, "a web page titled 'Sign in & go on'"),
-    "error of S3": (DENIED, "an XML document that says AccessDenied"),
+    "error of S3": (DENIED, "an XML document that says 'AccessDenied'"),
     "PDF": (b"%PDF-1.7\n", "a PDF document"),
     "old Excel": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(8), "an old Excel or Word file"),
-    "JPEG": (b"\xff\xd8\xff\xe0\0\x10JFIF", "a single JPEG image"),
+    "JPEG": (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image"),
     "text": (
         b"subjectId,imageName\n1,a.jpg\n",
         "a text file that begins with 'subjectId,imageName'",
@@ -53,11 +53,11 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", READ)
-def test_what_can_be_read_is_told_by_its_content(name: str) -> None:
+def test_an_archive_is_recognised_by_its_content(name: str) -> None:
     assert identified(READ[name]) == name
 
 
-def test_a_tar_of_unix_v7_is_told_by_its_checksum() -> None:
+def test_a_tar_of_unix_v7_is_recognised_by_its_checksum() -> None:
     header = bytearray(tar_of({"a.jpg": b"a"}, format=tarfile.USTAR_FORMAT))
     header[257:500] = bytes(243)
     header[148:156] = b" " * 8
@@ -66,7 +66,7 @@ def test_a_tar_of_unix_v7_is_told_by_its_checksum() -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_cannot_be_read_is_called_by_its_name(name: str) -> None:
+def test_a_file_that_cannot_be_read_is_named(name: str) -> None:
     data, what = OTHERS[name]
     with pytest.raises(ArchiveError) as refused:
         identified(data)
@@ -92,29 +92,33 @@ def test_a_document_is_a_zip_but_no_export(names: list[str], what: str) -> None:
         manifest.find(names)
 
 
-def test_an_export_may_hold_what_documents_hold() -> None:
+def test_an_export_may_hold_the_files_of_documents() -> None:
     assert manifest.find(["mimetype", "manifest.csv", "meta.xml"]) == "manifest.csv"
 
 
 @pytest.mark.parametrize("name", ["7-Zip", "RAR", "cpio", "program"])
-def test_who_sent_another_archive_is_not_told_to_export_again(name: str) -> None:
+def test_another_archive_is_to_be_zipped_anew(name: str) -> None:
     with pytest.raises(ArchiveError, match="unpack it, and make an ordinary ZIP") as refused:
         identified(OTHERS[name][0])
     assert "export it again" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("inside", "what"), [(READ["zip"], "a ZIP"), (PAGE, "a web page"), (b"", "nothing")]
+    ("inside", "what"),
+    [(READ["zip"], "a ZIP"), (PAGE, "a web page"), (b"a,b", "a text file"), (b"\x8f\1", "a file")],
 )
-def test_a_compressed_file_that_holds_no_tar_is_called_what_it_holds(
-    inside: bytes, what: str
-) -> None:
+def test_the_content_of_a_compressed_file_without_tar_is_named(inside: bytes, what: str) -> None:
     with pytest.raises(ArchiveError, match=rf"a \.gz file that holds {what}"):
         formats.check_tar(inside[: formats.BLOCK], "gz")
 
 
+def test_an_empty_compressed_file_is_to_be_exported_again() -> None:
+    with pytest.raises(ArchiveError, match=r"an empty \.gz file; export it again"):
+        formats.check_tar(b"", "gz")
+
+
 @pytest.mark.parametrize("name", ["zip", "tar.gz", "tar.xz"])
-def test_an_archive_that_was_sent_as_text_is_called_so(name: str) -> None:
+def test_an_archive_sent_as_text_is_recognised(name: str) -> None:
     with pytest.raises(ArchiveError, match="took it for text"):
         identified(READ[name].decode("utf-8", "replace").encode())
 

@@ -88,9 +88,7 @@ def test_zip64_appears_only_where_it_is_needed() -> None:
         pytest.param(zip_of({"标本.jpg": b"1", "é/ü.jpg": b"2"}), id="UTF-8 names"),
     ],
 )
-def test_a_central_directory_written_anew_says_what_the_old_one_said(
-    data: bytes, tmp_path: Path
-) -> None:
+def test_a_central_directory_written_anew_equals_the_old_one(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "old.zip").write_bytes(data)
     with zipfile.ZipFile(tmp_path / "old.zip") as old:
         start = old.start_dir
@@ -136,3 +134,22 @@ def test_a_foreign_zip64_field_is_replaced_and_other_fields_are_kept() -> None:
     info.extra = zip64 + other
     (record, *_) = zip_records.central_directory([info], 0)
     assert record.endswith(b"a.jpg" + other)
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "version"),
+    [
+        (zipfile.ZIP_STORED, 5, 10),
+        (zipfile.ZIP_DEFLATED, 5, 20),
+        (zipfile.ZIP_DEFLATED, MAX, 45),
+        (zipfile.ZIP_LZMA, 5, 63),
+    ],
+)
+def test_the_version_needed_is_that_of_the_method_and_the_size(
+    method: int, size: int, version: int
+) -> None:
+    info = member("a.jpg", size)
+    info.compress_type, info.extract_version = method, 99
+    (record, *_) = zip_records.central_directory([info], 0)
+    assert struct.unpack_from("<H", record, 6) == (version,)
+    assert struct.unpack_from("<H", zip_records.local_file_header(info), 4) == (version,)

@@ -51,9 +51,9 @@ def test_a_zip_that_s3_can_copy_is_spliced_with_its_batches(bucket: Bucket) -> N
         (
             zip_of({f"images/{name}": data for name, data in FILES.items()}),
             {},
-            "its images stand in a folder, 'images/'",
+            "its images are in a folder, 'images/'",
         ),
-        (zip_of(FILES, zipfile.ZIP_BZIP2), {}, "is compressed by bzip2, not by DEFLATE"),
+        (zip_of(FILES, zipfile.ZIP_BZIP2), {}, "is compressed by bzip2, not by Deflate"),
         (zip_of(FILES, zipfile.ZIP_STORED, Unseekable()), {}, "stored without its size in front"),
         (with_directory(STREAMED, set_on(2, CRC=7)), {}, "manifest.csv"),
     ],

@@ -66,7 +66,7 @@ def splice(bucket: Bucket, archive: Path, batch_size: int = 1000) -> list[int]:
     """Put the batches of an export together, side by side; returns their sizes."""
     export = export_in(bucket)
     with archive.open("rb") as file:
-        index = ZipIndex(file)
+        index = ZipIndex.of_file(file)
         lane = choose_lane(export, Settings(splice_min_size=0, batch_size=batch_size))
     assert isinstance(lane, Splice)
     modified = index.members[lane.parts.manifest].info.date_time

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 
 from splitter.archives import formats, zip_records
+from splitter.archives.zip_index import ZipIndex, bytes_reader
 
 FILES = {
     "a.jpg": bytes(range(256)) * 4,
@@ -36,6 +37,11 @@ class Unseekable(io.RawIOBase):
 def identified(data: bytes) -> formats.Format:
     """The format of a file of these bytes."""
     return formats.identify(lambda start, length: data[start : start + length], len(data))
+
+
+def index_of(data: bytes) -> ZipIndex:
+    """The index of a ZIP of these bytes."""
+    return ZipIndex(bytes_reader(data), len(data))
 
 
 def zip_of(
@@ -90,6 +96,21 @@ def with_end(data: bytes, offset: int, value: int) -> bytes:
     end = bytearray(data[-22:])
     struct.pack_into("<H", end, offset, value)
     return data[:-22] + end
+
+
+def with_zip64_end(data: bytes, count: int | None = None) -> bytes:
+    """The archive with Zip64 end records, which count as many files as is said."""
+    end = len(data) - zip_records.END_OF_CENTRAL_DIRECTORY.size
+    files, size, offset = struct.unpack_from("<H2L", data, end + 10)
+    files = files if count is None else count
+    record = zip_records.ZIP64_END_OF_CENTRAL_DIRECTORY.pack(
+        b"PK\6\6", 44, 45, 45, 0, 0, files, files, size, offset
+    )
+    locator = zip_records.ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR.pack(b"PK\6\7", 0, end, 1)
+    last = zip_records.END_OF_CENTRAL_DIRECTORY.pack(
+        b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0
+    )
+    return data[:end] + record + locator + last
 
 
 def overlap_bomb(count: int, kernel: bytes) -> bytes:
@@ -163,9 +184,17 @@ BROKEN_ZIPS = {
         ZIP64[:-74] + struct.pack("<2Q", 65_999, 65_999) + ZIP64[-58:],
         "lists 66,000 files but counts 65,999",
     ),
+    "count that overflows": (
+        with_zip64_end(STREAMED, 2**40),
+        "lists 3 files but counts 1,099,511,627,776",
+    ),
+    "directory cut out": (
+        STREAMED[: STREAMED.index(b"PK\1\2")] + STREAMED[-22:],
+        "table of contents is not where it should be",
+    ),
     "directory too large": (
         STREAMED[:-10] + struct.pack("<L", 2**30) + STREAMED[-6:],
-        "table of contents is far too large",
+        "table of contents is not where it should be",
     ),
     "directory damaged": (STREAMED.replace(b"PK\1\2", b"PK\1\1"), "is damaged"),
 }
@@ -221,6 +250,7 @@ UNUSUAL_ZIPS = {
     "volume number": with_end(STREAMED, 4, 1),
     "volume of the directory": with_end(STREAMED, 6, 1),
     "count of a volume": with_end(STREAMED, 8, 2),
+    "Zip64 where it is not needed": with_zip64_end(STREAMED),
     "marker of one volume": b"PK00" + STREAMED,
     "offset left to Zip64, which is not there": STREAMED[:-6] + b"\xff" * 4 + STREAMED[-2:],
     "end record in the comment": with_end(STREAMED, 20, 22) + STREAMED[-22:],

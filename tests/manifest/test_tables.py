@@ -22,7 +22,11 @@ def outcome_of(archive: Path, lane: str, workspace: Path) -> tuple[str, str]:
     """``refused`` and the callback's sentence, or ``warned`` or ``success`` and the summary's."""
     with archive.open("rb") as source:
         try:
-            files = ZipIndex(source) if lane == "splice" else extract(archive, workspace / "images")
+            files = (
+                ZipIndex.of_file(source)
+                if lane == "splice"
+                else extract(archive, workspace / "images")
+            )
             parts = partition_export(
                 files.members, files.read, "imageName", 5, unusable=files.unusable
             )

@@ -19,11 +19,14 @@ import pytest
 
 import splitter
 from splitter import zooniverse
-from splitter.archives import formats
+from splitter.archives import signatures
 
 ROOT = Path(__file__).parent.parent.parent
 BYTES = 32 * 1024
-STARTS = {"splitter.archives.formats": formats.START, "splitter.zooniverse.SVG": zooniverse.START}
+STARTS = {
+    "splitter.archives.formats": signatures.START,
+    "splitter.zooniverse.SVG": zooniverse.START,
+}
 """Bytes of an input; fewer where a pattern is given the first bytes of a file only."""
 
 SECONDS = 0.3

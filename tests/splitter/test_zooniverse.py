@@ -11,13 +11,12 @@ import pytest
 from splitter import zooniverse
 from splitter.archives import extract as archive
 from splitter.archives.extract import Contents
-from splitter.archives.zip_index import ZipIndex
 from splitter.batches.zip import BatchZip
 from splitter.errors import ExportError
 from splitter.manifest import partition as manifest
 from splitter.manifest.partition import Partition
 from tests.conftest import EXPORTS, FIXTURES
-from tests.helpers.archives import tar_of, zip_of
+from tests.helpers.archives import index_of, tar_of, zip_of
 from tests.helpers.panoptes import Panoptes, panoptes, upload
 
 pytestmark = pytest.mark.slow  # runs the client for each batch
@@ -219,7 +218,7 @@ def test_what_is_sound_is_said_to_be(pack: object, tmp_path: Path) -> None:
 def test_of_a_zip_elsewhere_sizes_and_some_images_are_looked_at() -> None:
     files = {f"{number}.jpg": TIFF for number in range(9)}
     text = "\n".join(["imageName", *files, ""])
-    index = ZipIndex(io.BytesIO(zip_of({**files, "9.jpg": b"", "manifest.csv": text.encode()})))
+    index = index_of(zip_of({**files, "9.jpg": b"", "manifest.csv": text.encode()}))
     parts = manifest.partition_export(index.members, index.read, "imageName", 5)
     seen = zooniverse.inspect(parts, index)
     assert _matches(seen, r"3 images are no JPEG.*\(3 were looked at\).*0\.jpg \(a TIFF\)")

@@ -1,0 +1,207 @@
+"""The signatures of files: a file's kind by its first bytes, under any name.
+
+Sources: https://www.iana.org, https://en.wikipedia.org/wiki/List_of_file_signatures, libmagic's
+"images", "archive" and "compress". A new kind of file is one more line in ``SIGNATURES``.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from splitter.sentences import Words
+
+START = 4096
+"""Bytes from the start of a file that are enough for ``recognise``."""
+
+
+class Kind(Enum):
+    """A group of files for which the same advice helps."""
+
+    ZIP = auto()
+    COMPRESSED = auto()
+    """One compressed file, which may hold a tar."""
+
+    ARCHIVE = auto()
+    """An archive or a disk image that is not read here."""
+
+    PROGRAM = auto()
+    """Perhaps an archive that unpacks itself."""
+
+    DOCUMENT = auto()
+    IMAGE = auto()
+    APPLE_NOTES = auto()
+    """Metadata that macOS keeps beside a file."""
+
+    WEB_PAGE = auto()
+    XML = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The bytes by which a file is known.
+
+    Attributes:
+        name: the file's kind, for a sentence, with its article.
+        at: the position of ``magic``, counted from the end if negative.
+        also: further bytes that must be there, and their position.
+        suffix: of the files whose content can be read here, without the dot.
+        is_text: whether files of this kind are text, so that text may begin with ``magic``.
+    """
+
+    magic: bytes
+    name: Words
+    kind: Kind
+    at: int = 0
+    also: tuple[int, bytes] = (0, b"")
+    suffix: str = ""
+    is_text: bool = False
+
+    def matches(self, start: bytes) -> bool:
+        position, also = self.also
+        return start.startswith(self.magic, self.at) and start.startswith(also, position)
+
+
+def _zip(magic: bytes) -> Signature:
+    return Signature(magic, Words("a ZIP"), Kind.ZIP, suffix="zip")
+
+
+def _compressed(magic: bytes, suffix: str) -> Signature:
+    return Signature(magic, Words(f"a .{suffix} file"), Kind.COMPRESSED, suffix=suffix)
+
+
+def _archive(magic: bytes, name: str) -> Signature:
+    return Signature(magic, Words(name), Kind.ARCHIVE)
+
+
+def _program(magic: bytes, name: str, is_text: bool = False) -> Signature:
+    return Signature(magic, Words(name), Kind.PROGRAM, is_text=is_text)
+
+
+def _document(magic: bytes, name: str, is_text: bool = False) -> Signature:
+    return Signature(magic, Words(name), Kind.DOCUMENT, is_text=is_text)
+
+
+def _image(magic: bytes, name: str, at: int = 0, also: tuple[int, bytes] = (0, b"")) -> Signature:
+    return Signature(magic, Words(name), Kind.IMAGE, at, also)
+
+
+SIGNATURES = (
+    _zip(b"PK\3\4"),  # APPNOTE 4.3.7
+    _zip(b"PK\5\6"),  # 4.3.16, without files
+    _zip(b"PK\7\x08"),  # 8.5.4, of several volumes, or once meant to be
+    _zip(b"PK00PK"),  # 8.5.5, of one volume, where several were expected
+    _compressed(b"\x1f\x8b", "gz"),  # RFC 1952, section 2.3.1
+    _compressed(b"BZh", "bz2"),
+    _compressed(b"\xfd7zXZ\0", "xz"),  # The .xz File Format, section 2.1.1.1
+    _compressed(b"\x28\xb5\x2f\xfd", "zst"),  # RFC 8878, section 3.1.1
+    # Frames to be skipped, which parallel compressors put in front: section 3.1.2.
+    *(_compressed(bytes([0x50 + number]) + b"\x2a\x4d\x18", "zst") for number in range(16)),
+    _archive(b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive (.7z)"),
+    _archive(b"Rar!\x1a\x07", "a RAR archive"),
+    _archive(b"RE\x7e\x5e", "an old RAR archive"),
+    _archive(b"070701", "a cpio archive"),
+    _archive(b"070702", "a cpio archive"),
+    _archive(b"070707", "a cpio archive"),
+    _archive(b"\xc7\x71", "a cpio archive"),
+    _archive(b"\x71\xc7", "a cpio archive"),
+    _archive(b"\x1f\x9d", "a file compressed by Unix compress (.Z)"),
+    _archive(b"\x89LZO\0\r\n\x1a\n", "a file compressed by lzop (.lzo)"),
+    _archive(b"LRZI", "a file compressed by lrzip (.lrz)"),
+    _archive(b"LZIP", "a file compressed by lzip (.lz)"),
+    _archive(b"\x5d\0\0", "a file compressed by LZMA (.lzma)"),
+    _archive(b"\x04\x22\x4d\x18", "a file compressed by LZ4 (.lz4)"),
+    _archive(b"\x02\x21\x4c\x18", "a file compressed by LZ4 (.lz4)"),
+    _archive(b"MSCF", "a Windows cabinet (.cab)"),
+    _archive(b"MSWIM\0\0\0", "a Windows disk image (.wim)"),
+    _archive(b"xar!", "a macOS package (.pkg or .xar)"),
+    _archive(b"StuffIt", "a StuffIt archive (.sit)"),
+    _archive(b"SIT!", "a StuffIt archive (.sit)"),
+    _archive(b"!<arch>\n", "an ar archive"),
+    _program(b"MZ", "a Windows program (.exe), perhaps a self-extracting archive"),
+    _program(b"\x7fELF", "a Linux program, perhaps a self-extracting archive"),
+    _program(b"\xca\xfe\xba\xbe", "a macOS program"),
+    _program(b"#!", "a script, perhaps a self-extracting archive", is_text=True),
+    _document(b"%PDF", "a PDF document", is_text=True),
+    _document(b"\xd0\xcf\x11\xe0", "an old Excel or Word file"),
+    _document(b"{\\rtf", "a rich-text document (.rtf)", is_text=True),
+    _image(b"\xff\xd8\xff", "a JPEG image"),
+    _image(b"\x89PNG\r\n", "a PNG image"),
+    _image(b"GIF8", "a GIF image"),
+    _image(b"II*\0", "a TIFF image"),
+    _image(b"MM\0*", "a TIFF image"),
+    _image(b"II+\0", "a BigTIFF image"),
+    _image(b"MM\0+", "a BigTIFF image"),
+    _image(b"BM", "a BMP image"),
+    _image(b"8BPS", "a Photoshop file"),
+    _image(b"\0\0\0\x0cjP", "a JPEG 2000 image"),
+    _image(b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    _image(b"\xff\x0a", "a JPEG XL image"),
+    _image(b"\0\0\0\x0cJXL ", "a JPEG XL image"),
+    _image(b"RIFF", "a WebP image", also=(8, b"WEBP")),
+    _image(b"ftyp", "a HEIC image or a film", at=4),
+    Signature(b"\0\5\x16\7", Words("macOS's notes about a file (AppleDouble)"), Kind.APPLE_NOTES),
+    Signature(b"\0\5\x16\0", Words("macOS's notes about a file (AppleSingle)"), Kind.APPLE_NOTES),
+    Signature(b"bplist00", Words("a page that Safari saved (.webarchive)"), Kind.WEB_PAGE),
+)
+"""Files that are known by their first bytes; the first line that matches counts."""
+
+DISK_IMAGES = (
+    # ECMA-119, section 8.4
+    Signature(b"CD001", Words("a disk image (.iso)"), Kind.ARCHIVE, at=16 * 2048 + 1),
+    # Apple's disk images have a record of 512 bytes at their end.
+    Signature(b"koly", Words("a macOS disk image (.dmg)"), Kind.ARCHIVE, at=-512),
+)
+"""Files that may begin with anything; ``at`` is beyond ``START`` or counted from the end."""
+
+WEB_PAGE = Signature(b"", Words("a web page (HTML)"), Kind.WEB_PAGE, is_text=True)
+XML = Signature(b"", Words("an XML document"), Kind.XML, is_text=True)
+
+MARKUP = re.compile(
+    # Atomic, so that the pattern stays linear: a comment is never tried at another length.
+    r"\s*+(?P<xml>(?><\?.*?\?>|<!--.*?-->)\s*+)*+"
+    r"(?:<(?P<page>!doctype\s++html|html|head|body|table)\b|(?P<other><(?:!doctype|\?xml|error)\b))?",
+    re.IGNORECASE | re.DOTALL,
+)
+"""The start of a web page or an XML document, behind XML's declaration and comments."""
+
+BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be", b"\xef\xbb\xbf": "utf-8"}
+
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+"""Characters that no text has."""
+
+
+def recognise(start: bytes) -> Signature | None:
+    """The signature of a file that begins with ``start``; None for plain text and unknown kinds.
+
+    Only the first ``START`` bytes count.
+    """
+    start = start[:START]
+    text = text_of(start)
+    for signature in SIGNATURES:
+        # The first cell of a table can be BMNH, MZ or 070701.
+        is_sure = text is None or signature.is_text or not signature.magic.isascii()
+        if is_sure and signature.matches(start):
+            return signature
+    return markup(text) if text is not None else None
+
+
+def markup(text: str) -> Signature | None:
+    """``WEB_PAGE``, ``XML``, or None for a text that is neither."""
+    found = MARKUP.match(text)
+    if not found:
+        return None
+    if found["page"]:
+        return WEB_PAGE
+    return XML if found["xml"] or found["other"] else None
+
+
+def text_of(start: bytes) -> str | None:
+    """The first bytes of a file as text without a byte order mark, or None if they are no text.
+
+    Bytes that are not UTF-8 (or UTF-16, behind its mark) are left out: text in other encodings is
+    text too.
+    """
+    mark = next((mark for mark in BYTE_ORDER_MARKS if start.startswith(mark)), b"")
+    encoding = BYTE_ORDER_MARKS.get(mark, "utf-8")
+    text = start[len(mark) :].decode(encoding, errors="ignore")
+    return None if not text or CONTROL.search(text) else text
