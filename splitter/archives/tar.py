@@ -67,6 +67,11 @@ RECORD = 20 * BLOCK
 """Bytes that tar programs write at a time (POSIX.1-2017, pax, -b); behind the end they are
 undefined."""
 
+LONGEST_NUMBER = 256
+"""Digits in a row within PAX attributes; a size or a time has about 20."""
+
+DIGITS_TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+
 MOST_PIECES = 10_000
 """Of a sparse file: ``tarfile`` holds their places in memory."""
 
@@ -448,6 +453,10 @@ class _Header(tarfile.TarInfo):
         finally:
             source.depth -= 1
 
+    def _proc_pax(self, source: "_Tar") -> Self:
+        _check_attributes(cast("_Ahead", source.fileobj).peek(self.size)[: self.size])
+        return super()._proc_pax(source)  # type: ignore[misc,no-any-return]
+
     # A map of many pieces takes tarfile gigabytes of memory, so it is looked at before.
     # https://www.gnu.org/software/tar/manual/html_node/Sparse-Formats.html
 
@@ -465,6 +474,27 @@ class _Header(tarfile.TarInfo):
         if int(pieces) > MOST_PIECES:
             raise ArchiveError(SPARSE, name=file.name)
         super()._proc_gnusparse_10(file, headers, source)  # type: ignore[misc]
+
+
+def _check_attributes(data: bytes) -> None:
+    """Make sure that tarfile reads the records of a pax header in linear time.
+
+    Python before 3.11.10 searches them with patterns that are quadratic in a run of digits and in
+    records without an equals sign (CVE-2024-6232).
+
+    Raises:
+        tarfile.ReadError: if a record does not end where it says, or a number is endless.
+    """
+    if b"0" * LONGEST_NUMBER in data.translate(DIGITS_TO_ZEROS):
+        raise tarfile.ReadError(f"attributes with more than {LONGEST_NUMBER} digits in a row")
+    start = 0
+    while data[start : start + 1].isdigit():
+        digits, _, _ = data[start : start + LONGEST_NUMBER].partition(b" ")
+        length = int(digits) if digits.isdigit() else 0
+        record = data[start : start + length]
+        if len(record) < length or b"=" not in record or not record.endswith(b"\n"):
+            raise tarfile.ReadError("attributes that do not end where they say")
+        start += length
 
 
 class _Tar(tarfile.TarFile):

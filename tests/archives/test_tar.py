@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import tarfile
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -213,6 +214,21 @@ def test_attributes_may_be_as_long_as_a_resource_fork(tmp_path: Path) -> None:
     assert content(unpacked(with_attributes(1_000_000), tmp_path)) == FILES
     with pytest.raises(ArchiveError, match="bytes of attributes for one file"):
         unpacked(with_attributes(2_000_000), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "attributes", [b"9" * 1_000_000, b"2 " * 500_000 + b"=", b"9 path=a\n" + b"9" * 1_000_000]
+)
+def test_attributes_that_stall_older_pythons_are_refused_at_once(
+    attributes: bytes, tmp_path: Path
+) -> None:
+    header = tarfile.TarInfo("./PaxHeaders/a.jpg")
+    header.type, header.size = tarfile.XHDTYPE, len(attributes)
+    padded = attributes + bytes(-len(attributes) % 512)
+    began = time.process_time()
+    with pytest.raises(ArchiveError):
+        unpacked(header.tobuf(tarfile.USTAR_FORMAT) + padded + TAR, tmp_path)
+    assert time.process_time() - began < 1
 
 
 def test_what_speaks_of_all_files_is_short(tmp_path: Path) -> None:
