@@ -1,4 +1,4 @@
-"""The blocks that an operator saved under one name, or what stands in where there is none."""
+"""The blocks that an operator has saved as `biospex`, or their defaults from the environment."""
 
 import os
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
@@ -24,7 +24,7 @@ BlockType = TypeVar("BlockType", bound=Block)
 
 
 def load_workspace(settings: Settings) -> Workspace:
-    """The saved Workspace block, else one made of the environment's settings."""
+    """The saved Workspace block; without one, a block with the environment's settings."""
     return _load(Workspace) or Workspace.from_settings(settings)
 
 
@@ -36,13 +36,13 @@ def origin(block: Block) -> str:
 
 
 class Aws:
-    """AWS by the saved credentials, else by those that boto3 finds where it always looks.
+    """Makes boto3 clients with the saved credentials; without a saved block, boto3 finds its own.
 
-    The clients of a run come from one session: each session reads botocore's tables anew.
+    All clients of a run share one session, as each session loads botocore's service tables again.
 
     Attributes:
-        origin: of the credentials, as the function of that name has it.
-        session: boto3's.
+        origin: where the credentials come from, for the log.
+        session: the boto3 session.
     """
 
     def __init__(self) -> None:
@@ -50,6 +50,12 @@ class Aws:
         self.origin = origin(block)
         self.session = block.get_boto3_session()
         self._parameters = block.aws_client_parameters
+
+    @property
+    def has_long_term_credentials(self) -> bool:
+        """Whether the keys stay valid, unlike those of a role, which end within hours."""
+        credentials = self.session.get_credentials()
+        return credentials is not None and credentials.get_frozen_credentials().token is None
 
     @overload
     def client(self, service: Literal["s3"], config: Config) -> "S3Client": ...

@@ -23,8 +23,8 @@ from blocks.saved import Aws
 from cli.pool_settings import planned_settings
 from flows.serve import check_services
 from flows.split import bucket_named
-from flows.support.finding import run_page
 from flows.support.recovery import callback_of
+from flows.support.run_tags import run_page
 from splitter.aws import sqs as queues
 from splitter.batches.lanes import Export
 from splitter.batches.plan import plan
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     request = Request.by_hand(options.archive)
     check_services()
     aws = Aws()
-    bucket = bucket_named(request.s3_bucket, aws)
+    bucket = bucket_named(request.s3_bucket, aws, settings.bucket_owner)
     source = bucket.archive(request.export_path)
     if options.plan:
         settings, said = planned_settings()

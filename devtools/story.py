@@ -47,7 +47,7 @@ from devtools.services import (
     served,
     trigger,
 )
-from flows.support.finding import run_page, runs_page
+from flows.support.run_tags import run_page, runs_page
 from splitter.errors import SetupError
 from splitter.settings import Settings
 from splitter.wording import count, duration, size

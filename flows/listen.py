@@ -37,7 +37,6 @@ from prefect.states import AwaitingRetry, Failed
 from blocks.saved import Aws
 from flows.support import decision
 from flows.support.callbacks import client_for
-from flows.support.finding import documented, download_tag
 from flows.support.outage import BRIEF, Outage, is_outage, waits_for_prefect
 from flows.support.progress import best_effort
 from flows.support.recovery import (
@@ -48,6 +47,7 @@ from flows.support.recovery import (
     request_cancellation,
     retry,
 )
+from flows.support.run_tags import documented, download_tag
 from flows.support.takeover import Standing, Takeover
 from splitter.aws import sqs as queues
 from splitter.aws.sqs import Delivery, TriggerQueue

@@ -31,8 +31,8 @@ from prefect.types.entrypoint import EntrypointType
 from blocks.saved import Aws
 from flows.create_batches import create_batches
 from flows.listen import listen
-from flows.support.finding import deployment_tags
 from flows.support.outage import waits_for_prefect
+from flows.support.run_tags import deployment_tags
 from splitter.errors import SetupError
 from splitter.settings import Settings
 

@@ -131,6 +131,12 @@ class Settings(BaseSettings):
     biospex_environment: str | None = Field(
         default=None, description="`prod`, `dev` or another word: a tag of every run"
     )
+    bucket_owner: str | None = Field(
+        default=None,
+        pattern=r"^[0-9]{12}$",
+        description="the AWS account that must own the bucket, 12 digits; S3 then refuses every "
+        "request to a bucket of another account; unset allows any owner",
+    )
     presigned_links: bool = Field(
         default=True,
         description="link each batch on the run page for 72 hours, where keys are there to sign "

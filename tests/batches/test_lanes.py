@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from splitter.aws.s3 import Bucket
-from splitter.batches.lanes import Export, Extract, Splice, choose_lane, partition_index
+from splitter.batches.lanes import Export, Extract, Splice, choose_lane
 from splitter.errors import ExportError, SetupError
 from splitter.messages import Request
 from splitter.settings import Settings
@@ -106,21 +106,6 @@ def test_a_row_that_names_what_no_batch_may_hold_is_refused_before_any_lane(
     assert name in FILES["manifest.csv"].decode()
     with pytest.raises(ExportError, match=said):
         choose_lane(export_of(bucket, data), settings_of(split_strategy=strategy))
-
-
-def test_the_steps_that_a_flow_shows_are_taken_once_each(bucket: Bucket) -> None:
-    steps = []
-
-    def read_index(export: Export) -> Any:
-        steps.append("read_index")
-        return export.index()
-
-    def partition(index: Any, settings: Settings) -> Any:
-        steps.append("partition")
-        return partition_index(index, settings)
-
-    choose_lane(export_of(bucket, STREAMED), settings_of(), read_index, partition)
-    assert steps == ["read_index", "partition"]
 
 
 def connect(name: str) -> Bucket:

@@ -18,7 +18,7 @@ from prefect_aws.client_parameters import AwsClientParameters
 
 from blocks.saved import BLOCK_NAME
 from devtools.services import REGION, end_at_once
-from flows.support.finding import run_page, runs_page
+from flows.support.run_tags import run_page, runs_page
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 from tests.helpers.faulty_proxy import Rule, faulty_proxy

@@ -101,7 +101,7 @@ def test_a_request_need_not_say_how_large_the_archive_is(shown: Shown, biospex: 
     request = biospex.request(EXPORTS[0])
     del request["totalSize"]
     assert "No warnings." in str(shown(request)["summary"].data)
-    assert "The request says 1 bytes" in str(
+    assert "The request says that the archive has 1 bytes" in str(
         shown(biospex.request(EXPORTS[0], totalSize=1))["summary"].data
     )
 
@@ -118,7 +118,7 @@ def test_pictures_that_cannot_be_made_make_no_export_fail(
     def refuse(*_: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr("flows.split.contact_sheet", refuse)
+    monkeypatch.setattr("flows.support.pictures.contact_sheet", refuse)
     page = shown(biospex.request(archive))
     assert "images" not in page
     assert "1 row in 1 batch" in str(page["summary"].data)
@@ -145,7 +145,10 @@ def test_what_a_fault_may_have_kept_from_biospex_is_said(
     page = shown(biospex.request(EXPORTS[0]))
     summary = str(page["summary"].data)
     assert summary.startswith("**No batches yet:** ")
-    assert "None there: nothing, as the listener tries this export again first." in summary
+    assert (
+        "Without one, BIOSPEX has got none yet: the listener tries this export again first."
+        in summary
+    )
     assert "callback" not in page
 
 
