@@ -147,7 +147,13 @@ def failed(
     has_batches = done is not None
     with best_effort("The summary", log):
         artifacts.publish_failure(
-            begin, verdict, earlier, docs, has_batches=has_batches, is_tried_again=not is_final
+            request,
+            begin,
+            verdict,
+            earlier,
+            docs,
+            has_batches=has_batches,
+            is_tried_again=not is_final,
         )
     if is_final and not has_batches and not isinstance(error, CallbackError):
         answer_failure(request, verdict, allowed)

@@ -226,7 +226,9 @@ def put_batches(
     scheduler: str | None = None,
     **options: Any,
 ) -> Made:
-    """Map a task over the batches and their parts, and draw thumbnails meanwhile."""
+    """Map a task over the batches and their parts; draw thumbnails at the same time."""
+    with best_effort("The plan", get_run_logger()):
+        artifacts.publish_plan(export.request, parts)
     total = sum(part.size for plan in plans for part in plan)
     with (
         Progress("Upload", total) as progress,

@@ -26,7 +26,8 @@ from flows.support.markdown import code, link, plain
 from splitter.aws.s3 import Bucket
 from splitter.batches.outcome import Outcome
 from splitter.errors import Verdict
-from splitter.messages import Failure, Request, Result, to_json
+from splitter.manifest.partition import Batch, Partition
+from splitter.messages import BATCH_FOLDER, Failure, Request, Result, to_json
 from splitter.sentences import escaped
 from splitter.settings import Docs
 from splitter.wording import count, duration, size
@@ -48,6 +49,39 @@ LINK_SECONDS = 72 * 3600
 """How long a link works; the links in BIOSPEX's mail work as long."""
 
 
+def publish_plan(request: Request, parts: Partition) -> None:
+    """Attach a summary to a run that is about to make its batches; ``publish`` replaces it."""
+    _remove("summary", "batches")
+    batches = count(len(parts.batches), "batch", "batches")
+    rows = count(sum(batch.rows for batch in parts.batches), "row")
+    files = [
+        f"- {code(request.batch_file(batch.part))}: {_rows(batch)}"
+        for batch in parts.batches[:LINKS_SHOWN]
+    ]
+    callback = (
+        "BIOSPEX gets its callback when all batches exist." if request.wants_answer else BY_HAND
+    )
+    create_markdown_artifact(
+        key="summary",
+        description=f"Making {rows} in {batches}",
+        markdown=f"""\
+**{plain(request.file)}** for download **{plain(request.download_id)}**: making {rows} in {batches}.
+
+{callback}
+
+### Batches
+
+Each one appears in {code(f"s3://{request.s3_bucket}/{BATCH_FOLDER}")} when it is complete.
+
+{_list(files, len(parts.batches))}
+
+### Run it again
+
+Press *Cancel* in the menu ⋮ of the run page, then *Retry*. Batches that are complete are kept.
+""",
+    )
+
+
 def publish(
     outcome: Outcome, links: Sequence[str], earlier: Sequence[State[Any]], docs: Docs
 ) -> None:
@@ -64,15 +98,11 @@ def publish(
     noted = count(len(warned), "warning") if warned else "no warnings"
     answer = "" if request.wants_answer else f"\n{BY_HAND}\n"
     remarks = "\n".join(f"- ⚠️ {plain(warning)}" for warning in outcome.warnings)
-    said = "\n".join(f"- {plain(sentence)}" for sentence in outcome.zooniverse)
-    files = "\n".join(
-        f"- {link(request.batch_file(batch.part), address)}: "
-        f"rows {batch.first_row:,} to {batch.last_row:,}, {size(written)}"
+    problems = "\n".join(f"- {plain(sentence)}" for sentence in outcome.zooniverse)
+    files = [
+        f"- {link(request.batch_file(batch.part), address)}: {_rows(batch)}, {size(written)}"
         for batch, written, address in batches[:LINKS_SHOWN]
-    )
-    if len(batches) > LINKS_SHOWN:
-        files += f"\n- and {len(batches) - LINKS_SHOWN:,} more, in the artifact *batches*"
-    place = f"s3://{request.s3_bucket}/{request.export_path}"
+    ]
     create_markdown_artifact(
         key="summary",
         description=f"{outcome.summary}, {noted}",
@@ -84,17 +114,17 @@ made in {duration(outcome.seconds)}.
 
 ### Batches
 
-{files}
+{_list(files, len(batches))}
 
 | | |
 | --- | --- |
-| Archive | {code(place)}, {size(outcome.archive_size)} |
+| Archive | {_place(request)}, {size(outcome.archive_size)} |
 | Lane | {outcome.lane}: {plain(outcome.reason)} |
 | Manifest | {code(outcome.parts.manifest)} |
 {_ends(earlier)}
 ### Zooniverse
 
-{said}
+{problems}
 
 What to do with a batch: {docs.page("zooniverse.md")}
 
@@ -132,6 +162,7 @@ def publish_pictures(names: Sequence[str], sheet: bytes) -> None:
 
 
 def publish_failure(
+    request: Any,
     begin: str,
     verdict: Verdict,
     earlier: Sequence[State[Any]],
@@ -143,6 +174,7 @@ def publish_failure(
     """Attach to the current flow run why it failed, who must act and what they do.
 
     Args:
+        request: a ``Request``, or a message that is none.
         begin: the state of the batches, such as "No batches yet:".
         has_batches: whether all batches exist, and only the callback could not be sent.
         is_tried_again: whether the listener tries the export again before it answers.
@@ -150,6 +182,7 @@ def publish_failure(
     no_callback = "BIOSPEX has got none yet: the listener tries this export again first"
     if not is_tried_again:
         no_callback = "BIOSPEX has got none"
+    archive = f"**Archive:** {_place(request)}\n\n" if isinstance(request, Request) else ""
     _remove("summary", *([] if has_batches else ["batches", "images"]))
     create_markdown_artifact(
         key="summary",
@@ -157,6 +190,7 @@ def publish_failure(
         markdown=f"**{begin}** {plain(verdict.said)}\n\n"
         f"**Who must act:** {verdict.actor.value}\n\n"
         f"**What to do:** {verdict.advice}\n\n"
+        f"{archive}"
         f"**Callback:** see the artifact *callback* of this run. Without one, {no_callback}.\n"
         f"{_ends(earlier)}\n"
         f"### Run it again\n\n{RUN_AGAIN}\n\n"
@@ -210,6 +244,20 @@ def batch_links(bucket: Bucket, request: Request, parts: int, presigned: bool) -
     if presigned:
         return [bucket.presigned_link(key, LINK_SECONDS) for key in keys]
     return [console_link(bucket.region, bucket.name, key) for key in keys]
+
+
+def _place(request: Request) -> str:
+    return code(f"s3://{request.s3_bucket}/{request.export_path}")
+
+
+def _rows(batch: Batch) -> str:
+    return f"rows {batch.first_row:,} to {batch.last_row:,}"
+
+
+def _list(lines: Sequence[str], total: int) -> str:
+    """The lines of a list, and how many it leaves out."""
+    more = [f"- and {total - len(lines):,} more"] if total > len(lines) else []
+    return "\n".join([*lines, *more])
 
 
 def _content(message: Result | Failure) -> str:

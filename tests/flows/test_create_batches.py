@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster, get_task_stream
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 
 from blocks.workspace import Workspace
@@ -302,6 +304,23 @@ def test_every_line_of_a_run_says_which_download_file_and_part_it_is_about(
     assert len(of_batches) == 2 * 3  # that it was put, that it is finished
     assert {line["part"] for line in of_batches} == {1, 2, 3}
     assert all(f"batch {line['part']} of 3" in line["task_run_name"] for line in of_batches)
+
+
+@pytest.mark.parametrize("lane", ["splice", "extract"])
+def test_the_graph_shows_each_step_once_and_joins_notify_to_the_batches(
+    lane: str, biospex: Biospex, prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "10")
+    monkeypatch.setenv("SPLIT_STRATEGY", lane)
+    state: State[Any] = create_batches(biospex.request(EXPORTS[0]), return_state=True)
+    this_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+    tasks = {task.name: task for task in prefect.read_task_runs(flow_run_filter=this_run)}
+    steps = {"splice": 2, "extract": 4}[lane] + 3 + 1
+    assert len(tasks) == steps
+    batches = {str(task.id) for name, task in tasks.items() if " of 3, rows " in name}
+    waits = tasks["notify: success"].task_inputs["wait_for"]
+    assert {str(each.id) for each in waits} == batches
+    assert len(batches) == 3
 
 
 def test_batches_can_be_made_by_the_workers_of_a_dask_cluster(
