@@ -1,4 +1,4 @@
-# make demo   split two examples on this machine; ARCHIVE=path BATCH_SIZE=n KEEP=1 VERBOSE=1
+# make demo   split two examples on this machine; ARCHIVE=path BATCH_SIZE=n OUT=folder KEEP=1 VERBOSE=1
 # make test   lint, types, import rules and the tests
 # make quick  the tests that need no service, in under a minute
 # make bench  both lanes beside the floor and the limit, on real JPEGs; GIGABYTES=1.6 REPEAT=3
@@ -10,6 +10,7 @@
 PYTHON ?= python3
 BATCH_SIZE ?=
 KEEP ?=
+OUT ?=
 VERBOSE ?=
 PLAN ?=
 ANSWER ?=
@@ -50,7 +51,8 @@ setup: $(INSTALLED)
 $(INSTALLED): requirements-dev.lock requirements-zooniverse.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	@echo "Installing $$(grep -c == requirements-dev.lock) Python packages into $(VENV), 1 GB on disk; this takes a minute or less, once."
-	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "$(VENV) cannot be made; name another place: make" \
+		"$(MAKECMDGOALS) VENV=/a/writable/folder"; exit 1; }
 	@# pip would take several times as long for all of them.
 	@awk '/^[^ ]/ {mine = /^uv==/} mine' requirements-dev.lock | $(BIN)/pip install --quiet \
 		--disable-pip-version-check --no-deps --require-hashes -r /dev/stdin
@@ -63,6 +65,7 @@ $(INSTALLED): requirements-dev.lock requirements-zooniverse.lock
 # The shell takes ARCHIVE from the environment, so that a name may hold spaces and quotes.
 demo: setup
 	@$(BIN)/python -m devtools.demo $(if $(BATCH_SIZE),--batch-size "$(BATCH_SIZE)") $(if $(KEEP),--keep) \
+		$(if $(OUT),--out "$(OUT)") \
 		$(if $(VERBOSE),--verbose) $${ARCHIVE:+"$$ARCHIVE"}
 
 test: lint
