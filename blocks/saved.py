@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from blocks.workspace import Workspace
 from splitter.errors import SetupError
+from splitter.sentences import Actor, Sentence, Words
 from splitter.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 
 BLOCK_NAME = "biospex"
 REGION = "us-east-2"
+
+BAD_BLOCK = Sentence(
+    "block.bad-value",
+    "the block {block} has values that cannot be used: {problems:bare}.",
+    Actor.OPERATOR,
+    "Correct the block in Prefect's UI (Blocks), then press Retry.",
+)
 
 BlockType = TypeVar("BlockType", bound=Block)
 
@@ -77,9 +85,9 @@ def _load(kind: type[BlockType]) -> BlockType | None:
     try:
         return cast(BlockType, kind.load(BLOCK_NAME))
     except ValidationError as error:
-        wrong = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())
+        problems = [f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors()]
         block = f"{kind.get_block_type_slug()}/{BLOCK_NAME}"
-        raise SetupError(f"the block {block} cannot be used: {wrong}") from error
+        raise SetupError(BAD_BLOCK, block=Words(block), problems=problems) from error
     except ValueError as error:
         if isinstance(error.__cause__, ObjectNotFound):
             return None

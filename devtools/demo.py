@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _options(arguments)
         # These imports take seconds, so they come after the handler of Ctrl-C.
+        from devtools.services import DemoError
         from devtools.story import tell
         from splitter.errors import ExportError, SetupError
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             total = sum(archive.stat().st_size for archive in options.archives)
             with _home(ROOM + COPIES * total) as home:
                 return tell(options.archives, home, options.out, options.keep, options.verbose)
-        except (ExportError, SetupError) as error:
+        except (DemoError, ExportError, SetupError) as error:
             print(error, file=sys.stderr)
             return 1
         except OSError as error:
@@ -67,7 +68,7 @@ def _home(needed: int) -> Iterator[Path]:
     """A directory for the files of the services, which is removed at the end.
 
     Raises:
-        SetupError: if fewer than ``needed`` bytes are free; a service would hang.
+        DemoError: if fewer than ``needed`` bytes are free; a service would hang.
     """
     from devtools.services import uninterrupted
     from devtools.story import check_room
@@ -105,16 +106,16 @@ def _make_room(out: Path) -> None:
     """Create the folder of the batches.
 
     Raises:
-        SetupError: if it cannot be created or written to.
+        DemoError: if it cannot be created or written to.
     """
-    from splitter.errors import SetupError
+    from devtools.services import DemoError
 
     try:
         (out / "batch").mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=out):
             pass
     except OSError as error:
-        raise SetupError(
+        raise DemoError(
             f"{out} cannot be written to ({error.strerror}); name another folder: make demo "
             "OUT=FOLDER"
         ) from error

@@ -39,6 +39,7 @@ from devtools.services import (
     BUCKET,
     FIXTURES,
     REGION,
+    DemoError,
     create_queues,
     embedded_aws,
     embedded_prefect,
@@ -51,7 +52,6 @@ from flows.create_batches import ADVICE_LINE
 from flows.split import LANE_LINE
 from flows.support.run_tags import run_page, runs_page
 from flows.tasks import notify, splice, zip_and_upload
-from splitter.errors import SetupError
 from splitter.settings import Settings
 from splitter.wording import count, duration, size
 
@@ -79,7 +79,7 @@ def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool, verbose: b
         verbose: print the log as well.
 
     Raises:
-        SetupError: for a setting that cannot be used, a service that does not start, another demo
+        DemoError: for a setting that cannot be used, a service that does not start, another demo
             that uses ``out``, a full disk.
     """
     settings = Settings.load()  # before anything is started
@@ -118,7 +118,7 @@ def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool, verbose: b
         with story.progress:
             while story.go_on(out / "batch"):
                 if server.poll() is not None:
-                    raise SetupError(f"The service has ended; {log} says why.")
+                    raise DemoError(f"The service has ended; {log} says why.")
                 check_room(home)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         story.end(out, began, keep)
@@ -133,11 +133,11 @@ def check_room(home: Path, needed: int = ROOM_LEFT) -> None:
     """Make sure that there is room for the files of the services.
 
     Raises:
-        SetupError: if less than ``needed`` bytes are free.
+        DemoError: if less than ``needed`` bytes are free.
     """
     free = shutil.disk_usage(home).free
     if free < needed:
-        raise SetupError(
+        raise DemoError(
             f"{home} has only {size(free)} free, {size(needed)} are needed; set TMPDIR to a folder "
             "with more room."
         )
@@ -148,13 +148,13 @@ def _locked(log: Path) -> Iterator[IO[bytes]]:
     """The log, empty and open for writing by this demo alone.
 
     Raises:
-        SetupError: if another demo writes to it.
+        DemoError: if another demo writes to it.
     """
     with log.open("ab") as output:
         try:
             fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SetupError(
+            raise DemoError(
                 f"Another demo writes to {log}; wait for its end, or name another folder: "
                 "make demo OUT=FOLDER"
             ) from None

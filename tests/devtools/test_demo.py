@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from devtools.demo import _home
-from devtools.services import child
-from splitter.errors import SetupError
+from devtools.services import DemoError, child
 from tests.conftest import EXPORTS
 from tests.helpers.processes import eventually
 
@@ -119,8 +118,16 @@ def test_a_broken_archive_with_a_space_in_its_name_ends_in_one_sentence(tmp_path
     [
         (["nowhere.zip"], {}, "There is no archive nowhere.zip."),
         (["tests/fixtures"], {}, "tests/fixtures is a folder; name the archive itself"),
-        ([], {"BATCH_SIZE": "0"}, "BATCH_SIZE='0': Input should be greater than or equal to 1"),
-        (["--batch-size", "many"], {}, "BATCH_SIZE='many': Input should be a valid integer"),
+        (
+            [],
+            {"BATCH_SIZE": "0"},
+            "These settings cannot be used: BATCH_SIZE='0': Input should be greater",
+        ),
+        (
+            ["--batch-size", "many"],
+            {},
+            "These settings cannot be used: BATCH_SIZE='many': Input should be a valid integer",
+        ),
         (["README.md"], {}, "The export is "),
         (["--out", "README.md"], {}, "README.md cannot be written to"),
     ],
@@ -137,7 +144,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 def test_a_full_disk_is_named_before_anything_is_started_and_later(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(SetupError, match=r"free, .* are needed; set TMPDIR"), _home(2**62):
+    with pytest.raises(DemoError, match=r"free, .* are needed; set TMPDIR"), _home(2**62):
         pass
     code = (
         "import sys, devtools.story; devtools.story.check_room.__defaults__ = (2**62,);"

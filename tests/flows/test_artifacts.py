@@ -165,6 +165,8 @@ def test_text_of_an_export_is_no_markup_on_its_page(
             export.writestr("manifest.csv", manifest)
         page = shown(biospex.request(archive))
         for artifact in (page["summary"], page["callback"]):
-            text = re.sub(r"(?s)```json.*?```|\*\*(What to do|Archive):.*?\n", "", str(artifact.data))
+            text = re.sub(
+                r"(?s)```json.*?```|\*\*(What to do|Archive):.*?\n", "", str(artifact.data)
+            )
             assert not re.search(r"(?<!\\)[<`]|(?<!\\)\[Retry|https:", text)
             assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)

@@ -7,13 +7,14 @@ import re
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 import pytest
 from distributed import Client, LocalCluster, get_task_stream
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, TaskRunResult
 
 from blocks.workspace import Workspace
 from flows.create_batches import create_batches
@@ -313,13 +314,14 @@ def test_the_graph_shows_each_step_once_and_joins_notify_to_the_batches(
     monkeypatch.setenv("BATCH_SIZE", "10")
     monkeypatch.setenv("SPLIT_STRATEGY", lane)
     state: State[Any] = create_batches(biospex.request(EXPORTS[0]), return_state=True)
-    this_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+    run_id = cast(UUID, state.state_details.flow_run_id)
+    this_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
     tasks = {task.name: task for task in prefect.read_task_runs(flow_run_filter=this_run)}
     steps = {"splice": 2, "extract": 4}[lane] + 3 + 1
     assert len(tasks) == steps
     batches = {str(task.id) for name, task in tasks.items() if " of 3, rows " in name}
     waits = tasks["notify: success"].task_inputs["wait_for"]
-    assert {str(each.id) for each in waits} == batches
+    assert {str(cast(TaskRunResult, each).id) for each in waits} == batches
     assert len(batches) == 3
 
 
