@@ -1,4 +1,4 @@
-"""Every failure that people see is declared in the catalogue; no error is raised with loose text."""
+"""Every failure that people see is a declared sentence; no error is raised with loose text."""
 
 import ast
 import importlib
