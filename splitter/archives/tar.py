@@ -67,7 +67,7 @@ RECORD = 20 * BLOCK
 """Bytes that tar programs write at a time (POSIX.1-2017, pax, -b); behind the end they are
 undefined."""
 
-LONGEST_NUMBER = 256
+LONGEST_NUMBER = 64
 """Digits in a row within PAX attributes; a size or a time has about 20."""
 
 DIGITS_TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")

@@ -13,7 +13,7 @@ from splitter.errors import SetupError
 from splitter.manifest import partition as manifest
 from splitter.manifest.partition import Partition
 from splitter.messages import Request
-from splitter.sentences import Actor, Sentence
+from splitter.sentences import MAX_ADDRESS, Actor, Sentence, escaped
 from splitter.settings import Settings
 
 CANNOT_SPLICE = Sentence(
@@ -210,7 +210,7 @@ def _extract(
 ) -> Extract:
     if settings.split_strategy == "splice":
         raise SetupError(CANNOT_SPLICE, why=why)
-    return Extract(why, remarks, unpacked)
+    return Extract(escaped(why, MAX_ADDRESS), remarks, unpacked)  # it may name files
 
 
 def _respelled(parts: Partition) -> str:

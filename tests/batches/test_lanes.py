@@ -108,6 +108,14 @@ def test_a_row_that_names_what_no_batch_may_hold_is_refused_before_any_lane(
         choose_lane(export_of(bucket, data), settings_of(split_strategy=strategy))
 
 
+def test_the_reason_shows_a_name_without_characters_that_act(bucket: Bucket) -> None:
+    renamed = STREAMED.replace(b"a.jpg", b"\x1b.jpg")
+    hidden = with_directory(renamed, set_on(0, orig_filename="\u202e.jpg", flag_bits=0x808))
+    lane = choose_lane(export_of(bucket, hidden), settings_of())
+    assert isinstance(lane, Extract)
+    assert lane.reason.isprintable()
+
+
 def connect(name: str) -> Bucket:
     raise ConnectionError(name)
 

@@ -1,6 +1,6 @@
-"""Exports and messages of somebody who means harm: one callback, in time, in memory, in plain text.
+"""Hostile exports and messages get one callback, in time, in little memory, in harmless text.
 
-The inputs are in tests/fixtures/cases/abuse; index.json says what each is.
+The inputs are in tests/fixtures/cases/abuse; index.json describes each one.
 """
 
 import csv
@@ -54,7 +54,7 @@ RUN = (
 
 
 def run(request: Any, **environment: str) -> None:
-    """Run the flow in a process of its own, which may take so much time and memory."""
+    """Run the flow in its own process, within limits of time and memory."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", RUN],
@@ -70,7 +70,7 @@ def run(request: Any, **environment: str) -> None:
 
 
 def said(prefect: SyncPrefectClient, name: str) -> tuple[list[str], list[str]]:
-    """What Prefect has of the run of that name: states and log lines, and its artifacts."""
+    """The states and log lines that Prefect has of the run of that name, and its artifacts."""
     of_that_name = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
     [flow_run] = prefect.read_flow_runs(flow_run_filter=of_that_name)
     states = prefect.read_flow_run_states(flow_run.id)
@@ -85,7 +85,7 @@ def said(prefect: SyncPrefectClient, name: str) -> tuple[list[str], list[str]]:
 
 
 def markup(text: str) -> Iterator[Token]:
-    """The HTML, images and links of a text in Markdown, and headings that an export forged."""
+    """The HTML, images and links of a text in Markdown, and forged headings."""
     open_tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
     for token in open_tokens:
         open_tokens += token.children or []
@@ -129,7 +129,10 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("place", ["a missing image", "names of files", "names of columns"])
+@pytest.mark.parametrize(
+    "place",
+    ["a missing image", "names of files", "names of columns", "a name that keeps it from S3"],
+)
 def test_text_of_every_kind_is_harmless_wherever_it_stands(
     place: str, biospex: Biospex, prefect: SyncPrefectClient, tmp_path: Path
 ) -> None:
@@ -143,6 +146,8 @@ def test_text_of_every_kind_is_harmless_wherever_it_stands(
             case "names of files":
                 for text in HOSTILE:
                     export.writestr(f"{text.replace('/', '')}.jpg", b"GIF")
+            case "a name that keeps it from S3":
+                export.writestr(f"./x//{''.join(HOSTILE).replace('/', '')}.jpg", b"GIF")
             case _:
                 header = "".join(HOSTILE)
         written = io.StringIO()
@@ -152,7 +157,7 @@ def test_text_of_every_kind_is_harmless_wherever_it_stands(
 
 
 def check_harmless(archive: Path, lane: str, biospex: Biospex, prefect: SyncPrefectClient) -> None:
-    """Run an export and look at everything that people are shown of it."""
+    """Run an export and check all texts that people see of it."""
     download = str(uuid4())
     request = biospex.request(archive, downloadId=download)
     lanes = {"SPLIT_STRATEGY": "auto" if lane == "splice" else lane, "SPLICE_MIN_SIZE": "0"}
