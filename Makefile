@@ -1,4 +1,4 @@
-# make demo   split two examples on this machine; ARCHIVE=path BATCH_SIZE=n KEEP=1 VERBOSE=1
+# make demo   split two examples on this machine; ARCHIVE=path BATCH_SIZE=n OUT=folder KEEP=1 VERBOSE=1
 # make test   lint, types, import rules and the tests
 # make soak   the tests that take longest: killed processes, crowds of messages, a second database
 # make quick  the tests that need no service, in under a minute
@@ -11,6 +11,7 @@
 PYTHON ?= python3
 BATCH_SIZE ?=
 KEEP ?=
+OUT ?=
 VERBOSE ?=
 PLAN ?=
 ANSWER ?=
@@ -56,7 +57,8 @@ setup: $(INSTALLED)
 $(DEMO): requirements-demo.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	@echo "Installing $$(grep -c == $<) Python packages into $(VENV); this takes a minute or less, once."
-	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "$(VENV) cannot be made; name another place: make" \
+		"$(MAKECMDGOALS) VENV=/a/writable/folder"; exit 1; }
 	@# pip installs uv, which needs a fraction of pip's time for the others.
 	@awk '/^[^ ]/ {mine = /^uv==/} mine' $< | $(BIN)/pip install --quiet \
 		--disable-pip-version-check --no-deps --require-hashes -r /dev/stdin
@@ -74,6 +76,7 @@ $(INSTALLED): $(DEMO) requirements-dev.lock requirements-zooniverse.lock
 # The shell takes ARCHIVE from the environment, so that a name may hold spaces and quotes.
 demo: $(DEMO)
 	@$(BIN)/python -m devtools.demo $(if $(BATCH_SIZE),--batch-size "$(BATCH_SIZE)") $(if $(KEEP),--keep) \
+		$(if $(OUT),--out "$(OUT)") \
 		$(if $(VERBOSE),--verbose) $${ARCHIVE:+"$$ARCHIVE"}
 
 test: lint

@@ -1,6 +1,6 @@
-"""Save the blocks that a deployment uses, from the environment: ``python -m blocks.register``.
+"""Saves the blocks of a deployment from the environment.
 
-Saving again overwrites: the environment of this command wins over earlier changes in the UI.
+``.venv/bin/python -m blocks.register`` overwrites saved blocks, and so changes made in the UI.
 """
 
 import os
@@ -23,15 +23,15 @@ def register() -> None:
 
 
 def credentials_from_environment() -> AwsCredentials:
-    """The lasting keys of the environment; without keys a role serves, as on ECS.
+    """The long-term keys of the environment; without keys, runs use a role, as on ECS.
 
-    Keys with a session token are left out: they end within hours, and Prefect's API shows the
+    Keys with a session token are left out: they expire within hours, and Prefect's API shows the
     token as plain text.
     """
     environment = os.environ.get
-    lasts = not environment("AWS_SESSION_TOKEN")
-    key = environment("AWS_ACCESS_KEY_ID") if lasts else None
-    secret = environment("AWS_SECRET_ACCESS_KEY") if lasts else None
+    is_long_term = not environment("AWS_SESSION_TOKEN")
+    key = environment("AWS_ACCESS_KEY_ID") if is_long_term else None
+    secret = environment("AWS_SECRET_ACCESS_KEY") if is_long_term else None
     return AwsCredentials(
         aws_access_key_id=key,
         aws_secret_access_key=SecretStr(secret) if secret else None,
@@ -47,5 +47,5 @@ if __name__ == "__main__":
     except SetupError as error:
         sys.exit(f"Nothing was saved: {error}")
     if os.environ.get("AWS_SESSION_TOKEN"):
-        print("The keys of this shell end with its session and were not saved: a role serves.")
+        print("The keys of this shell are temporary and were not saved; runs will use a role.")
     print(f"Saved the blocks biospex-workspace/{BLOCK_NAME} and aws-credentials/{BLOCK_NAME}.")

@@ -1,4 +1,4 @@
-"""The blocks that an operator saved under one name, or what stands in where there is none."""
+"""The blocks that an operator has saved as `biospex`, or their defaults from the environment."""
 
 import os
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from blocks.workspace import Workspace
 from splitter.errors import SetupError
+from splitter.sentences import Actor, Sentence, Words
 from splitter.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,11 +21,18 @@ if TYPE_CHECKING:
 BLOCK_NAME = "biospex"
 REGION = "us-east-2"
 
+BAD_BLOCK = Sentence(
+    "block.bad-value",
+    "the block {block} has values that cannot be used: {problems:bare}.",
+    Actor.OPERATOR,
+    "Correct the block in Prefect's UI (Blocks), then press Retry.",
+)
+
 BlockType = TypeVar("BlockType", bound=Block)
 
 
 def load_workspace(settings: Settings) -> Workspace:
-    """The saved Workspace block, else one made of the environment's settings."""
+    """The saved Workspace block; without one, a block with the environment's settings."""
     return _load(Workspace) or Workspace.from_settings(settings)
 
 
@@ -36,13 +44,13 @@ def origin(block: Block) -> str:
 
 
 class Aws:
-    """AWS by the saved credentials, else by those that boto3 finds where it always looks.
+    """Makes boto3 clients with the saved credentials; without a saved block, boto3 finds its own.
 
-    The clients of a run come from one session: each session reads botocore's tables anew.
+    All clients of a run share one session, as each session loads botocore's service tables again.
 
     Attributes:
-        origin: of the credentials, as the function of that name has it.
-        session: boto3's.
+        origin: where the credentials come from, for the log.
+        session: the boto3 session.
     """
 
     def __init__(self) -> None:
@@ -50,6 +58,12 @@ class Aws:
         self.origin = origin(block)
         self.session = block.get_boto3_session()
         self._parameters = block.aws_client_parameters
+
+    @property
+    def has_long_term_credentials(self) -> bool:
+        """Whether the keys stay valid, unlike those of a role, which end within hours."""
+        credentials = self.session.get_credentials()
+        return credentials is not None and credentials.get_frozen_credentials().token is None
 
     @overload
     def client(self, service: Literal["s3"], config: Config) -> "S3Client": ...
@@ -73,9 +87,9 @@ def _load(kind: type[BlockType]) -> BlockType | None:
     try:
         return cast(BlockType, kind.load(BLOCK_NAME))
     except ValidationError as error:
-        wrong = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())
+        problems = [f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors()]
         block = f"{kind.get_block_type_slug()}/{BLOCK_NAME}"
-        raise SetupError(f"the block {block} cannot be used: {wrong}") from error
+        raise SetupError(BAD_BLOCK, block=Words(block), problems=problems) from error
     except ValueError as error:
         if isinstance(error.__cause__, ObjectNotFound):
             return None

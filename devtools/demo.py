@@ -1,10 +1,11 @@
-"""Everything on one machine: embedded AWS, embedded Prefect, both flows, your archives.
+"""Splits archives on one machine, with an embedded AWS and an embedded Prefect server.
 
-``python -m devtools.demo [ARCHIVE …]`` puts the archives into S3, sends the messages that BIOSPEX
-would send, lets ``flows.serve`` do its work, tells what happens, and fetches the batch ZIPs.
+``make demo`` puts the archives into S3, sends the messages that BIOSPEX would send, runs
+``flows.serve``, prints each step, and fetches the batch ZIPs.
 """
 
 import argparse
+import errno
 import os
 import shutil
 import signal
@@ -16,16 +17,19 @@ from tempfile import TemporaryFile, gettempdir, mkdtemp
 
 STOPPED = 130  # https://tldp.org/LDP/abs/html/exitcodes.html: ended by Ctrl-C
 ROOM = 200 * 1024**2
-"""Free bytes that the embedded services need beside the archives, with a margin."""
+"""Free bytes that the embedded services need, with a margin."""
+COPIES = 4
+"""Of an archive, on the disk: in S3, downloaded, unpacked, and its batches in S3."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demonstration; the exit status is 0 if every archive was split."""
+    """Run the demo; returns the exit status, 0 if every archive was split."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         options = _options(arguments)
-        # What takes seconds to import comes after Ctrl-C is dealt with.
+        # These imports take seconds, so they come after the handler of Ctrl-C.
+        from devtools.services import DemoError
         from devtools.story import tell
         from splitter.errors import ExportError, SetupError
 
@@ -35,10 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _make_room(options.out)
             if options.batch_size is not None:
                 os.environ["BATCH_SIZE"] = options.batch_size
-            with _home() as home:
+            total = sum(archive.stat().st_size for archive in options.archives)
+            with _home(ROOM + COPIES * total) as home:
                 return tell(options.archives, home, options.out, options.keep, options.verbose)
-        except (ExportError, SetupError) as error:
+        except (DemoError, ExportError, SetupError) as error:
             print(error, file=sys.stderr)
+            return 1
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            print(f"{error.filename or gettempdir()} is full.", file=sys.stderr)
             return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -46,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """One Ctrl-C is enough; what ends because of it is not to be interrupted by another."""
+    """End the demo; a second Ctrl-C does not interrupt the clean-up."""
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     os.write(2, b"\nstopping ...\n")
@@ -54,22 +64,16 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 @contextmanager
-def _home() -> Iterator[Path]:
-    """A directory for all that the services write, gone in the end.
+def _home(needed: int) -> Iterator[Path]:
+    """A directory for the files of the services, which is removed at the end.
 
     Raises:
-        SetupError: if there is too little room for it; a service would only wait for ever.
+        DemoError: if fewer than ``needed`` bytes are free; a service would hang.
     """
     from devtools.services import uninterrupted
-    from splitter.errors import SetupError
-    from splitter.wording import size
+    from devtools.story import check_room
 
-    free = shutil.disk_usage(gettempdir()).free
-    if free < ROOM:
-        raise SetupError(
-            f"{gettempdir()} has only {size(free)} free, {size(ROOM)} are needed; set TMPDIR to a "
-            "folder with more room."
-        )
+    check_room(Path(gettempdir()), needed)
     home = None
     try:
         with uninterrupted():
@@ -82,10 +86,10 @@ def _home() -> Iterator[Path]:
 
 
 def _look_at(archive: Path) -> None:
-    """Refuse what is no archive at all before anything is started for it.
+    """Make sure that a file is an archive, before any service is started.
 
     Raises:
-        ExportError: saying what the file is instead.
+        ExportError: naming the format of a file that is no archive.
     """
     from splitter.archives.formats import identify
 
@@ -99,21 +103,21 @@ def _look_at(archive: Path) -> None:
 
 
 def _make_room(out: Path) -> None:
-    """Make the directory of the batches.
+    """Create the folder of the batches.
 
     Raises:
-        SetupError: if it cannot be made or written to.
+        DemoError: if it cannot be created or written to.
     """
-    from splitter.errors import SetupError
+    from devtools.services import DemoError
 
     try:
         (out / "batch").mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=out):
             pass
     except OSError as error:
-        raise SetupError(
-            f"{out} cannot be written to ({error.strerror}); name another folder: "
-            f"{sys.executable} -m devtools.demo --out FOLDER"
+        raise DemoError(
+            f"{out} cannot be written to ({error.strerror}); name another folder: make demo "
+            "OUT=FOLDER"
         ) from error
 
 
@@ -136,7 +140,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m devtools.demo", description=__doc__)
+    parser = _Parser(prog="python -m devtools.demo", description=str(__doc__).partition("\n")[0])
     parser.add_argument("archives", nargs="*", type=_archive, metavar="ARCHIVE")
     parser.add_argument("--batch-size", help="rows of a batch (2000, or 10 for the small examples)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="where batches go (./out)")

@@ -1,4 +1,4 @@
-"""The processes of this machine that run our flows, found by their environment: proc(5)."""
+"""Finds the processes of flow runs by their environment, in /proc: proc(5)."""
 
 from collections.abc import Iterator
 from contextlib import suppress

@@ -20,8 +20,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from splitter.errors import SetupError
-
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
@@ -30,14 +28,19 @@ REGION: Final = "us-east-2"
 BUCKET = "biospex-loc"
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 
+
+class DemoError(Exception):
+    """The demo or an embedded service cannot run; its message is for the terminal."""
+
+
 SECONDS_TO_START = 120
 SECONDS_TO_END = 60
-"""For a process that was asked to end, before it is made to."""
+"""After SIGTERM, before SIGKILL."""
 
 
 @contextmanager
 def embedded_aws() -> Iterator[dict[str, str]]:
-    """moto's server on a free port; yields the environment that leads boto3 to it."""
+    """moto's server on a free port; yields the environment variables that point boto3 to it."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
@@ -59,15 +62,15 @@ def embedded_aws() -> Iterator[dict[str, str]]:
 def embedded_prefect(
     home: Path, port: int | None = None, database: str | None = None
 ) -> Iterator[dict[str, str]]:
-    """A Prefect server; yields the environment that leads to it.
+    """A Prefect server; yields the environment variables that point to it.
 
     Args:
         home: the directory of its log, and of its data unless there is a database.
-        port: where it listens; any that is free if not given.
+        port: its TCP port; by default a free one.
         database: URL of a PostgreSQL database.
 
     Raises:
-        SetupError: with the end of its log, if it does not start.
+        DemoError: with the end of its log, if it does not start.
     """
     url = f"http://127.0.0.1:{port or free_port()}"
     environment = {
@@ -91,7 +94,7 @@ def embedded_prefect(
 def served(
     environment: Mapping[str, str], output: IO[bytes] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """``python -m flows.serve`` as a process of its own; its log goes to ``output``, or to ours."""
+    """A process of ``python -m flows.serve``; its log goes to ``output``, by default to stderr."""
     with child([sys.executable, "-m", "flows.serve"], environment, output) as server:
         yield server
 
@@ -100,9 +103,9 @@ def served(
 def child(
     command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends with the block, and what it has started with it: asked, then made to.
+    """A process that is ended with the block, together with its own children.
 
-    It has a process group of its own, so that a terminal's Ctrl-C reaches this process alone.
+    It has its own process group, so that a terminal's Ctrl-C reaches this process alone.
     """
     process = None
     try:
@@ -116,7 +119,7 @@ def child(
                 start_new_session=True,
             )
         yield process
-    except KeyboardInterrupt:  # whoever presses Ctrl-C wants none of it, and does not want to wait
+    except KeyboardInterrupt:  # do not make the user wait
         with uninterrupted():
             if process:
                 end_at_once(process)
@@ -128,7 +131,7 @@ def child(
 
 
 def end_at_once(process: subprocess.Popen[bytes]) -> None:
-    """Kill a child and its group, where nothing of what they do is still wanted."""
+    """Kill a child and its process group."""
     with suppress(ProcessLookupError, PermissionError):  # the latter: macOS, of a dead group
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -136,7 +139,7 @@ def end_at_once(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of the block."""
+    """Delay Ctrl-C and SIGTERM until the end of the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -155,7 +158,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def create_queues(sqs: "SQSClient", prefix: str) -> tuple[str, str]:
-    """The trigger queue, with a dead-letter queue, and the callback queue; returns their URLs."""
+    """Create a trigger queue with a dead-letter queue, and a callback queue; returns their URLs."""
     dead = sqs.create_queue(QueueName=f"{prefix}-batch-trigger-dead")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
     redrive = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": "1000"}
@@ -190,7 +193,7 @@ def fetch(s3: "S3Client", files: Sequence[str], directory: Path) -> int:
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on at this moment."""
+    """A TCP port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -211,4 +214,4 @@ def _wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) ->
                 return
         except OSError:
             time.sleep(0.2)
-    raise SetupError(f"The Prefect server did not start:\n{log.read_text()[-2000:]}")
+    raise DemoError(f"The Prefect server did not start:\n{log.read_text()[-2000:]}")

@@ -1,20 +1,20 @@
-"""What the demonstration does, told while it happens: a line for each step, one block in the end.
+"""Runs the demo and prints a line for each step and a summary at the end.
 
-What is told comes from Prefect's API, as the run page has it: the task runs, their durations, and
-the lines that the flow has logged.
+The lines come from Prefect's API, like the run page: task runs, their durations and their logs.
 """
 
+import fcntl
 import json
 import logging
 import os
-import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import UUID
 
 import boto3
@@ -39,6 +39,7 @@ from devtools.services import (
     BUCKET,
     FIXTURES,
     REGION,
+    DemoError,
     create_queues,
     embedded_aws,
     embedded_prefect,
@@ -47,45 +48,49 @@ from devtools.services import (
     served,
     trigger,
 )
-from flows.support.finding import run_page, runs_page
-from splitter.errors import SetupError
+from flows.create_batches import ADVICE_LINE
+from flows.split import LANE_LINE
+from flows.support.run_tags import run_page, runs_page
+from flows.tasks import notify, splice, zip_and_upload
 from splitter.settings import Settings
 from splitter.wording import count, duration, size
 
 SECONDS_BETWEEN_LOOKS = 0.3
 SECONDS_FOR_LOGS = 5.0
-"""For the last lines of a run, which come after its end."""
+"""Wait for the last log lines of a run, which arrive after its end."""
 
-BATCHES_TOLD = 3
-"""Of one export, a line each; the others are counted."""
+BATCHES_SHOWN = 3
+"""Batches of one export with a line each; the others are counted."""
 
-BATCH_OF = re.compile(r"batch (?P<number>\d+) of (?P<all>\d+), rows (?P<rows>\S+)")
-"""In a task's name."""
+ROOM_LEFT = 50 * 1024**2
+"""Free bytes of TMPDIR below which the demo stops; without room Prefect's database would hang."""
+
+BATCH_TASKS = (splice.task_key, zip_and_upload.task_key)
 
 
 def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool, verbose: bool) -> int:
-    """Split the archives on services of our own and tell it; 0 if every one was split.
+    """Split the archives on embedded services and print the steps; 0 if every one was split.
 
     Args:
-        archives: if there are none, two examples are split in batches of 10 rows.
-        home: a directory for all that the services write.
+        archives: without any, two examples are split in batches of 10 rows.
+        home: a directory for the files of the services.
         out: gets ``batch/`` and the log.
         keep: leave the UI up until Ctrl-C.
-        verbose: show the log as well.
+        verbose: print the log as well.
 
     Raises:
-        SetupError: a setting that cannot be used, a service that does not start.
+        DemoError: for a setting that cannot be used, a service that does not start, another demo
+            that uses ``out``, a full disk.
     """
-    settings = Settings.load()  # whose faults are to be said before anything is started
+    settings = Settings.load()  # before anything is started
     rows = settings.batch_size if archives or os.environ.get("BATCH_SIZE") else 10
     log = out / "demo.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False, soft_wrap=True)
     began = time.monotonic()
     with ExitStack() as stack:
-        output = stack.enter_context(log.open("wb"))
+        output = stack.enter_context(_locked(log))
         if verbose:
-            stack.enter_context(_shown(log))
+            stack.enter_context(_printed(log))
         with console.status("Starting S3, SQS and a Prefect server …"):
             aws = stack.enter_context(embedded_aws())
             prefect_api = stack.enter_context(embedded_prefect(home))
@@ -107,30 +112,65 @@ def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool, verbose: b
             "BIOSPEX_ENVIRONMENT": "loc",
             "SPLICE_MIN_SIZE": "0",  # so that even a small ZIP shows the splice lane
             "TMPDIR": str(home),
-            "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",  # a line is told when it happens
+            "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",  # log lines arrive at once
         }
         server = stack.enter_context(served(environment, output))
         with story.progress:
             while story.go_on(out / "batch"):
                 if server.poll() is not None:
-                    raise SetupError(f"The service has ended; {log} says why.")
+                    raise DemoError(f"The service has ended; {log} says why.")
+                check_room(home)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         story.end(out, began, keep)
         while keep and server.poll() is None:
+            check_room(home)
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        end_at_once(server)  # all is done, and what it has is thrown away
+        end_at_once(server)  # its data is thrown away
     return 1 if story.failed else 0
 
 
+def check_room(home: Path, needed: int = ROOM_LEFT) -> None:
+    """Make sure that there is room for the files of the services.
+
+    Raises:
+        DemoError: if less than ``needed`` bytes are free.
+    """
+    free = shutil.disk_usage(home).free
+    if free < needed:
+        raise DemoError(
+            f"{home} has only {size(free)} free, {size(needed)} are needed; set TMPDIR to a folder "
+            "with more room."
+        )
+
+
+@contextmanager
+def _locked(log: Path) -> Iterator[IO[bytes]]:
+    """The log, empty and open for writing by this demo alone.
+
+    Raises:
+        DemoError: if another demo writes to it.
+    """
+    with log.open("ab") as output:
+        try:
+            fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoError(
+                f"Another demo writes to {log}; wait for its end, or name another folder: "
+                "make demo OUT=FOLDER"
+            ) from None
+        output.truncate(0)
+        yield output
+
+
 @dataclass
-class Sent:
-    """An export on its way.
+class Export:
+    """An export that was sent.
 
     Attributes:
-        began, over: ``time.monotonic()`` of the message and of the end, seconds.
-        log: what its run has logged, in order.
-        told: the task runs and lines that have been told.
-        batches: how many have been put.
+        began, over: ``time.monotonic()`` of the message and of the end.
+        log: the lines of its run, in order.
+        printed: the task runs and log lines that were printed.
+        batches: the batches made so far.
     """
 
     download: int
@@ -139,17 +179,17 @@ class Sent:
     run: UUID | None = None
     over: float | None = None
     log: list[Log] = field(default_factory=list)
-    told: set[UUID] = field(default_factory=set)
+    printed: set[UUID] = field(default_factory=set)
     batches: int = 0
 
 
 class Story:
-    """The exports that were sent, what has been told of them, and what became of them."""
+    """The exports that were sent, and the lines printed about them."""
 
     def __init__(
         self, prefect: SyncPrefectClient, aws: Mapping[str, str], console: Console
     ) -> None:
-        """``aws``: the environment that leads to it."""
+        """``aws``: the environment variables of the embedded AWS."""
         session = boto3.Session(
             aws["AWS_ACCESS_KEY_ID"], aws["AWS_SECRET_ACCESS_KEY"], region_name=REGION
         )
@@ -167,8 +207,8 @@ class Story:
         }
         self._prefect = prefect
         self._console = console
-        self._exports: list[Sent] = []
-        self._waiting: list[Sent] = []
+        self._exports: list[Export] = []
+        self._waiting: list[Export] = []
         self._callbacks: dict[int, dict[str, Any]] = {}
         self._batches: list[str] = []
         self._bytes = 0
@@ -187,17 +227,17 @@ class Story:
 
     def send(self, archive: Path) -> None:
         """Put an archive into S3 and send the message that BIOSPEX would send."""
-        sent = Sent(len(self._exports) + 1, archive, time.monotonic())
+        export = Export(len(self._exports) + 1, archive, time.monotonic())
         self._s3.upload_file(str(archive), BUCKET, f"export/{archive.name}")
-        body = json.dumps(trigger(sent.download, archive, self._updates))
+        body = json.dumps(trigger(export.download, archive, self._updates))
         self._sqs.send_message(QueueUrl=self._triggers, MessageBody=body)
-        self._exports.append(sent)
-        self._waiting.append(sent)
+        self._exports.append(export)
+        self._waiting.append(export)
 
     def go_on(self, directory: Path) -> bool:
-        """Tell what is new, and fetch the batches of an export that is done.
+        """Print new lines, and fetch the batches of finished exports; False when all is printed.
 
-        Exports run side by side and are told one after the other. False when all has been told.
+        Exports run in parallel and are printed one after the other.
         """
         answer = self._sqs.receive_message(QueueUrl=self._updates, MaxNumberOfMessages=10)
         for message in answer.get("Messages", ()):
@@ -205,17 +245,17 @@ class Story:
             callback = json.loads(message["Body"])
             self._callbacks[callback["downloadId"]] = callback
         while self._waiting:
-            sent = self._waiting[0]
-            tag = FlowRunFilterTags(all_=[f"download-{sent.download}"])
+            export = self._waiting[0]
+            tag = FlowRunFilterTags(all_=[f"download-{export.download}"])
             runs = self._prefect.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tag))
-            if not runs or not self._tell_steps(sent, runs[0]):
+            if not runs or not self._print_steps(export, runs[0]):
                 return True
-            self._tell_end(sent, self._callbacks[sent.download], directory)
+            self._print_end(export, self._callbacks[export.download], directory)
             del self._waiting[0]
         return False
 
     def end(self, out: Path, began: float, keep: bool) -> None:
-        """The last block: what was made, where it lies, what to try next."""
+        """Print the last block: the batches, their folder, and commands to try next."""
         lines = []
         if self._batches:
             lines += [
@@ -233,19 +273,19 @@ class Story:
             page = run_page(one) if one else runs_page("export")
             lines.append(f"  run page   {page}  until you press Ctrl-C")
         else:
-            lines.append("  run page   make demo KEEP=1 leaves the Prefect UI up to look at")
+            lines.append("  run page   make demo KEEP=1 keeps the Prefect UI open")
         lines += [
             '  next       make demo ARCHIVE="my own export.zip" BATCH_SIZE=500',
-            "             make serve, on a queue of your own: docs/operations.md",
+            "             make serve, with your own queue: docs/operations.md",
         ]
         self._console.print("\n" + "\n".join(lines))
 
-    def _tell_steps(self, sent: Sent, run: FlowRun) -> bool:
-        """The steps of a run that are done and have not been told; whether that was all."""
-        if sent.run is None:
-            sent.run = run.id
+    def _print_steps(self, export: Export, run: FlowRun) -> bool:
+        """Print the finished steps of a run that are new; returns whether those were the last."""
+        if export.run is None:
+            export.run = run.id
             self._console.print(
-                f"\n[bold]{escape(sent.archive.name)}[/], {size(sent.archive.stat().st_size)}"
+                f"\n[bold]{escape(export.archive.name)}[/], {size(export.archive.stat().st_size)}"
             )
         of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
         tasks: list[TaskRun] = []
@@ -253,62 +293,74 @@ class Story:
             tasks += page
         of_log = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
         while lines := self._prefect.read_logs(
-            of_log, offset=len(sent.log), sort=LogSort.TIMESTAMP_ASC
+            of_log, offset=len(export.log), sort=LogSort.TIMESTAMP_ASC
         ):
-            sent.log += lines
+            export.log += lines
         self._show_progress(of_run, tasks)
 
-        over = bool(run.state and run.state.is_final() and sent.download in self._callbacks)
-        if over and sent.over is None:
-            sent.over = time.monotonic()
-        late = sent.over is not None and time.monotonic() - sent.over > SECONDS_FOR_LOGS
-        # What has ended is known of the tasks a little later than of their run.
-        ends = [task.name for task in tasks if task.state and task.state.is_final()]
-        if len(ends) < len(tasks) or not any(name.startswith("notify") for name in ends):
+        over = bool(run.state and run.state.is_final() and export.download in self._callbacks)
+        if over and export.over is None:
+            export.over = time.monotonic()
+        late = export.over is not None and time.monotonic() - export.over > SECONDS_FOR_LOGS
+        # Prefect records the end of a task a little later than the end of its run.
+        ended = [task for task in tasks if task.state and task.state.is_final()]
+        if len(ended) < len(tasks) or notify.task_key not in {task.task_key for task in ended}:
             over = over and late
         news = [
-            (line.timestamp, line.id, f"  lane       {escape(line.message[len(LANE) :])}")
-            for line in sent.log
-            if line.id and line.message.startswith(LANE)
+            (line.timestamp, line.id, f"  {line.message}")
+            for line in export.log
+            if line.id and line.message.startswith(LANE_LINE.partition("%")[0])
         ]
-        for task in tasks:
-            if task.state and task.state.is_completed() and task.end_time:
-                own = [line.message for line in sent.log if line.task_run_id == task.id]
-                said = [line for line in own if not line.startswith(FINISHED)]
-                if len(said) == len(own) and not late:
-                    over = False  # its lines are still on their way
-                elif not task.name.startswith("notify"):
-                    news.append((task.end_time, task.id, _step(task, said)))
+        for task in ended:
+            if not task.state or not task.state.is_completed() or not task.end_time:
+                continue
+            line = self._line(export, task)
+            if line is None:
+                over = over and late  # its log lines have not arrived yet
+            elif task.task_key != notify.task_key:
+                news.append((task.end_time, task.id, line))
+                export.batches += task.task_key in BATCH_TASKS and task.id not in export.printed
+                if task.task_key in BATCH_TASKS and export.batches > BATCHES_SHOWN:
+                    export.printed.add(task.id)
         for _, key, line in sorted(news):
-            if key not in sent.told:
-                sent.told.add(key)
-                is_batch = line.startswith("  batch ")
-                sent.batches += is_batch
-                if not is_batch or sent.batches <= BATCHES_TOLD:
-                    self._console.print(line)
+            if key not in export.printed:
+                export.printed.add(key)
+                self._console.print(escape(line))
         return over
 
-    def _tell_end(self, sent: Sent, callback: Mapping[str, Any], directory: Path) -> None:
-        if sent.batches > BATCHES_TOLD:
-            more = count(sent.batches - BATCHES_TOLD, "more batch", "more batches")
-            self._console.print(f"             and {more}")
-        for line in sent.log:
+    def _line(self, export: Export, task: TaskRun) -> str | None:
+        """The line of a finished step: its name, its result and its duration.
+
+        None if its log has not arrived.
+        """
+        took = duration(task.total_run_time.total_seconds())
+        if task.task_key in (*BATCH_TASKS, notify.task_key):
+            return f"  {task.name} ({took})"
+        own = [line.message for line in export.log if line.task_run_id == task.id]
+        # Prefect logs the last line of a task.
+        return f"  {task.name}: {own[-2]} ({took})" if len(own) > 1 else None
+
+    def _print_end(self, export: Export, callback: Mapping[str, Any], directory: Path) -> None:
+        if export.batches > BATCHES_SHOWN:
+            more = count(export.batches - BATCHES_SHOWN, "more batch", "more batches")
+            self._console.print(f"  and {more}")
+        for line in export.log:
             if line.level == logging.WARNING and not line.task_run_id:
-                self._console.print(f"  [yellow]note[/]       {escape(line.message)}")
-        told = f"(BIOSPEX is told, {_since(sent.began)} in all)"
+                self._console.print(f"  [yellow]warning[/]    {escape(line.message)}")
+        took = f"({_since(export.began)} in all)"
         if callback["status"] == "success":
             self._batches += callback["batchFiles"]
             self._bytes += fetch(self._s3, callback["batchFiles"], directory)
-            self._console.print(f"  callback   [green]success[/] {told}")
+            self._console.print(f"  callback   [green]success[/] {took}")
             return
         self.failed += 1
-        self._console.print(f"  callback   [red]failed[/] {told}: {escape(callback['error'])}")
-        for line in sent.log:
-            if line.message.startswith(ADVICE):
-                self._console.print(f"  to do      {escape(line.message[len(ADVICE) :])}")
+        self._console.print(f"  callback   [red]failed[/] {took}: {escape(callback['error'])}")
+        for line in export.log:
+            if line.message.startswith(ADVICE_LINE.partition("%")[0]):
+                self._console.print(f"  {escape(line.message)}")
 
     def _show_progress(self, of_run: FlowRunFilter, tasks: Sequence[TaskRun]) -> None:
-        """On a terminal, what is being done at the moment, and how much of it."""
+        """On a terminal, show the current step and its progress."""
         if not self._console.is_terminal:
             return
         running = [task.name for task in tasks if task.state and task.state.is_running()]
@@ -323,32 +375,12 @@ class Story:
         self.progress.update(self._bar, description=doing, completed=percent)
 
 
-LANE = "Lane is "
-ADVICE = "What to do: "
-FINISHED = "Finished in state"
-"""How lines begin: of the flow, and of Prefect where a task has ended."""
-
-
-def _step(task: TaskRun, said: Sequence[str]) -> str:
-    """The line of a step: what it is, what it said last, and how long it took."""
-    what = said[-1] if said else ""
-    batch = BATCH_OF.search(task.name)
-    if batch:
-        name = f"batch {batch['number']}"
-        done = what.partition(" to ")[0].removeprefix("Put ")
-        what = f"of {batch['all']}, rows {batch['rows']}, {done}"
-    else:
-        name = "index" if task.name.startswith("read") else task.name.partition(" ")[0]
-    took = duration(task.total_run_time.total_seconds())
-    return escape(f"  {name:<10} {what} ({took})")
-
-
 def _since(moment: float) -> str:
     return duration(time.monotonic() - moment)
 
 
 @contextmanager
-def _shown(log: Path) -> Iterator[None]:
+def _printed(log: Path) -> Iterator[None]:
     """Print a file while it grows."""
     over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The flow of one export: an archive in S3 becomes batch ZIPs in S3, and BIOSPEX is told.
+"""The flow of one export: it splits an archive in S3 into batch ZIPs and sends BIOSPEX a callback.
 
 Reads:      the archive at ``exportPath`` of the trigger message
 Writes:     ``batch/{stem}-part{n}.zip`` in the same bucket, then one callback message
@@ -15,22 +15,21 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from blocks.saved import Aws
-from flows.split import bucket_named, split
+from flows.split import Split, split
 from flows.support import artifacts, metric
 from flows.support.callbacks import client_for
-from flows.support.finding import documented, tag_this_run
 from flows.support.log_context import label_lines
 from flows.support.outage import waits_for_prefect
 from flows.support.progress import best_effort
 from flows.support.recovery import earlier_attempts, leave_if_superseded
+from flows.support.run_tags import documented, tag_this_run
 from flows.tasks import notify
 from splitter.aws import sqs as queues
 from splitter.aws.sqs import CallbackError
-from splitter.batches.outcome import Outcome
 from splitter.errors import ExportError, SetupError, Verdict, explain, judge
 from splitter.messages import Failure, ReplyAddress, Request, Result, title
 from splitter.sentences import Actor
-from splitter.settings import Allowed
+from splitter.settings import Allowed, Docs, Settings
 
 label_lines()
 
@@ -42,8 +41,12 @@ STATE_NAMES = {
 }
 """Names of the states of failed runs, by who must act, for filters."""
 
+ADVICE_LINE = "What to do: %s"
+"""The log line that tells an operator what to do about a failure; the demo shows it."""
+
 
 def run_name() -> str:
+    """The name of a run: its download and its archive."""
     request = runtime.flow_run.parameters.get("request")
     return request if isinstance(request, str) else title(request)
 
@@ -52,36 +55,37 @@ def run_name() -> str:
 @flow(
     name="create-batches",
     flow_run_name=run_name,
-    # A request that cannot be carried out is answered, so the flow checks it, not Prefect.
+    # The flow checks the request, not Prefect, so that a bad request is answered.
     validate_parameters=False,
 )
 def create_batches(request: Request | str) -> Result:
     """Split one export into batch ZIPs of BATCH_SIZE rows and tell BIOSPEX where they are.
 
     A large ZIP is **spliced**: S3 itself copies the images' bytes into the batches. Any other
-    archive is **extracted**: fetched, unpacked, checked as a whole, and zipped anew. Nothing is
-    uploaded before the whole manifest has been checked, and batches that an earlier run has put in
-    place are kept.
+    archive is **extracted**: downloaded, unpacked, checked as a whole, and zipped again. Nothing is
+    uploaded before the whole manifest has been checked, and complete batches of an earlier run are
+    kept.
 
-    The outcome goes to the request's `updatesQueueUrl`: every batch's file name, or, where the
-    export or the installation is at fault, one sentence that says why there are none. Any other
-    fault only ends the run: the listener tries it again, MAX_ATTEMPTS in all, before it answers.
+    The callback goes to the request's `updatesQueueUrl`. It names every batch. If the export or the
+    installation is at fault, it has one sentence that says why there are no batches. After any
+    other fault the run fails without a callback, and the listener tries it again, up to
+    MAX_ATTEMPTS times.
 
-    **To start one by hand**, give `s3://bucket/key` as the request. BIOSPEX is then not told: the
+    **To start a run by hand**, give `s3://bucket/key` as the request. BIOSPEX gets no callback: the
     outcome is on the run page only. A trigger message as the request is answered at its queue.
 
-    **To repeat a run**, press Retry: it uploads what is missing and sends the callback again.
+    **To repeat a run**, press Retry: it makes what is missing and sends the callback again.
 
-    Called from Python it returns the `Result`, or raises the error that ended it: Prefect unwraps
-    the state.
+    Called from Python, it returns the `Result` or raises the error that ended it.
     """
     log = get_run_logger()
+    allowed, docs = Allowed(), Docs()
     earlier: list[State[Any]] = []
-    with best_effort("What earlier attempts ended in", log):
+    with best_effort("The end of earlier attempts", log):
         earlier = earlier_attempts()
         for number, end in enumerate(earlier, 1):
             log.warning("Attempt %d ended %s: %s", number, end.name, end.message)
-    outcome = None
+    done: Split | None = None
     with waits_for_prefect():
         try:
             if isinstance(request, str):
@@ -90,21 +94,25 @@ def create_batches(request: Request | str) -> Result:
                 request = Request.parse(request)
             with best_effort("The tag of the download", log):
                 tag_this_run(request)
-            Allowed().check(request)
+            allowed.check(request)
+            settings = Settings.load()
             aws = Aws()
             if request.wants_answer:
                 sqs = client_for(aws, request)
                 queues.check_callback_queue(sqs, request)
-            bucket = bucket_named(request.s3_bucket, aws)
             log.info("AWS credentials come from the %s", aws.origin)
-            outcome = split(request, bucket, earlier)
-            # Which waits for Prefect: a callback that is sent while Prefect is away could not be
-            # noted, and would be sent once more.
+            done = split(request, aws, settings, docs, earlier)
+            # This waits for Prefect: a callback that is sent during an outage could not be
+            # recorded, and would be sent again.
             leave_if_superseded()
             if request.wants_answer:
-                notify(sqs, request, outcome.result)
+                # The states join this task to the batches in the run's graph.
+                notify(sqs, request, done.outcome.result, wait_for=done.made.states)
         except Exception as error:
-            return failed(error, request, outcome, earlier)  # type: ignore[return-value]
+            return failed(error, request, done, earlier, allowed, docs)  # type: ignore[return-value]
+        with best_effort("The images", log):
+            done.made.pictures.publish()
+    outcome = done.outcome
     name = "Completed with warnings" if outcome.all_warnings else "Completed"
     print(metric.line(name, request.download_id, outcome))
     return Completed(  # type: ignore[return-value]
@@ -113,41 +121,55 @@ def create_batches(request: Request | str) -> Result:
 
 
 def failed(
-    error: Exception, request: Any, outcome: Outcome | None, earlier: Sequence[State[Any]]
+    error: Exception,
+    request: Any,
+    done: Split | None,
+    earlier: Sequence[State[Any]],
+    allowed: Allowed,
+    docs: Docs,
 ) -> State[Any]:
-    """Log, show and answer why a run failed; returns the state that it ends in.
+    """Log, publish and answer why a run failed; returns its final state.
 
     Args:
-        outcome: the batches, where only the callback could not be sent.
-        earlier: the ends of earlier attempts, for the summary.
+        done: the split export, if only the callback could not be sent.
+        earlier: how earlier attempts ended, for the summary.
     """
     log = get_run_logger()
     verdict = judge(error)
     is_final = isinstance(error, ExportError | SetupError)
     begin = "No batches:" if is_final else "No batches yet:"
-    if outcome:
+    if done:
         begin = "Batches were created, but BIOSPEX was not told:"
-    level = ERROR if is_final else WARNING  # an alarm counts errors; a retry is none yet
+    level = ERROR if is_final else WARNING  # an alarm counts errors, and not what is retried
     log.log(level, "%s %s", begin, verdict.said)
-    log.log(level, "What to do: %s", verdict.advice)
+    log.log(level, ADVICE_LINE, verdict.advice)
     log.log(DEBUG if is_final else WARNING, "The traceback:", exc_info=error)
+    has_batches = done is not None
     with best_effort("The summary", log):
-        artifacts.publish_failure(begin, verdict, earlier, outcome, is_tried_again=not is_final)
-    if is_final and not outcome and not isinstance(error, CallbackError):
-        answer_failure(request, verdict)
+        artifacts.publish_failure(
+            request,
+            begin,
+            verdict,
+            earlier,
+            docs,
+            has_batches=has_batches,
+            is_tried_again=not is_final,
+        )
+    if is_final and not has_batches and not isinstance(error, CallbackError):
+        answer_failure(request, verdict, allowed)
     name = STATE_NAMES[verdict.actor] if is_final else "Failed"
     address = ReplyAddress.of(request)
     print(metric.line(name, address and address.download_id, None))
     return Failed(
         name=name,
-        message=f"{begin} {verdict.said}" if outcome else str(verdict.said),
+        message=f"{begin} {verdict.said}" if done else str(verdict.said),
         data=error,
     )
 
 
-def answer_failure(request: Any, verdict: Verdict) -> None:
-    """Send the failure to BIOSPEX, if the request names a queue that may be used."""
-    address = Allowed().reply_address(request)
+def answer_failure(request: Any, verdict: Verdict, allowed: Allowed) -> None:
+    """Send BIOSPEX the failure, if the request names a queue that the operator allows."""
+    address = allowed.reply_address(request)
     if not address:
         return
     try:
@@ -155,4 +177,4 @@ def answer_failure(request: Any, verdict: Verdict) -> None:
         leave_if_superseded()
         notify(client_for(Aws(), address), address, failure)
     except Exception as unsent:
-        get_run_logger().error("BIOSPEX could not be told: %s", explain(unsent))
+        get_run_logger().error("The failure could not be sent to BIOSPEX: %s", explain(unsent))

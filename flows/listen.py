@@ -24,13 +24,13 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed
 
 from blocks.saved import Aws
-from flows.support.finding import documented
 from flows.support.heartbeats import Heartbeats, ServerClock, check_frequency
 from flows.support.intake import Intake, is_denied
 from flows.support.listener import Listener
 from flows.support.outage import FEW_RETRIES, Outage, waits_for_prefect
 from flows.support.recovery import is_deployed
 from flows.support.restart import schedule_restart
+from flows.support.run_tags import documented
 from flows.support.takeover import Standing, Takeover
 from splitter.aws import sqs as queues
 from splitter.aws.sqs import TriggerQueue

@@ -24,10 +24,10 @@ from prefect.types.entrypoint import EntrypointType
 from blocks.saved import Aws
 from flows.create_batches import create_batches
 from flows.listen import listen
-from flows.support.finding import deployment_tags
 from flows.support.heartbeats import FREQUENCY, ServerClock, websocket_problem
 from flows.support.outage import FEW_RETRIES, waits_for_prefect
 from flows.support.restart import Upkeep
+from flows.support.run_tags import deployment_tags
 from splitter.errors import SetupError
 from splitter.settings import Settings
 

@@ -1,8 +1,9 @@
-"""The split of one export: lane, batches, and the outcome on the run page."""
+"""The split of one export: its lane, its batches, and the outcome on the run page."""
 
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from prefect.tasks import Task
 
 from blocks.saved import Aws, load_workspace, origin
 from flows.support import artifacts
+from flows.support.pictures import Pictures
 from flows.support.progress import Progress, best_effort
 from flows.support.task_runner import UploadPool, task_runner
 from flows.tasks import download, extract, partition, read_index, splice, zip_and_upload
@@ -25,57 +27,110 @@ from splitter.aws import s3 as storage
 from splitter.aws.s3 import Bucket
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import Part
-from splitter.batches.contact_sheet import MAX_IMAGE_BYTES, contact_sheet, spread
-from splitter.batches.lanes import Export, Extract, Splice, choose_lane
+from splitter.batches.lanes import (
+    Export,
+    Extract,
+    Lane,
+    Splice,
+    Spliceable,
+    lane_of_tar,
+    lane_of_zip,
+)
 from splitter.batches.outcome import Outcome
 from splitter.batches.zip import BatchZip
 from splitter.manifest.partition import Partition
 from splitter.messages import Request
 from splitter.sentences import Actor, Sentence
-from splitter.settings import Settings
+from splitter.settings import Docs, Settings
 
 STALE_SIZE = Sentence(
-    "request.stale-size", "The request says {said} bytes, S3 has {has}.", Actor.NOBODY
+    "request.stale-size",
+    "The request says that the archive has {said} bytes; in S3 it has {has}.",
+    Actor.NOBODY,
 )
 UNLISTED = Sentence(
     "manifest.unlisted-files",
-    "{count} files are in the archive, but in no row of the manifest, such as {names}.",
+    "{count} files are in the archive, but in no row of the manifest, such as {names}; they are "
+    "in no batch.",
+    Actor.MAKER,
+    "If volunteers need these files, whoever made the export adds their rows to the manifest and "
+    "exports again; else nothing has to be done.",
 )
 UNLISTED_ONE = Sentence(
-    "manifest.unlisted-file", "1 file is in the archive, but in no row of the manifest: {names}."
+    "manifest.unlisted-file",
+    "1 file is in the archive, but in no row of the manifest: {names}; it is in no batch.",
+    Actor.MAKER,
+    "If volunteers need this file, whoever made the export adds its row to the manifest and "
+    "exports again; else nothing has to be done.",
 )
 
-
-def bucket_named(name: str, aws: Aws | None = None) -> Bucket:
-    """The bucket, by default with the credentials that this process finds."""
-    return Bucket((aws or Aws()).client("s3", storage.CLIENT_CONFIG), name)
+LANE_LINE = "Lane is %s: %s"
+"""The log line that names the lane and its reason; the demo shows it."""
 
 
-def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Outcome:
-    """Split the export.
+@dataclass(frozen=True)
+class Made:
+    """The batches of an export, as a lane made them.
+
+    Attributes:
+        sizes: bytes of each batch ZIP.
+        states: the final states of the tasks that made them.
+        pictures: thumbnails of the export, still being drawn.
+    """
+
+    parts: Partition
+    sizes: Sequence[int]
+    states: Sequence[State[Any]]
+    pictures: Pictures
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split export: its outcome, and what the flow still needs of the work."""
+
+    outcome: Outcome
+    made: Made
+
+
+def bucket_named(name: str, aws: Aws | None = None, owner: str | None = None) -> Bucket:
+    """A bucket.
 
     Args:
-        earlier: the ends of earlier attempts, for the summary.
+        aws: credentials; without it, those that this process finds.
+        owner: the AWS account that must own the bucket.
+    """
+    return Bucket((aws or Aws()).client("s3", storage.CLIENT_CONFIG), name, owner)
+
+
+def split(
+    request: Request, aws: Aws, settings: Settings, docs: Docs, earlier: Sequence[State[Any]]
+) -> Split:
+    """Split an export into batches and publish its summary.
+
+    Args:
+        earlier: how earlier attempts of this run ended, for the summary.
     """
     log = get_run_logger()
     began = time.monotonic()
-    settings = Settings.load()
+    bucket = bucket_named(request.s3_bucket, aws, settings.bucket_owner)
     source = bucket.archive(request.export_path)
-    export = Export(request, source, settings.limits, bucket_named, bucket)
+    connect = partial(bucket_named, owner=settings.bucket_owner)
+    export = Export(request, source, settings.limits, connect, bucket)
     drop_abandoned_uploads(export)
     warnings: list[object] = []
     if request.total_size not in (None, source.size):
         warnings.append(STALE_SIZE(said=request.total_size, has=source.size))
 
-    chosen = choose_lane(export, settings, read_index, partial(partition, export))
+    chosen = choose_lane(export, settings)
     warnings += chosen.remarks
     lane = "splice" if isinstance(chosen, Splice) else "extract"
-    log.info("Lane is %s: %s", lane, chosen.reason)
+    log.info(LANE_LINE, lane, chosen.reason)
     if isinstance(chosen, Splice):
-        parts, sizes = chosen.parts, split_in_s3(export, chosen, settings)
+        made = split_in_s3(export, chosen, settings)
     else:
-        parts, sizes = split_on_disk(export, chosen, settings)
+        made = split_on_disk(export, chosen, settings)
 
+    parts = made.parts
     warnings += parts.warnings
     if parts.unlisted:
         sentence = UNLISTED_ONE if len(parts.unlisted) == 1 else UNLISTED
@@ -86,7 +141,7 @@ def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Ou
         lane=lane,
         reason=chosen.reason,
         parts=parts,
-        sizes=sizes,
+        sizes=made.sizes,
         warnings=warnings,
         zooniverse=zooniverse.section(parts),
         seconds=time.monotonic() - began,
@@ -94,27 +149,40 @@ def split(request: Request, bucket: Bucket, earlier: Sequence[State[Any]]) -> Ou
     for warning in outcome.all_warnings:
         log.warning("%s", warning)
     with best_effort("The summary", log):
-        links = artifacts.batch_links(bucket, request, len(sizes), settings.presigned_links)
-        artifacts.publish(outcome, links, earlier)
-    return outcome
+        presigned = settings.presigned_links and aws.has_long_term_credentials
+        links = artifacts.batch_links(bucket, request, len(made.sizes), presigned)
+        artifacts.publish(outcome, links, earlier, docs)
+    return Split(outcome, made)
+
+
+def choose_lane(export: Export, settings: Settings) -> Lane:
+    """Choose the lane as ``lanes.choose_lane`` does, with its steps as tasks."""
+    format = export.identify()
+    if format != "zip":
+        return lane_of_tar(format, settings)
+    index = read_index(export)
+    lane = lane_of_zip(export, index, settings)
+    if isinstance(lane, Spliceable):
+        return lane.with_batches(partition(export, index, settings), settings)
+    return lane
 
 
 def drop_abandoned_uploads(export: Export) -> None:
-    """Drop what earlier attempts at the batches had in S3 when their processes were killed.
+    """Abort the multipart uploads of batches that killed attempts left open.
 
-    Only uploads that were begun before this run are dropped. So of two runs that live, the later
-    one takes from the earlier at most once what that has under way, and that begins it again.
+    Only uploads that began before this run are aborted. If two runs of one export are alive, the
+    later one aborts at most one upload of the earlier run, which then begins it again.
     """
     prefix = export.request.batch_key(1).removesuffix("1.zip")
     try:
         for key in export.bucket.abort_uploads(prefix):
-            get_run_logger().info("Dropped an upload of %s, left by a run that died", key)
-    except (BotoCoreError, ClientError) as error:  # the bucket's rule removes them some day
-        get_run_logger().warning("Uploads of runs that died could not be dropped: %s", error)
+            get_run_logger().info("Aborted an upload of %s that a dead run left open", key)
+    except (BotoCoreError, ClientError) as error:  # the bucket's lifecycle rule removes them
+        get_run_logger().warning("Uploads of dead runs could not be aborted: %s", error)
 
 
-def split_in_s3(export: Export, lane: Splice, settings: Settings) -> list[int]:
-    """The splice lane; returns the sizes of the batch ZIPs in bytes."""
+def split_in_s3(export: Export, lane: Splice, settings: Settings) -> Made:
+    """Make the batches in the splice lane."""
     index, parts = lane.index, lane.parts
     images = {name: index.members[file] for name, file in parts.images.items()}
     modified = index.members[parts.manifest].info.date_time
@@ -127,13 +195,13 @@ def split_in_s3(export: Export, lane: Splice, settings: Settings) -> list[int]:
     return put_batches(splice, export, parts, plans, index, verify=settings.verify)
 
 
-def split_on_disk(export: Export, lane: Extract, settings: Settings) -> tuple[Partition, list[int]]:
-    """The extract lane; returns the batches and the sizes of their ZIPs in bytes."""
+def split_on_disk(export: Export, lane: Extract, settings: Settings) -> Made:
+    """Make the batches in the extract lane."""
     block = load_workspace(settings)
     root = block.paths().root_for(export.source.size, lane.unpacked)
     get_run_logger().info("Workspace is %s, from the %s", root, origin(block))
     for directory in workspace.sweep(root):
-        get_run_logger().info("Removed %s, left by a run that died", directory)
+        get_run_logger().info("Removed %s, left by a dead run", directory)
     with workspace.run_directory(root) as directory:
         path = download(export, directory)
         contents = extract(path, directory, export.limits)
@@ -144,30 +212,9 @@ def split_on_disk(export: Export, lane: Extract, settings: Settings) -> tuple[Pa
         plans = [
             BatchZip(batch, images, contents.store, modified).parts() for batch in parts.batches
         ]
-        # Only what is unpacked on EFS can be read by other machines.
+        # Other machines can only read an export that is unpacked on EFS.
         scheduler = settings.dask_scheduler if root == block.efs_path else None
-        return parts, put_batches(zip_and_upload, export, parts, plans, contents, scheduler)
-
-
-def show_images(parts: Partition, files: Contents | ZipIndex) -> None:
-    """Put a few of the export's images on the run page, where they can be read."""
-    with best_effort("The images", get_run_logger()):
-        names = spread([image for batch in parts.batches for image in batch.images])
-
-        def read(name: str) -> bytes | None:
-            return read_small(files, parts.images[name])
-
-        sheet = contact_sheet(names, read)
-        artifacts.publish_pictures(names, sheet)
-
-
-def read_small(files: Contents | ZipIndex, name: str) -> bytes | None:
-    """The bytes of an image; None if they are more than a thumbnail is worth."""
-    if isinstance(files, Contents):
-        size = files.members[name].size
-    else:
-        size = files.members[name].info.file_size
-    return files.read(name) if size <= MAX_IMAGE_BYTES else None
+        return put_batches(zip_and_upload, export, parts, plans, contents, scheduler)
 
 
 def put_batches(
@@ -178,11 +225,10 @@ def put_batches(
     files: Contents | ZipIndex,
     scheduler: str | None = None,
     **options: Any,
-) -> list[int]:
-    """Map a task over the batches and their parts; returns the sizes of the ZIPs in bytes.
-
-    Meanwhile a few of the images are shown.
-    """
+) -> Made:
+    """Map a task over the batches and their parts; draw thumbnails at the same time."""
+    with best_effort("The plan", get_run_logger()):
+        artifacts.publish_plan(export.request, parts)
     total = sum(part.size for plan in plans for part in plan)
     with (
         Progress("Upload", total) as progress,
@@ -200,6 +246,7 @@ def put_batches(
                 **options,
             },
         )
-        show_images(parts, files)
-        wait(futures)  # the images must stay until the last of them is read, even if one failed
-        return list(futures.result())
+        pictures = Pictures(parts, files)
+        wait(futures)  # even if one failed: the others still read the images
+        sizes = list(futures.result())
+        return Made(parts, sizes, [future.state for future in futures], pictures)

@@ -1,7 +1,7 @@
-"""The tasks of one export: each names a step, carries its retries, and calls one plain function.
+"""The tasks of one export: each names a step, has its retries, and calls one plain function.
 
-Retries, from the inside out: botocore repeats a request 5 times within seconds; a ranged read goes
-on where its answer broke off, 5 times; a task is repeated 4 times within minutes, which outlasts a
+Retries, from the inside out: botocore sends a request up to 5 times within seconds; a ranged read
+resumes a broken response up to 5 times; a task is retried 4 times within minutes, which outlasts a
 longer outage; the listener starts a run MAX_ATTEMPTS times.
 """
 
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 
 def is_retryable(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Whether another attempt of a failed task makes sense; a bad archive stays bad."""
+    """Whether another attempt of a failed task can succeed; a bad archive stays bad."""
     return is_transient(state.result(raise_on_failure=False))
 
 
 STEP: dict[str, Any] = {
-    "cache_policy": NO_CACHE,  # an export is never taken for another one
-    "persist_result": False,  # a result may be gigabytes, or hold a client
+    "cache_policy": NO_CACHE,  # the result of one export is never used for another
+    "persist_result": False,  # a result may have gigabytes, or a client
     "retries": 4,
     "retry_delay_seconds": exponential_backoff(backoff_factor=5),
     "retry_jitter_factor": 0.5,
@@ -55,7 +55,7 @@ ONE_BATCH = "batch {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}
 
 @task(task_run_name="read the index", **STEP)
 def read_index(export: Export) -> ZipIndex:
-    """Read the ZIP's central directory, at the archive's end, which locates each member."""
+    """Read the ZIP's central directory, which gives the place of each member."""
     index = export.index()
     get_run_logger().info("%s listed", count(len(index.members), "file"))
     return index
@@ -63,7 +63,7 @@ def read_index(export: Export) -> ZipIndex:
 
 @task(task_run_name="download the archive", **STEP)
 def download(export: Export, directory: Path) -> Path:
-    """Fetch the archive from S3 to the workspace, by parallel ranged requests."""
+    """Download the archive from S3 to the workspace, with parallel ranged requests."""
     path = directory / "archive"
     with Progress("Download", export.source.size) as progress:
         export.bucket.download(export.request.export_path, export.source, path, progress)
@@ -73,7 +73,7 @@ def download(export: Export, directory: Path) -> Path:
 
 @task(task_run_name="extract", **STEP)
 def extract(path: Path, directory: Path, limits: Limits) -> Contents:
-    """Unpack the archive, whatever its format, and verify the checksum of every member."""
+    """Unpack the archive, of any format, and verify the checksum of every member."""
     with Progress("Extract", path.stat().st_size) as progress:  # JPEGs are as large unpacked
         contents = extract_archive(path, directory / "images", progress, limits)
     path.unlink()
@@ -83,7 +83,7 @@ def extract(path: Path, directory: Path, limits: Limits) -> Contents:
 
 @task(task_run_name="partition into batches of {settings.batch_size} rows", **STEP)
 def partition(export: Export, files: Contents | ZipIndex, settings: Settings) -> Partition:
-    """Read the manifest, check that every row has its image, and cut it into batches."""
+    """Read the manifest, check that every row has its image, and divide it into batches."""
     parts = partition_export(
         files.members,
         files.read,
@@ -106,7 +106,7 @@ def partition(export: Export, files: Contents | ZipIndex, settings: Settings) ->
 def zip_and_upload(
     batch: Batch, parts: Sequence[Part], of: int, export: Export, uploads: UploadPool
 ) -> int:
-    """Write one batch ZIP straight into S3, unless it is there; returns its size in bytes."""
+    """Write one batch ZIP straight into S3, unless it exists; returns its size in bytes."""
     return _put_batch(batch, parts, export, uploads)
 
 
@@ -119,9 +119,9 @@ def splice(
     uploads: UploadPool,
     verify: bool,
 ) -> int:
-    """Let S3 make one batch ZIP of copied ranges of the archive, unless it is there.
+    """Let S3 assemble one batch ZIP from ranges of the archive, unless it exists.
 
-    With VERIFY=true it is then read back and every checksum compared. Returns its size in bytes.
+    With VERIFY=true, reads it back and compares every checksum. Returns its size in bytes.
     """
     total = _put_batch(batch, parts, export, uploads)
     if verify:
@@ -133,9 +133,9 @@ def splice(
 
 @task(task_run_name="notify: {message.status}", **STEP)
 def notify(sqs: "SQSClient", address: ReplyAddress, message: Result | Failure) -> None:
-    """Send the callback to BIOSPEX and show on the run page that it is sent."""
+    """Send the callback to BIOSPEX and record it on the run page."""
     queues.send_callback(sqs, address, message)
-    with best_effort("The callback, which is sent,", get_run_logger()):
+    with best_effort("The callback, which was sent,", get_run_logger()):
         artifacts.publish_callback(message)
 
 

@@ -246,9 +246,10 @@ UNAVAILABLE = Sentence(
 )
 REFUSED_BY_AWS = Sentence(
     "aws.refused",
-    "Amazon storage refused the batch service something ({cause:bare}); please tell the "
-    "operator, who finds on the page of the run what to do.",
+    "Amazon storage refused a request of the batch service ({cause:bare}); please tell the "
+    "operator, who finds what to do on the run page.",
     Actor.OPERATOR,
+    "The run's summary names the permission or setting; correct it, then press Retry.",
 )
 FAULT = Sentence(
     "service.fault",
@@ -258,10 +259,10 @@ FAULT = Sentence(
 )
 
 REPLACE_ARCHIVE = (
-    "Send this sentence to whoever made the export. Copy the corrected archive over the old one "
-    "with `aws s3 cp`, to the same key, then press Retry."
+    "Send this sentence to whoever made the export. When you have their corrected archive, copy it "
+    "over the old one (`aws s3 cp`, same key), then press Retry."
 )
-ASK_AGAIN = "Send this sentence to the administrator of BIOSPEX, who must send another request."
+ASK_AGAIN = "Send this sentence to the administrator of BIOSPEX, who sends a corrected request."
 NOTHING = "Nothing has to be done."
 
 

@@ -195,7 +195,7 @@ class ReplyAddress(WireModel):
         examples=[512],
     )
     updates_queue_url: QueueUrl = Field(
-        description="SQS queue that is told of the outcome, such as "
+        description="SQS queue that gets the callback, such as "
         "https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update.",
         examples=["https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update"],
     )
@@ -212,7 +212,7 @@ class ReplyAddress(WireModel):
 
 
 class Request(ReplyAddress):
-    """One export, as BIOSPEX's trigger message states it; by hand, press *str*: s3://bucket/key."""
+    """An export, as in BIOSPEX's trigger message. By hand, choose "str" and enter s3://bucket/key."""
 
     file: Annotated[Key, AfterValidator(_file_name)] = Field(
         description="File name of the archive, which names the batches, such as "
@@ -227,8 +227,8 @@ class Request(ReplyAddress):
     total_size: int | None = Field(
         default=None,
         ge=0,
-        description="Bytes of the archive as sent, such as 2456719374; a difference from "
-        "the object itself is only remarked on.",
+        description="Bytes of the archive when the message was sent, such as 2456719374; "
+        "if the object has another size, the run warns and goes on.",
         examples=[2456719374],
     )
     s3_bucket: str = Field(

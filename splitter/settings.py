@@ -1,4 +1,4 @@
-"""Everything that can be configured, read from the environment in this one place."""
+"""All settings, read from the environment."""
 
 from dataclasses import fields
 from fnmatch import fnmatchcase
@@ -24,17 +24,17 @@ def _absolute(path: Path) -> Path:
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: 10,000 parts of 5 GiB.
 MAX_OBJECT = 10_000 * 5 * 1024**3
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html:
-# no message is kept for longer, so no export is waited for longer.
+# SQS keeps no message longer, so no export waits longer.
 MAX_WAIT = 14 * 24 * 3600
 MAX_SHOWN = 100
-"""Characters of a value in a sentence."""
+"""Characters of a value that a sentence shows."""
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 BAD_SETTINGS = Sentence(
     "settings.bad-value",
-    "{problems:bare}",
+    "These settings cannot be used: {problems:bare}.",
     Actor.OPERATOR,
     "Correct these variables where the service or the work pool is configured, then press Retry.",
 )
@@ -101,7 +101,7 @@ class Settings(BaseSettings):
         default=None,
         description="the queue that `make submit ANSWER=1` asks to be answered at",
     )
-    # Prefect's API gives 200 runs at once; one that it did not give would pass for deleted.
+    # Prefect's API returns at most 200 runs; a run beyond them would be taken for deleted.
     max_in_flight: int = Field(default=4, ge=1, le=200, description="exports at a time")
     max_attempts: int = Field(
         default=3,
@@ -130,6 +130,12 @@ class Settings(BaseSettings):
     )
     biospex_environment: str | None = Field(
         default=None, description="`prod`, `dev` or another word: a tag of every run"
+    )
+    bucket_owner: str | None = Field(
+        default=None,
+        pattern=r"^[0-9]{12}$",
+        description="the AWS account that must own the bucket, 12 digits; S3 then refuses every "
+        "request to a bucket of another account; unset allows any owner",
     )
     presigned_links: bool = Field(
         default=True,
@@ -172,7 +178,7 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> Limits:
-        """What an export may be."""
+        """The limits of an export."""
         return Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)})
 
     @classmethod
@@ -193,7 +199,7 @@ class Settings(BaseSettings):
 
 
 class Docs(BaseSettings):
-    """Where to read on; apart from the other settings, whose faults are to be read about."""
+    """The address of the docs; apart from ``Settings``, whose errors link to them."""
 
     docs_url: str | None = Field(
         default=None,
@@ -202,12 +208,12 @@ class Docs(BaseSettings):
     )
 
     def page(self, name: str) -> str:
-        """Markdown that leads to a page of docs/, or names it."""
+        """Markdown that links or names a page of docs/."""
         address = self.address(name)
         return f"[{name}]({address})" if address else f"docs/{name} in the repository"
 
     def address(self, name: str) -> str | None:
-        """Where a page of docs/ can be read, if that is known."""
+        """The address of a page of docs/, if ``DOCS_URL`` is set."""
         url = self.docs_url or ""
         is_address = urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname
         return f"{url.rstrip('/')}/{name}" if is_address else None
@@ -226,13 +232,13 @@ Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns)]
 
 
 class Allowed(BaseSettings):
-    """What a trigger may name: shell patterns, separated by commas; unset allows all.
+    """Buckets and queues that a trigger may name: shell patterns, separated by commas.
 
-    In a queue's URL, ``*`` does not match a slash, nor a dot of the host: what stands for one name
-    cannot stand for another host or account.
+    Without a value, all are allowed. In a queue's URL, ``*`` does not match a slash, nor a dot of
+    the host, so a pattern for one name never matches another host or account.
 
-    Apart from the other settings, for there is no value that this one cannot use: whatever else is
-    wrong, nothing is sent to a queue that is not allowed.
+    Apart from ``Settings``, as every value of these is usable: even if another setting is wrong,
+    nothing is sent to a queue that is not allowed.
     """
 
     allowed_buckets: Patterns | None = Field(
@@ -247,17 +253,17 @@ class Allowed(BaseSettings):
     )
 
     def reply_address(self, message: Any) -> ReplyAddress | None:
-        """Where the answer to a message may go; None if it names no usable or allowed place."""
+        """The address for the answer to a message; None if it names no usable, allowed queue."""
         address = ReplyAddress.of(message)
         if address and _is_queue_allowed(address.updates_queue_url, self.allowed_queues):
             return address
         return None
 
     def check(self, request: Request) -> None:
-        """Make sure that the operator allows what a request names.
+        """Make sure that the operator allows the bucket and the queue of a request.
 
         Raises:
-            RequestError: naming the bucket or queue.
+            RequestError: naming the one that is not allowed.
         """
         bucket, queue = request.s3_bucket, request.updates_queue_url
         if not _is_bucket_allowed(bucket, self.allowed_buckets):
@@ -279,8 +285,8 @@ def _is_queue_allowed(url: str, patterns: tuple[str, ...] | None) -> bool:
 
 
 def _pieces(url: str) -> list[str]:
-    """The parts of a URL that a pattern's ``*`` stays within."""
+    """The parts of a URL; a pattern's ``*`` matches within one of them."""
     scheme, _, rest = url.partition("://")
     host, *path = rest.split("/")
-    # A dot more in the host than in the pattern must not be made up for by a slash less.
+    # One more dot in the host must not be balanced by one slash less.
     return [scheme, *host.split("."), "/", *path]

@@ -1,7 +1,7 @@
-"""What the run page of an export shows in the end: a summary, its batches, pictures, the callback.
+"""The artifacts on the run page of an export: summary, batches, images, callback.
 
-Of a run that is retried each of them stands there once, as the latest attempt left it, but for the
-callback: what was sent twice is shown twice.
+A later attempt of a run replaces those of an earlier one. Callbacks are kept: one that was sent
+twice is shown twice.
 """
 
 import json
@@ -26,29 +26,70 @@ from flows.support.markdown import code, link, plain
 from splitter.aws.s3 import Bucket
 from splitter.batches.outcome import Outcome
 from splitter.errors import Verdict
-from splitter.messages import Failure, Request, Result, to_json
+from splitter.manifest.partition import Batch, Partition
+from splitter.messages import BATCH_FOLDER, Failure, Request, Result, to_json
 from splitter.sentences import escaped
 from splitter.settings import Docs
 from splitter.wording import count, duration, size
 
 CALLBACK_KEY = "callback"
-"""The artifact that says a run has sent its callback; the listener goes by it."""
+"""Key of the artifact that records a callback that was sent; the listener looks for it."""
 
-BY_HAND = "A person started this run, so BIOSPEX was not told of it."
+BY_HAND = "A person started this run, so BIOSPEX gets no callback."
+
+RUN_AGAIN = (
+    "Press *Retry* in the menu ⋮ of the run page. The run makes only the batches that are missing, "
+    "and sends the callback again."
+)
 
 LINKS_SHOWN = 100
-"""Links of the summary; an export of today has ten batches."""
+"""Links in the summary; the largest export today has ten batches."""
 
 LINK_SECONDS = 72 * 3600
-"""As long as the links in the mail that BIOSPEX sends."""
+"""How long a link works; the links in BIOSPEX's mail work as long."""
 
 
-def publish(outcome: Outcome, links: Sequence[str], earlier: Sequence[State[Any]]) -> None:
+def publish_plan(request: Request, parts: Partition) -> None:
+    """Attach a summary to a run that is about to make its batches; ``publish`` replaces it."""
+    _remove("summary", "batches")
+    batches = count(len(parts.batches), "batch", "batches")
+    rows = count(sum(batch.rows for batch in parts.batches), "row")
+    files = [
+        f"- {code(request.batch_file(batch.part))}: {_rows(batch)}"
+        for batch in parts.batches[:LINKS_SHOWN]
+    ]
+    callback = (
+        "BIOSPEX gets its callback when all batches exist." if request.wants_answer else BY_HAND
+    )
+    create_markdown_artifact(
+        key="summary",
+        description=f"Making {rows} in {batches}",
+        markdown=f"""\
+**{plain(request.file)}** for download **{plain(request.download_id)}**: making {rows} in {batches}.
+
+{callback}
+
+### Batches
+
+Each one appears in {code(f"s3://{request.s3_bucket}/{BATCH_FOLDER}")} when it is complete.
+
+{_list(files, len(parts.batches))}
+
+### Run it again
+
+Press *Cancel* in the menu ⋮ of the run page, then *Retry*. Batches that are complete are kept.
+""",
+    )
+
+
+def publish(
+    outcome: Outcome, links: Sequence[str], earlier: Sequence[State[Any]], docs: Docs
+) -> None:
     """Attach the summary and the table of batches to the current flow run.
 
     Args:
         links: an address of each batch.
-        earlier: the ends of earlier attempts of the run.
+        earlier: how earlier attempts of the run ended.
     """
     _remove("summary", "batches")
     request = outcome.request
@@ -57,15 +98,11 @@ def publish(outcome: Outcome, links: Sequence[str], earlier: Sequence[State[Any]
     noted = count(len(warned), "warning") if warned else "no warnings"
     answer = "" if request.wants_answer else f"\n{BY_HAND}\n"
     remarks = "\n".join(f"- ⚠️ {plain(warning)}" for warning in outcome.warnings)
-    said = "\n".join(f"- {plain(sentence)}" for sentence in outcome.zooniverse)
-    files = "\n".join(
-        f"- {link(request.batch_file(batch.part), address)}: "
-        f"rows {batch.first_row:,} to {batch.last_row:,}, {size(written)}"
+    problems = "\n".join(f"- {plain(sentence)}" for sentence in outcome.zooniverse)
+    files = [
+        f"- {link(request.batch_file(batch.part), address)}: {_rows(batch)}, {size(written)}"
         for batch, written, address in batches[:LINKS_SHOWN]
-    )
-    if len(batches) > LINKS_SHOWN:
-        files += f"\n- and {len(batches) - LINKS_SHOWN:,} more, in the artifact *batches*"
-    place = f"s3://{request.s3_bucket}/{request.export_path}"
+    ]
     create_markdown_artifact(
         key="summary",
         description=f"{outcome.summary}, {noted}",
@@ -77,23 +114,23 @@ made in {duration(outcome.seconds)}.
 
 ### Batches
 
-{files}
+{_list(files, len(batches))}
 
 | | |
 | --- | --- |
-| Archive | {code(place)}, {size(outcome.archive_size)} |
+| Archive | {_place(request)}, {size(outcome.archive_size)} |
 | Lane | {outcome.lane}: {plain(outcome.reason)} |
 | Manifest | {code(outcome.parts.manifest)} |
 {_ends(earlier)}
 ### Zooniverse
 
-{said}
+{problems}
 
-What to do with a batch: {Docs().page("zooniverse.md")}
+What to do with a batch: {docs.page("zooniverse.md")}
 
 ### Run it again
 
-*Retry*, in the menu ⋮ of the run page, makes what is missing and sends the callback again.
+{RUN_AGAIN}
 """,
     )
     create_table_artifact(
@@ -114,7 +151,7 @@ What to do with a batch: {Docs().page("zooniverse.md")}
 
 
 def publish_pictures(names: Sequence[str], sheet: bytes) -> None:
-    """Attach a contact sheet, a JPEG with a thumbnail of each of the images of these names."""
+    """Attach a contact sheet, a JPEG with a thumbnail of each named image."""
     _remove("images")
     create_markdown_artifact(
         key="images",
@@ -125,36 +162,44 @@ def publish_pictures(names: Sequence[str], sheet: bytes) -> None:
 
 
 def publish_failure(
+    request: Any,
     begin: str,
     verdict: Verdict,
     earlier: Sequence[State[Any]],
-    outcome: Outcome | None,
+    docs: Docs,
     *,
+    has_batches: bool,
     is_tried_again: bool,
 ) -> None:
     """Attach to the current flow run why it failed, who must act and what they do.
 
     Args:
+        request: a ``Request``, or a message that is none.
         begin: the state of the batches, such as "No batches yet:".
-        outcome: the batches, where only the callback could not be sent.
+        has_batches: whether all batches exist, and only the callback could not be sent.
         is_tried_again: whether the listener tries the export again before it answers.
     """
-    wait = ", as the listener tries this export again first" if is_tried_again else ""
-    _remove("summary", *([] if outcome else ["batches", "images"]))
+    no_callback = "BIOSPEX has got none yet: the listener tries this export again first"
+    if not is_tried_again:
+        no_callback = "BIOSPEX has got none"
+    archive = f"**Archive:** {_place(request)}\n\n" if isinstance(request, Request) else ""
+    _remove("summary", *([] if has_batches else ["batches", "images"]))
     create_markdown_artifact(
         key="summary",
         description=plain(f"{begin} {verdict.said}"),
         markdown=f"**{begin}** {plain(verdict.said)}\n\n"
         f"**Who must act:** {verdict.actor.value}\n\n"
         f"**What to do:** {verdict.advice}\n\n"
-        f"**The message to BIOSPEX:** *callback*, on the run page. None there: nothing{wait}.\n"
+        f"{archive}"
+        f"**Callback:** see the artifact *callback* of this run. Without one, {no_callback}.\n"
         f"{_ends(earlier)}\n"
-        f"What each sentence means: {Docs().page('messages.md')}\n",
+        f"### Run it again\n\n{RUN_AGAIN}\n\n"
+        f"All sentences with their codes: {docs.page('messages.md')}\n",
     )
 
 
 def publish_callback(message: Result | Failure) -> None:
-    """Attach the callback that has been sent to the current run."""
+    """Attach a callback that has been sent to the current flow run."""
     create_markdown_artifact(
         key=CALLBACK_KEY,
         markdown=callback_markdown(message),
@@ -163,23 +208,24 @@ def publish_callback(message: Result | Failure) -> None:
 
 
 def callback_title(message: Result | Failure) -> str:
-    return f"BIOSPEX was told: {_told(message)}"
+    """The content of a callback as one sentence."""
+    return f"BIOSPEX was told: {_content(message)}"
 
 
 def callback_markdown(message: Result | Failure) -> str:
-    """The sentence, and the message as it was sent, line by line."""
+    """The sentence of a callback, and the message itself with one field a line."""
     sent = json.dumps(json.loads(to_json(message)), indent=2, ensure_ascii=not _is_safe(message))
     return f"{plain(callback_title(message))}\n\nThe message:\n\n```json\n{sent}\n```"
 
 
 def _is_safe(message: Result | Failure) -> bool:
-    """Whether no text of a message has characters that act or hide."""
+    """Whether a message has no control or direction characters."""
     text = message.model_dump_json()
     return escaped(text, len(text)) == text
 
 
 def console_link(region: str, bucket: str, key: str) -> str:
-    """Where an object is found in the AWS console, by who may log in there."""
+    """The address of an object in the AWS console, for people who can sign in there."""
     return (
         f"https://{region}.console.aws.amazon.com/s3/object/{bucket}?region={region}"
         f"&prefix={quote(key)}"
@@ -187,19 +233,34 @@ def console_link(region: str, bucket: str, key: str) -> str:
 
 
 def batch_links(bucket: Bucket, request: Request, parts: int, presigned: bool) -> list[str]:
-    """An address of each batch: one click away for 72 hours, else in the AWS console.
+    """An address of each batch.
 
-    A link that is signed with a role's passing credentials ends with them, within hours
-    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html), so there the
-    console's address is the better one.
+    Args:
+        presigned: sign links that work without an account for 72 hours. With the temporary keys of
+            a role they would end with those, within hours, so the AWS console is linked instead:
+            https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
     """
     keys = [request.batch_key(part) for part in range(1, parts + 1)]
-    if presigned and bucket.signs_lastingly:
+    if presigned:
         return [bucket.presigned_link(key, LINK_SECONDS) for key in keys]
     return [console_link(bucket.region, bucket.name, key) for key in keys]
 
 
-def _told(message: Result | Failure) -> str:
+def _place(request: Request) -> str:
+    return code(f"s3://{request.s3_bucket}/{request.export_path}")
+
+
+def _rows(batch: Batch) -> str:
+    return f"rows {batch.first_row:,} to {batch.last_row:,}"
+
+
+def _list(lines: Sequence[str], total: int) -> str:
+    """The lines of a list, and how many it leaves out."""
+    more = [f"- and {total - len(lines):,} more"] if total > len(lines) else []
+    return "\n".join([*lines, *more])
+
+
+def _content(message: Result | Failure) -> str:
     if message.status == "failed":
         return message.error
     return f"{count(len(message.batch_files), 'batch is', 'batches are')} ready."
@@ -213,7 +274,7 @@ def _ends(earlier: Sequence[State[Any]]) -> str:
 
 
 def _remove(*keys: str) -> None:
-    """Take what an earlier attempt of the current run has left under these keys off its page."""
+    """Delete the artifacts with these keys that an earlier attempt of the current run made."""
     with get_client(sync_client=True) as prefect:
         for artifact in prefect.read_artifacts(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(runtime.flow_run.id)])),

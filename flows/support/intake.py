@@ -12,9 +12,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
 
 from flows.support import decision
-from flows.support.finding import download_tag
 from flows.support.heartbeats import HEARTBEAT_ENVIRONMENT
 from flows.support.outage import is_outage
+from flows.support.run_tags import download_tag
 from splitter.aws.sqs import Delivery
 from splitter.errors import SetupError, explain
 from splitter.messages import ReplyAddress, find_flaw, parse_body, title

@@ -1,4 +1,4 @@
-"""What each log line of an export says besides its message: download, file and batch.
+"""Fields that each log line of an export has besides its message: download, file and batch.
 
 With ``PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER=json`` they are fields of the line, for CloudWatch
 Logs Insights: ``filter download_id = 512 and part = 3``.
@@ -17,19 +17,19 @@ from splitter.messages import Request
 class Labels(logging.Filter):
     """Adds ``download_id``, ``file`` and ``part`` to the log records of a run, None if unknown.
 
-    Takes the tracebacks off faults that their sentences explain, but for those logged at DEBUG.
+    Removes the tracebacks of errors that their sentences explain, except from DEBUG lines.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # Kept for lines from threads outside the run's context, and for a task's last line.
+        # Kept for lines of threads outside the run's context, and for a task's last line.
         self._request: Any = None
         self._parts: dict[str, int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if record.levelno > logging.DEBUG and isinstance(error, ExportError | SetupError):
-            # Its sentence has been logged, and the run has ended with it.
+            # The flow has already logged its sentence.
             if record.getMessage().startswith(RAISED_ONCE_MORE):
                 return False
             record.exc_info = None
@@ -50,7 +50,13 @@ class Labels(logging.Filter):
 
 
 def label_lines() -> None:
-    """Label the lines of runs and their tasks, Prefect's own included, from now on."""
+    """Label the lines of runs and their tasks, Prefect's own included, from now on.
+
+    A filter of these loggers, not part of the logging configuration: the file that
+    PREFECT_LOGGING_SETTINGS_PATH names replaces all of Prefect's own, would have to be set in every
+    process that runs a flow (worker, runner, Dask, notebook) before it imports Prefect, and could
+    name no class of this package, which imports Prefect.
+    """
     labels = Labels()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(labels)

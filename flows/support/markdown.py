@@ -1,4 +1,4 @@
-"""Text as Markdown that shows it and nothing else: the one place where artifacts escape."""
+"""Escapes text for Markdown; all artifacts use these functions."""
 
 import re
 
@@ -6,13 +6,13 @@ from splitter.sentences import escaped
 
 MAX_TEXT = 2000
 
-# Every ASCII punctuation mark that can begin markup, HTML or a link that a renderer makes by
-# itself; https://spec.commonmark.org/0.31.2/#backslash-escapes, and GFM's autolinks.
+# ASCII punctuation that can begin markup, HTML or an automatic link of GFM:
+# https://spec.commonmark.org/0.31.2/#backslash-escapes
 MARKUP = re.compile(r"[\\`*_\[\]<>|~&@$]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 
 def plain(text: object) -> str:
-    """Text that is shown as it is, on one line."""
+    """Text that Markdown shows unchanged, on one line."""
     return MARKUP.sub(r"\\\g<0>", escaped(str(text), MAX_TEXT))
 
 

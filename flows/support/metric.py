@@ -1,6 +1,6 @@
-"""The final line of an export: one JSON object with its numbers, for CloudWatch and ``jq``.
+"""The final log line of an export: a JSON object with its numbers, for CloudWatch and ``jq``.
 
-CloudWatch Logs makes metrics of it by itself, in the embedded metric format:
+CloudWatch Logs turns a line in the embedded metric format into metrics:
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
 (read in November 2026).
 """
@@ -23,7 +23,12 @@ UNITS = {
 
 
 def line(end: str, download_id: object, outcome: Outcome | None) -> str:
-    """The line of an export that ended in the state ``end``; without numbers where it failed."""
+    """The final line of an export.
+
+    Args:
+        end: the name of its final state.
+        outcome: None for a failed export, whose line has no numbers.
+    """
     numbers = outcome.numbers() if outcome else {}
     metrics = [{"Name": name, "Unit": unit} for name, unit in UNITS.items() if name in numbers]
     return json.dumps(

@@ -1,4 +1,4 @@
-"""Progress of a transfer, for a person who watches the run page or the log."""
+"""The progress of a transfer, on the run page and in the log."""
 
 import logging
 import threading
@@ -24,7 +24,11 @@ Logger = LoggerAdapter[logging.Logger] | logging.Logger
 
 @contextmanager
 def best_effort(what: str, logger: Logger) -> Iterator[None]:
-    """Let nothing that is only there to be looked at make an export fail."""
+    """Log and ignore errors in display-only code.
+
+    Args:
+        what: the subject of the log line, such as "The summary".
+    """
     try:
         yield
     except Exception:
@@ -34,11 +38,11 @@ def best_effort(what: str, logger: Logger) -> Iterator[None]:
 class Progress:
     """A progress artifact of the current run that any thread may advance.
 
-    Updates are thinned out: a transfer reports thousands of times, a person looks now and then.
+    A transfer reports thousands of times; the artifact is updated every two seconds.
     """
 
     def __init__(self, what: str, total: int) -> None:
-        """``total``: the bytes that make 100 %."""
+        """``total``: bytes of the whole transfer."""
         self._what = what
         self._total = total
         self._done = 0
@@ -50,7 +54,7 @@ class Progress:
         )
 
     def __call__(self, count: int) -> None:
-        """Count ``count`` more bytes; fewer, where a part is sent again and it is negative."""
+        """Add ``count`` bytes; a negative count takes back a part that is sent again."""
         with self._lock:
             self._done += count
             now = time.monotonic()

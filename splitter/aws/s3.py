@@ -1,11 +1,11 @@
-"""S3: the archive on its way down, the batches on their way up."""
+"""S3: reading the archive, writing the batches."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from botocore.config import Config
 from botocore.exceptions import ClientError, IncompleteReadError
@@ -14,6 +14,7 @@ from splitter.errors import TRANSIENT_TYPES, ExportError, Kind, is_kind, require
 from splitter.sentences import Actor, Sentence
 
 if TYPE_CHECKING:
+    from botocore.model import OperationModel
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
@@ -23,35 +24,35 @@ MIB = 1024 * 1024
 MAX_PARTS = 10_000
 DOWNLOAD_PART_SIZE = 16 * MIB
 PARALLEL_DOWNLOADS = 14
-"""Ranges of the archive under way. AWS's guideline is a connection for each 85 to 90 MB/s, and a
-large task has 10 Gb/s. Each takes no more memory than a piece:
+"""Ranges of the archive at a time. AWS advises one connection for each 85 to 90 MB/s, and a large
+task has 10 Gb/s. Each takes no more memory than a piece:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html"""
 
 PIECE = 128 * 1024
-"""Bytes of an answer that are taken at a time. urllib3 makes an object of them: one that is larger
-comes from the system each time, which clears its pages first."""
+"""Bytes of a response that are read at a time. urllib3 allocates an object for them; larger objects
+come from the operating system each time, which clears their pages first."""
 
 READ_ATTEMPTS = 5
 
 CLIENT_CONFIG = Config(
-    # Adaptive: after a SlowDown the client as a whole asks less often. The standard mode backs off
-    # request by request, and with many side by side it gives up.
+    # Adaptive: after a SlowDown the whole client sends fewer requests. The standard mode backs off
+    # for each request alone, and gives up when there are many in parallel.
     retries={"mode": "adaptive", "total_max_attempts": 5},
-    max_pool_connections=128,  # as many as there are threads that ask at the same time
+    max_pool_connections=128,  # one for each thread that sends requests
     connect_timeout=10,
     read_timeout=60,
-    # TLS guards what is sent. A CRC of each part would have to be declared for the whole upload,
-    # copied parts included, and a store may have to read what it copies once more for it.
+    # TLS protects the data. A CRC would have to be declared for the whole upload, copied parts
+    # included, and a store might have to read the copied data again for it.
     request_checksum_calculation="when_required",
-    # Without a CRC botocore would sign a SHA-256 of each part, which takes a third of the processor
-    # time of sending it.
+    # Without a CRC botocore would sign a SHA-256 of each part, which takes a third of the CPU time
+    # of sending it.
     s3={"payload_signing_enabled": False},
 )
-"""How to make a client for this module: retries with exponential backoff and jitter."""
+"""For the clients of this module: retries with exponential backoff and jitter."""
 
 
 class ObjectError(ExportError):
-    """An archive that is not where the request says."""
+    """The archive of a request is missing, empty, replaced or not readable."""
 
 
 NOT_READABLE = Sentence(
@@ -59,8 +60,8 @@ NOT_READABLE = Sentence(
     "The export {key:long} in the bucket {bucket} may not be read by the batch service; please "
     "tell the operator.",
     Actor.OPERATOR,
-    "Let the role of the tasks read this bucket (SplitterRole in deploy/stack.yaml), then press "
-    "Retry.",
+    "Let the role of the tasks read this bucket (SplitterRole in deploy/stack.yaml), and check "
+    "that BUCKET_OWNER, if it is set, is the account that owns it; then press Retry.",
 )
 NO_BUCKET = Sentence(
     "object.no-bucket",
@@ -91,7 +92,7 @@ class StoredObject:
     Attributes:
         size: bytes.
         etag: its entity tag, with the quotes that belong to it.
-        metadata: what its writer said about it.
+        metadata: set by its writer.
     """
 
     size: int
@@ -102,7 +103,10 @@ class StoredObject:
 class Bucket:
     """The bucket that holds the archive and gets the batches."""
 
-    def __init__(self, client: "S3Client", name: str) -> None:
+    def __init__(self, client: "S3Client", name: str, owner: str | None = None) -> None:
+        """``owner``: the AWS account that must own the bucket; S3 refuses any other's."""
+        if owner:
+            expect_owner(client, owner)
         self._client = client
         self.name = name
 
@@ -110,18 +114,8 @@ class Bucket:
     def region(self) -> str:
         return self._client.meta.region_name
 
-    @property
-    def signs_lastingly(self) -> bool:
-        """Whether a link that is signed here lasts as long as it says: not by a role's passing key.
-
-        https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
-        """
-        # boto3 has no public way to its own credentials but through a session.
-        credentials = self._client._request_signer._credentials  # type: ignore[attr-defined]
-        return credentials is not None and credentials.get_frozen_credentials().token is None
-
     def presigned_link(self, key: str, seconds: int) -> str:
-        """An address at which anybody can fetch an object, for a while."""
+        """An address at which anybody can fetch an object for so many seconds."""
         return self._client.generate_presigned_url(
             "get_object", Params={"Bucket": self.name, "Key": key}, ExpiresIn=seconds
         )
@@ -145,7 +139,7 @@ class Bucket:
         """The archive at ``key``.
 
         Raises:
-            ObjectError: if there is none, if it is empty, or if S3 does not let us read it.
+            ObjectError: if it does not exist, is empty or may not be read.
         """
         try:
             found = self.find(key)
@@ -162,7 +156,7 @@ class Bucket:
         return found
 
     def _exists(self) -> bool:
-        """Whether the bucket is there, as far as S3 tells; a HEAD of an object does not say it."""
+        """Whether the bucket exists, as far as S3 tells; HEAD of an object does not show it."""
         try:
             self._client.head_bucket(Bucket=self.name)
         except ClientError as error:
@@ -174,12 +168,11 @@ class Bucket:
     ) -> None:
         """Fetch an object by parallel ranged requests.
 
-        boto3's own ``download_file`` takes half as much processor time again, and does not ask for
-        the one object that ``source`` is.
+        boto3's ``download_file`` takes 50 % more CPU time and cannot require an ETag.
 
         Args:
-            source: what ``key`` was when the run began.
-            progress: told the number of bytes received since the last call, from any thread.
+            source: the object as it was when the run began.
+            progress: called with the number of bytes received since the last call, by any thread.
 
         Raises:
             ObjectError: if the object has been replaced since then.
@@ -206,14 +199,14 @@ class Bucket:
         """``length`` bytes of an object, from ``start`` on.
 
         Raises:
-            ObjectError: if the object is not the one that ``etag`` was of.
+            ObjectError: if the object no longer has this ETag.
         """
         return b"".join(self.pieces(key, etag, start, length))
 
     def pieces(self, key: str, etag: str, start: int, length: int) -> Iterator[bytes]:
-        """The same, as it comes; where an answer breaks off, the next goes on from there."""
+        """The bytes that ``read`` returns, in pieces; resumes after a broken response."""
         end = start + length
-        # The client repeats requests, but not the reading of their answers.
+        # The client retries requests, but not the reading of their responses.
         for attempts_left in reversed(range(READ_ATTEMPTS)):
             with unchanged_source(key):
                 answer = self._client.get_object(
@@ -245,7 +238,7 @@ class Bucket:
         )
 
     def begin_upload(self, key: str, metadata: Mapping[str, str]) -> "MultipartUpload":
-        """Begin a ZIP that is put in parts and appears when it is complete."""
+        """Begin a multipart upload of a ZIP, which appears when it is completed."""
         answer = self._client.create_multipart_upload(
             Bucket=self.name,
             Key=key,
@@ -255,9 +248,9 @@ class Bucket:
         return MultipartUpload(self._client, self.name, key, require_field(answer, "UploadId"))
 
     def abort_uploads(self, prefix: str) -> Iterator[str]:
-        """Drop the uploads begun by now under keys that begin so and go on with a number of a part.
+        """Abort the open uploads whose keys are ``prefix``, a number and ``.zip``; yields the keys.
 
-        Yields the keys. An upload of a run that lives fails with NoSuchUpload, which can pass.
+        If the upload belongs to a running process, that gets NoSuchUpload, which it retries.
         """
         pages = self._client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self.name, Prefix=prefix
@@ -269,14 +262,14 @@ class Bucket:
                 yield key
 
     def delete(self, key: str) -> None:
-        """Remove an object, if it is there."""
+        """Delete an object, if it exists."""
         self._client.delete_object(Bucket=self.name, Key=key)
 
 
 class MultipartUpload:
-    """An object of which parts are being sent, in any order and from any thread.
+    """A multipart upload; its parts can be sent in any order and by any thread.
 
-    Part numbers count from 1. https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
+    Part numbers start at 1. https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
     """
 
     def __init__(self, client: "S3Client", bucket: str, key: str, upload_id: str) -> None:
@@ -291,7 +284,7 @@ class MultipartUpload:
         """Let S3 copy the bytes of another object of the bucket, from ``start`` up to ``end``.
 
         Raises:
-            ObjectError: if that object is not the one that ``source_etag`` was of.
+            ObjectError: if that object no longer has this ETag.
         """
         with unchanged_source(source_key):
             answer = self._client.upload_part_copy(
@@ -309,7 +302,7 @@ class MultipartUpload:
         }
 
     def upload_part(self, number: int, content: bytearray) -> "CompletedPartTypeDef":
-        """Send a part from here."""
+        """Upload the content of a part."""
         answer = self._client.upload_part(
             Bucket=self._bucket,
             Key=self._key,
@@ -320,7 +313,7 @@ class MultipartUpload:
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def complete(self, parts: "Sequence[CompletedPartTypeDef]") -> None:
-        """Make the object of its parts, in the order of their numbers."""
+        """Complete the upload: the object consists of its parts by number."""
         self._client.complete_multipart_upload(
             Bucket=self._bucket,
             Key=self._key,
@@ -329,7 +322,7 @@ class MultipartUpload:
         )
 
     def abort(self) -> None:
-        """Drop the parts sent so far; nothing, if it is complete or dropped already."""
+        """Abort the upload, unless it is completed or aborted already."""
         try:
             self._client.abort_multipart_upload(
                 Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
@@ -339,8 +332,27 @@ class MultipartUpload:
                 raise
 
 
+def expect_owner(client: "S3Client", account: str) -> None:
+    """Make a client name the owner of the bucket in every request, copies included.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-owner-condition.html
+    """
+
+    def add(
+        params: dict[str, Any], model: "OperationModel", context: dict[str, Any], **_: Any
+    ) -> None:
+        if context.get("is_presign_request"):
+            return  # a browser sends no header with a link
+        for name in ("ExpectedBucketOwner", "ExpectedSourceBucketOwner"):
+            if model.input_shape and name in model.input_shape.members:
+                params[name] = account
+
+    client.meta.events.register("before-parameter-build.s3", add)
+
+
 @contextmanager
 def unchanged_source(key: str) -> Iterator[None]:
+    """Raise ``ObjectError`` if S3 answers that the object was replaced or deleted."""
     try:
         yield
     except ClientError as error:

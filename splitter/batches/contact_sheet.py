@@ -1,7 +1,7 @@
-"""A few of an export's images, small and side by side: whether these are sheets or error pages.
+"""A contact sheet: thumbnails of a few images of an export, to tell specimens from error pages.
 
-The images are decoded in a process of its own, which has no credentials and little time and memory:
-an image can be made to take minutes and gigabytes. This file is that process's program as well.
+Hostile images can take minutes and gigabytes to decode. So a child process without credentials
+decodes them, with limits of time and memory. This file is also the program of that process.
 """
 
 import io
@@ -17,21 +17,21 @@ from PIL import Image, ImageDraw, ImageOps
 
 THUMBNAILS = 6
 WIDTH, HEIGHT = 150, 200
-"""Pixels of one; herbarium sheets stand upright."""
+"""Pixels of a thumbnail; herbarium sheets are taller than wide."""
 
 MAX_BYTES = 30_000
-"""Of the sheet: as a data URI a third more."""
+"""Of the sheet; as a data URI it has a third more."""
 QUALITIES = (70, 50, 30, 15)
 
 MAX_IMAGE_BYTES = 8 * 1024**2
 MAX_PIXELS = 40_000_000
-"""Of an image, by its header, at three or four bytes each."""
+"""Of an image, by its header; a pixel takes three or four bytes."""
 
 MAX_SCANS = 8
-"""Of a JPEG: one for each component, and those of a preview; each is a pass over the image."""
+"""Of a JPEG: one for each component, and some of a preview; each is one pass over the image."""
 
 SECONDS = 5
-"""That a run may wait for the sheet."""
+"""Time limit of the process, and of a run that waits for the sheet."""
 MEMORY = 512 * 1024**2
 """Address space of the process."""
 
@@ -39,30 +39,30 @@ NOT_DRAWN = (b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 
 LENGTH = struct.Struct(">q")
 TOO_LARGE = -1
-"""Stands for the length of an image that is not given."""
+"""In place of the length of an image that is not passed on."""
 
 
 def spread(names: Sequence[str], number: int = THUMBNAILS) -> list[str]:
-    """``number`` of the names, evenly spread from the first to the last; all, if they are fewer."""
+    """``number`` names, evenly spread from the first to the last; all names if there are fewer."""
     if len(names) <= number:
         return list(names)
     return [names[index * (len(names) - 1) // (number - 1)] for index in range(number)]
 
 
 def contact_sheet(names: Sequence[str], read: Callable[[str], bytes | None]) -> bytes:
-    """A JPEG with a thumbnail of each image, in order; what is no image is a tile that says so.
+    """A JPEG with a thumbnail of each image, in order; tiles with a text replace other files.
 
     Args:
-        read: gives the bytes of an image, or None if it has more than ``MAX_IMAGE_BYTES``.
+        read: returns the bytes of an image, or None if it has more than ``MAX_IMAGE_BYTES``.
 
     Raises:
         TimeoutExpired: if it takes longer than ``SECONDS``.
-        CalledProcessError: if the process died, such as of the memory that an image takes.
-        whatever ``read`` raises.
+        CalledProcessError: if the process died, for example at its memory limit.
+        Exception: any that ``read`` raises.
     """
     images = b"".join(_packed(read(name)) for name in names)
     program = [sys.executable, "-I", __file__]
-    drawn = subprocess.run(  # noqa: S603 - this program, and no argument of anybody else
+    drawn = subprocess.run(  # noqa: S603 - this program, without foreign arguments
         program, input=images, capture_output=True, env={}, timeout=SECONDS, check=True
     )
     return drawn.stdout
@@ -98,15 +98,15 @@ def _thumbnail(data: bytes | None) -> Image.Image:
         return _tile("too large\nfor a picture")
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            # Before draft, which changes the size.
+            # Compared before draft, which changes the size.
             if image.width * image.height > MAX_PIXELS:
                 return _tile("too large\nfor a picture")
             # Within the compressed data, 0xFF is followed by 0.
             if image.info.get("progressive") or data.count(b"\xff\xda") > MAX_SCANS:
                 return _tile("not drawn:\nprogressive")
-            image.draft("RGB", (WIDTH, HEIGHT))  # a JPEG is decoded at an eighth of its size
+            image.draft("RGB", (WIDTH, HEIGHT))  # decodes a JPEG at an eighth of its size
             picture = ImageOps.exif_transpose(image).convert("RGB")
-    except Exception:  # Pillow's readers raise what they like
+    except Exception:  # Pillow's readers document no exceptions
         if data.startswith(NOT_DRAWN):
             return _tile("not drawn:\nno JPEG or PNG")
         return _tile("not an image" if data else "empty")
@@ -123,7 +123,7 @@ def _tile(text: str) -> Image.Image:
 
 
 def main() -> None:
-    """Draw the images of the standard input; the sheet goes to the standard output."""
+    """Read images from the standard input and write the sheet to the standard output."""
     for limit, value in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, SECONDS)):
         with suppress(ValueError, OSError):  # macOS has no limit of address space
             resource.setrlimit(limit, (value, value))

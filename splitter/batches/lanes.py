@@ -12,7 +12,7 @@ from splitter.errors import SetupError
 from splitter.manifest import partition as manifest
 from splitter.manifest.partition import Partition
 from splitter.messages import Request
-from splitter.sentences import Actor, Sentence
+from splitter.sentences import MAX_ADDRESS, Actor, Sentence, escaped
 from splitter.settings import Settings
 
 CANNOT_SPLICE = Sentence(
@@ -101,6 +101,30 @@ class Extract:
 Lane = Splice | Extract
 
 
+@dataclass(frozen=True)
+class Spliceable:
+    """A ZIP that S3 can copy, provided that its manifest spells the names as the ZIP does.
+
+    Attributes:
+        reason, remarks, unpacked: as for ``Splice`` and ``Extract``.
+    """
+
+    index: ZipIndex
+    reason: str
+    remarks: Sequence[str]
+    unpacked: int
+
+    def with_batches(self, parts: Partition, settings: Settings) -> Lane:
+        """The lane, now that the manifest has been read.
+
+        Raises:
+            SetupError: if SPLIT_STRATEGY asks for a splice, and the manifest rules it out.
+        """
+        if why := _respelled(parts):
+            return _extract(why, settings, self.remarks, self.unpacked)
+        return Splice(self.index, parts, self.reason, self.remarks)
+
+
 def partition_index(index: ZipIndex, settings: Settings) -> Partition:
     """The batches of a ZIP, by its index and its manifest.
 
@@ -118,54 +142,67 @@ def partition_index(index: ZipIndex, settings: Settings) -> Partition:
     )
 
 
-def choose_lane(
-    export: Export,
-    settings: Settings,
-    read_index: Callable[[Export], ZipIndex] = Export.index,
-    partition: Callable[[ZipIndex, Settings], Partition] = partition_index,
-) -> Lane:
-    """Which way an archive goes; what its index rules out is refused before anything is fetched.
-
-    Args:
-        read_index, partition: the steps of it that a flow shows.
+def choose_lane(export: Export, settings: Settings) -> Lane:
+    """The lane of an archive; a flow calls the same functions with its tasks in between.
 
     Raises:
         ExportError: if the archive is of no known format, its index is broken, or its manifest
             does not fit what the index lists.
-        SetupError: if SPLIT_STRATEGY asks for a splice of what cannot be spliced.
+        SetupError: if SPLIT_STRATEGY asks for a splice of an archive that cannot be spliced.
     """
-    size = export.source.size
     format = export.identify()
-    remarks: Sequence[str] = ()
-    unpacked: int | None = None
     if format != "zip":
-        if settings.split_strategy == "extract":
-            return Extract("SPLIT_STRATEGY asks for it")
-        why = f"a {format} archive cannot be copied piece by piece"
-    else:
-        index = read_index(export)
-        remarks = index.remarks
-        unpacked = sum(span.info.file_size for span in index.members.values())
-        name = manifest.find([*index.members, *index.unusable])
-        if index.unusable:
-            partition_index(index, settings)  # which refuses a row that names one
-        if settings.split_strategy == "extract":
-            return Extract("SPLIT_STRATEGY asks for it", remarks, unpacked)
-        if settings.split_strategy == "auto" and size <= settings.splice_min_size:
-            why = "archives up to SPLICE_MIN_SIZE are extracted, which checks every image"
-            return Extract(why, remarks, unpacked)
-        why = index.why_not_spliceable(manifest.folder_of(name)) or ""
-        if not why:
-            disagreement, looked = zip_sample.disagreement(index, export.read)
-            why = disagreement or ""
-            if not why:
-                parts = partition(index, settings)
-                why = _respelled(parts)
-                if not why:
-                    return Splice(index, parts, f"S3 can copy every file; {looked}", remarks)
+        return lane_of_tar(format, settings)
+    index = export.index()
+    lane = lane_of_zip(export, index, settings)
+    if isinstance(lane, Spliceable):
+        return lane.with_batches(partition_index(index, settings), settings)
+    return lane
+
+
+def lane_of_tar(format: formats.Format, settings: Settings) -> Extract:
+    """The lane of a tar, which is always extracted.
+
+    Raises:
+        SetupError: if SPLIT_STRATEGY asks for a splice.
+    """
+    if settings.split_strategy == "extract":
+        return Extract("SPLIT_STRATEGY asks for it")
+    return _extract(f"a {format} archive cannot be copied piece by piece", settings)
+
+
+def lane_of_zip(export: Export, index: ZipIndex, settings: Settings) -> Extract | Spliceable:
+    """The lane of a ZIP as far as its index decides it.
+
+    Raises:
+        ExportError: if the manifest names a file that cannot be read.
+        SetupError: if SPLIT_STRATEGY asks for a splice of a ZIP that cannot be spliced.
+    """
+    remarks = index.remarks
+    unpacked = sum(span.info.file_size for span in index.members.values())
+    name = manifest.find([*index.members, *index.unusable])
+    if index.unusable:
+        partition_index(index, settings)  # which refuses a row that names one
+    if settings.split_strategy == "extract":
+        return Extract("SPLIT_STRATEGY asks for it", remarks, unpacked)
+    if settings.split_strategy == "auto" and export.source.size <= settings.splice_min_size:
+        why = "archives up to SPLICE_MIN_SIZE are extracted, which checks every image"
+        return Extract(why, remarks, unpacked)
+    why = index.why_not_spliceable(manifest.folder_of(name)) or ""
+    if not why:
+        disagreement, looked = zip_sample.disagreement(index, export.read)
+        if not disagreement:
+            return Spliceable(index, f"S3 can copy every file; {looked}", remarks, unpacked)
+        why = disagreement
+    return _extract(why, settings, remarks, unpacked)
+
+
+def _extract(
+    why: str, settings: Settings, remarks: Sequence[str] = (), unpacked: int | None = None
+) -> Extract:
     if settings.split_strategy == "splice":
         raise SetupError(CANNOT_SPLICE, why=why)
-    return Extract(why, remarks, unpacked)
+    return Extract(escaped(why, MAX_ADDRESS), remarks, unpacked)  # it may name files
 
 
 def _respelled(parts: Partition) -> str:

@@ -1,5 +1,6 @@
 import os
 import threading
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -8,8 +9,8 @@ import boto3
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
-from splitter.aws.s3 import CLIENT_CONFIG, MIB, Bucket, ObjectError, StoredObject
-from splitter.errors import explain, is_transient
+from splitter.aws.s3 import CLIENT_CONFIG, MIB, Bucket, ObjectError, StoredObject, expect_owner
+from splitter.errors import explain, is_transient, judge
 from tests.helpers.biospex import Biospex
 
 
@@ -99,11 +100,51 @@ def test_an_archive_that_is_replaced_under_way_is_said(bucket: Bucket, tmp_path:
         bucket.download("export/a.zip", old, tmp_path / "a.zip", lambda _: None)
 
 
+def test_every_request_names_the_owner_of_the_bucket_and_a_link_does_not(
+    biospex: Biospex, tmp_path: Path
+) -> None:
+    client = boto3.client("s3", config=CLIENT_CONFIG)
+    bucket = Bucket(client, biospex.bucket, "000000000000")
+    sent: list[tuple[str, str | None, str | None]] = []
+
+    def note(request: AWSPreparedRequest, event_name: str, **_: object) -> None:
+        headers = {name.lower(): str(value) for name, value in request.headers.items()}
+        owner, source = (headers.get(f"x-amz-{of}expected-bucket-owner") for of in ("", "source-"))
+        sent.append((event_name.rpartition(".")[2], owner, source))
+
+    client.meta.events.register("before-send.s3", note)
+    put(bucket, b"0123456789", "export/a.zip")
+    source = bucket.archive("export/a.zip")
+    bucket.download("export/a.zip", source, tmp_path / "a.zip", lambda _: None)
+    upload = bucket.begin_upload("batch/a-part1.zip", {})
+    upload.upload_part(2, bytearray(b"a part"))
+    upload.complete([upload.copy_part(1, "export/a.zip", source.etag, 0, 10)])
+    bucket.begin_upload("batch/a-part2.zip", {})
+    assert list(bucket.abort_uploads("batch/a-part")) == ["batch/a-part2.zip"]
+    bucket.delete("batch/a-part1.zip")
+    with pytest.raises(ObjectError):
+        bucket.archive("gone.zip")
+
+    assert {name for name, *_ in sent} == {
+        *("PutObject", "HeadObject", "GetObject", "CreateMultipartUpload", "UploadPart"),
+        *("UploadPartCopy", "CompleteMultipartUpload", "ListMultipartUploads"),
+        *("AbortMultipartUpload", "DeleteObject", "HeadBucket"),
+    }
+    for name, owner, source_owner in sent:
+        assert owner and "000000000000" in owner, name
+        assert bool(source_owner) == (name == "UploadPartCopy")
+    with urllib.request.urlopen(bucket.presigned_link("export/a.zip", 60)) as answer:
+        assert answer.read() == b"0123456789"
+    assert "bucket-owner" not in bucket.presigned_link("export/a.zip", 60)
+
+
 class Faulty(BaseHTTPRequestHandler):
-    """An S3 that breaks every download off after a few bytes, or forbids everything."""
+    """S3 of account 111111111111 that breaks off every download and forbids some keys."""
 
     def do_HEAD(self) -> None:
-        self.send_response(403 if "forbidden" in self.path else 200)
+        expected = self.headers.get("x-amz-expected-bucket-owner", "111111111111")
+        forbidden = "forbidden" in self.path or expected != "111111111111"
+        self.send_response(403 if forbidden else 200)
         self.send_header("Content-Length", "1000")
         self.send_header("ETag", '"tag"')
         self.end_headers()
@@ -147,3 +188,14 @@ def test_a_download_that_breaks_off_again_and_again_is_worth_another_try(
 def test_an_archive_that_may_not_be_read_is_said(faulty: Bucket) -> None:
     with pytest.raises(ObjectError, match=r"export .forbidden\.zip. .* may not be read"):
         faulty.archive("forbidden.zip")
+
+
+@pytest.mark.parametrize("owner", ["111111111111", "222222222222"])
+def test_a_bucket_of_another_account_is_not_read(owner: str, faulty: Bucket) -> None:
+    expect_owner(faulty._client, owner)
+    if owner == "111111111111":
+        assert faulty.archive("a.zip").size == 1000
+        return
+    with pytest.raises(ObjectError, match="may not be read") as refusal:
+        faulty.archive("a.zip")
+    assert "BUCKET_OWNER" in judge(refusal.value).advice

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from splitter.aws.s3 import Bucket
-from splitter.batches.lanes import Export, Extract, Splice, choose_lane, partition_index
+from splitter.batches.lanes import Export, Extract, Splice, choose_lane
 from splitter.errors import ExportError, SetupError
-from splitter.settings import Settings
 from tests.helpers.archives import (
     FILES,
     ODD_ZIPS,
@@ -95,19 +94,12 @@ def test_a_row_that_names_what_no_batch_may_hold_is_refused_before_any_lane(
         choose_lane(export_of(bucket, data), settings_of(split_strategy=strategy))
 
 
-def test_the_steps_that_a_flow_shows_are_taken_once_each(bucket: Bucket) -> None:
-    steps = []
-
-    def read_index(export: Export) -> Any:
-        steps.append("read_index")
-        return export.index()
-
-    def partition(index: Any, settings: Settings) -> Any:
-        steps.append("partition")
-        return partition_index(index, settings)
-
-    choose_lane(export_of(bucket, STREAMED), settings_of(), read_index, partition)
-    assert steps == ["read_index", "partition"]
+def test_the_reason_shows_a_name_without_characters_that_act(bucket: Bucket) -> None:
+    renamed = STREAMED.replace(b"a.jpg", b"\x1b.jpg")
+    hidden = with_directory(renamed, set_on(0, orig_filename="\u202e.jpg", flag_bits=0x808))
+    lane = choose_lane(export_of(bucket, hidden), settings_of())
+    assert isinstance(lane, Extract)
+    assert lane.reason.isprintable()
 
 
 def connect(name: str) -> Bucket:

@@ -1,7 +1,8 @@
-"""The pages of Prefect's UI (V2) in a real browser: each answers what a person asks of a run.
+"""The pages of Prefect's V2 UI in a real browser answer the questions that people have about a run.
 
-Chromium is the system's; where there is none, these tests are skipped. A change of what Prefect
-shows by default fails here first.
+Which rows are in batch 3, why did it fail and who must act, what was BIOSPEX told, how do I repeat
+it, where are the files? Chromium is the system's; without it these tests are skipped. If Prefect
+changes its default UI, these tests fail.
 """
 
 import shutil
@@ -18,7 +19,7 @@ from prefect_aws.client_parameters import AwsClientParameters
 
 from blocks.saved import BLOCK_NAME
 from devtools.services import REGION, end_at_once
-from flows.support.finding import run_page, runs_page
+from flows.support.run_tags import run_page, runs_page
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 from tests.helpers.faulty_proxy import Rule, faulty_proxy
@@ -102,7 +103,7 @@ def page(runs: dict[int, FlowRun]) -> Iterator[Page]:
 
 
 def shows(page: Page, *texts: str) -> None:
-    """Each text stands somewhere on the page, and can be seen."""
+    """Each text is visible somewhere on the page."""
     for text in texts:
         found = page.get_by_text(text).filter(visible=True).first
         expect(found).to_be_visible()
@@ -131,26 +132,22 @@ def test_the_address_of_the_ui_opens_the_ui_that_these_tests_look_at(
     page.wait_for_url("**/v2/dashboard**")
 
 
-def test_a_finished_run_says_what_was_made_and_how_to_repeat_it(
-    runs: dict[int, FlowRun], page: Page
-) -> None:
+def test_a_finished_run_answers_what_a_person_asks(runs: dict[int, FlowRun], page: Page) -> None:
     page.goto(run_page(runs[FINISHED].id))
     shows(page, "Completed", f"download {FINISHED}: {EXPORTS[0].name}")
     page.get_by_role("tab", name="Details").click()
     shows(page, "25 rows in 3 batches")
     assert "Retry" in actions(page)
 
-
-def test_a_finished_run_says_which_rows_are_in_which_batch_and_what_biospex_was_told(
-    runs: dict[int, FlowRun], page: Page
-) -> None:
+    # Which rows are in batch 3?
     open_artifact(page, runs[FINISHED], "batches")
-    third = page.get_by_role("row").nth(3)
-    expect(third).to_contain_text("21-25")
+    expect(page.get_by_role("row").nth(3)).to_contain_text("21-25")
+    # What was BIOSPEX told?
     open_artifact(page, runs[FINISHED], "callback")
     shows(page, "BIOSPEX was told: 3 batches are ready.", f"{EXPORTS[0].stem}-part3.zip")
+    # How do I repeat it? Where are the files?
     open_artifact(page, runs[FINISHED], "summary")
-    shows(page, "25 rows in 3 batches", "rows 21 to 25")
+    shows(page, "25 rows in 3 batches", "rows 21 to 25", "Run it again", "Retry")
     for number in (1, 2, 3):
         link = page.get_by_role("link", name=f"{EXPORTS[0].stem}-part{number}.zip")
         address = str(link.get_attribute("href"))
@@ -162,26 +159,34 @@ def test_a_finished_run_says_which_rows_are_in_which_batch_and_what_biospex_was_
     assert picture.evaluate("image => image.naturalWidth") > 100
 
 
-def test_a_failed_run_says_why_and_what_to_do(runs: dict[int, FlowRun], page: Page) -> None:
+def test_a_failed_run_answers_what_a_person_asks(runs: dict[int, FlowRun], page: Page) -> None:
     page.goto(run_page(runs[FAILED].id))
-    shows(page, str(runs[FAILED].state_name), f"download {FAILED}: ")
+    shows(page, "Export refused", f"download {FAILED}: ")
     page.get_by_role("tab", name="Details").click()
     shows(page, "The archive is damaged or incomplete")
     assert "Retry" in actions(page)
+
+    # Which batches? Why did it fail, who must act and how? How do I repeat it? Where is the file?
     open_artifact(page, runs[FAILED], "summary")
-    shows(page, "The archive is damaged or incomplete", "Who must act:", "What to do:")
+    shows(page, "No batches: The archive is damaged or incomplete")
+    shows(page, "Who must act: whoever made the export", "What to do:", "aws s3 cp")
+    shows(page, "Run it again", "export/41-broken.zip")
+    # What was BIOSPEX told?
     open_artifact(page, runs[FAILED], "callback")
     shows(page, "BIOSPEX was told: The archive is damaged or incomplete")
 
 
-def test_a_running_run_says_what_it_does_and_can_be_cancelled(
-    runs: dict[int, FlowRun], page: Page
-) -> None:
+def test_a_running_run_answers_what_a_person_asks(runs: dict[int, FlowRun], page: Page) -> None:
     page.goto(run_page(runs[RUNNING].id))
     shows(page, "Running", f"download {RUNNING}: ")
     page.get_by_role("tab", name="Task Runs").click()
     shows(page, "zip and upload batch 3 of 3, rows 21-25")
     assert "Cancel" in actions(page)
+
+    # Which rows are in batch 3? What was BIOSPEX told? How do I repeat it? Where are the files?
+    open_artifact(page, runs[RUNNING], "summary")
+    shows(page, "41-stuck-part3.zip: rows 21 to 25", "BIOSPEX gets its callback when all batches")
+    shows(page, "/batch/ when it is complete", "then Retry")
 
 
 def test_runs_are_found_by_tag_and_by_state(

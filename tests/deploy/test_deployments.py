@@ -202,7 +202,9 @@ def test_a_setting_that_cannot_be_used_keeps_register_from_saving(
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("Nothing was saved: MAX_TMP_SIZE='7 GB'")
+    assert done.stderr.startswith(
+        "Nothing was saved: These settings cannot be used: MAX_TMP_SIZE='7 GB'"
+    )
 
 
 def test_a_listener_that_never_begins_is_replaced(deployed: None, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""What a newcomer sees of the demonstration, and that nothing stays of it."""
+"""The demo: its output, its errors, and that it leaves nothing behind."""
 
+import fcntl
 import os
 import pty
 import re
@@ -16,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from devtools.demo import _home, main
-from devtools.services import child
-from splitter.errors import SetupError
+from devtools.services import DemoError, child
 from tests.conftest import EXPORTS
 from tests.helpers.processes import eventually
 
@@ -82,10 +82,11 @@ def test_two_examples_are_told_in_thirty_lines_and_nothing_stays_but_batches_and
     assert len(lines) <= 28  # and two for the set-up
     assert not [line for line in lines if len(line) > 100 and str(tmp_path) not in line]
     for told in (
-        "lane       splice: ",
-        "lane       extract: ",
-        "partition  25 rows in 3 batches (",
-        "batch 3    of 3, rows 21-25, ",
+        "  Lane is splice: ",
+        "  Lane is extract: ",
+        "  partition into batches of 10 rows: 25 rows in 3 batches (",
+        "  splice batch 3 of 3, rows 21-25 (",
+        "  zip and upload batch 3 of 3, rows 21-25 (",
         "callback   success",
         "2 archives in 6 batches",
         "unzip -l ",
@@ -118,8 +119,16 @@ def test_a_broken_archive_with_a_space_in_its_name_ends_in_one_sentence(tmp_path
     [
         (["nowhere.zip"], {}, "There is no archive nowhere.zip."),
         (["tests/fixtures"], {}, "tests/fixtures is a folder; name the archive itself"),
-        ([], {"BATCH_SIZE": "0"}, "BATCH_SIZE='0': Input should be greater than or equal to 1"),
-        (["--batch-size", "many"], {}, "BATCH_SIZE='many': Input should be a valid integer"),
+        (
+            [],
+            {"BATCH_SIZE": "0"},
+            "These settings cannot be used: BATCH_SIZE='0': Input should be greater",
+        ),
+        (
+            ["--batch-size", "many"],
+            {},
+            "These settings cannot be used: BATCH_SIZE='many': Input should be a valid integer",
+        ),
         (["README.md"], {}, "The export is "),
         (["--out", "README.md"], {}, "README.md cannot be written to"),
     ],
@@ -147,10 +156,35 @@ def test_what_cannot_be_done_is_reported_in_one_line(
     assert len(complaint.splitlines()) == 1
 
 
-def test_a_full_disk_is_named_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("devtools.demo.ROOM", 2**62)
-    with pytest.raises(SetupError, match=r"free, .* are needed; set TMPDIR"), _home():
+def test_a_full_disk_is_named_before_anything_is_started_and_later(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(DemoError, match=r"free, .* are needed; set TMPDIR"), _home(2**62):
         pass
+    code = (
+        "import sys, devtools.story; devtools.story.check_room.__defaults__ = (2**62,);"
+        "from devtools.demo import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        env=surroundings(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "are needed; set TMPDIR" in done.stderr
+    assert left_behind(tmp_path) == ([], [])
+
+
+def test_a_second_demo_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / "demo.log").open("ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        done = demo(temporary=tmp_path)
+    assert done.returncode == 1
+    assert "Another demo writes to" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Exports and messages of somebody who means harm: one callback, in time, in memory, in plain text.
+"""Hostile exports and messages get one callback, in time, in little memory, in harmless text.
 
-The inputs are in tests/fixtures/cases/abuse; index.json says what each is.
+The inputs are in tests/fixtures/cases/abuse; index.json describes each one.
 """
 
 import csv
@@ -93,7 +93,7 @@ def run(child: "subprocess.Popen[str]") -> Run:
 
 
 def said(prefect: SyncPrefectClient, name: str) -> tuple[list[str], list[str]]:
-    """What Prefect has of the run of that name: states and log lines, and its artifacts."""
+    """The states and log lines that Prefect has of the run of that name, and its artifacts."""
     of_that_name = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
     [flow_run] = prefect.read_flow_runs(flow_run_filter=of_that_name)
     states = prefect.read_flow_run_states(flow_run.id)
@@ -108,7 +108,7 @@ def said(prefect: SyncPrefectClient, name: str) -> tuple[list[str], list[str]]:
 
 
 def markup(text: str) -> Iterator[Token]:
-    """The HTML, images and links of a text in Markdown, and headings that an export forged."""
+    """The HTML, images and links of a text in Markdown, and forged headings."""
     open_tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
     for token in open_tokens:
         open_tokens += token.children or []
@@ -152,7 +152,10 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("place", ["a missing image", "names of files", "names of columns"])
+@pytest.mark.parametrize(
+    "place",
+    ["a missing image", "names of files", "names of columns", "a name that keeps it from S3"],
+)
 def test_hostile_text_is_harmless_in_every_place(
     place: str, run: Run, biospex: Biospex, prefect: SyncPrefectClient, tmp_path: Path
 ) -> None:
@@ -166,6 +169,8 @@ def test_hostile_text_is_harmless_in_every_place(
             case "names of files":
                 for text in HOSTILE:
                     export.writestr(f"{text.replace('/', '')}.jpg", b"GIF")
+            case "a name that keeps it from S3":
+                export.writestr(f"./x//{''.join(HOSTILE).replace('/', '')}.jpg", b"GIF")
             case _:
                 header = "".join(HOSTILE)
         written = io.StringIO()

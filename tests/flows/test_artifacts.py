@@ -101,7 +101,7 @@ def test_a_request_need_not_say_how_large_the_archive_is(shown: Shown, biospex: 
     request = biospex.request(EXPORTS[0])
     del request["totalSize"]
     assert "No warnings." in str(shown(request)["summary"].data)
-    assert "The request says 1 bytes" in str(
+    assert "The request says that the archive has 1 bytes" in str(
         shown(biospex.request(EXPORTS[0], totalSize=1))["summary"].data
     )
 
@@ -118,7 +118,7 @@ def test_pictures_that_cannot_be_made_make_no_export_fail(
     def refuse(*_: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr("flows.split.contact_sheet", refuse)
+    monkeypatch.setattr("flows.support.pictures.contact_sheet", refuse)
     page = shown(biospex.request(archive))
     assert "images" not in page
     assert "1 row in 1 batch" in str(page["summary"].data)
@@ -145,7 +145,10 @@ def test_what_a_fault_may_have_kept_from_biospex_is_said(
     page = shown(biospex.request(EXPORTS[0]))
     summary = str(page["summary"].data)
     assert summary.startswith("**No batches yet:** ")
-    assert "None there: nothing, as the listener tries this export again first." in summary
+    assert (
+        "Without one, BIOSPEX has got none yet: the listener tries this export again first."
+        in summary
+    )
     assert "callback" not in page
 
 
@@ -162,6 +165,8 @@ def test_text_of_an_export_is_no_markup_on_its_page(
             export.writestr("manifest.csv", manifest)
         page = shown(biospex.request(archive))
         for artifact in (page["summary"], page["callback"]):
-            text = re.sub(r"(?s)```json.*?```|\*\*What to do:.*?\n", "", str(artifact.data))
+            text = re.sub(
+                r"(?s)```json.*?```|\*\*(What to do|Archive):.*?\n", "", str(artifact.data)
+            )
             assert not re.search(r"(?<!\\)[<`]|(?<!\\)\[Retry|https:", text)
             assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)

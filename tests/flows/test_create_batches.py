@@ -8,11 +8,13 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 import pytest
-from prefect.client.schemas.objects import State
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State, TaskRunResult
 
 from blocks.workspace import Workspace
 from flows.create_batches import create_batches
@@ -267,6 +269,24 @@ def test_every_log_line_names_the_download_the_file_and_the_part(
     assert len(of_batches) == 2 * 3  # that it was put, that it is finished
     assert {line["part"] for line in of_batches} == {1, 2, 3}
     assert all(f"batch {line['part']} of 3" in line["task_run_name"] for line in of_batches)
+
+
+@pytest.mark.parametrize("lane", ["splice", "extract"])
+def test_the_graph_shows_each_step_once_and_joins_notify_to_the_batches(
+    lane: str, biospex: Biospex, prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "10")
+    monkeypatch.setenv("SPLIT_STRATEGY", lane)
+    state: State[Any] = create_batches(biospex.request(EXPORTS[0]), return_state=True)
+    run_id = cast(UUID, state.state_details.flow_run_id)
+    this_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+    tasks = {task.name: task for task in prefect.read_task_runs(flow_run_filter=this_run)}
+    steps = {"splice": 2, "extract": 4}[lane] + 3 + 1
+    assert len(tasks) == steps
+    batches = {str(task.id) for name, task in tasks.items() if " of 3, rows " in name}
+    waits = tasks["notify: success"].task_inputs["wait_for"]
+    assert {str(cast(TaskRunResult, each).id) for each in waits} == batches
+    assert len(batches) == 3
 
 
 def test_batches_can_be_made_by_the_workers_of_a_dask_cluster(

@@ -30,8 +30,8 @@ def test_shown_text_acts_on_nothing_and_ends_where_its_quotation_marks_do(text: 
     inner = shown(text)[1:-1]
     place = inner.find("'")
     while place >= 0:
-        assert inner[place - 1] == "\\" or inner[place - 1].isalpha()
-        assert place + 1 < len(inner)
+        before, after = inner[:place][-1:], inner[place + 1 :][:1]
+        assert before == "\\" or (before.isalpha() and after.isalpha())
         place = inner.find("'", place + 1)
 
 

@@ -1,4 +1,4 @@
-"""Tags and doc links, by which people find runs and read on."""
+"""Tags and links for finding runs, and the doc links of flows."""
 
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -17,9 +17,9 @@ AnyFlow = TypeVar("AnyFlow", bound=Flow[..., Any])
 
 
 def documented(flow: AnyFlow) -> AnyFlow:
-    """The flow with a description, which its deployment shows, that says where to read on.
+    """Add the links to the docs to a flow's description, which its deployment shows.
 
-    The UI keeps line breaks, so those within a paragraph go.
+    The UI keeps line breaks, so those within a paragraph are removed.
     """
     text, _, _ = str(flow.description).partition("\n\nArgs:")
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
@@ -34,18 +34,18 @@ def documented(flow: AnyFlow) -> AnyFlow:
 
 
 def deployment_tags(kind: str, settings: Settings) -> list[str]:
-    """The tags of a deployment, which every run of it gets, whoever starts it."""
+    """The tags of a deployment; every run of it gets them, whoever starts it."""
     environment = settings.biospex_environment
     return ["biospex", kind, *([environment] if environment else [])]
 
 
 def download_tag(address: ReplyAddress) -> str:
-    """The tag by which the runs of one download are found."""
+    """The tag of the runs of one download."""
     return f"download-{printable(address.download_id)}"
 
 
 def tag_this_run(address: ReplyAddress) -> None:
-    """Give a run that the form has started the tag that the listener gives its own."""
+    """Give a run that a person started the download's tag; the listener tags its own runs."""
     if not is_deployed() or download_tag(address) in runtime.flow_run.tags:
         return
     with get_client(sync_client=True) as prefect:
@@ -60,12 +60,12 @@ def run_page(run: UUID) -> str:
 
 
 def runs_page(tag: str) -> str:
-    """The address of the list of the runs that have a tag."""
+    """The address of the list of runs with a tag."""
     return f"{_ui()}/runs?tags={quote(tag)}"
 
 
 def _ui() -> str:
-    """Where Prefect's UI is; a server shows its old one to who leaves ``v2`` out."""
+    """The address of Prefect's UI; on a server the pages without ``v2`` are those of the old UI."""
     settings = get_current_settings()
     url = (settings.ui_url or "").rstrip("/")
     is_cloud = (settings.api.url or "").startswith(settings.cloud.api_url)
