@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from devtools.services import REGION, child
 from tests.conftest import EXPORTS
 from tests.deploy.test_stack import Stack, client, grants, listed, stack
 from tests.helpers.biospex import messages
+from tests.helpers.containers import container, log_of, recording
 from tests.helpers.faulty_proxy import NO_CAPACITY, FaultyProxy, Rule, faulty_proxy
 from tests.helpers.processes import eventually
 
@@ -38,7 +39,6 @@ pytestmark = [
 
 ROOT = Path(__file__).parent.parent.parent
 POOLS = {"splitter": "biospex-ecs", "listener": "biospex-ecs-listener"}
-RECORDER = ROOT / "tests" / "recorder"
 IMAGE = f"123456789012.dkr.ecr.{REGION}.amazonaws.com/loc-biospex-batch-creator:1"
 
 
@@ -157,10 +157,6 @@ def worker_containers(loc: Stack) -> Any:
     return defined["taskDefinition"]["containerDefinitions"]
 
 
-def recording(path: Path) -> dict[str, str]:
-    return {"PYTHONPATH": f"{RECORDER}:{ROOT}", "AWS_CALLS": str(path)}
-
-
 def started(
     api: SyncPrefectClient, deployment: str, parameters: Any = None, variables: Any = None
 ) -> FlowRun:
@@ -199,35 +195,6 @@ def container_of(task: Any) -> tuple[list[str], dict[str, str]]:
     return changed["command"], {one["name"]: one["value"] for one in environment}
 
 
-@contextmanager
-def container(task: Any, home: Path, aws: str, calls: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A task's container as a process, with what the image has, and keys that lead to moto."""
-    command, environment = container_of(task)
-    home.mkdir()
-    environment |= {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(home),
-        "TMPDIR": str(home),
-        "AWS_ENDPOINT_URL": aws,
-        "AWS_ACCESS_KEY_ID": "task",
-        "AWS_SECRET_ACCESS_KEY": "task",
-        **recording(calls / home.name),
-    }
-    with (home / "container.log").open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=home, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-
-
-def log_of(home: Path) -> str:
-    return (home / "container.log").read_text()
-
-
 def trigger(bucket: str, updates: str) -> dict[str, Any]:
     """The message for an export that is now in the bucket."""
     archive = EXPORTS[0]
@@ -249,13 +216,14 @@ def listening(
     workers: None,
     loc: Stack,
     api: SyncPrefectClient,
-    aws: str,
     calls: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Listening]:
     run = started(api, "listen/listen")
     task = task_of(run.id, loc["ClusterArn"])
-    with container(task, tmp_path_factory.mktemp("tasks") / "listener", aws, calls) as process:
+    with container(
+        *container_of(task), tmp_path_factory.mktemp("tasks") / "listener", calls
+    ) as process:
         yield Listening(run, task, process)
 
 
@@ -285,14 +253,13 @@ def test_a_trigger_becomes_a_task_and_the_task_splits_the_export(
     loc: Stack,
     bucket: str,
     api: SyncPrefectClient,
-    aws: str,
     calls: Path,
     tmp_path: Path,
 ) -> None:
     request = trigger(bucket, loc["UpdatesQueueUrl"])
     client("sqs").send_message(QueueUrl=loc["TriggerQueueUrl"], MessageBody=json.dumps(request))
     task = task_of(run_of(api, request).id, loc["ClusterArn"])
-    with container(task, tmp_path / "splitter", aws, calls) as process:
+    with container(*container_of(task), tmp_path / "splitter", calls) as process:
         assert process.wait(timeout=120) == 0, log_of(tmp_path / "splitter")
     told = answer(loc)
     assert (told["status"], told["downloadId"]) == ("success", 512)
@@ -308,7 +275,6 @@ def test_where_ecs_has_no_capacity_an_export_waits_and_no_failure_is_sent(
     loc: Stack,
     bucket: str,
     api: SyncPrefectClient,
-    aws: str,
     calls: Path,
     to_ecs: FaultyProxy,
     tmp_path: Path,
@@ -320,7 +286,7 @@ def test_where_ecs_has_no_capacity_an_export_waits_and_no_failure_is_sent(
     assert export.state and NO_CAPACITY in str(export.state.message)
     to_ecs.inject()
     task = task_of(export.id, loc["ClusterArn"])
-    with container(task, tmp_path / "splitter-late", aws, calls) as process:
+    with container(*container_of(task), tmp_path / "splitter-late", calls) as process:
         assert process.wait(timeout=120) == 0, log_of(tmp_path / "splitter-late")
     assert answer(loc)["status"] == "success"
     assert "Attempt 1 ended" not in log_of(tmp_path / "splitter-late")
@@ -335,8 +301,13 @@ def test_a_listener_that_ecs_stops_leaves_a_run_that_the_worker_starts_again(
     assert states[states.index("Running") + 1] == "AwaitingRetry"
 
 
+def command_for(loc: Stack, bucket: str) -> list[str]:
+    allowed = [f"ALLOWED_BUCKETS={bucket}", f"ALLOWED_QUEUES={loc['UpdatesQueueUrl']}"]
+    return ["env", *allowed, "prefect", "flow-run", "execute"]
+
+
 def check_task(task: Any, loc: Stack, bucket: str) -> None:
-    """What AWS was asked for, to split an export."""
+    """Compare the splitter's task with the pool's template."""
     assert task["clusterArn"] == loc["ClusterArn"]
     assert task["launchType"] == "FARGATE"
     assert task["overrides"]["taskRoleArn"] == loc["SplitterRoleArn"]
@@ -376,13 +347,11 @@ def check_task(task: Any, loc: Stack, bucket: str) -> None:
     }
 
     command, environment = container_of(task)
-    assert command == ["prefect", "flow-run", "execute"]
+    assert command == command_for(loc, bucket)
     expected = {
         "AWS_REGION": REGION,
         "TRIGGER_QUEUE_URL": loc["TriggerQueueUrl"],
         "UPDATES_QUEUE_URL": loc["UpdatesQueueUrl"],
-        "ALLOWED_BUCKETS": bucket,
-        "ALLOWED_QUEUES": loc["UpdatesQueueUrl"],
         "EFS_PATH": "/efs/batch",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
         "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
@@ -395,7 +364,7 @@ def check_task(task: Any, loc: Stack, bucket: str) -> None:
 
 
 def check_listener(task: Any, loc: Stack) -> None:
-    """What AWS was asked for, to listen: another role, little of everything, and no EFS."""
+    """Compare the listener's task with the pool's template: another role, small, and no EFS."""
     assert task["overrides"]["taskRoleArn"] == loc["ListenerRoleArn"]
     assert task["launchType"] == "FARGATE"
     definition = definition_of(task)
@@ -407,7 +376,7 @@ def check_listener(task: Any, loc: Stack) -> None:
 
 
 @pytest.mark.usefixtures("workers")
-def test_a_run_cannot_choose_its_image_command_or_roles(
+def test_a_run_cannot_choose_its_image_command_roles_or_allowed_names(
     loc: Stack, bucket: str, api: SyncPrefectClient
 ) -> None:
     request = trigger(bucket, loc["UpdatesQueueUrl"])
@@ -423,6 +392,7 @@ def test_a_run_cannot_choose_its_image_command_or_roles(
         "network_configuration": {"subnets": ["subnet-1"], "securityGroups": []},
         "family": "another",
         "cpu": 512,
+        "env": {"ALLOWED_BUCKETS": "*", "ALLOWED_QUEUES": "*"},
     }
     export = started(api, "create-batches/create-batches", {"request": request}, chosen)
     task = task_of(export.id, loc["ClusterArn"])
@@ -433,7 +403,7 @@ def test_a_run_cannot_choose_its_image_command_or_roles(
     assert definition["executionRoleArn"] == loc["ExecutionRoleArn"]
     assert task["overrides"]["taskRoleArn"] == loc["SplitterRoleArn"]
     assert "executionRoleArn" not in task["overrides"]
-    assert container_of(task)[0] == ["prefect", "flow-run", "execute"]
+    assert container_of(task)[0] == command_for(loc, bucket)
     assert task["overrides"]["cpu"] == "512"  # that much it may
 
 

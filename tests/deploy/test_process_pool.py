@@ -1,6 +1,7 @@
 """prefect.yaml on a work pool made by hand, and the pool's variables tried by a click."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,7 +147,10 @@ def of_the_lab(biospex: Biospex) -> dict[str, str]:
 def of_the_pool(biospex: Biospex) -> dict[str, str]:
     template: Any = job_template.job_template(outputs(biospex), IMAGE)
     env = template["variables"]["properties"]["env"]["default"]
-    return {name: value for name, value in env.items() if value is not None}
+    command = shlex.split(template["job_configuration"]["command"])
+    allowed = dict(word.split("=", 1) for word in command if "=" in word)
+    assert set(allowed) == {"ALLOWED_BUCKETS", "ALLOWED_QUEUES"}
+    return allowed | {name: value for name, value in env.items() if value is not None}
 
 
 @pytest.mark.parametrize("variables", [of_the_pool, of_the_lab])
