@@ -15,6 +15,7 @@ from deploy.preflight import Finding
 from tests.deploy.test_stack import remove_what_is_kept
 
 GOOD: dict[str, Any] = {
+    "SHAPE": "pools",
     "AWS_REGION": "us-east-2",
     "BUCKET": "biospex-dev",
     "BUCKET_KEY_ARN": "",
@@ -62,6 +63,7 @@ def test_good_answers_are_not_talked_about() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
+        ("SHAPE", "double", "'pools' or 'single'"),
         ("AWS_REGION", "us-east-22", "the nearest is us-east-2."),
         ("AWS_REGION", "", "no such region"),
         ("BUCKET", "Biospex_App", "small letters"),
@@ -88,7 +90,7 @@ def test_good_answers_are_not_talked_about() -> None:
         ("PREFECT_API_URL", "", "docs/where-prefect-runs.md"),
         ("PREFECT_API_URL", "prefect.example.org/api", "like https://HOST/api"),
         ("PREFECT_API_URL", "http://prefect.example.org/api", "use https"),
-        ("PREFECT_API_URL", "https://a:b@prefect.example.org/api", "no password"),
+        ("PREFECT_API_URL", "https://a:b@prefect.example.org/api", "the password out"),
         ("PREFECT_API_URL", "https://prefect.example.org", "ends in /api"),
         ("PREFECT_API_KEY_SECRET_ARN", "pnu_123", "a secret's ARN"),
         ("PREFECT_API_KEY_SECRET_ARN", SECRET, "leave one of the two empty"),
@@ -231,10 +233,37 @@ def test_subnets_without_a_way_out(network: dict[str, str]) -> None:
     only(answers.subnets(given(**private)), "needs public addresses", "note")
     ec2.delete_route(RouteTableId=main_table(vpc), DestinationCidrBlock="0.0.0.0/0")
     only(answers.subnets(given(**one)), "no route to an internet gateway", "note")
-    only(answers.subnets(given(**private)), "no endpoints for ecr.api", "note")
-    for service in answers.ENDPOINTS:
-        ec2.create_vpc_endpoint(VpcId=vpc, ServiceName=f"com.amazonaws.{REGION}.{service}")
-    assert not list(answers.subnets(given(**private)))
+    only(answers.subnets(given(**private)), "no endpoints for ecr.api, ecr.dkr, logs", "note")
+    made = {
+        service: ec2.create_vpc_endpoint(
+            VpcId=vpc,
+            ServiceName=f"com.amazonaws.{REGION}.{service}",
+            VpcEndpointType="Gateway" if service == "s3" else "Interface",
+        )["VpcEndpoint"]["VpcEndpointId"]
+        for service in answers.ENDPOINTS["pools"]
+    }
+    only(answers.subnets(given(**private)), "no endpoints for s3: add a NAT", "note")
+    ec2.delete_vpc_endpoints(VpcEndpointIds=[made["s3"], made["ecs"], made["ec2"]])
+    ec2.create_vpc_endpoint(
+        VpcId=vpc,
+        ServiceName=f"com.amazonaws.{REGION}.s3",
+        VpcEndpointType="Gateway",
+        RouteTableIds=[main_table(vpc)],
+    )
+    only(answers.subnets(given(**private)), "no endpoints for ec2, ecs: add a NAT", "note")
+    assert not list(answers.subnets(given(**private, SHAPE="single")))
+
+
+@pytest.mark.parametrize(
+    ("changed", "vcpu"),
+    [
+        ({}, 4 * 2 + 0.75),
+        ({"FLOW_SETTINGS": "BATCH_SIZE=10 MAX_IN_FLIGHT=2"}, 2 * 2 + 0.75),
+        ({"SHAPE": "single", "CPU": "512"}, 0.5),
+    ],
+)
+def test_the_vcpu_that_the_answers_need(changed: dict[str, str], vcpu: float) -> None:
+    assert answers.plan_of(given(**changed)).vcpu == vcpu
 
 
 def test_a_mount_target_keeps_its_place() -> None:
@@ -319,7 +348,7 @@ def test_a_topic_that_nobody_hears() -> None:
     topic = sns.create_topic(Name=f"operators-{uuid4()}")["TopicArn"]
     only(answers.topic(given(ALARM_TOPIC_ARN=f"{topic}-missing"), "dev"), "no such topic")
     elsewhere = topic.replace(REGION, "eu-west-1")
-    only(answers.topic(given(ALARM_TOPIC_ARN=elsewhere), "dev"), "their own region")
+    only(answers.topic(given(ALARM_TOPIC_ARN=elsewhere), "dev"), "its own region")
     only(answers.topic(given(ALARM_TOPIC_ARN=topic), "prod"), "nobody has subscribed")
     only(answers.topic(given(ALARM_TOPIC_ARN=topic), "dev"), "nobody has subscribed", "note")
     sns.subscribe(TopicArn=topic, Protocol="email", Endpoint="x@example.org")

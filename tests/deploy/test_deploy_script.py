@@ -14,14 +14,13 @@ from typing import Any, cast
 import boto3
 import pytest
 from moto.cloudformation.models import ChangeSet
-from moto.cloudformation.parsing import OutputMap
+from moto.cloudformation.parsing import OutputMap, ResourceMap
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.actions import RunDeployment
 from prefect_aws import AwsCredentials
 
 from blocks.saved import BLOCK_NAME, load_workspace
-from deploy.disk import follow
 from deploy.preflight import SERVICES
 from splitter.settings import Settings
 from tests.deploy.test_answers import WRONG
@@ -86,9 +85,14 @@ def runs(prefect: SyncPrefectClient) -> list[FlowRun]:
 def cloudformation(aws: str) -> Iterator[Any]:
     """An account with a bucket.
 
-    moto is helped to the outputs of a stack made by a change set, and to resources that an update
-    makes because their condition has become true.
+    moto is helped to the outputs of a stack made by a change set, and to resources of an update: it
+    leaves out those whose condition is true for the first time, and updates those that do not exist.
     """
+
+    def changes(self: ResourceMap, *arguments: Any) -> Any:
+        found = difference(self, *arguments)
+        found["Modify"] = [name for name in found["Modify"] if name in self._parsed_resources]
+        return found
 
     def apply(change_set: ChangeSet) -> None:
         stack = change_set.stack
@@ -97,13 +101,14 @@ def cloudformation(aws: str) -> Iterator[Any]:
             stack.resource_map[name]  # makes it, if it is not there and its condition is true
         stack.output_map = OutputMap(stack.resource_map, change_set.template_dict, stack.stack_id)
 
-    applied = ChangeSet.apply
+    applied, difference = ChangeSet.apply, ResourceMap.build_resource_diff
     s3: Any = boto3.client("s3", region_name=REGION)
     for service in SERVICES:
         boto3.client("iam").create_service_linked_role(AWSServiceName=service)
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ChangeSet, "apply", apply)
+        patch.setattr(ResourceMap, "build_resource_diff", changes)
         yield boto3.client("cloudformation", region_name=REGION)
 
 
@@ -138,9 +143,12 @@ def deploy(prefect: SyncPrefectClient, cloudformation: Any, checkout: Path) -> D
 
     def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         flag = environment.pop("OPEN_API", "--open-api")
+        typed = environment.pop("STDIN", None)
+        answering = ["--yes"] if typed is None else []
         path = [str(checkout.parent / "bin"), str(checkout / ".venv" / "bin"), os.environ["PATH"]]
         return subprocess.run(
-            [checkout / "deploy" / "deploy.sh", "--yes", *arguments, *flag.split()],
+            [checkout / "deploy" / "deploy.sh", *answering, *arguments, *flag.split()],
+            input=typed,
             env={
                 **os.environ,
                 "PATH": os.pathsep.join(path),
@@ -282,16 +290,13 @@ def test_another_environment_does_not_take_the_pool(deploy: Deploy) -> None:
 
 
 @pytest.mark.usefixtures("deployed")
-def test_the_threshold_follows_the_disk_unless_somebody_changed_it(checkout: Path) -> None:
-    workspace = load_workspace(Settings.load())
-    workspace.max_tmp_size = 100 * 1024**3 // 3
-    workspace.save(BLOCK_NAME, overwrite=True)
-    kept = checkout / "deploy" / "dev.env"
-    assert "EPHEMERAL_STORAGE=100\n" in kept.read_text()
-    assert follow(100, 150)
-    assert load_workspace(Settings.load()).max_tmp_size == 50 * 1024**3
-    assert not follow(100, 30)
-    assert load_workspace(Settings.load()).max_tmp_size == 50 * 1024**3
+def test_another_disk_needs_another_threshold(deploy: Deploy) -> None:
+    same = deploy("--environment", "dev", "--dry-run")
+    assert "set Threshold to" not in same.stdout
+    # The disk is the 19th question; Enter takes what is offered.
+    larger = deploy("--environment", "dev", "--dry-run", STDIN="\n" * 18 + "150\n" + "\n" * 9)
+    assert larger.returncode == 0, larger.stderr
+    assert f"the disk was 100 GiB. For the new one set Threshold to {50 * 1024**3}" in larger.stdout
 
 
 def test_production_needs_a_topic_that_somebody_reads(deploy: Deploy) -> None:
@@ -363,3 +368,32 @@ def test_an_open_prefect_on_this_machine_is_refused_unless_told(
     assert refused.returncode == 1
     assert "is this machine: tasks on ECS cannot reach it" in refused.stderr
     assert "answers anybody" in refused.stderr
+
+
+@pytest.mark.usefixtures("deployed")
+def test_the_shape_changes_once_the_listener_is_cancelled(
+    deploy: Deploy, prefect: SyncPrefectClient, cloudformation: Any
+) -> None:
+    refused = deploy("--environment", "dev", "--shape", "single")
+    assert refused.returncode == 1
+    assert "cancel the run listen" in refused.stderr
+    for run in runs(prefect):
+        prefect.delete_flow_run(run.id)
+    settings = "BATCH_SIZE=10 MAX_IN_FLIGHT=1"
+    typed = "\n" * 19 + settings + "\n" + "\n" * 9 + "y\n"
+    done = deploy("--environment", "dev", "--shape", "single", STDIN=typed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (stack,) = cloudformation.describe_stacks(StackName=STACK)["Stacks"]
+    given = {one["ParameterKey"]: one["ParameterValue"] for one in stack["Parameters"]}
+    size = [given[name] for name in ("Cpu", "Memory", "EphemeralStorage")]
+    assert [given["Shape"], *size, given["FlowSettings"]] == [
+        "single",
+        "512",
+        "2048",
+        "21",
+        settings,
+    ]
+    steps = [line for line in done.stdout.splitlines() if line.startswith("== ")]
+    names = ["check", "stack", "image", "blocks", "service"]
+    assert steps == [f"== {number}, {name}" for number, name in enumerate(names, 1)]
+    assert not runs(prefect)  # flows.serve starts the listener

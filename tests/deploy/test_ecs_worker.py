@@ -23,6 +23,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled
 
+from deploy.answers import CALLED, ENDPOINTS
 from devtools import services as local
 from devtools.services import REGION, child
 from tests.conftest import EXPORTS
@@ -485,6 +486,15 @@ def test_each_role_may_what_its_process_does_and_little_more(
     granted = {action for statement in grants(loc[role]) for action in listed(statement["Action"])}
     assert needed <= granted
     assert granted <= needed | SELDOM[role]
+
+
+def test_private_subnets_need_an_endpoint_for_each_service_that_is_called(calls: Path) -> None:
+    made = "".join((calls / process).read_text() for process in ("worker", "listener", "splitter"))
+    called = {call.partition(":")[0] for call in made.split()}
+    may_call = {action.partition(":")[0] for seldom in SELDOM.values() for action in seldom}
+    mounted_inside = {"elasticfilesystem"}
+    assert called == set(CALLED["pools"])
+    assert called | may_call <= {*ENDPOINTS["pools"], *mounted_inside}
 
 
 def test_the_worker_passes_the_roles_of_its_tasks_and_no_other(loc: Stack) -> None:

@@ -62,8 +62,8 @@ def only(findings: Iterator[Finding], level: str, text: str) -> None:
 def test_a_bucket_that_is_not_there(plan: Plan) -> None:
     assert not list(preflight.bucket_is_there(plan))
     missing = replace(plan, bucket=f"missing-{uuid4()}")
-    only(preflight.bucket_is_there(missing), "stop", "is not there")
-    only(preflight.check_aws(missing), "stop", "is not there")  # and nothing is asked of it
+    only(preflight.bucket_is_there(missing), "stop", "does not exist")
+    only(preflight.check_aws(missing), "stop", "does not exist")  # and is not checked further
 
 
 def encrypted(plan: Plan, policy: str | None = None) -> str:
@@ -164,7 +164,11 @@ def test_a_quota_below_what_is_asked_for(plan: Plan, monkeypatch: pytest.MonkeyP
     """moto knows the quotas of VPC alone, so it is told of Fargate's."""
     only(preflight.vcpu_quota(plan), "note", "could not be read")
     monkeypatch.setattr(ServiceQuotasBackend, "get_service_quota", lambda *_, **__: {"Value": 6.0})
-    only(preflight.vcpu_quota(plan), "stop", "may run 6 vCPU of FARGATE at once, and 8.75 are")
+    only(
+        preflight.vcpu_quota(plan),
+        "stop",
+        "may run 6 vCPU of FARGATE at once, and the answers need 8:",
+    )
     assert not list(preflight.vcpu_quota(replace(plan, vcpu=5)))
 
 
@@ -228,7 +232,7 @@ def test_the_old_lambda_still_takes_messages(plan: Plan, queue: str, mapping: st
     [
         (True, [], None),
         (False, ["listener-1"], None),
-        (True, ["listener-1"], "2 take triggers"),
+        (True, ["listener-1"], "2 consumers take triggers"),
         (False, [], "Nobody takes triggers"),
     ],
 )
@@ -259,7 +263,7 @@ def test_a_queue_that_is_not_there_is_no_queue_and_nothing_else_is(
     errors = io.StringIO()
     with redirect_stderr(errors):
         assert preflight.main(["queue", "missing"]) == 1
-    assert errors.getvalue().startswith("stop: AWS does not answer as it should: Could not connect")
+    assert errors.getvalue().startswith("stop: AWS answers with an error: Could not connect")
 
 
 def test_what_the_shell_reads_is_on_standard_output(plan: Plan, queue: str) -> None:
@@ -307,6 +311,9 @@ def test_a_work_pool_of_another_environment_or_type_is_left_alone() -> None:
     pools = ["first", "second"]
     state = {"pool_type_0": "ecs", "pool_owner_0": "dev", "pool_type_1": "process"}
     found = list(preflight.check_pools("prod", state, pools))
-    assert ["first is that of dev" in found[0].sentence, "type process" in found[1].sentence]
     assert [finding.level for finding in found] == ["stop", "stop"]
+    assert "second is of the type process" in found[0].sentence
+    assert "The work pool first belongs to dev" in found[1].sentence
+    [finding] = preflight.check_pools("prod", {"deployment_owner": "dev"}, [])
+    assert "The deployment create-batches belongs to dev" in finding.sentence
     assert not list(preflight.check_pools("dev", {"pool_type_0": "ecs"}, pools))

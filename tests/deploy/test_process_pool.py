@@ -15,6 +15,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 
 from deploy import job_template
+from devtools.services import child
 from tests.conftest import EXPORTS
 from tests.deploy.test_stack import ACCOUNT
 from tests.helpers.biospex import Biospex
@@ -48,20 +49,10 @@ def pool(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
 @contextmanager
 def worker(directory: Path, log: Path, **environment: str) -> Iterator[None]:
     """A worker that somebody starts by hand, anywhere on the machine."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=directory,
-            env={**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "1", **environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.wait(30)
+    command = ["env", "-C", str(directory), sys.executable, "-m", "prefect", "worker", "start"]
+    environment |= {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    with log.open("wb") as output, child([*command, "--pool", POOL], environment, output):
+        yield
 
 
 def ended(api: SyncPrefectClient, run: FlowRun) -> FlowRun:

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from deploy.answers import CALLED
 from devtools import services as local
 from devtools.services import REGION
 from tests.conftest import EXPORTS
@@ -75,6 +76,7 @@ def test_the_one_container_splits_an_export_with_what_the_stack_gives_it(
         for action in listed(statement["Action"])
     }
     assert needed <= granted
+    assert {call.partition(":")[0] for call in made} == set(CALLED["single"])
     assert granted <= needed | SELDOM["SplitterRoleArn"] | SELDOM["ListenerRoleArn"]
 
 
