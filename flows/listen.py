@@ -52,7 +52,15 @@ from flows.support.takeover import Standing, Takeover
 from splitter.aws import sqs as queues
 from splitter.aws.sqs import Delivery, TriggerQueue
 from splitter.errors import SetupError, explain
-from splitter.messages import Failure, ReplyAddress, find_flaw, parse_body, title
+from splitter.messages import (
+    UNANSWERABLE,
+    Failure,
+    ReplyAddress,
+    find_flaw,
+    find_wrapping,
+    parse_body,
+    title,
+)
 from splitter.settings import Allowed, Settings
 
 DEPLOYMENT = "create-batches/create-batches"
@@ -319,11 +327,7 @@ class Listener:
         message = parse_body(delivery.body)
         address = self._allowed.reply_address(message)
         if address is None:
-            self._leave(
-                delivery,
-                "it is not JSON, or has no usable downloadId and updatesQueueUrl that "
-                "ALLOWED_QUEUES allows, so it cannot be answered",
-            )
+            self._leave(delivery, str(find_wrapping(message) or UNANSWERABLE()))
             return
         flaw = find_flaw(message)
         # As a text that Prefect reads and never looks into: a message is data, and what it holds

@@ -86,7 +86,7 @@ def cloudformation(aws: str) -> Iterator[Any]:
     """An account with a bucket.
 
     moto is helped to the outputs of a stack made by a change set, and to resources of an update: it
-    leaves out those whose condition is true for the first time, and updates those that do not exist.
+    omits those whose condition is true for the first time, and updates those that do not exist.
     """
 
     def changes(self: ResourceMap, *arguments: Any) -> Any:
