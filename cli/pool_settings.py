@@ -1,4 +1,4 @@
-"""The settings that a run on ECS would have: those of its work pool, where there is one."""
+"""The settings of a run on ECS: those of its work pool, if there is one."""
 
 import os
 from typing import Any
@@ -13,9 +13,9 @@ POOL = "biospex-ecs"
 
 
 def planned_settings() -> tuple[Settings, str]:
-    """What a run would work by, and a line that says where it comes from.
+    """The settings of a run, and a line with the origin of each.
 
-    A variable of this shell wins, so that another value can be tried.
+    A variable of this shell overrides the pool's, to try another value.
     """
     settings = Settings.load()
     names = [name.upper() for name in Settings.model_fields]
@@ -24,13 +24,13 @@ def planned_settings() -> tuple[Settings, str]:
     if pool:
         chosen: dict[str, Any] = {name.lower(): value for name, value in pool.items()}
         settings = Settings(**chosen)
-    said = [f"{name}={value} (this shell)" for name, value in shell.items()]
-    said += [f"{name}={value} (work pool {POOL})" for name, value in pool.items()]
-    return settings, "Settings: " + ", ".join([*said, "the others as they come"])
+    origins = [f"{name}={value} (this shell)" for name, value in shell.items()]
+    origins += [f"{name}={value} (work pool {POOL})" for name, value in pool.items()]
+    return settings, "Settings: " + ", ".join([*origins, "the others by default"])
 
 
 def _pool() -> dict[str, str]:
-    """The environment that the work pool gives its runs; empty where there is none."""
+    """The environment of the work pool's runs; empty if there is no pool."""
     with get_client(sync_client=True) as prefect:
         try:
             template = prefect.read_work_pool(POOL).base_job_template

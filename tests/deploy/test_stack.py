@@ -97,7 +97,7 @@ def stack(environment: str, subnets: int = 2, **parameters: str) -> Iterator[Sta
 
 
 def remove_what_is_kept(environment: str) -> None:
-    """As docs/operations.md, Removing it, has an operator do."""
+    """Deletes the retained queues and log group, as docs/deploying.md, Removing it, says."""
     for suffix in STACK_QUEUES.values():
         url = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{environment}-{suffix}"
         with suppress(client("sqs").exceptions.QueueDoesNotExist):
