@@ -1,9 +1,9 @@
-"""The base job template of an ECS work pool, made from what the stack put out.
+"""The base job template of an ECS work pool, made from the stack's outputs.
 
     python -m deploy.job_template --pool splitter --image IMAGE OUTPUTS.json > template.json
     prefect work-pool create biospex-ecs --type ecs --base-job-template template.json --overwrite
 
-OUTPUTS.json is what ``aws cloudformation describe-stacks --query 'Stacks[0].Outputs'`` prints, or
+OUTPUTS.json is the output of ``aws cloudformation describe-stacks --query 'Stacks[0].Outputs'``, or
 an object of output names and values; ``-`` reads it from standard input.
 
 There are two pools, since listener and splitter have different roles: the splitter's has no right
