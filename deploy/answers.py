@@ -617,9 +617,13 @@ def bucket_key_is_there(answers: Answers) -> Iterator[Finding]:
 
 def key_policies(answers: Answers) -> Iterator[Finding]:
     """Finds keys whose policy does not defer to IAM, and so has to name the roles itself."""
+    is_single = answers.shape == "single"
     for arn, roles in (
-        (answers.trigger_queue_arn, "ListenerRoleArn"),
-        (answers.updates_queue_arn, "ListenerRoleArn and SplitterRoleArn"),
+        (answers.trigger_queue_arn, "SingleRoleArn" if is_single else "ListenerRoleArn"),
+        (
+            answers.updates_queue_arn,
+            "SingleRoleArn" if is_single else "ListenerRoleArn and SplitterRoleArn",
+        ),
         (answers.prefect_api_key_secret_arn, "ExecutionRoleArn"),
         (answers.prefect_api_auth_string_secret_arn, "ExecutionRoleArn"),
     ):

@@ -130,7 +130,8 @@ def bucket_encryption(plan: Plan) -> Iterator[Finding]:
     if not leaves_access_to_iam(arn):
         yield note(
             f"The policy of the KMS key {arn} does not leave access to IAM: add the role of the "
-            "stack's output SplitterRoleArn to it, with kms:Decrypt and kms:GenerateDataKey."
+            "stack's output SplitterRoleArn or SingleRoleArn, with kms:Decrypt and "
+            "kms:GenerateDataKey."
         )
 
 

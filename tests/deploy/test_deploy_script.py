@@ -1,4 +1,4 @@
-"""deploy/deploy.sh from an account with nothing but a bucket to a listener's run, and once more.
+"""deploy/deploy.sh in an account that has only a bucket, until the listener runs, and again.
 
 The AWS and the Prefect API are the session's; only docker is a stand-in that notes what it is told.
 """
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS:UserWarning")
 
 ROOT = Path(__file__).parent.parent.parent
 REGION = "eu-west-1"
-"""Not that of the other tests: the same names, an account with nothing in it."""
+"""Another region than that of the other tests, so that the same names are free."""
 
 BUCKET = "bucket-of-the-deploy-script"
 STACK = "biospex-dev"
@@ -55,7 +55,7 @@ echo "$1" >> "$DOCKER_LOG"
 
 @pytest.fixture(scope="module")
 def prefect(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
-    """The session's Prefect API without anything that is deployed, before and after."""
+    """The session's Prefect API, without deployments before and after."""
     with get_client(sync_client=True) as client:
         clear(client)
         yield client
@@ -114,7 +114,7 @@ def cloudformation(aws: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A commit of its own of what is deployed, beside a stand-in for docker."""
+    """A git repository with the deployed files, beside a stand-in for docker."""
     directory = tmp_path_factory.mktemp("deploy") / "checkout"
     directory.mkdir()
     for name in COPIED:
@@ -166,14 +166,14 @@ def deploy(prefect: SyncPrefectClient, cloudformation: Any, checkout: Path) -> D
 
 @pytest.fixture(scope="module")
 def deployed(deploy: Deploy) -> str:
-    """What a full run prints."""
+    """The output of a full run."""
     done = deploy("--environment", "dev")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def state(prefect: SyncPrefectClient, cloudformation: Any, checkout: Path) -> dict[str, Any]:
-    """All that a run of deploy.sh could change."""
+    """Everything that deploy.sh could change."""
     log = checkout.parent / "docker.log"
     return {
         "stacks": [
@@ -312,7 +312,7 @@ def stops(done: "subprocess.CompletedProcess[str]") -> list[str]:
     return [line for line in lines if "belongs to" not in line]
 
 
-def test_wrong_answers_are_all_told_at_once_and_nothing_is_made(
+def test_all_wrong_answers_are_reported_at_once_and_nothing_is_made(
     deploy: Deploy, prefect: SyncPrefectClient, cloudformation: Any, checkout: Path
 ) -> None:
     (checkout / "deploy" / "loc.env").unlink(missing_ok=True)
@@ -335,7 +335,7 @@ def test_wrong_answers_are_all_told_at_once_and_nothing_is_made(
     assert state(prefect, cloudformation, checkout) == before
 
 
-def test_a_region_that_is_not_there_hides_no_other_answer(deploy: Deploy) -> None:
+def test_a_wrong_region_hides_no_other_wrong_answer(deploy: Deploy) -> None:
     done = deploy("--environment", "loc", "--dry-run", **{**WRONG, "AWS_REGION": "us-east-22"})
     assert done.returncode == 1
     assert len(stops(done)) == 21
@@ -345,7 +345,7 @@ def test_a_region_that_is_not_there_hides_no_other_answer(deploy: Deploy) -> Non
 def test_an_answer_that_would_remove_the_queue_is_refused(
     deployed: str, deploy: Deploy, cloudformation: Any, checkout: Path
 ) -> None:
-    """The very line that deploy.sh prints at its end, given as an answer."""
+    """The answer is the ARN that deploy.sh prints at its end."""
     (stack,) = cloudformation.describe_stacks(StackName=STACK)["Stacks"]
     own = {one["OutputKey"]: one["OutputValue"] for one in stack["Outputs"]}["TriggerQueueArn"]
     assert own in deployed
@@ -358,7 +358,7 @@ def test_an_answer_that_would_remove_the_queue_is_refused(
     assert f"TRIGGER_QUEUE_ARN='{own}': that is the stack's own queue" in done.stderr
 
 
-def test_an_open_prefect_on_this_machine_is_refused_unless_told(
+def test_an_open_prefect_on_this_machine_is_refused_without_the_option(
     deploy: Deploy, checkout: Path
 ) -> None:
     (checkout / "deploy" / "loc.env").unlink(missing_ok=True)  # answers of another test

@@ -1,4 +1,4 @@
-"""From the stack to an export: real ECS workers whose AWS is moto, and what their tasks would do.
+"""From the stack to an export: real ECS workers with moto as AWS, and their tasks as processes.
 
 The workers are the containers of the stack's service, as processes. Their RunTask calls are read
 back from moto, and the container that AWS would start is a process here as well: its command, in
@@ -71,7 +71,7 @@ def loc(bucket: str, prefect_api: dict[str, str]) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where each process notes its calls to AWS, in a file of its name."""
+    """The directory in which each process records its calls to AWS, in a file of its name."""
     return tmp_path_factory.mktemp("calls")
 
 
@@ -106,13 +106,13 @@ def deployed(loc: Stack, api: SyncPrefectClient, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def events(loc: Stack) -> str:
-    """The URL of the queue that the workers hear of stopped tasks from."""
+    """The URL of the queue with the events of stopped tasks."""
     return loc["TaskEventsQueueUrl"]
 
 
 @pytest.fixture(scope="module")
 def to_ecs() -> Iterator[FaultyProxy]:
-    """What lies between the workers and ECS."""
+    """A proxy between the workers and ECS."""
     with faulty_proxy() as proxy:
         yield proxy
 
@@ -126,7 +126,7 @@ def workers(
     api: SyncPrefectClient,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[None]:
-    """The containers of the stack's service; the runs that they leave behind are cancelled."""
+    """The containers of the stack's service; their unfinished runs are cancelled afterwards."""
     directory = tmp_path_factory.mktemp("workers")
     with ExitStack() as processes:
         for container in worker_containers(loc):
@@ -148,7 +148,7 @@ def workers(
 
 
 def worker_containers(loc: Stack) -> Any:
-    """What the service's task is made of, as ECS has it."""
+    """The container definitions of the service's task in ECS."""
     ecs = client("ecs")
     [service] = ecs.describe_services(cluster=loc["ClusterArn"], services=["loc-biospex-worker"])[
         "services"
@@ -229,7 +229,7 @@ def listening(
 
 
 def run_of(api: SyncPrefectClient, request: Any, state: str | None = None) -> FlowRun:
-    """The run that the listener makes of a message, as soon as there is one, in a state."""
+    """The run of a message, as soon as it exists and is in the state."""
 
     def find() -> FlowRun | None:
         for run in api.read_flow_runs():
@@ -272,7 +272,7 @@ def test_a_trigger_becomes_a_task_and_the_task_splits_the_export(
 
 
 @pytest.mark.usefixtures("listening")
-def test_where_ecs_has_no_capacity_an_export_waits_and_no_failure_is_sent(
+def test_an_export_waits_for_capacity_of_ecs_and_no_failure_is_sent(
     loc: Stack,
     bucket: str,
     api: SyncPrefectClient,
@@ -293,7 +293,7 @@ def test_where_ecs_has_no_capacity_an_export_waits_and_no_failure_is_sent(
     assert "Attempt 1 ended" not in log_of(tmp_path / "splitter-late")
 
 
-def test_a_listener_that_ecs_stops_leaves_a_run_that_the_worker_starts_again(
+def test_the_worker_restarts_a_listener_that_ecs_stopped(
     listening: Listening, api: SyncPrefectClient
 ) -> None:
     listening.process.terminate()
@@ -453,8 +453,8 @@ ACTIONS = {
     "ecs:RunTask": {"ecs:RunTask", "ecs:TagResource", "iam:PassRole"},
     "ecs:RegisterTaskDefinition": {"ecs:RegisterTaskDefinition", "iam:PassRole"},
 }
-"""What a call needs where that is not the action of its name, after the service authorization
-reference: https://docs.aws.amazon.com/service-authorization/latest/reference/"""
+"""The rights of calls that need others than the action of their name, after the service
+authorization reference: https://docs.aws.amazon.com/service-authorization/latest/reference/"""
 
 SELDOM = {
     "WorkerRoleArn": {"ecs:StopTask", "logs:GetLogEvents", "sqs:ChangeMessageVisibility"},
@@ -467,7 +467,7 @@ SELDOM = {
         "elasticfilesystem:ClientWrite",
     },
 }
-"""What is not needed by an export that goes well: cancelling, crashes, long waits, damage, EFS."""
+"""Rights that a good export does not use: for cancelling, crashes, long waits, damage and EFS."""
 
 
 @pytest.mark.parametrize(
@@ -478,7 +478,7 @@ SELDOM = {
         ("splitter", "SplitterRoleArn"),
     ],
 )
-def test_each_role_may_what_its_process_does_and_little_more(
+def test_each_role_has_the_rights_that_its_process_uses_and_few_others(
     process: str, role: str, loc: Stack, calls: Path
 ) -> None:
     made = set((calls / process).read_text().split())
@@ -488,7 +488,7 @@ def test_each_role_may_what_its_process_does_and_little_more(
     assert granted <= needed | SELDOM[role]
 
 
-def test_private_subnets_need_an_endpoint_for_each_service_that_is_called(calls: Path) -> None:
+def test_private_subnets_need_an_endpoint_for_each_called_service(calls: Path) -> None:
     made = "".join((calls / process).read_text() for process in ("worker", "listener", "splitter"))
     called = {call.partition(":")[0] for call in made.split()}
     may_call = {action.partition(":")[0] for seldom in SELDOM.values() for action in seldom}

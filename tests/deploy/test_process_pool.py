@@ -1,4 +1,4 @@
-"""prefect.yaml on a work pool made by hand, and the pool's variables tried by a click."""
+"""prefect.yaml on a work pool made by hand, and runs by hand with the variables of each pool."""
 
 import os
 import shlex
@@ -48,7 +48,7 @@ def pool(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
 
 @contextmanager
 def worker(directory: Path, log: Path, **environment: str) -> Iterator[None]:
-    """A worker that somebody starts by hand, anywhere on the machine."""
+    """A worker that is started by hand in a directory."""
     command = ["env", "-C", str(directory), sys.executable, "-m", "prefect", "worker", "start"]
     environment |= {"PREFECT_WORKER_QUERY_SECONDS": "1"}
     with log.open("wb") as output, child([*command, "--pool", POOL], environment, output):
@@ -66,7 +66,7 @@ def ended(api: SyncPrefectClient, run: FlowRun) -> FlowRun:
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_process_pool_runs_an_export_from_wherever_its_worker_was_started(
+def test_a_process_pool_runs_an_export_from_any_directory(
     pool: SyncPrefectClient, biospex: Biospex, workspace: Path, tmp_path: Path
 ) -> None:
     prefect(ROOT, "deploy", "--name", "create-batches", "--pool", POOL)
@@ -82,7 +82,7 @@ def test_a_process_pool_runs_an_export_from_wherever_its_worker_was_started(
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_worker_without_the_code_says_what_is_missing(
+def test_a_worker_without_the_code_reports_where_it_looked(
     pool: SyncPrefectClient, tmp_path: Path
 ) -> None:
     moved = tmp_path / "checkout"
@@ -146,7 +146,7 @@ def of_the_pool(biospex: Biospex) -> dict[str, str]:
 
 @pytest.mark.parametrize("variables", [of_the_pool, of_the_lab])
 @pytest.mark.usefixtures("aws", "prefect_api")
-def test_splitting_an_export_by_hand_works_with_what_the_deployment_gives(
+def test_a_run_by_hand_works_with_the_variables_of_the_deployment(
     variables: Any, biospex: Biospex, tmp_path: Path
 ) -> None:
     address = biospex.address(EXPORTS[0])

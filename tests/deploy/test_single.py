@@ -46,7 +46,7 @@ def single(bucket: str, prefect_api: dict[str, str]) -> Iterator[Stack]:
         yield made
 
 
-def test_the_one_container_splits_an_export_with_what_the_stack_gives_it(
+def test_the_container_splits_an_export_with_the_environment_of_the_stack(
     single: Stack, bucket: str, tmp_path: Path
 ) -> None:
     [defined] = worker_containers(single)
@@ -81,7 +81,7 @@ def test_the_one_container_splits_an_export_with_what_the_stack_gives_it(
 
 
 def test_without_settings_the_command_is_the_images_own() -> None:
-    """CloudFormation's condition, as the test above shows the other side of it."""
+    """The other side of CloudFormation's condition; the test above has settings."""
     [defined] = properties("SingleTaskDefinition")["ContainerDefinitions"]
     condition, given, otherwise = defined["Command"]["Fn::If"]
     assert (condition, otherwise) == ("HasFlowSettings", {"Ref": "AWS::NoValue"})
@@ -97,7 +97,7 @@ def test_one_shape_has_nothing_of_the_other(single: Stack) -> None:
 
 
 def test_the_old_task_stops_before_the_next_one_starts() -> None:
-    """Two would work on the same exports, and share no disk."""
+    """Two tasks would work on the same exports."""
     deployment = properties("WorkerService")["DeploymentConfiguration"]
     assert deployment["MinimumHealthyPercent"] == {"Fn::If": ["IsSingle", 0, 100]}
     assert deployment["MaximumPercent"] == {"Fn::If": ["IsSingle", 100, 200]}
