@@ -380,7 +380,8 @@ def test_the_shape_changes_once_the_listener_is_cancelled(
     for run in runs(prefect):
         prefect.delete_flow_run(run.id)
     settings = "BATCH_SIZE=10 MAX_IN_FLIGHT=1"
-    typed = "\n" * 19 + settings + "\n" + "\n" * 9 + "y\n"
+    # The settings are the 20th question, the last but one before the confirmation.
+    typed = "\n" * 19 + settings + "\n\ny\n"
     done = deploy("--environment", "dev", "--shape", "single", STDIN=typed)
     assert done.returncode == 0, done.stdout + done.stderr
     (stack,) = cloudformation.describe_stacks(StackName=STACK)["Stacks"]
