@@ -409,7 +409,8 @@ class Listener:
 
     def _leave(self, delivery: Delivery, why: str) -> None:
         """Leave a message to the redrive policy, with what an operator may want to know."""
-        self._logger.error(
+        # A warning at each receive; the alarm of the dead-letter queue reports the final one.
+        self._logger.warning(
             "Message %s is left for the queue's redrive policy: %s", delivery.message_id, why
         )
         with suppress(Exception):  # it then comes again when its visibility timeout is over
