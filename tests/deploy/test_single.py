@@ -1,6 +1,7 @@
 """The shape single: the stack's one task splits an export, from the trigger to the callback."""
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from deploy.answers import CALLED
 from devtools import services as local
 from devtools.services import REGION
+from flows.create_batches import STATE_NAMES
+from splitter.sentences import Actor
 from tests.conftest import EXPORTS
 from tests.deploy.test_ecs_worker import ACTIONS, IMAGE, SELDOM, worker_containers
 from tests.deploy.test_stack import TEMPLATE, Stack, client, grants, listed, properties, stack
@@ -68,6 +71,7 @@ def test_the_container_splits_an_export_with_the_environment_of_the_stack(
     assert (told["status"], told["downloadId"], len(told["batchFiles"])) == ("success", 512, 3)
     stored = client("s3").list_objects_v2(Bucket=bucket, Prefix="batch/")["Contents"]
     assert [one["Key"] for one in stored] == [f"batch/{name}" for name in told["batchFiles"]]
+    check_log(log_of(home))
     made = set((calls / home.name).read_text().split())
     needed = set().union(*(ACTIONS.get(call, {call}) for call in made))
     granted = {
@@ -78,6 +82,26 @@ def test_the_container_splits_an_export_with_the_environment_of_the_stack(
     assert needed <= granted
     assert {call.partition(":")[0] for call in made} == set(CALLED["single"])
     assert granted <= needed | SELDOM["SplitterRoleArn"] | SELDOM["ListenerRoleArn"]
+
+
+def check_log(log: str) -> None:
+    """The lines have the fields by which the stack's metric filters and dashboard find them."""
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    [ended] = [line for line in lines if line.get("exports") == 1]
+    assert ended["outcome"] == "Completed"
+    assert (ended["download_id"], ended["rows"], ended["batches"]) == (512, 25, 3)
+    of_listener = [line for line in lines if line.get("flow_name") == "listen"]
+    assert {line["levelno"] for line in of_listener} == {logging.INFO, logging.WARNING}
+
+
+def test_the_alarm_counts_only_outcomes_that_are_final() -> None:
+    pattern = properties("FailedExports")["FilterPattern"]
+    assert '($.outcome != "Completed*") && ($.outcome != "Failed")' in pattern
+    final = {name for actor, name in STATE_NAMES.items() if actor is not Actor.NOBODY}
+    assert final == {"Export refused", "Request refused", "Needs operator"}
+    assert properties("ListenerErrors")["FilterPattern"].endswith(
+        f"($.levelno >= {logging.ERROR}) }}"
+    )
 
 
 def test_without_settings_the_command_is_the_images_own() -> None:
