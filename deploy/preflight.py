@@ -604,10 +604,11 @@ def notice(environment: str, block: str) -> str:
     )
 
 
-def has_template(pool: str, template: Any) -> bool:
-    """Whether the work pool's template is that one."""
+def has_template(pool: str, path: str) -> bool:
+    """Whether the work pool has the template of a file."""
     from prefect.client.orchestration import get_client
 
+    template = json.loads(Path(path).read_text())
     with get_client(sync_client=True) as prefect:
         return bool(prefect.read_work_pool(pool).base_job_template == template)
 
@@ -619,9 +620,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 1 if a finding stops the deployment."""
     options = _options(arguments)
     try:
-        return int(options.run(options))
+        result = options.run(options)
     except (ClientError, BotoCoreError) as error:
         return report([stop(f"AWS answers with an error: {error}")])
+    if isinstance(result, str):
+        print(result)
+        return 0
+    return int(result or 0)
 
 
 def report(findings: Iterable[Finding]) -> int:
@@ -636,35 +641,6 @@ def report(findings: Iterable[Finding]) -> int:
 def show(lines: dict[str, str]) -> None:
     for name, value in lines.items():
         print(f"{name}={value}")
-
-
-def _stack(options: argparse.Namespace) -> int:
-    show(stack(options.name))
-    return 0
-
-
-def _queue(options: argparse.Namespace) -> int:
-    print(queue_arn(options.name))
-    return 0
-
-
-def _bucket_key(options: argparse.Namespace) -> int:
-    print(bucket_key(options.bucket))
-    return 0
-
-
-def _order(options: argparse.Namespace) -> int:
-    print(in_order(options.made, options.wanted))
-    return 0
-
-
-def _key_of(options: argparse.Namespace) -> int:
-    print(key_of(options.arn) if options.arn else "")
-    return 0
-
-
-def _region(options: argparse.Namespace) -> int:
-    return 0 if options.name in regions() else 1
 
 
 def _prefect(options: argparse.Namespace) -> int:
@@ -684,20 +660,6 @@ def _prefect(options: argparse.Namespace) -> int:
     return report(findings)
 
 
-def _api_url(options: argparse.Namespace) -> int:
-    print(api_url())
-    return 0
-
-
-def _same(options: argparse.Namespace) -> int:
-    return 0 if has_template(options.pool, json.loads(Path(options.template).read_text())) else 1
-
-
-def _notice(options: argparse.Namespace) -> int:
-    print(notice(options.environment, options.block))
-    return 0
-
-
 def _consumers(options: argparse.Namespace) -> int:
     found, findings = consumers(options.queue_arn)
     for one in found:
@@ -709,22 +671,23 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deploy.preflight")
     commands = parser.add_subparsers(required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], *positional: str) -> Any:
+    # A command's result is a text to print or an exit status.
+    def command(name: str, run: Callable[[Any], str | int | None], *positional: str) -> Any:
         made = commands.add_parser(name)
         made.set_defaults(run=run)
         for argument in positional:
             made.add_argument(argument)
         return made
 
-    command("stack", _stack, "name")
-    command("queue", _queue, "name")
-    command("bucket-key", _bucket_key, "bucket")
-    command("key-of", _key_of, "arn")
-    command("region", _region, "name")
-    command("order", _order, "made", "wanted")
-    command("api-url", _api_url)
-    command("same", _same, "pool", "template")
-    command("notice", _notice, "environment", "block")
+    command("stack", lambda given: show(stack(given.name)), "name")
+    command("queue", lambda given: queue_arn(given.name), "name")
+    command("bucket-key", lambda given: bucket_key(given.bucket), "bucket")
+    command("key-of", lambda given: key_of(given.arn) if given.arn else "", "arn")
+    command("region", lambda given: given.name not in regions(), "name")
+    command("order", lambda given: in_order(given.made, given.wanted), "made", "wanted")
+    command("api-url", lambda given: api_url())
+    command("same", lambda given: not has_template(given.pool, given.template), "pool", "template")
+    command("notice", lambda given: notice(given.environment, given.block), "environment", "block")
     command("consumers", _consumers, "queue_arn")
     prefect = command("prefect", _prefect)
     prefect.add_argument("--environment", required=True)
