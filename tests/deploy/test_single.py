@@ -90,6 +90,9 @@ def check_log(log: str) -> None:
     [ended] = [line for line in lines if line.get("exports") == 1]
     assert ended["outcome"] == "Completed"
     assert (ended["download_id"], ended["rows"], ended["batches"]) == (512, 25, 3)
+    body = properties("Dashboard")["DashboardBody"]["Fn::Sub"][0]
+    [shown] = re.findall(r"filter ispresent\(exports\) \| fields @timestamp, ([a-z_, ]+) \|", body)
+    assert set(shown.split(", ")) <= set(ended)
     of_listener = [line for line in lines if line.get("flow_name") == "listen"]
     assert of_listener
     assert all(line["levelno"] < logging.ERROR for line in of_listener)
