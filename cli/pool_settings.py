@@ -1,4 +1,4 @@
-"""The settings that a run on ECS would have, from its work pool if there is one."""
+"""The settings of a run on ECS: those of its work pool, if there is one."""
 
 import os
 from typing import Any
@@ -13,7 +13,7 @@ POOL = "biospex-ecs"
 
 
 def planned_settings() -> tuple[Settings, str]:
-    """The settings of a run, and a line that names their origins.
+    """The settings of a run, and a line with the origin of each.
 
     A variable of this shell overrides the pool's, to try another value.
     """
@@ -24,13 +24,13 @@ def planned_settings() -> tuple[Settings, str]:
     if pool:
         chosen: dict[str, Any] = {name.lower(): value for name, value in pool.items()}
         settings = Settings(**chosen)
-    said = [f"{name}={value} (this shell)" for name, value in shell.items()]
-    said += [f"{name}={value} (work pool {POOL})" for name, value in pool.items()]
-    return settings, "Settings: " + ", ".join([*said, "defaults otherwise"])
+    origins = [f"{name}={value} (this shell)" for name, value in shell.items()]
+    origins += [f"{name}={value} (work pool {POOL})" for name, value in pool.items()]
+    return settings, "Settings: " + ", ".join([*origins, "the others by default"])
 
 
 def _pool() -> dict[str, str]:
-    """The environment variables that the work pool sets for its runs; empty without a pool."""
+    """The environment of the work pool's runs; empty if there is no pool."""
     with get_client(sync_client=True) as prefect:
         try:
             template = prefect.read_work_pool(POOL).base_job_template

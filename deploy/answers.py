@@ -1,11 +1,11 @@
-"""Checks every answer of deploy.sh before anything is made.
+"""Checks every answer of deploy.sh before it creates anything.
 
     python -m deploy.answers ANSWERS.env --environment prod --stack biospex-prod [--open-api]
 
 ANSWERS.env holds one NAME=VALUE a line. Each wrong answer gives one line on standard error, and the
-exit status is 1 if one of them begins with "stop". ``Answers`` holds types and ranges, which need
-no account; ``REFERENCES`` looks up what an answer names, in the account; the last lines are those
-of preflight's own checks.
+exit status is 1 if one of them begins with "stop". ``Answers`` holds types and ranges and needs no
+account. ``references`` looks up in the account the things that answers name. The checks of
+deploy/preflight.py come last.
 """
 
 import argparse
@@ -24,6 +24,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from deploy import preflight
 from deploy.preflight import Finding, Plan, note, stop
 from splitter.settings import Allowed, Docs, Settings
+
+WORKER_VCPU = 0.75
+"""Of worker and listener together."""
 
 # -- types and ranges
 
@@ -70,13 +73,13 @@ def _api_url(value: str) -> str:
         host = None
     if not host or parts.scheme not in ("http", "https"):
         raise ValueError(
-            "the Prefect API is needed, like https://HOST/api; docs/where-prefect-runs.md lists "
-            "the ways to have one"
+            "give the address of the Prefect API, like https://HOST/api; "
+            "docs/where-prefect-runs.md lists the ways to have one"
         )
     if parts.username or parts.password:
-        raise ValueError("no password belongs in the address; give the secret's ARN instead")
+        raise ValueError("leave the password out of the address; give the secret's ARN instead")
     if parts.scheme == "http" and not preflight.is_this_machine(host):
-        raise ValueError("the key would travel in the clear; use https")
+        raise ValueError("http sends the key unencrypted; use https")
     if not parts.path.rstrip("/").endswith("/api") and "/workspaces/" not in parts.path:
         raise ValueError("the address of an API ends in /api, or names a workspace of the Cloud")
     return value
@@ -108,10 +111,10 @@ MEMORY_OF_CPU: dict[int, Sequence[int]] = {
 }
 
 
-def _one_of(allowed: Sequence[int], what: str) -> AfterValidator:
+def _one_of(allowed: Sequence[int], sentence: str) -> AfterValidator:
     def check(value: int) -> int:
         if value not in allowed:
-            raise ValueError(f"{what}: {', '.join(map(str, allowed))}")
+            raise ValueError(f"{sentence}: {', '.join(map(str, allowed))}")
         return value
 
     return AfterValidator(check)
@@ -134,6 +137,7 @@ class Answers(BaseModel):
 
     model_config = ConfigDict(extra="ignore", alias_generator=str.upper, populate_by_name=True)
 
+    shape: Literal["pools", "single"] = "pools"
     aws_region: Annotated[str, AfterValidator(_region)]
     bucket: Annotated[
         str,
@@ -175,10 +179,7 @@ class Answers(BaseModel):
 
 
 def parse(raw: Mapping[str, str]) -> tuple[Answers, list[Finding]]:
-    """The answers that can be used, and a sentence for each one that cannot.
-
-    A wrong answer is missing from the result, so ``getattr(answers, name, None)`` is None.
-    """
+    """The valid answers, and a finding for each invalid one, which is None among the answers."""
     try:
         return Answers.model_validate(raw), []
     except ValidationError as error:
@@ -206,7 +207,7 @@ def read(text: str) -> dict[str, str]:
     return {name: value for name, _, value in lines}
 
 
-# -- answers that do not go together
+# -- combinations of answers
 
 
 def memory_of_cpu(answers: Answers) -> Iterator[Finding]:
@@ -221,7 +222,7 @@ def memory_of_cpu(answers: Answers) -> Iterator[Finding]:
 
 
 def flow_settings(answers: Answers) -> Iterator[Finding]:
-    """Each setting's name and value, as the run itself reads them."""
+    """Checks each setting's name and value as the run itself reads them."""
     fields = {
         name.upper(): (model, name)
         for model in (Settings, Allowed, Docs)
@@ -246,9 +247,9 @@ def flow_settings(answers: Answers) -> Iterator[Finding]:
 
 
 def secrets(answers: Answers, *, open_api: bool) -> Iterator[Finding]:
-    """Worker and tasks sign in by one secret: a key in the Cloud, an auth string elsewhere."""
+    """Worker and tasks sign in with one secret: a key in the Cloud, an auth string elsewhere."""
     key, auth = answers.prefect_api_key_secret_arn, answers.prefect_api_auth_string_secret_arn
-    if key is None or auth is None:  # said already
+    if key is None or auth is None:  # reported already
         return
     host = urlsplit(answers.prefect_api_url or "").hostname or ""
     is_cloud = host == "prefect.cloud" or host.endswith(".prefect.cloud")
@@ -260,21 +261,20 @@ def secrets(answers: Answers, *, open_api: bool) -> Iterator[Finding]:
     elif is_cloud and auth:
         yield stop(
             "PREFECT_API_AUTH_STRING_SECRET_ARN: Prefect Cloud takes a key; answer "
-            "PREFECT_API_KEY_SECRET_ARN."
+            "PREFECT_API_KEY_SECRET_ARN instead."
         )
     elif not key and not auth and not open_api:
         yield stop(
-            "PREFECT_API_KEY_SECRET_ARN and PREFECT_API_AUTH_STRING_SECRET_ARN are empty: worker "
-            "and tasks sign in with a secret of Secrets Manager. Make one with the bare text in a "
-            "file: aws secretsmanager create-secret --name biospex-prefect --secret-string "
-            "file://FILE (--open-api: the API wants none)."
+            "PREFECT_API_KEY_SECRET_ARN and PREFECT_API_AUTH_STRING_SECRET_ARN are empty: tasks "
+            "sign in with a secret of Secrets Manager. Create it as docs/where-prefect-runs.md "
+            "shows (--open-api: the API has no authentication)."
         )
 
 
 def topic_of_production(answers: Answers, environment: str) -> Iterator[Finding]:
     if environment == "prod" and answers.alarm_topic_arn == "":
         yield stop(
-            "ALARM_TOPIC_ARN is empty: prod needs a topic that somebody reads. Make it: aws sns "
+            "ALARM_TOPIC_ARN is empty: prod needs a topic that somebody reads. Create it: aws sns "
             "create-topic --name biospex-operators, then aws sns subscribe --topic-arn ARN "
             "--protocol email --notification-endpoint YOU@EXAMPLE.ORG."
         )
@@ -288,7 +288,7 @@ STACK_QUEUES = {
     "TaskEventsQueue": "biospex-task-events",
     "TaskEventsDeadLetterQueue": "biospex-task-events-dead",
 }
-"""Names in stack.yaml, and the queues' own without the environment."""
+"""The queues' names in stack.yaml, and in SQS without the environment."""
 
 
 def name_of(arn: str) -> str:
@@ -296,7 +296,7 @@ def name_of(arn: str) -> str:
 
 
 def own_queues(answers: Answers, environment: str, made: Mapping[str, str]) -> Iterator[Finding]:
-    """An answer that names a queue of the stack would remove that queue from the stack.
+    """Refuses an answer that names a queue of the stack, as it would remove that queue from it.
 
     Args:
         made: the stack's resources, physical ids by name; empty if there is no stack.
@@ -304,7 +304,7 @@ def own_queues(answers: Answers, environment: str, made: Mapping[str, str]) -> I
     trigger, updates = answers.trigger_queue_arn or "", answers.updates_queue_arn or ""
     if trigger and trigger == updates:
         yield stop(
-            "UPDATES_QUEUE_ARN is the trigger queue: answers would be read as triggers. Give "
+            "UPDATES_QUEUE_ARN is the trigger queue: callbacks would be read as triggers. Give "
             "another queue."
         )
         return
@@ -317,8 +317,8 @@ def own_queues(answers: Answers, environment: str, made: Mapping[str, str]) -> I
             if is_named and (resource in made or resource in fixed):
                 yield stop(
                     f"{answer}={arn!r}: that is the stack's own queue ({resource}), which this "
-                    "answer would remove from it. Leave the answer empty to keep that queue "
-                    "(-, where it asks)."
+                    "answer would remove from the stack. Leave the answer empty to keep the queue "
+                    "(type - at the question)."
                 )
 
 
@@ -343,7 +343,7 @@ def resources_of(stack: str) -> dict[str, str]:
 
 
 def left_behind(answers: Answers, environment: str, made: Mapping[str, str]) -> Iterator[Finding]:
-    """Queues of an earlier stack, whose names a new one cannot take."""
+    """Finds queues of an earlier stack, as a new stack cannot create others of their names."""
     given = {"TriggerQueue": answers.trigger_queue_arn, "UpdatesQueue": answers.updates_queue_arn}
     given["UpdatesDeadLetterQueue"] = given["UpdatesQueue"]
     for resource, suffix in STACK_QUEUES.items():
@@ -353,13 +353,13 @@ def left_behind(answers: Answers, environment: str, made: Mapping[str, str]) -> 
         if resource in ("TriggerQueue", "UpdatesQueue"):
             answer = "TRIGGER_QUEUE_ARN" if resource == "TriggerQueue" else "UPDATES_QUEUE_ARN"
             yield stop(
-                f"{answer} is empty, and the queue {name} exists, so the stack cannot make another "
-                f"of that name: answer with {arn}, and it stays as it is."
+                f"{answer} is empty, and the stack cannot create the queue {name}, which exists: "
+                f"answer with {arn} to keep it."
             )
         else:
             yield stop(
-                f"The queue {name} exists and is no part of the stack, which cannot make another "
-                "of that name. See that it is empty, then: aws sqs delete-queue --queue-url "
+                f"The queue {name} exists outside the stack, which cannot create another of that "
+                "name. Make sure that it is empty, then: aws sqs delete-queue --queue-url "
                 f"{preflight.queue_url(name)}"
             )
     group = f"/ecs/{environment}-biospex-batch-creator"
@@ -367,12 +367,12 @@ def left_behind(answers: Answers, environment: str, made: Mapping[str, str]) -> 
     found = logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]
     if "LogGroup" not in made and any(one["logGroupName"] == group for one in found):
         yield stop(
-            f"The log group {group} exists and is no part of the stack, which cannot make another "
-            f"of that name: aws logs delete-log-group --log-group-name {group}"
+            f"The log group {group} exists outside the stack, which cannot create another of that "
+            f"name: aws logs delete-log-group --log-group-name {group}"
         )
 
 
-# -- what an answer names, in the account
+# -- the things in the account that answers name
 
 
 def vpc(answers: Answers) -> Iterator[Finding]:
@@ -387,34 +387,34 @@ def vpc(answers: Answers) -> Iterator[Finding]:
     hostnames = ec2.describe_vpc_attribute(VpcId=answers.vpc_id, Attribute="enableDnsHostnames")
     if not hostnames["EnableDnsHostnames"]["Value"]:
         yield stop(
-            f"VPC_ID={answers.vpc_id!r}: its DNS hostnames are off, and tasks find EFS by one: aws "
-            f"ec2 modify-vpc-attribute --vpc-id {answers.vpc_id} --enable-dns-hostnames"
+            f"VPC_ID={answers.vpc_id!r}: its DNS hostnames are off, and EFS needs them: aws ec2 "
+            f"modify-vpc-attribute --vpc-id {answers.vpc_id} --enable-dns-hostnames"
         )
 
 
 def subnets(answers: Answers) -> Iterator[Finding]:
-    """Subnets that exist, in the VPC, in different zones, with a way out."""
+    """The subnets exist, in the VPC, in different zones, and reach the services that tasks call."""
     if not answers.subnet_ids:
         return
-    ids, said = answers.subnet_ids.split(","), f"SUBNET_IDS={answers.subnet_ids!r}"
+    ids, begin = answers.subnet_ids.split(","), f"SUBNET_IDS={answers.subnet_ids!r}"
     ec2: Any = boto3.client("ec2")
     found = ec2.describe_subnets(Filters=[{"Name": "subnet-id", "Values": ids}])["Subnets"]
     missing = sorted(set(ids) - {one["SubnetId"] for one in found})
     if missing:
-        yield stop(f"{said}: there is no {', '.join(missing)} in this account and region.")
+        yield stop(f"{begin}: there is no {', '.join(missing)} in this account and region.")
         return
     elsewhere = [one["SubnetId"] for one in found if one["VpcId"] != answers.vpc_id]
     if answers.vpc_id and elsewhere:
-        yield stop(f"{said}: {', '.join(elsewhere)} is not in {answers.vpc_id}.")
+        yield stop(f"{begin}: {', '.join(elsewhere)} is not in {answers.vpc_id}.")
         return
     if len({one["AvailabilityZone"] for one in found}) < len(found):
-        yield stop(f"{said}: two are in one availability zone, where EFS has one mount target.")
+        yield stop(f"{begin}: two are in one availability zone, where EFS has one mount target.")
     for one in found:
         yield from way_out(answers, one["SubnetId"], one["VpcId"])
 
 
 def mount_targets(answers: Answers, made: str) -> Iterator[Finding]:
-    """A subnet that moves to another place would get its second mount target before the first goes.
+    """Refuses a subnet at another place: its new mount target would come before the old one goes.
 
     Args:
         made: the stack's own subnets, separated by commas; empty if there is no stack.
@@ -432,32 +432,36 @@ def mount_targets(answers: Answers, made: str) -> Iterator[Finding]:
 
 
 def way_out(answers: Answers, subnet: str, vpc_id: str) -> Iterator[Finding]:
-    """Whether a task in the subnet reaches Prefect, ECR, SQS and CloudWatch.
+    """Whether a task in the subnet reaches Prefect and the services that it calls.
 
-    Notes, for a network can have a way that its route tables do not show.
+    These are notes, as a network can have a route that its route tables do not show.
     """
-    target = default_route(subnet, vpc_id)
+    table = route_table(subnet, vpc_id)
+    target = default_route(table)
     public = answers.assign_public_ip
-    said = f"SUBNET_IDS: {subnet}"
+    begin = f"SUBNET_IDS: {subnet}"
     if public == "ENABLED" and not target.startswith("igw-"):
         yield note(
-            f"{said} has no route to an internet gateway, so a public address is of no use there: "
-            "choose public subnets, or answer ASSIGN_PUBLIC_IP with DISABLED."
+            f"{begin} has no route to an internet gateway, which a public address needs: choose "
+            "public subnets, or answer ASSIGN_PUBLIC_IP with DISABLED."
         )
     elif public == "DISABLED" and target.startswith("igw-"):
         yield note(
-            f"{said} leads to an internet gateway, which needs public addresses: answer "
+            f"{begin} leads to an internet gateway, which needs public addresses: answer "
             "ASSIGN_PUBLIC_IP with ENABLED, or choose subnets with a NAT."
         )
-    elif public == "DISABLED" and not target and (missing := missing_endpoints(vpc_id)):
-        yield note(
-            f"{said} has no way out, and {vpc_id} has no endpoints for {', '.join(missing)}: add a "
-            "NAT, or them (and Prefect's API has to be inside)."
-        )
+    elif public == "DISABLED" and not target:
+        needed = ENDPOINTS[answers.shape or "pools"]
+        if missing := missing_endpoints(needed, vpc_id, str(table.get("RouteTableId"))):
+            yield note(
+                f"{begin} has no route out, and {vpc_id} has no endpoints for "
+                f"{', '.join(missing)}: add a NAT, or these endpoints. Prefect's API has to be "
+                "inside the VPC then."
+            )
 
 
-def default_route(subnet: str, vpc_id: str) -> str:
-    """Where 0.0.0.0/0 of a subnet leads; empty if nowhere."""
+def route_table(subnet: str, vpc_id: str) -> Any:
+    """The route table of a subnet, its own or its VPC's; empty if there is none."""
     ec2: Any = boto3.client("ec2")
     own = [{"Name": "association.subnet-id", "Values": [subnet]}]
     main = [
@@ -468,24 +472,42 @@ def default_route(subnet: str, vpc_id: str) -> str:
         ec2.describe_route_tables(Filters=own)["RouteTables"]
         or ec2.describe_route_tables(Filters=main)["RouteTables"]
     )
-    for route in (route for table in tables for route in table["Routes"]):
+    return tables[0] if tables else {}
+
+
+def default_route(table: Any) -> str:
+    """The target of 0.0.0.0/0; empty if there is none."""
+    for route in table.get("Routes", ()):
         if route.get("DestinationCidrBlock") == "0.0.0.0/0" and route.get("State") != "blackhole":
             targets = [value for name, value in route.items() if name.endswith("Id") and value]
             return str(targets[0]) if targets else ""
     return ""
 
 
-ENDPOINTS = ("ecr.api", "ecr.dkr", "ecs", "ec2", "sqs", "logs", "secretsmanager", "s3")
-"""What worker, listener and splitter call, by the tests of their roles; ECS itself adds ECR, the
-log and the secret."""
+CALLED = {"pools": ("ec2", "ecs", "s3", "sqs"), "single": ("s3", "sqs")}
+"""The services that the processes call; the tests of their roles compare this with each call."""
+
+CALLED_BY_ECS = ("ecr.api", "ecr.dkr", "logs", "secretsmanager")
+"""The services that ECS calls from the task's network to start it: image, log and secret.
+
+https://docs.aws.amazon.com/AmazonECS/latest/developerguide/vpc-endpoints.html
+"""
+
+ENDPOINTS = {shape: (*CALLED_BY_ECS, *called) for shape, called in CALLED.items()}
 
 
-def missing_endpoints(vpc_id: str) -> list[str]:
+def missing_endpoints(needed: Sequence[str], vpc_id: str, table_id: str) -> list[str]:
+    """The services without an endpoint in a VPC; a gateway counts if the route table names it."""
     found = boto3.client("ec2").describe_vpc_endpoints(
         Filters=[{"Name": "vpc-id", "Values": [vpc_id]}]
     )["VpcEndpoints"]
-    there = {one["ServiceName"] for one in found}
-    return [name for name in ENDPOINTS if not any(one.endswith(f".{name}") for one in there)]
+    reached = {
+        one["ServiceName"]
+        for one in found
+        if one["State"].lower() == "available"
+        and (one["VpcEndpointType"] != "Gateway" or table_id in one["RouteTableIds"])
+    }
+    return [name for name in needed if not any(one.endswith(f".{name}") for one in reached)]
 
 
 def region_of(arn: str) -> str:
@@ -493,7 +515,7 @@ def region_of(arn: str) -> str:
 
 
 def queues(answers: Answers) -> Iterator[Finding]:
-    """The queues that are kept: there, in this region, with an end for what nobody can read."""
+    """Each kept queue exists in this region, and the callback queue has a redrive policy."""
     for answer, arn in (
         ("TRIGGER_QUEUE_ARN", answers.trigger_queue_arn),
         ("UPDATES_QUEUE_ARN", answers.updates_queue_arn),
@@ -502,7 +524,7 @@ def queues(answers: Answers) -> Iterator[Finding]:
             continue
         is_here = region_of(arn) == answers.aws_region
         if answer == "UPDATES_QUEUE_ARN" and not is_here:
-            yield note(f"{answer}={arn!r}: it is in another region and was not looked at.")
+            yield note(f"{answer}={arn!r}: it is in another region and was not checked.")
         elif not is_here or preflight.queue_arn(name_of(arn)) != arn:
             yield stop(f"{answer}={arn!r}: there is no such queue in this account and region.")
         elif answer == "UPDATES_QUEUE_ARN":
@@ -514,18 +536,18 @@ def callback_queue(arn: str) -> Iterator[Finding]:
         yield note(
             f"UPDATES_QUEUE_ARN={arn!r}: it has no redrive policy. BIOSPEX never deletes a "
             "failure, so each comes back for days and alerts its administrator each time; "
-            "docs/operations.md has the two commands."
+            "docs/deploying.md has the two commands."
         )
 
 
 def topic(answers: Answers, environment: str) -> Iterator[Finding]:
-    """The topic is there, somebody has confirmed it, and CloudWatch may use its key."""
+    """The topic exists, has a confirmed subscription, and CloudWatch may use its key."""
     arn = answers.alarm_topic_arn
     if not arn:
         return
-    said = f"ALARM_TOPIC_ARN={arn!r}"
+    begin = f"ALARM_TOPIC_ARN={arn!r}"
     if region_of(arn) != answers.aws_region:
-        yield stop(f"{said}: alarms are sent only within their own region.")
+        yield stop(f"{begin}: an alarm can only use a topic of its own region.")
         return
     sns: Any = boto3.client("sns")
     try:
@@ -533,24 +555,24 @@ def topic(answers: Answers, environment: str) -> Iterator[Finding]:
     except ClientError as error:
         if preflight.code_of(error) not in ("NotFound", "NotFoundException"):
             raise
-        yield stop(f"{said}: there is no such topic in this account.")
+        yield stop(f"{begin}: there is no such topic in this account.")
         return
     if key.endswith("alias/aws/sns"):
         yield stop(
-            f"{said}: it encrypts with alias/aws/sns, which CloudWatch may not use, so no alarm "
+            f"{begin}: it encrypts with alias/aws/sns, which CloudWatch may not use, so no alarm "
             "would arrive. Give it a key of your own, or none."
         )
     elif key and not allows_service(key, "cloudwatch.amazonaws.com"):
         yield stop(
-            f"{said}: the policy of its KMS key {key} does not let cloudwatch.amazonaws.com use "
+            f"{begin}: the policy of its KMS key {key} does not let cloudwatch.amazonaws.com use "
             "kms:Decrypt and kms:GenerateDataKey*, so no alarm would arrive."
         )
     pages = sns.get_paginator("list_subscriptions_by_topic").paginate(TopicArn=arn)
-    read = [one["SubscriptionArn"] for page in pages for one in page["Subscriptions"]]
-    if not any(one.startswith("arn:") for one in read):
-        say = stop if environment == "prod" else note
-        state = "its subscription waits to be confirmed" if read else "nobody has subscribed"
-        yield say(f"{said}: {state}, so no alarm reaches anybody.")
+    subscriptions = [one["SubscriptionArn"] for page in pages for one in page["Subscriptions"]]
+    if not any(one.startswith("arn:") for one in subscriptions):
+        finding = stop if environment == "prod" else note
+        state = "its subscription is not confirmed" if subscriptions else "nobody has subscribed"
+        yield finding(f"{begin}: {state}, so no alarm reaches anybody.")
 
 
 def allows_service(key: str, service: str) -> bool:
@@ -594,10 +616,14 @@ def bucket_key_is_there(answers: Answers) -> Iterator[Finding]:
 
 
 def key_policies(answers: Answers) -> Iterator[Finding]:
-    """A key whose policy ignores IAM has to name the roles itself."""
+    """Finds keys whose policy does not defer to IAM, and so has to name the roles itself."""
+    is_single = answers.shape == "single"
     for arn, roles in (
-        (answers.trigger_queue_arn, "ListenerRoleArn"),
-        (answers.updates_queue_arn, "ListenerRoleArn and SplitterRoleArn"),
+        (answers.trigger_queue_arn, "SingleRoleArn" if is_single else "ListenerRoleArn"),
+        (
+            answers.updates_queue_arn,
+            "SingleRoleArn" if is_single else "ListenerRoleArn and SplitterRoleArn",
+        ),
         (answers.prefect_api_key_secret_arn, "ExecutionRoleArn"),
         (answers.prefect_api_auth_string_secret_arn, "ExecutionRoleArn"),
     ):
@@ -605,7 +631,7 @@ def key_policies(answers: Answers) -> Iterator[Finding]:
             continue
         try:
             key = preflight.key_of(arn)
-        except ClientError:  # not there, as another check says
+        except ClientError:  # missing, as another check reports
             continue
         if key and not preflight.leaves_access_to_iam(key):
             yield note(
@@ -618,7 +644,7 @@ def key_policies(answers: Answers) -> Iterator[Finding]:
 
 
 def problems(raw: Mapping[str, str], environment: str, *, open_api: bool) -> Iterator[Finding]:
-    """A sentence for each answer that is wrong by itself or beside another; asks no service."""
+    """A finding for each answer that is wrong by itself or beside another; calls no service."""
     answers, wrong = parse(raw)
     yield from wrong
     yield from memory_of_cpu(answers)
@@ -628,7 +654,7 @@ def problems(raw: Mapping[str, str], environment: str, *, open_api: bool) -> Ite
 
 
 def references(answers: Answers, environment: str, stack: str) -> Iterator[Finding]:
-    """A sentence for each answer that names something that is not there or will not do."""
+    """A finding for each answer that names a missing or unsuitable thing."""
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "VPC_ID": lambda: vpc(answers),
         "SUBNET_IDS": lambda: subnets(answers),
@@ -639,11 +665,11 @@ def references(answers: Answers, environment: str, stack: str) -> Iterator[Findi
         "BUCKET_KEY_ARN": lambda: bucket_key_is_there(answers),
         "the KMS keys": lambda: key_policies(answers),
     }
-    for what, check in checks.items():
+    for subject, check in checks.items():
         try:
             yield from list(check())
         except ClientError as error:
-            yield note(f"{what} could not be looked at: {error}")
+            yield note(f"{subject} could not be checked: {error}")
 
 
 def _stack_queues(answers: Answers, environment: str, stack: str) -> Iterator[Finding]:
@@ -653,9 +679,11 @@ def _stack_queues(answers: Answers, environment: str, stack: str) -> Iterator[Fi
 
 
 def plan_of(answers: Answers) -> Plan:
-    """What preflight's own checks look at; a wrong answer is left out."""
+    """The input of preflight's checks; a wrong answer is left out."""
     in_flight = re.search(r"(?<!\S)MAX_IN_FLIGHT=(\d+)(?!\S)", answers.flow_settings or "")
-    vcpu = (answers.cpu or 0) / 1024 * int(in_flight[1] if in_flight else 4)
+    vcpu = (answers.cpu or 0) / 1024
+    if answers.shape != "single":
+        vcpu = vcpu * int(in_flight[1] if in_flight else 4) + WORKER_VCPU
     return Plan(
         bucket=answers.bucket or "",
         vpc_id=answers.vpc_id or "",
@@ -675,16 +703,16 @@ def findings(
     subnets_made: str,
     open_api: bool,
 ) -> Iterator[Finding]:
-    """Everything about the answers and the account, worst for the reader first.
+    """All findings about the answers and the account.
 
     Args:
-        trigger: the stack's own trigger queue, which the old Lambda may read too.
+        trigger: ARN of the stack's own trigger queue, which the old Lambda may read too.
         subnets_made: the stack's own subnets.
     """
     yield from problems(raw, environment, open_api=open_api)
     answers, _ = parse(raw)
     if answers.aws_region is None:
-        return  # there is no account to look at
+        return  # no account can be checked
     yield from mount_targets(answers, subnets_made)
     yield from references(answers, environment, stack)
     plan = plan_of(answers)
@@ -715,7 +743,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )
     except (ClientError, BotoCoreError) as error:
-        return preflight.report([stop(f"AWS does not answer as it should: {error}")])
+        return preflight.report([stop(f"AWS answers with an error: {error}")])
 
 
 if __name__ == "__main__":

@@ -1,50 +1,53 @@
 #!/usr/bin/env bash
-# From an AWS account with a bucket to a listener that splits exports. See --help.
+# Deploys the batch creator to an AWS account that has a bucket. See --help.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-POOL=biospex-ecs # prefect.yaml names both
-LISTENER_POOL=biospex-ecs-listener
-BLOCK=biospex # blocks/saved.py names it
-ANSWERS=(AWS_REGION BUCKET BUCKET_KEY_ARN VPC_ID SUBNET_IDS ASSIGN_PUBLIC_IP TRIGGER_QUEUE_ARN
+POOLS=(biospex-ecs biospex-ecs-listener) # prefect.yaml names both
+BLOCK=biospex                            # blocks/saved.py names it
+ANSWERS=(SHAPE AWS_REGION BUCKET BUCKET_KEY_ARN VPC_ID SUBNET_IDS ASSIGN_PUBLIC_IP TRIGGER_QUEUE_ARN
     UPDATES_QUEUE_ARN ALARM_TOPIC_ARN LOG_RETENTION_DAYS PREFECT_API_URL PREFECT_API_KEY_SECRET_ARN
     PREFECT_API_AUTH_STRING_SECRET_ARN NOTIFICATION_BLOCK CPU MEMORY EPHEMERAL_STORAGE CAPACITY
     FLOW_SETTINGS LIFECYCLE_RULES)
 
 usage() {
     cat <<'TEXT'
-usage: deploy/deploy.sh [--environment prod|dev|loc] [--yes] [--dry-run] [--open-api] [--help]
+usage: deploy/deploy.sh [--environment prod|dev|loc] [--shape pools|single] [--yes] [--dry-run]
+                        [--open-api] [--help]
 
-Asks what it needs, shows what it will do, asks once, and then creates or updates, in this order:
-the AWS stack, the image, the work pools, the blocks, the deployments, the worker and the listener's
-run. Before that it checks every answer (deploy/answers.py) and the account (deploy/preflight.py), and
-stops where going on would fail or do harm.
+Asks questions, shows a plan, asks for a confirmation, and then creates or updates these, in this
+order: the AWS stack, the image, the work pools, the blocks, the deployments, the worker and the
+listener's run. First it checks every answer (deploy/answers.py) and the account
+(deploy/preflight.py), and stops if a later step would fail or do harm.
 
   --environment E  prod, dev or loc; they differ in names only
-  --yes            ask nothing: the answers of the last time, else what is offered
-  --dry-run        look, and print each command that would change something; change nothing
-  --open-api       go on with a Prefect API that is on this machine or that anybody may use;
-                   whoever reaches such a one can run what he likes in the roles of the tasks
-  --help           this text
+  --shape S        pools: a worker starts a task for the listener and for each export;
+                   single: one task runs everything, which costs less (docs/costs.md)
+  --yes            ask nothing; take the last answers, or else the defaults
+  --dry-run        check, and print each command that would change something; change nothing
+  --open-api       accept a Prefect API on this machine, or one without authentication; anybody who
+                   reaches such an API can run code in the roles of the tasks
+  --help           print this text
 
-It may be run again at any time: to upgrade (it builds what is checked out), to change an answer,
-or after it stopped at an error. Your answers are kept in deploy/ENVIRONMENT.env and offered the
-next time. Keys and tokens are not among them: AWS is found as the aws CLI finds it (AWS_PROFILE),
-a key for Prefect in PREFECT_API_KEY or the profile of `prefect cloud login`.
+Run it again at any time: to upgrade (it builds the checked-out commit), to change an answer, or
+after an error. It keeps your answers in deploy/ENVIRONMENT.env and offers them the next time. Keys
+and tokens are not among them: it finds AWS as the aws CLI does (AWS_PROFILE), and the key for
+Prefect in PREFECT_API_KEY or in the profile of `prefect cloud login`.
 
-Each environment needs a Prefect API of its own, a server or a workspace: the names of pool,
-deployments and blocks are the same in all three.
+Each environment needs a Prefect API of its own, a server or a workspace: pools, deployments and
+blocks have the same names in all three.
 
-The bucket must exist. Blocks that are saved already are left as they are, so what was changed in
-the Prefect UI holds. Rules for the bucket's lifecycle are put only into a bucket that has none.
+The bucket must exist. Saved blocks are not changed, so changes made in the Prefect UI persist. The
+bucket gets lifecycle rules only if it has none.
 TEXT
 }
 
 main() {
-    environment='' yes='' dry_run='' open_api=''
+    environment='' wanted_shape='' yes='' dry_run='' open_api='' number=0
     while (($#)); do
         case $1 in
             --environment) environment=${2:?one of prod, dev, loc} && shift ;;
+            --shape) wanted_shape=${2:?pools or single} && shift ;;
             --yes) yes=1 ;;
             --dry-run) dry_run=1 ;;
             --open-api) open_api=--open-api ;;
@@ -56,7 +59,7 @@ main() {
     work=$(mktemp -d)
     trap stopped EXIT
 
-    step 'tools and credentials' 'Install what is missing; sign in to AWS.'
+    step='tools and credentials' hint='Install the missing tool, or sign in to AWS.'
     find_tools
     ask environment 'Environment (prod, dev, loc)' "${environment:-prod}"
     [[ $environment =~ ^(prod|dev|loc)$ ]] || fail "There is no environment '$environment'."
@@ -71,33 +74,39 @@ main() {
     confirm
     keep_answers
 
-    step '1, check' 'Nothing has been changed so far.'
+    step check 'Nothing has been changed so far.'
     check
-    step '2, stack' "The events of the stack $stack say why:
+    step stack "The events of the stack $stack say why:
   aws cloudformation describe-stack-events --stack-name $stack --region $AWS_REGION
 A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before the next try."
     create_stack
-    step '3, image' "See the output of $docker above."
+    step image "See the output of $docker above."
     push_image
-    step '4, work pools' 'See the lines above.'
-    create_pools
+    if [[ $SHAPE != single ]]; then
+        step 'work pools' 'See the lines above.'
+        create_pools
+    fi
     export BIOSPEX_ENVIRONMENT=$environment # a tag of every run
     [[ " $FLOW_SETTINGS " =~ \ DOCS_URL=([^ ]+)\  ]] && export DOCS_URL=${BASH_REMATCH[1]}
-    step '5, blocks' 'See the lines above.'
+    step blocks 'See the lines above.'
     save_blocks
-    step '6, deployments' 'See the lines above.'
-    run .venv/bin/prefect --no-prompt deploy --all
-    step '7, worker' "The events of its service say why, and the log ${log_group:-of the stack}:
+    if [[ $SHAPE != single ]]; then
+        step deployments 'See the lines above.'
+        run .venv/bin/prefect --no-prompt deploy --all
+    fi
+    step "$service" "The events of its service say why, and the log ${log_group:-of the stack}:
   aws ecs describe-services --cluster $environment-biospex-batch-creator \\
     --services $environment-biospex-worker --region $AWS_REGION --query 'services[0].events[:5]'"
-    start_worker
-    step '8, listener' 'Start it by hand: .venv/bin/prefect deployment run listen/listen'
-    start_listener
+    start_service
+    if [[ $SHAPE != single ]]; then
+        step listener 'Start it by hand: .venv/bin/prefect deployment run listen/listen'
+        start_listener
+    fi
     step=''
     next
 }
 
-# -- what is there, and what is wanted
+# -- tools, answers and the existing stack
 
 find_tools() {
     [[ -x .venv/bin/python ]] || make setup
@@ -105,7 +114,7 @@ find_tools() {
     docker=$(command -v docker || command -v podman) || fail 'There is neither docker nor podman.'
     docker=$(basename "$docker")
     commit=$(git describe --always --dirty --abbrev=40 --exclude='*')
-    # Else a second build of uncommitted changes would have the first one's tag, and nothing renew.
+    # Each build of uncommitted changes needs a tag of its own, or the service would not change.
     [[ $commit != *-dirty ]] || commit+=-$(date -u +%Y%m%dT%H%M%SZ)
     account=$(aws sts get-caller-identity --region us-east-1 --query Account --output text)
 }
@@ -138,8 +147,14 @@ ask() {
 }
 
 ask_the_rest() {
-    [[ $yes ]] || echo "Enter takes what is in brackets, - leaves it empty."
+    [[ $yes ]] || echo "Enter takes the default in brackets, - leaves the answer empty."
     look_at_stack
+    local old_shape=${SHAPE:-pools}
+    ask SHAPE 'Shape (pools: a task for each export; single: one task for everything)' \
+        "${wanted_shape:-${SHAPE:-$(given Shape || echo pools)}}"
+    [[ $SHAPE == "$old_shape" ]] || unset CPU MEMORY EPHEMERAL_STORAGE # another task, another size
+    service=worker
+    [[ $SHAPE != single ]] || service=service
     ask BUCKET 'Bucket with export/ and batch/' "${BUCKET:-$(given BucketName || default_bucket)}"
     ask BUCKET_KEY_ARN 'KMS key of the bucket (ARN; empty: none of its own)' \
         "${BUCKET_KEY_ARN-$(preflight bucket-key "$BUCKET" 2>/dev/null || given BucketKeyArn || true)}"
@@ -161,11 +176,14 @@ ask_the_rest() {
     ask_secret PREFECT_API_AUTH_STRING PrefectApiAuthStringSecretArn 'the auth string of a server'
     ask NOTIFICATION_BLOCK 'Notify of failed exports by (slack-webhook/NAME; empty: by nothing)' \
         "${NOTIFICATION_BLOCK-}"
-    ask CPU 'CPU of an export (1024 is one core)' "${CPU:-2048}"
-    ask MEMORY 'Memory of an export (MiB)' "${MEMORY:-4096}"
     old_disk=${EPHEMERAL_STORAGE-}
-    ask EPHEMERAL_STORAGE 'Disk of an export (GiB, 21 to 200)' "${EPHEMERAL_STORAGE:-100}"
-    ask CAPACITY 'Capacity (FARGATE or FARGATE_SPOT)' "${CAPACITY:-FARGATE}"
+    if [[ $SHAPE == single ]]; then
+        ask_size 'the task' 512 2048 21
+        CAPACITY=FARGATE
+    else
+        ask_size 'an export' 2048 4096 100
+        ask CAPACITY 'Capacity (FARGATE or FARGATE_SPOT)' "${CAPACITY:-FARGATE}"
+    fi
     ask FLOW_SETTINGS "Settings of the flows (BATCH_SIZE=1000 …, see README)" "${FLOW_SETTINGS-}"
     bucket_has_rules=1
     if aws s3api get-bucket-lifecycle-configuration --bucket "$BUCKET" >"$work/rules" 2>&1; then
@@ -177,7 +195,14 @@ ask_the_rest() {
     fi
 }
 
-# ask_queue VARIABLE WHAT PARAMETER NAME: the one that was there before the stack is kept.
+# ask_size WHAT CPU MEMORY DISK
+ask_size() {
+    ask CPU "CPU of $1 (1024 is one core)" "${CPU:-$2}"
+    ask MEMORY "Memory of $1 (MiB)" "${MEMORY:-$3}"
+    ask EPHEMERAL_STORAGE "Disk of $1 (GiB, 21 to 200)" "${EPHEMERAL_STORAGE:-$4}"
+}
+
+# ask_queue VARIABLE WHAT PARAMETER NAME: offers an existing queue, if there is no stack yet.
 ask_queue() {
     local default=''
     if [[ $stack_exists ]]; then
@@ -204,7 +229,7 @@ look_at_stack() {
     [[ ! -s $work/stack ]] || stack_exists=1
 }
 
-# What the stack was given and has put out; both fail if there is no such thing.
+# A parameter and an output of the stack; both fail if the stack has none of that name.
 given() { line_of "$work/stack" "given_$1"; }
 output() { line_of "$work/stack" "output_$1"; }
 
@@ -237,24 +262,32 @@ subnets() {
 # -- the plan
 
 plan() {
-    local verb=create pools="create or update"
+    local verb=create size="$CPU CPU units, $MEMORY MiB, $EPHEMERAL_STORAGE GiB" count=0 line
     [[ ! $stack_exists ]] || verb=update
-    cat <<TEXT
-
-Environment $environment: account $account, $AWS_REGION, Prefect at $PREFECT_API_URL
-  1. check        bucket $BUCKET, network, quotas, old Lambda, Prefect
-  2. stack        $verb $stack: queues, EFS, image repository, cluster, roles, alarms
-  3. image        build $commit with $docker, push it
-  4. work pools   $pools $POOL: $CAPACITY, $CPU CPU units, $MEMORY MiB, $EPHEMERAL_STORAGE GiB
-                  and $LISTENER_POOL
-  5. blocks       save $BLOCK, if there are none
-  6. deployments  create-batches/create-batches and listen/listen, with what brings the listener back
-  7. worker       of that image, as a service in the stack
-  8. listener     start a run, or one that takes over if something has changed
-TEXT
+    printf '\nEnvironment %s: account %s, %s, Prefect at %s\n' \
+        "$environment" "$account" "$AWS_REGION" "$PREFECT_API_URL"
+    local lines=(
+        "check        bucket $BUCKET, network, quotas, old Lambda, Prefect"
+        "stack        $verb $stack: queues, EFS, image repository, cluster, roles, alarms"
+        "image        build $commit with $docker, push it"
+    )
+    local blocks="blocks       save $BLOCK, if there are none"
+    if [[ $SHAPE == single ]]; then
+        lines+=("$blocks" "service      one task of that image for listener and exports: $size")
+    else
+        lines+=(
+            "work pools   create or update ${POOLS[0]}: $CAPACITY, $size
+                  and ${POOLS[1]}"
+            "$blocks"
+            "deployments  create-batches/create-batches, listen/listen and the listener's automations"
+            "worker       a service of that image"
+            "listener     start a run, or one that takes over if something has changed"
+        )
+    fi
+    for line in "${lines[@]}"; do printf '  %d. %s\n' $((++count)) "$line"; done
     [[ $LIFECYCLE_RULES != y* ]] || echo "     with 2: deploy/lifecycle.json for the bucket"
-    [[ $commit != *-dirty* ]] || echo "NOTE: uncommitted changes will be in the image."
-    [[ ! $dry_run ]] || echo "Dry run: a + stands before what would be done; nothing is changed."
+    [[ $commit != *-dirty* ]] || echo "NOTE: the image will have uncommitted changes."
+    [[ ! $dry_run ]] || echo "Dry run: a + marks each command that would change something."
     echo
 }
 
@@ -274,21 +307,24 @@ check() {
         --trigger-queue-arn "$(output TriggerQueueArn || true)" \
         --subnets-of-the-stack "$(output SubnetIds || true)" ${open_api:+"$open_api"} \
         "$work/answers" || failed=1
+    [[ $SHAPE != single ]] || POOLS=()
     preflight prefect --environment "$environment" --block "$BLOCK" ${open_api:+"$open_api"} \
-        --notification-block "$NOTIFICATION_BLOCK" "$POOL" "$LISTENER_POOL" \
+        --notification-block "$NOTIFICATION_BLOCK" ${POOLS[@]+"${POOLS[@]}"} \
         >"$work/prefect" || failed=1
-    [[ ! $failed ]] || fail 'What begins with "stop" has to be put right first.'
+    [[ ! $failed ]] || fail 'Correct each line that begins with "stop", then try again.'
     ui=$(line_of "$work/prefect" ui) || ui=''
     listener=$(line_of "$work/prefect" listener) || listener=''
+    [[ ! $listener || $(given Shape || echo "$SHAPE") == "$SHAPE" ]] ||
+        fail "The shape changes: cancel the run listen and wait until no export runs, then try again."
 }
 
 create_stack() {
     trigger_key=$(preflight key-of "$TRIGGER_QUEUE_ARN")
     updates_key=$(preflight key-of "$UPDATES_QUEUE_ARN")
     secret_key=$(preflight key-of "${PREFECT_API_KEY_SECRET_ARN:-$PREFECT_API_AUTH_STRING_SECRET_ARN}")
-    # The worker stays as it is until pools and deployments are new; the first has no image yet.
+    # The service keeps its image until pools and deployments are new. A new stack has no image yet.
     deploy_stack "$(given WorkerImage || true)"
-    # Whoever means to remove it says so twice: docs/operations.md, "Removing it".
+    # docs/deploying.md, "Removing it"
     run protect "$stack"
     if [[ ! $bucket_has_rules && $LIFECYCLE_RULES == y* ]]; then
         run aws s3api put-bucket-lifecycle-configuration --bucket "$BUCKET" \
@@ -297,14 +333,17 @@ create_stack() {
     [[ ! $TRIGGER_QUEUE_ARN ]] || redrive
 }
 
-# Who may not switch it on deploys all the same, and reads that.
+# A missing right to do this does not stop the deployment.
 protect() {
     aws cloudformation update-termination-protection --enable-termination-protection \
         --stack-name "$1" >/dev/null || echo "note: the stack $1 has no termination protection."
 }
 
-# deploy_stack IMAGE-OF-THE-WORKER
+# deploy_stack IMAGE-OF-THE-SERVICE
 deploy_stack() {
+    local single=()
+    [[ $SHAPE != single ]] || single=("Cpu=$CPU" "Memory=$MEMORY"
+        "EphemeralStorage=$EPHEMERAL_STORAGE" "FlowSettings=$FLOW_SETTINGS")
     run aws cloudformation deploy --stack-name "$stack" --template-file deploy/stack.yaml \
         --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset --parameter-overrides \
         "Environment=$environment" "BucketName=$BUCKET" "BucketKeyArn=$BUCKET_KEY_ARN" \
@@ -314,11 +353,12 @@ deploy_stack() {
         "SecretKeyArn=$secret_key" \
         "AlarmTopicArn=$ALARM_TOPIC_ARN" "LogRetentionDays=$LOG_RETENTION_DAYS" \
         "PrefectApiUrl=$PREFECT_API_URL" "PrefectApiKeySecretArn=$PREFECT_API_KEY_SECRET_ARN" \
-        "PrefectApiAuthStringSecretArn=$PREFECT_API_AUTH_STRING_SECRET_ARN" "WorkerImage=$1"
+        "PrefectApiAuthStringSecretArn=$PREFECT_API_AUTH_STRING_SECRET_ARN" "WorkerImage=$1" \
+        "Shape=$SHAPE" ${single[@]+"${single[@]}"}
     [[ $dry_run ]] || look_at_stack
 }
 
-# A trigger queue of before that gives up on nothing redrives to the stack's dead-letter queue.
+# Gives a kept trigger queue without a redrive policy the stack's dead-letter queue.
 redrive() {
     local url policy dead=DEAD-LETTER-QUEUE
     url=$(aws sqs get-queue-url --queue-name "${TRIGGER_QUEUE_ARN##*:}" --query QueueUrl --output text)
@@ -358,10 +398,10 @@ create_pools() {
     changed=''
     [[ ! $stack_exists ]] || aws cloudformation describe-stacks --stack-name "$stack" \
         --query 'Stacks[0].Outputs' --output json >"$work/outputs.json"
-    create_pool 0 "$POOL" splitter --cpu "$CPU" --memory "$MEMORY" \
+    create_pool 0 "${POOLS[0]}" splitter --cpu "$CPU" --memory "$MEMORY" \
         --ephemeral-storage "$EPHEMERAL_STORAGE" --capacity "$CAPACITY"
-    # It waits most of the time, and for good: little of everything, and not on Spot.
-    create_pool 1 "$LISTENER_POOL" listener --cpu 256 --memory 1024 --ephemeral-storage 21
+    # The listener mostly waits, and runs all the time: a small task, and not on Spot.
+    create_pool 1 "${POOLS[1]}" listener --cpu 256 --memory 1024 --ephemeral-storage 21
 }
 
 # create_pool NUMBER NAME KIND OPTION...
@@ -376,42 +416,50 @@ create_pool() {
         run .venv/bin/prefect --no-prompt work-pool create --type ecs \
             --base-job-template "$template" "$pool"
     elif [[ $commit != *-dirty* && -s $template ]] && preflight same "$pool" "$template"; then
-        echo "$pool is as it should be."
+        echo "$pool is up to date."
     else
         changed=1
         run .venv/bin/prefect --no-prompt work-pool update --base-job-template "$template" "$pool"
     fi
 }
 
-# On ECS the task's role gives the credentials: none of this shell may get into the block. Of the
-# task's disk an archive may take a third, its images the other; EFS, for larger ones, costs more.
+# The archive takes a third of a task's disk and its images two thirds; EFS, for larger archives,
+# costs more. In the shape single two exports share the disk.
+threshold() {
+    local exports=1
+    [[ $SHAPE != single ]] || exports=2
+    echo $((EPHEMERAL_STORAGE * 1024 ** 3 / 3 / exports))
+}
+
+# The task's role has the rights on ECS, so this shell's credentials must not get into the block.
 save_blocks() {
     if line_of "$work/prefect" blocks_are_saved >/dev/null; then
-        echo "The blocks are there already and stay as they are."
+        echo "The blocks exist already and are not changed."
         [[ ! $old_disk || $old_disk == "$EPHEMERAL_STORAGE" ]] ||
-            run .venv/bin/python -m deploy.disk "$old_disk" "$EPHEMERAL_STORAGE"
+            echo "note: the disk was $old_disk GiB. For the new one set Threshold to $(threshold) in the" \
+                "block biospex-workspace/$BLOCK."
         return
     fi
     run env -u AWS_ACCESS_KEY_ID -u AWS_SECRET_ACCESS_KEY -u AWS_SESSION_TOKEN -u AWS_PROFILE \
-        -u AWS_ENDPOINT_URL EFS_PATH=/efs/batch \
-        MAX_TMP_SIZE=$((EPHEMERAL_STORAGE * 1024 ** 3 / 3)) .venv/bin/python -m blocks.register
+        -u AWS_ENDPOINT_URL EFS_PATH=/efs/batch MAX_TMP_SIZE="$(threshold)" \
+        .venv/bin/python -m blocks.register
 }
 
-start_worker() {
+start_service() {
     deploy_stack "$image"
     [[ ! $NOTIFICATION_BLOCK || $(line_of "$work/prefect" has_notice) ]] || add_notice
 }
 
-# The automation that tells somebody of each export that fails.
+# Creates the automation that notifies of each failed export.
 add_notice() {
     preflight notice "$environment" "$NOTIFICATION_BLOCK" >"$work/notice.json"
     run .venv/bin/prefect --no-prompt automation create --from-file "$work/notice.json"
 }
 
 start_listener() {
-    # One that is scheduled will find the pool as it is now; one that runs, as it was.
+    # A scheduled run will start with the new pool; a running one has the old one's settings.
     if [[ $listener == scheduled || ($listener && ! $changed) ]]; then
-        echo "It is $listener."
+        echo "The listener is $listener."
         return
     fi
     run .venv/bin/prefect deployment run listen/listen
@@ -424,7 +472,7 @@ next() {
 Done. See $ui/deployments
 
 Worker, listener and alarms: CloudWatch, dashboard $environment-biospex-batch-creator
-Who takes triggers (one, and only one): .venv/bin/python -m deploy.preflight consumers \\
+Consumers of the trigger queue (there must be exactly one): .venv/bin/python -m deploy.preflight consumers \\
   $(output TriggerQueueArn)
 
 A first export, of an archive that is in the bucket:
@@ -435,14 +483,15 @@ A first export, of an archive that is in the bucket:
 TEXT
 }
 
-# -- how it says what it does
+# -- output
 
+# step NAME HINT
 step() {
-    step=$1 hint=$2
-    [[ $step != [0-9]* ]] || echo "== $step"
+    step="$((++number)), $1" hint=$2
+    echo "== $step"
 }
 
-# The command, as it could be typed; and, but for --dry-run, what it does.
+# Prints a command as one could type it, and runs it unless this is a dry run.
 run() {
     printf '+'
     printf ' %q' "$@"

@@ -1,22 +1,22 @@
-"""The base job template of an ECS work pool, made from what the stack put out.
+"""The base job template of an ECS work pool, made from the stack's outputs.
 
     python -m deploy.job_template --pool splitter --image IMAGE OUTPUTS.json > template.json
     prefect work-pool create biospex-ecs --type ecs --base-job-template template.json --overwrite
 
-OUTPUTS.json is what ``aws cloudformation describe-stacks --query 'Stacks[0].Outputs'`` prints, or
+OUTPUTS.json is the output of ``aws cloudformation describe-stacks --query 'Stacks[0].Outputs'``, or
 an object of output names and values; ``-`` reads it from standard input.
 
 There are two pools, since listener and splitter have different roles: the splitter's has no right
 to the trigger queue, the listener's none to the bucket.
 
-The template is prefect-aws's own. What a run may choose for itself is in ``FREE``; everything else,
-the image, the command, the roles, the cluster and the credentials among it, is written in as a
-value, so that no job variable reaches it: a run's job variables fill placeholders, and none is
-left.
+The template is prefect-aws's own. ``FREE`` names the job variables that a run may set. Image,
+command, roles, cluster and credentials are written in as values, and so no job variable reaches
+them. The command sets ``ALLOWED_BUCKETS`` and ``ALLOWED_QUEUES``, over any environment of a run.
 """
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +35,9 @@ CONTAINER = "prefect"  # the name that prefect-aws's crash detection looks for
 EFS_PATH = "/efs/batch"
 VOLUME = "efs"
 
+COMMAND = ("prefect", "flow-run", "execute")
+"""The worker's own for a flow run."""
+
 STOP_TIMEOUT = 120
 """Seconds between SIGTERM and SIGKILL, the most that Fargate gives: time to abort uploads."""
 
@@ -45,11 +48,11 @@ EPHEMERAL_STORAGE = range(21, 201)
 
 @dataclass(frozen=True)
 class Pool:
-    """What the runs of a work pool are given.
+    """The task of a work pool's runs.
 
     Attributes:
         role: the stack's output that names the task role.
-        mounts_efs: whether the workspace of large archives is there.
+        mounts_efs: whether the task mounts EFS, for large archives.
     """
 
     role: str
@@ -63,7 +66,7 @@ POOLS = {
 
 
 class TemplateError(Exception):
-    """Something that the template is made of is missing."""
+    """An output of the stack or a part of prefect-aws's template is missing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,11 +122,13 @@ def job_template(
         memory: MiB.
         ephemeral_storage: GiB, 21 to 200.
         capacity: FARGATE or FARGATE_SPOT.
-        env: what the containers' environment has besides.
+        env: further variables of the containers' environment; ALLOWED_* replace the stack's.
 
     Raises:
         TemplateError: if an output, or a part of prefect-aws's template, is not there.
     """
+    environment: dict[str, str | None] = _environment(outputs) | dict(env or {})
+    allowed = [f"{name}={environment.pop(name)}" for name in ("ALLOWED_BUCKETS", "ALLOWED_QUEUES")]
     template = ECSWorker.get_default_base_job_template()
     _shape_task(template, outputs, POOLS[pool], ephemeral_storage)
     _set_defaults(
@@ -132,13 +137,14 @@ def job_template(
             "cpu": cpu,
             "memory": memory,
             "launch_type": capacity,
-            "env": _environment(outputs) | dict(env or {}),
+            "env": environment,
         },
     )
     _fix(
         template,
         {
             "image": image,
+            "command": shlex.join(["env", *allowed, *COMMAND]),
             "container_name": CONTAINER,
             "family": f"{_output(outputs, 'RepositoryUri').rpartition('/')[2]}-{pool}",
             "cluster": _output(outputs, "ClusterArn"),
@@ -154,12 +160,12 @@ def job_template(
             "cloudwatch_logs_prefix": pool,
             "cloudwatch_logs_options": {
                 "awslogs-group": _output(outputs, "LogGroupName"),
-                "awslogs-create-group": "false",  # the stack has, with a retention
-                # A CloudWatch that does not answer must not stop a run at its next log line.
+                "awslogs-create-group": "false",  # the stack makes it, with a retention
+                # A run must not stop at a log line while CloudWatch does not answer.
                 "mode": "non-blocking",
                 "max-buffer-size": "10m",  # ECS's own default
             },
-            # One revision of the task definition for all runs, also after the worker began anew.
+            # One revision of the task definition for all runs, also after the worker restarts.
             "match_latest_revision_in_family": True,
             "auto_deregister_task_definition": False,
             **_secrets(outputs),
@@ -169,7 +175,10 @@ def job_template(
 
 
 def _secrets(outputs: Mapping[str, str]) -> dict[str, str]:
-    """Where ECS finds what signs in at Prefect; without it the worker gives its own on as text."""
+    """ARNs of the secrets that sign in at Prefect.
+
+    Without them the worker passes its own key to the task as plain text.
+    """
     names = {
         "prefect_api_key_secret_arn": "PrefectApiKeySecretArn",
         "prefect_api_auth_string_secret_arn": "PrefectApiAuthStringSecretArn",
@@ -178,10 +187,9 @@ def _secrets(outputs: Mapping[str, str]) -> dict[str, str]:
 
 
 def _fix(template: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Write ``values`` in; of the other variables only those of ``FREE`` are left.
+    """Write ``values`` into the template and keep only the variables of ``FREE``.
 
-    A variable that is in neither is left out of what the worker is told, which is its default: no
-    command but the flow run's, no credentials but the worker's own.
+    A variable in neither gets the worker's default: no credentials but the worker's own.
     """
     properties = _part(template, "variables", "properties")
     for name in (*values, *FREE):
@@ -193,7 +201,7 @@ def _fix(template: dict[str, Any], values: Mapping[str, Any]) -> None:
     template["variables"]["properties"] = {
         name: variable for name, variable in properties.items() if name in FREE
     }
-    # prefect-aws's definitions are those of variables that are gone.
+    # prefect-aws's definitions belong to variables that are gone.
     template["variables"].pop("definitions", None)
     template["variables"]["required"] = []
     placeholders = {one.name for one in find_placeholders(template["job_configuration"])}
@@ -203,17 +211,17 @@ def _fix(template: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 def _environment(outputs: Mapping[str, str]) -> dict[str, str | None]:
     return {
-        "BIOSPEX_ENVIRONMENT": _output(outputs, "Environment"),  # whose pool this is
+        "BIOSPEX_ENVIRONMENT": _output(outputs, "Environment"),  # the pool's owner
         "AWS_REGION": _output(outputs, "ClusterArn").split(":")[3],
         "TRIGGER_QUEUE_URL": _output(outputs, "TriggerQueueUrl"),
-        "UPDATES_QUEUE_URL": _output(outputs, "UpdatesQueueUrl"),  # of a run by hand
+        "UPDATES_QUEUE_URL": _output(outputs, "UpdatesQueueUrl"),  # for runs by hand
         "ALLOWED_BUCKETS": _output(outputs, "BucketName"),
         "ALLOWED_QUEUES": _output(outputs, "UpdatesQueueUrl"),
         "EFS_PATH": EFS_PATH,
         "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
-        # A task that is told to stop, by Spot or a person, hands its run to the next one.
+        # A task that Spot or a person stops hands its run to the next task.
         "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
-        # The worker gives its own settings on; its home is a path of another machine.
+        # The worker passes its own settings on, and its home is a path of another machine.
         "PREFECT_HOME": None,
     }
 
@@ -221,7 +229,7 @@ def _environment(outputs: Mapping[str, str]) -> dict[str, str | None]:
 def _shape_task(
     template: dict[str, Any], outputs: Mapping[str, str], pool: Pool, ephemeral_storage: int
 ) -> None:
-    """Add the disk, the EFS volume if there is one, and what the container needs of both."""
+    """Add the disk, the EFS volume if the pool has one, and the container's mount point."""
     definition = _part(template, "job_configuration", "task_definition")
     container = _part(definition, "containerDefinitions", 0)
     _add_variable(
@@ -237,8 +245,8 @@ def _shape_task(
         },
     )
     definition["ephemeralStorage"] = {"sizeInGiB": "{{ ephemeral_storage }}"}
-    # ECS would add it, and the worker no longer know its own definition again: it compares what it
-    # asked for with what ECS tells, and takes a key that is false for one more.
+    # ECS adds this key. The worker compares its own definition with the one that ECS returns, and
+    # would register a new revision for each run.
     definition["enableFaultInjection"] = False
     container["cpu"] = "{{ cpu }}"
     container["memory"] = "{{ memory }}"
@@ -249,7 +257,7 @@ def _shape_task(
                 "name": VOLUME,
                 "efsVolumeConfiguration": {
                     "fileSystemId": _output(outputs, "FileSystemId"),
-                    "rootDirectory": "/",  # as above
+                    "rootDirectory": "/",  # which ECS adds too
                     "transitEncryption": "ENABLED",
                     "authorizationConfig": {
                         "accessPointId": _output(outputs, "AccessPointId"),
@@ -279,7 +287,7 @@ def _add_variable(template: dict[str, Any], name: str, schema: Mapping[str, Any]
 
 
 def _part(of: Any, *path: str | int) -> Any:
-    """A part of the template that prefect-aws made."""
+    """A part of prefect-aws's template."""
     for step in path:
         try:
             of = of[step]

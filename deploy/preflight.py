@@ -1,19 +1,19 @@
-"""What deploy.sh looks at before it changes anything; by itself it changes nothing.
+"""Checks the account and Prefect for deploy.sh; changes nothing.
 
-    python -m deploy.preflight stack biospex-prod       what a stack was given and has put out
-    python -m deploy.preflight queue prod-batch-update  the ARN of a queue, nothing if there is none
-    python -m deploy.preflight bucket-key biospex-app   the KMS key a bucket encrypts with, if any
+    python -m deploy.preflight stack biospex-prod       parameters and outputs of a stack
+    python -m deploy.preflight queue prod-batch-update  the ARN of a queue; nothing if there is none
+    python -m deploy.preflight bucket-key biospex-app   the KMS key of a bucket, if any
     python -m deploy.preflight key-of ARN               the KMS key of a queue or secret, if any
     python -m deploy.preflight region us-east-2         whether AWS has that region
     python -m deploy.preflight order MADE WANTED        subnets, those of the stack at their places
-    python -m deploy.preflight prefect …                what is in Prefect, and what will hurt there
+    python -m deploy.preflight prefect …                the state of Prefect, and its problems
     python -m deploy.preflight same POOL TEMPLATE.json  whether the work pool has that template
-    python -m deploy.preflight consumers QUEUE-ARN      who takes messages from the trigger queue
+    python -m deploy.preflight consumers QUEUE-ARN      the consumers of the trigger queue
 
-deploy/answers.py checks the answers, and calls the checks of the account that are here.
+deploy/answers.py checks the answers and calls the checks of the account.
 
-What the shell reads is on standard output, as NAME=VALUE; sentences for a person are on standard
-error. The exit status is 1 if one of them begins with "stop".
+Standard output is for the shell, as NAME=VALUE. Standard error has sentences for a person; the exit
+status is 1 if one of them begins with "stop".
 """
 
 import argparse
@@ -38,19 +38,18 @@ ARCHIVED = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 VCPU_QUOTAS = {"FARGATE": "L-3032A538", "FARGATE_SPOT": "L-36FBB829"}
 
 SERVICES = ("ecs.amazonaws.com", "elasticfilesystem.amazonaws.com")
-"""Those that act by a role of their own in the account, which is made once."""
+"""The services that need a service-linked role in the account."""
 
-WORKER_VCPU = 0.75
-"""Of worker and listener together."""
+ENVIRONMENTS = ("prod", "dev", "loc")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that whoever deploys has to know.
+    """A problem that the operator has to know about.
 
     Attributes:
-        level: ``stop`` if going on would fail or do harm, else ``note``.
-        sentence: what is so, what it means and what to do.
+        level: ``stop`` if the deployment would fail or do harm, else ``note``.
+        sentence: the problem, its effect and the remedy.
     """
 
     level: Literal["stop", "note"]
@@ -59,12 +58,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be deployed, as far as the checks ask for it.
+    """The part of the answers that the checks need.
 
     Attributes:
         bucket_key_arn: the KMS key that the splitter will be allowed to use, or empty.
         trigger_queue_arn: an existing queue that is kept, or empty for the stack's own.
-        vcpu: of all exports that run at once.
+        vcpu: of all tasks that run at once.
         capacity: FARGATE or FARGATE_SPOT.
     """
 
@@ -97,8 +96,8 @@ def bucket_is_there(plan: Plan) -> Iterator[Finding]:
     except ClientError as error:
         if code_of(error) not in ("404", "403"):
             raise
-        is_not = "is not there" if code_of(error) == "404" else "is not yours"
-        yield stop(f"The bucket {plan.bucket} {is_not}. It is made by BIOSPEX, not here.")
+        is_not = "does not exist" if code_of(error) == "404" else "is not yours"
+        yield stop(f"The bucket {plan.bucket} {is_not}. BIOSPEX creates it, not deploy.sh.")
 
 
 def bucket_key(bucket: str) -> str:
@@ -131,12 +130,13 @@ def bucket_encryption(plan: Plan) -> Iterator[Finding]:
     if not leaves_access_to_iam(arn):
         yield note(
             f"The policy of the KMS key {arn} does not leave access to IAM: add the role of the "
-            "stack's output SplitterRoleArn to it, with kms:Decrypt and kms:GenerateDataKey."
+            "stack's output SplitterRoleArn or SingleRoleArn, with kms:Decrypt and "
+            "kms:GenerateDataKey."
         )
 
 
 def leaves_access_to_iam(key_arn: str) -> bool:
-    """Whether a key's policy lets the account's roles decide, as a key made in the console does."""
+    """Whether a key's policy defers to IAM, as the policy of a key made in the console does."""
     policy = boto3.client("kms").get_key_policy(KeyId=key_arn, PolicyName="default")["Policy"]
     return f":iam::{key_arn.split(':')[4]}:root" in policy
 
@@ -152,13 +152,13 @@ def object_lock(plan: Plan) -> Iterator[Finding]:
     if answer["ObjectLockConfiguration"].get("Rule"):
         yield stop(
             f"The bucket {plan.bucket} locks each new object (Object Lock, default retention): S3 "
-            "then refuses uploads without a checksum, and batches could not expire; remove the "
+            "then refuses uploads without a checksum, and batches cannot expire. Remove the "
             "default retention or use another bucket."
         )
 
 
 def lifecycle_rules(bucket: str) -> list[Any]:
-    """The rules of a bucket that are switched on."""
+    """The enabled rules of a bucket."""
     try:
         rules = boto3.client("s3").get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
     except ClientError as error:
@@ -169,7 +169,7 @@ def lifecycle_rules(bucket: str) -> list[Any]:
 
 
 def touches(rule: Any, prefix: str) -> bool:
-    """Whether a lifecycle rule is for some object that begins so."""
+    """Whether a lifecycle rule applies to some object under a prefix."""
     conditions = rule.get("Filter", {})
     conditions = conditions.get("And", conditions)
     own = conditions.get("Prefix", rule.get("Prefix", ""))
@@ -182,8 +182,8 @@ def versioning(plan: Plan) -> Iterator[Finding]:
     rules = lifecycle_rules(plan.bucket)
     if not any("NoncurrentVersionExpiration" in rule and touches(rule, "batch/") for rule in rules):
         yield note(
-            f"The bucket {plan.bucket} keeps old versions and has no rule that ends them: batches "
-            "that expire or are made again go on to cost; add NoncurrentVersionExpiration for "
+            f"The bucket {plan.bucket} keeps old versions and has no rule that removes them, so "
+            "you pay on for expired and replaced batches: add NoncurrentVersionExpiration for "
             "batch/, as in deploy/lifecycle.json."
         )
 
@@ -195,14 +195,14 @@ def archived_exports(plan: Plan) -> Iterator[Finding]:
                 if step.get("StorageClass") in ARCHIVED and touches(rule, prefix):
                     yield stop(
                         f"A lifecycle rule of the bucket {plan.bucket} moves {prefix} to "
-                        f"{step['StorageClass']}, where it cannot be read: leave it out there."
+                        f"{step['StorageClass']}, where it cannot be read: exclude {prefix}."
                     )
     listed = boto3.client("s3").list_objects_v2(Bucket=plan.bucket, Prefix="export/")
     archived = [one for one in listed.get("Contents", ()) if one.get("StorageClass") in ARCHIVED]
     if archived:
         yield note(
             f"{len(archived)} of the first {listed['KeyCount']} exports in {plan.bucket} are "
-            f"archived ({archived[0]['Key']}): restore one before batches are asked of it."
+            f"archived ({archived[0]['Key']}): restore an export before you request its batches."
         )
 
 
@@ -221,8 +221,8 @@ def s3_endpoint(plan: Plan) -> Iterator[Finding]:
     )["VpcEndpoints"]
     if not found:
         yield note(
-            f"{plan.vpc_id} has no gateway endpoint for S3, so exports go through NAT at some "
-            "$0.045 a GB, where there is one. It is free: aws ec2 create-vpc-endpoint --vpc-id "
+            f"{plan.vpc_id} has no gateway endpoint for S3. With a NAT each GB of an export costs "
+            "some $0.045; the endpoint is free: aws ec2 create-vpc-endpoint --vpc-id "
             f"{plan.vpc_id} --service-name {service} --route-table-ids TABLES-OF-THE-SUBNETS"
         )
 
@@ -235,13 +235,12 @@ def vcpu_quota(plan: Plan) -> Iterator[Finding]:
     except ClientError as error:
         if code_of(error) != "NoSuchResourceException":
             raise
-        yield note("The quota of Fargate's vCPU could not be read; look at Service Quotas.")
+        yield note("The quota of Fargate's vCPU could not be read; see Service Quotas.")
         return
-    needed = plan.vcpu + WORKER_VCPU
-    if quota["Value"] < needed:
+    if quota["Value"] < plan.vcpu:
         yield stop(
-            f"This account may run {quota['Value']:g} vCPU of {plan.capacity} at once, and "
-            f"{needed:g} are asked for: have {VCPU_QUOTAS[plan.capacity]} raised in Service "
+            f"This account may run {quota['Value']:g} vCPU of {plan.capacity} at once, and the "
+            f"answers need {plan.vcpu:g}: request more of {VCPU_QUOTAS[plan.capacity]} in Service "
             "Quotas, or lower CPU or MAX_IN_FLIGHT."
         )
 
@@ -252,13 +251,13 @@ def service_roles(plan: Plan) -> Iterator[Finding]:
     for service in SERVICES:
         if not iam.list_roles(PathPrefix=f"/aws-service-role/{service}/")["Roles"]:
             yield stop(
-                f"{service} has no role in this account yet, without which a first stack fails; "
-                f"make it: aws iam create-service-linked-role --aws-service-name {service}"
+                f"{service} has no role in this account yet, and a first stack fails without it: "
+                f"aws iam create-service-linked-role --aws-service-name {service}"
             )
 
 
 def queue_arn(name: str) -> str:
-    """The ARN of a queue by its name; empty if there is none, and for no other reason."""
+    """The ARN of a queue by its name; empty only if there is none."""
     sqs = boto3.client("sqs")
     try:
         url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
@@ -309,12 +308,12 @@ def regions() -> set[str]:
 
 
 def kept_queue(plan: Plan) -> Iterator[Finding]:
-    """The trigger queue of before: whether it is there, and gives up on what nobody can answer."""
+    """Checks redrive policy and retention of a kept trigger queue."""
     if not plan.trigger_queue_arn:
         return
     name = plan.trigger_queue_arn.rpartition(":")[2]
     if queue_arn(name) != plan.trigger_queue_arn:
-        return  # as answers.py says
+        return  # answers.py reports it
     attributes = queue_attributes(plan.trigger_queue_arn)
     if "RedrivePolicy" not in attributes:
         yield note(
@@ -323,14 +322,14 @@ def kept_queue(plan: Plan) -> Iterator[Finding]:
         )
     if int(attributes["MessageRetentionPeriod"]) >= 1209600:
         yield note(
-            f"The queue {name} keeps messages for 14 days, as its dead-letter queue does, whose "
-            "clock runs from the first sending: a late one is lost there. Set its "
-            "MessageRetentionPeriod to 604800."
+            f"The queue {name} keeps messages for 14 days, as long as its dead-letter queue. A "
+            "dead letter's age counts from its first sending, so a late one would be lost. Set "
+            "the queue's MessageRetentionPeriod to 604800."
         )
 
 
 def lambda_mappings(trigger_queue_arn: str) -> list[Any]:
-    """Event source mappings that take messages from the queue, or are about to, or have just."""
+    """The event source mappings of the queue that are not Disabled."""
     pages = (
         boto3.client("lambda")
         .get_paginator("list_event_source_mappings")
@@ -368,12 +367,12 @@ AWS_CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
 
 
 def check_aws(plan: Plan) -> Iterator[Finding]:
-    """All findings. What AWS refuses to show is a note; what cannot be reached is a stop."""
+    """All findings; a check that AWS refuses is a note."""
     for check in AWS_CHECKS if plan.bucket else ():
         try:
             found = list(check(plan))
         except ClientError as error:
-            yield note(f"{check.__name__} could not be looked at: {error}")
+            yield note(f"{check.__name__} could not be checked: {error}")
         else:
             yield from found
             if check is bucket_is_there and found:
@@ -381,7 +380,7 @@ def check_aws(plan: Plan) -> Iterator[Finding]:
 
 
 def consumers(trigger_queue_arn: str) -> tuple[list[str], list[Finding]]:
-    """Who takes messages from the queue, and what is wrong with that: there must be one."""
+    """The consumers of the queue, and a finding unless there is exactly one."""
     found = [f"Lambda {one['FunctionArn']}" for one in lambda_mappings(trigger_queue_arn)]
     found += [f"listener {name}" for name in running_listeners()]
     if len(found) == 1:
@@ -389,7 +388,7 @@ def consumers(trigger_queue_arn: str) -> tuple[list[str], list[Finding]]:
     if not found:
         sentence = "Nobody takes triggers from the queue: start the listener or the Lambda."
     else:
-        sentence = f"{len(found)} take triggers from the queue; all but one have to be stopped."
+        sentence = f"{len(found)} consumers take triggers from the queue: stop all but one."
     return found, [stop(sentence)]
 
 
@@ -397,7 +396,7 @@ def consumers(trigger_queue_arn: str) -> tuple[list[str], list[Finding]]:
 
 
 def in_order(made: str, wanted: str) -> str:
-    """The wanted subnets, those that the stack has at their places: each has a mount target there.
+    """The wanted subnets, with those of the stack at their places, where they have mount targets.
 
     Args:
         made: the stack's own, separated by commas.
@@ -409,7 +408,7 @@ def in_order(made: str, wanted: str) -> str:
 
 
 def stack(name: str) -> dict[str, str]:
-    """What a stack was given and has put out, by names for the shell; empty if there is none."""
+    """A stack's parameters and outputs, by names for the shell; empty if there is no stack."""
     try:
         [found] = boto3.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
     except ClientError as error:
@@ -424,18 +423,18 @@ def stack(name: str) -> dict[str, str]:
     return lines
 
 
-# -- Prefect, imported where it is needed: it takes seconds, and most calls do without
+# -- Prefect. Its import takes seconds, so the functions that need it import it.
 
 
 def api_url() -> str:
-    """The API that this shell's Prefect talks to, by its profile; may be empty."""
+    """The API of this shell's Prefect profile; may be empty."""
     from prefect.settings import PREFECT_API_URL
 
     return str(PREFECT_API_URL.value() or "")
 
 
 def is_open(url: str) -> bool:
-    """Whether the API answers somebody who does not sign in.
+    """Whether the API answers without authentication.
 
     Raises:
         URLError: if it does not answer, or not as Prefect's API does.
@@ -457,19 +456,19 @@ def is_this_machine(host: str) -> bool:
 
 
 def check_api(url: str, *, open_is_wanted: bool) -> Iterator[Finding]:
-    """Whether runs on ECS reach the API, and whether others cannot."""
+    """Runs on ECS can reach the API, and it needs authentication."""
     if open_is_wanted:
         return
     if is_this_machine(urlsplit(url).hostname or ""):
         yield stop(
-            f"{url} is this machine: tasks on ECS cannot reach it. Give an address that they can; "
-            "docs/where-prefect-runs.md says which ways there are (--open-api: go on all the same)."
+            f"{url} is this machine: tasks on ECS cannot reach it. Give an address that they can "
+            "reach; docs/where-prefect-runs.md lists the ways (--open-api: go on all the same)."
         )
     try:
         if is_open(url):
             yield stop(
-                f"{url} answers anybody, and whoever reaches it can run what he likes in the "
-                "tasks' roles. Set PREFECT_SERVER_API_AUTH_STRING at the server and "
+                f"{url} answers anybody, and anybody who reaches it can run code in the tasks' "
+                "roles. Set PREFECT_SERVER_API_AUTH_STRING at the server and "
                 "PREFECT_API_AUTH_STRING here (--open-api: go on all the same)."
             )
     except (URLError, TimeoutError) as error:
@@ -477,12 +476,12 @@ def check_api(url: str, *, open_is_wanted: bool) -> Iterator[Finding]:
 
 
 def running_listeners() -> list[str]:
-    """Names of the listeners whose process is at work."""
+    """Names of the running listeners."""
     return [run.name for run in listeners() if run.state_type == "RUNNING"]
 
 
 def listeners() -> list[Any]:
-    """The runs of the listener that are not over."""
+    """The listener's running and scheduled runs."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 
@@ -497,10 +496,10 @@ def listeners() -> list[Any]:
 
 
 def prefect_state(environment: str, pools: Sequence[str], block: str) -> dict[str, str]:
-    """What is there, by names for the shell.
+    """The state of Prefect, by names for the shell.
 
-    A listener that is pending is not counted: its task may never start. One more does no harm, for
-    the later of two takes over.
+    A pending listener does not count, as its task may never start. One more does no harm: the later
+    of two takes over.
     """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
@@ -514,6 +513,9 @@ def prefect_state(environment: str, pools: Sequence[str], block: str) -> dict[st
                 lines[f"pool_type_{number}"] = found.type
                 lines[f"pool_owner_{number}"] = owner_of(found.base_job_template)
         with suppress(ObjectNotFound):
+            tags = prefect.read_deployment_by_name("create-batches/create-batches").tags
+            lines["deployment_owner"] = next((one for one in tags if one in ENVIRONMENTS), "")
+        with suppress(ObjectNotFound):
             if prefect.read_block_document_by_name(block, "biospex-workspace"):
                 lines["blocks_are_saved"] = "yes"
         if prefect.read_automations_by_name(notice_name(environment)):
@@ -524,21 +526,23 @@ def prefect_state(environment: str, pools: Sequence[str], block: str) -> dict[st
 
 
 def owner_of(template: Any) -> str:
-    """The environment that a work pool's template was made for; empty if none of ours."""
+    """The environment of a work pool that deploy.sh made; empty for another pool."""
     env = template.get("variables", {}).get("properties", {}).get("env", {}).get("default", {})
     return str(env.get("BIOSPEX_ENVIRONMENT", ""))
 
 
 def check_pools(environment: str, state: dict[str, str], pools: Sequence[str]) -> Iterator[Finding]:
-    """Two environments on one Prefect API would take each other's pools away."""
+    """Refuses the pools and deployments of another environment, which this one would replace."""
+    owned = {"The deployment create-batches": state.get("deployment_owner")}
     for number, pool in enumerate(pools):
-        kind, owner = state.get(f"pool_type_{number}"), state.get(f"pool_owner_{number}")
+        kind = state.get(f"pool_type_{number}")
         if kind not in (None, "ecs"):
             yield stop(f"The work pool {pool} is of the type {kind}, not ecs.")
+        owned[f"The work pool {pool}"] = state.get(f"pool_owner_{number}")
+    for thing, owner in owned.items():
         if owner and owner != environment:
             yield stop(
-                f"The work pool {pool} is that of {owner}: each environment needs a Prefect API of "
-                "its own."
+                f"{thing} belongs to {owner}: each environment needs a Prefect API of its own."
             )
 
 
@@ -554,9 +558,7 @@ def check_notification_block(block: str) -> Iterator[Finding]:
         try:
             prefect.read_block_document_by_name(name, kind)
         except ObjectNotFound:
-            yield stop(
-                f"NOTIFICATION_BLOCK={block!r}: there is no such block; make it in the UI (Blocks)."
-            )
+            yield stop(f"NOTIFICATION_BLOCK={block!r}: create the block in the Prefect UI.")
 
 
 def notice_name(environment: str) -> str:
@@ -578,7 +580,7 @@ def notice(environment: str, block: str) -> str:
     return json.dumps(
         {
             "name": notice_name(environment),
-            "description": "Sends the sentence that BIOSPEX was told. docs/operations.md",
+            "description": "Sends the sentence of the failure callback. docs/operations.md",
             "trigger": {
                 "type": "event",
                 "posture": "Reactive",
@@ -602,10 +604,11 @@ def notice(environment: str, block: str) -> str:
     )
 
 
-def has_template(pool: str, template: Any) -> bool:
-    """Whether the work pool's template is that one."""
+def has_template(pool: str, path: str) -> bool:
+    """Whether the work pool has the template of a file."""
     from prefect.client.orchestration import get_client
 
+    template = json.loads(Path(path).read_text())
     with get_client(sync_client=True) as prefect:
         return bool(prefect.read_work_pool(pool).base_job_template == template)
 
@@ -614,16 +617,20 @@ def has_template(pool: str, template: Any) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what is asked; the exit status is 1 if something stops the deployment."""
+    """Run a command; the exit status is 1 if a finding stops the deployment."""
     options = _options(arguments)
     try:
-        return int(options.run(options))
+        result = options.run(options)
     except (ClientError, BotoCoreError) as error:
-        return report([stop(f"AWS does not answer as it should: {error}")])
+        return report([stop(f"AWS answers with an error: {error}")])
+    if isinstance(result, str):
+        print(result)
+        return 0
+    return int(result or 0)
 
 
 def report(findings: Iterable[Finding]) -> int:
-    """Print the findings; 1 if one of them stops."""
+    """Print the findings; the result is 1 if one of them stops the deployment."""
     status = 0
     for finding in findings:
         print(f"{finding.level}: {finding.sentence}", file=sys.stderr)
@@ -636,64 +643,21 @@ def show(lines: dict[str, str]) -> None:
         print(f"{name}={value}")
 
 
-def _stack(options: argparse.Namespace) -> int:
-    show(stack(options.name))
-    return 0
-
-
-def _queue(options: argparse.Namespace) -> int:
-    print(queue_arn(options.name))
-    return 0
-
-
-def _bucket_key(options: argparse.Namespace) -> int:
-    print(bucket_key(options.bucket))
-    return 0
-
-
-def _order(options: argparse.Namespace) -> int:
-    print(in_order(options.made, options.wanted))
-    return 0
-
-
-def _key_of(options: argparse.Namespace) -> int:
-    print(key_of(options.arn) if options.arn else "")
-    return 0
-
-
-def _region(options: argparse.Namespace) -> int:
-    return 0 if options.name in regions() else 1
-
-
 def _prefect(options: argparse.Namespace) -> int:
     url = api_url()
     if urlsplit(url).scheme not in ("http", "https"):
-        return 1  # as answers.py says
+        return 1  # answers.py reports it
     findings = list(check_api(url, open_is_wanted=options.open_api))
     try:
         state = prefect_state(options.environment, options.pools, options.block)
         findings += check_pools(options.environment, state, options.pools)
         findings += check_notification_block(options.notification_block)
-    except Exception as error:  # whatever it is, Prefect is not as it should be
+    except Exception as error:
         if not findings:
-            findings = [stop(f"{url} does not answer as it should: {error}")]
+            findings = [stop(f"{url} answers with an error: {error}")]
     else:
         show(state)
     return report(findings)
-
-
-def _api_url(options: argparse.Namespace) -> int:
-    print(api_url())
-    return 0
-
-
-def _same(options: argparse.Namespace) -> int:
-    return 0 if has_template(options.pool, json.loads(Path(options.template).read_text())) else 1
-
-
-def _notice(options: argparse.Namespace) -> int:
-    print(notice(options.environment, options.block))
-    return 0
 
 
 def _consumers(options: argparse.Namespace) -> int:
@@ -707,29 +671,30 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deploy.preflight")
     commands = parser.add_subparsers(required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], *positional: str) -> Any:
+    # A command's result is a text to print or an exit status.
+    def command(name: str, run: Callable[[Any], str | int | None], *positional: str) -> Any:
         made = commands.add_parser(name)
         made.set_defaults(run=run)
         for argument in positional:
             made.add_argument(argument)
         return made
 
-    command("stack", _stack, "name")
-    command("queue", _queue, "name")
-    command("bucket-key", _bucket_key, "bucket")
-    command("key-of", _key_of, "arn")
-    command("region", _region, "name")
-    command("order", _order, "made", "wanted")
-    command("api-url", _api_url)
-    command("same", _same, "pool", "template")
-    command("notice", _notice, "environment", "block")
+    command("stack", lambda given: show(stack(given.name)), "name")
+    command("queue", lambda given: queue_arn(given.name), "name")
+    command("bucket-key", lambda given: bucket_key(given.bucket), "bucket")
+    command("key-of", lambda given: key_of(given.arn) if given.arn else "", "arn")
+    command("region", lambda given: given.name not in regions(), "name")
+    command("order", lambda given: in_order(given.made, given.wanted), "made", "wanted")
+    command("api-url", lambda given: api_url())
+    command("same", lambda given: not has_template(given.pool, given.template), "pool", "template")
+    command("notice", lambda given: notice(given.environment, given.block), "environment", "block")
     command("consumers", _consumers, "queue_arn")
     prefect = command("prefect", _prefect)
     prefect.add_argument("--environment", required=True)
     prefect.add_argument("--block", required=True)
     prefect.add_argument("--open-api", action="store_true")
     prefect.add_argument("--notification-block", default="")
-    prefect.add_argument("pools", nargs="+")
+    prefect.add_argument("pools", nargs="*")
     return parser.parse_args(arguments)
 
 

@@ -113,6 +113,43 @@ NOT_AN_ADDRESS = _sentence(
     "The request {address} is no address of an archive; write it like "
     "s3://biospex-app/export/41.zip.",
 )
+
+# A wrapped message names no queue to answer to, so it becomes a dead letter.
+
+
+def _wrapped(code: str, template: str, advice: str) -> Sentence:
+    return Sentence(f"request.{code}", template, Actor.OPERATOR, advice)
+
+
+WRAPPED_BY_SNS = _wrapped(
+    "wrapped-by-sns",
+    "it is a notification of SNS, which holds the request as text in 'Message': switch on raw "
+    "message delivery in the queue's subscription",
+    "In SNS, open the queue's subscription, press Edit and switch on raw message delivery; then "
+    "send the request again.",
+)
+WRAPPED_BY_EVENTBRIDGE = _wrapped(
+    "wrapped-by-eventbridge",
+    "it is an event of EventBridge, which holds the request in 'detail': set the input of the "
+    "rule's target to the part $.detail of the event",
+    "In EventBridge, edit the rule's target, Additional settings: set its input to Part of the "
+    "matched event, $.detail; then send the request again.",
+)
+EVENT_OF_S3 = _wrapped(
+    "event-of-s3",
+    "it is an event notification of an S3 bucket and no request: remove the trigger queue from the "
+    "event notifications of the bucket",
+    "In S3, open the bucket's Properties, Event notifications, and delete the one that sends to "
+    "the trigger queue.",
+)
+UNANSWERABLE = Sentence(
+    "request.unanswerable",
+    "it is not JSON, or has no usable downloadId and updatesQueueUrl that ALLOWED_QUEUES allows, "
+    "so it cannot be answered",
+    Actor.OPERATOR,
+    "Look at the message in the dead-letter queue. If it is a request, correct ALLOWED_QUEUES or "
+    "the program that sends it, then replay the queue.",
+)
 TOO_MANY_BATCHES = Sentence(
     "request.too-many-batches",
     "{batches} batches are more than one message to BIOSPEX can name ({limit} bytes); BATCH_SIZE "
@@ -354,6 +391,26 @@ def _finite(text: str) -> float:
     return number if isfinite(number) else _refuse_number(text)
 
 
+def find_wrapping(message: Any) -> Said | None:
+    """The service of AWS that wrapped a request or sent its own event in place of one."""
+    if not isinstance(message, dict) or "downloadId" in message:
+        return None
+    # https://docs.aws.amazon.com/sns/latest/dg/sns-sqs-as-subscriber.html
+    if message.get("Type") == "Notification" and "TopicArn" in message:
+        return WRAPPED_BY_SNS()
+    # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-events-structure.html
+    if "detail-type" in message and "detail" in message:
+        return WRAPPED_BY_EVENTBRIDGE()
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
+    records = message.get("Records")
+    first = records[0] if isinstance(records, list) and records else None
+    if message.get("Event") == "s3:TestEvent" or (
+        isinstance(first, dict) and first.get("eventSource") == "aws:s3"
+    ):
+        return EVENT_OF_S3()
+    return None
+
+
 def find_flaw(message: Any) -> Said | None:
     """A sentence about what makes a message one that no service should be given, if it is one.
 
@@ -364,7 +421,7 @@ def find_flaw(message: Any) -> Said | None:
         return None
     if _is_too_long(message):
         return _refused([TOO_LONG(limit=MAX_TRIGGER_BYTES)])
-    problem = _find_problem(message)
+    problem = find_wrapping(message) or _find_problem(message)
     return _refused([problem]) if problem else None
 
 

@@ -17,7 +17,14 @@ from flows.support.outage import is_outage
 from flows.support.run_tags import download_tag
 from splitter.aws.sqs import Delivery
 from splitter.errors import SetupError, explain
-from splitter.messages import ReplyAddress, find_flaw, parse_body, title
+from splitter.messages import (
+    UNANSWERABLE,
+    ReplyAddress,
+    find_flaw,
+    find_wrapping,
+    parse_body,
+    title,
+)
 from splitter.sentences import Actor, Sentence
 from splitter.settings import Allowed
 
@@ -32,11 +39,6 @@ NO_DEPLOYMENT = Sentence(
     "there is no deployment {name}, which splits the exports.",
     Actor.OPERATOR,
     "Deploy it (prefect deploy --all, or python -m flows.serve). The messages wait in the queue.",
-)
-
-NOT_ANSWERABLE = (
-    "it is not JSON, or has no usable downloadId and updatesQueueUrl that ALLOWED_QUEUES allows, "
-    "so it cannot be answered"
 )
 
 
@@ -112,7 +114,7 @@ class Intake:
         message = parse_body(waiting.delivery.body)
         address = self._allowed.reply_address(message)
         if address is None:
-            raise UnanswerableError(NOT_ANSWERABLE)
+            raise UnanswerableError(find_wrapping(message) or UNANSWERABLE())
         flaw = find_flaw(message)
         try:
             if flaw:

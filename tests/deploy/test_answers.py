@@ -1,4 +1,4 @@
-"""deploy/answers.py: every wrong answer has its sentence, and a good set has none."""
+"""deploy/answers.py: each wrong answer has a finding, and good answers have none."""
 
 import json
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from deploy.preflight import Finding
 from tests.deploy.test_stack import remove_what_is_kept
 
 GOOD: dict[str, Any] = {
+    "SHAPE": "pools",
     "AWS_REGION": "us-east-2",
     "BUCKET": "biospex-dev",
     "BUCKET_KEY_ARN": "",
@@ -48,7 +49,7 @@ def sentences(environment: str = "dev", *, open_api: bool = False, **changed: st
     return [f"{one.level}: {one.sentence}" for one in found]
 
 
-def test_good_answers_are_not_talked_about() -> None:
+def test_good_answers_have_no_findings() -> None:
     assert sentences() == []
     assert sentences("prod") == []
     key: dict[str, Any] = {
@@ -62,6 +63,7 @@ def test_good_answers_are_not_talked_about() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
+        ("SHAPE", "double", "'pools' or 'single'"),
         ("AWS_REGION", "us-east-22", "the nearest is us-east-2."),
         ("AWS_REGION", "", "no such region"),
         ("BUCKET", "Biospex_App", "small letters"),
@@ -88,7 +90,7 @@ def test_good_answers_are_not_talked_about() -> None:
         ("PREFECT_API_URL", "", "docs/where-prefect-runs.md"),
         ("PREFECT_API_URL", "prefect.example.org/api", "like https://HOST/api"),
         ("PREFECT_API_URL", "http://prefect.example.org/api", "use https"),
-        ("PREFECT_API_URL", "https://a:b@prefect.example.org/api", "no password"),
+        ("PREFECT_API_URL", "https://a:b@prefect.example.org/api", "the password out"),
         ("PREFECT_API_URL", "https://prefect.example.org", "ends in /api"),
         ("PREFECT_API_KEY_SECRET_ARN", "pnu_123", "a secret's ARN"),
         ("PREFECT_API_KEY_SECRET_ARN", SECRET, "leave one of the two empty"),
@@ -200,18 +202,18 @@ def only(found: Iterator[Finding], text: str, level: str = "stop") -> None:
     assert len(finding.sentence.splitlines()) == 1
 
 
-def test_a_network_that_will_do(network: dict[str, str]) -> None:
+def test_a_usable_network_has_no_findings(network: dict[str, str]) -> None:
     assert not list(answers.vpc(given(**network)))
     assert not list(answers.subnets(given(**network)))
 
 
-def test_a_vpc_that_is_not_there_or_has_no_hostnames(network: dict[str, str]) -> None:
+def test_a_vpc_must_exist_and_have_dns_hostnames(network: dict[str, str]) -> None:
     only(answers.vpc(given(VPC_ID="vpc-404")), "no such VPC")
     vpc = client("ec2").create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
     only(answers.vpc(given(VPC_ID=vpc)), "--enable-dns-hostnames")
 
 
-def test_subnets_that_are_not_there_elsewhere_or_in_one_zone(network: dict[str, str]) -> None:
+def test_subnets_must_exist_in_the_vpc_and_in_different_zones(network: dict[str, str]) -> None:
     ec2 = client("ec2")
     missing = network | {"SUBNET_IDS": "subnet-404,subnet-405"}
     only(answers.subnets(given(**missing)), "there is no subnet-404, subnet-405")
@@ -223,7 +225,7 @@ def test_subnets_that_are_not_there_elsewhere_or_in_one_zone(network: dict[str, 
     only(answers.subnets(given(**network | {"SUBNET_IDS": f"{first},{twin}"})), "one availability")
 
 
-def test_subnets_without_a_way_out(network: dict[str, str]) -> None:
+def test_subnets_without_a_route_out(network: dict[str, str]) -> None:
     ec2, vpc = client("ec2"), network["VPC_ID"]
     first = network["SUBNET_IDS"].split(",")[0]
     one = network | {"SUBNET_IDS": first}
@@ -231,10 +233,37 @@ def test_subnets_without_a_way_out(network: dict[str, str]) -> None:
     only(answers.subnets(given(**private)), "needs public addresses", "note")
     ec2.delete_route(RouteTableId=main_table(vpc), DestinationCidrBlock="0.0.0.0/0")
     only(answers.subnets(given(**one)), "no route to an internet gateway", "note")
-    only(answers.subnets(given(**private)), "no endpoints for ecr.api", "note")
-    for service in answers.ENDPOINTS:
-        ec2.create_vpc_endpoint(VpcId=vpc, ServiceName=f"com.amazonaws.{REGION}.{service}")
-    assert not list(answers.subnets(given(**private)))
+    only(answers.subnets(given(**private)), "no endpoints for ecr.api, ecr.dkr, logs", "note")
+    made = {
+        service: ec2.create_vpc_endpoint(
+            VpcId=vpc,
+            ServiceName=f"com.amazonaws.{REGION}.{service}",
+            VpcEndpointType="Gateway" if service == "s3" else "Interface",
+        )["VpcEndpoint"]["VpcEndpointId"]
+        for service in answers.ENDPOINTS["pools"]
+    }
+    only(answers.subnets(given(**private)), "no endpoints for s3: add a NAT", "note")
+    ec2.delete_vpc_endpoints(VpcEndpointIds=[made["s3"], made["ecs"], made["ec2"]])
+    ec2.create_vpc_endpoint(
+        VpcId=vpc,
+        ServiceName=f"com.amazonaws.{REGION}.s3",
+        VpcEndpointType="Gateway",
+        RouteTableIds=[main_table(vpc)],
+    )
+    only(answers.subnets(given(**private)), "no endpoints for ec2, ecs: add a NAT", "note")
+    assert not list(answers.subnets(given(**private, SHAPE="single")))
+
+
+@pytest.mark.parametrize(
+    ("changed", "vcpu"),
+    [
+        ({}, 4 * 2 + 0.75),
+        ({"FLOW_SETTINGS": "BATCH_SIZE=10 MAX_IN_FLIGHT=2"}, 2 * 2 + 0.75),
+        ({"SHAPE": "single", "CPU": "512"}, 0.5),
+    ],
+)
+def test_the_vcpu_that_the_answers_need(changed: dict[str, str], vcpu: float) -> None:
+    assert answers.plan_of(given(**changed)).vcpu == vcpu
 
 
 def test_a_mount_target_keeps_its_place() -> None:
@@ -262,7 +291,7 @@ def queue(name: str, **attributes: str) -> str:
 
 
 @pytest.mark.usefixtures("aws")
-def test_queues_that_are_not_there_and_callbacks_that_come_back_for_days() -> None:
+def test_missing_queues_and_a_callback_queue_without_redrive_policy() -> None:
     missing = f"arn:aws:sqs:{REGION}:123456789012:missing"
     only(answers.queues(given(TRIGGER_QUEUE_ARN=missing)), "no such queue")
     only(answers.queues(given(UPDATES_QUEUE_ARN=missing)), "no such queue")
@@ -290,7 +319,7 @@ def test_an_answer_that_names_the_stacks_own_queue_is_refused(answer: str, resou
     assert not list(answers.own_queues(other, "dev", OWN))
 
 
-def test_a_queue_of_before_may_have_the_name_that_the_stack_would_give() -> None:
+def test_a_queue_older_than_the_stack_may_have_the_stacks_name_for_it() -> None:
     kept = given(TRIGGER_QUEUE_ARN=OWN["TriggerQueue"], UPDATES_QUEUE_ARN=OWN["UpdatesQueue"])
     assert not list(answers.own_queues(kept, "dev", {}))
     same = given(TRIGGER_QUEUE_ARN=OWN["TriggerQueue"], UPDATES_QUEUE_ARN=OWN["TriggerQueue"])
@@ -298,7 +327,7 @@ def test_a_queue_of_before_may_have_the_name_that_the_stack_would_give() -> None
 
 
 @pytest.mark.usefixtures("aws")
-def test_what_an_earlier_stack_left_behind_is_in_the_way() -> None:
+def test_resources_that_an_earlier_stack_left_behind_are_reported() -> None:
     assert not list(answers.left_behind(given(), "loc", {}))
     for suffix in answers.STACK_QUEUES.values():
         queue(f"loc-{suffix}")
@@ -314,12 +343,12 @@ def test_what_an_earlier_stack_left_behind_is_in_the_way() -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_topic_that_nobody_hears() -> None:
+def test_a_topic_must_exist_here_and_have_a_subscription() -> None:
     sns = client("sns")
     topic = sns.create_topic(Name=f"operators-{uuid4()}")["TopicArn"]
     only(answers.topic(given(ALARM_TOPIC_ARN=f"{topic}-missing"), "dev"), "no such topic")
     elsewhere = topic.replace(REGION, "eu-west-1")
-    only(answers.topic(given(ALARM_TOPIC_ARN=elsewhere), "dev"), "their own region")
+    only(answers.topic(given(ALARM_TOPIC_ARN=elsewhere), "dev"), "its own region")
     only(answers.topic(given(ALARM_TOPIC_ARN=topic), "prod"), "nobody has subscribed")
     only(answers.topic(given(ALARM_TOPIC_ARN=topic), "dev"), "nobody has subscribed", "note")
     sns.subscribe(TopicArn=topic, Protocol="email", Endpoint="x@example.org")
@@ -346,7 +375,7 @@ def test_a_topic_whose_key_cloudwatch_may_not_use() -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_secret_and_a_key_that_are_not_there() -> None:
+def test_a_missing_secret_and_a_missing_key() -> None:
     only(answers.secret_is_there(given()), "no such secret")
     made = client("secretsmanager").create_secret(Name=f"p-{uuid4()}", SecretString="x")["ARN"]
     good = given(PREFECT_API_AUTH_STRING_SECRET_ARN=made)
@@ -379,5 +408,5 @@ def test_customers_keys_of_queues_and_secret_are_found() -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_the_resources_of_a_stack_that_is_not_there() -> None:
+def test_a_missing_stack_has_no_resources() -> None:
     assert answers.resources_of(f"missing-{uuid4()}") == {}

@@ -1,4 +1,4 @@
-"""deploy/deploy.sh from an account with nothing but a bucket to a listener's run, and once more.
+"""deploy/deploy.sh in an account that has only a bucket, until the listener runs, and again.
 
 The AWS and the Prefect API are the session's; only docker is a stand-in that notes what it is told.
 """
@@ -14,14 +14,13 @@ from typing import Any, cast
 import boto3
 import pytest
 from moto.cloudformation.models import ChangeSet
-from moto.cloudformation.parsing import OutputMap
+from moto.cloudformation.parsing import OutputMap, ResourceMap
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.actions import RunDeployment
 from prefect_aws import AwsCredentials
 
 from blocks.saved import BLOCK_NAME, load_workspace
-from deploy.disk import follow
 from deploy.preflight import SERVICES
 from splitter.settings import Settings
 from tests.deploy.test_answers import WRONG
@@ -34,7 +33,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parent.parent.parent
 REGION = "eu-west-1"
-"""Not that of the other tests: the same names, an account with nothing in it."""
+"""Another region than that of the other tests, so that the same names are free."""
 
 BUCKET = "bucket-of-the-deploy-script"
 STACK = "biospex-dev"
@@ -59,7 +58,7 @@ echo "$1" >> "$DOCKER_LOG"
 
 @pytest.fixture(scope="module")
 def prefect(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
-    """The session's Prefect API without anything that is deployed, before and after."""
+    """The session's Prefect API, without deployments before and after."""
     with get_client(sync_client=True) as client:
         clear(client)
         yield client
@@ -89,9 +88,14 @@ def runs(prefect: SyncPrefectClient) -> list[FlowRun]:
 def cloudformation(aws: str) -> Iterator[Any]:
     """An account with a bucket.
 
-    moto is helped to the outputs of a stack made by a change set, and to resources that an update
-    makes because their condition has become true.
+    moto is helped to the outputs of a stack made by a change set, and to resources of an update: it
+    omits those whose condition is true for the first time, and updates those that do not exist.
     """
+
+    def changes(self: ResourceMap, *arguments: Any) -> Any:
+        found = difference(self, *arguments)
+        found["Modify"] = [name for name in found["Modify"] if name in self._parsed_resources]
+        return found
 
     def apply(change_set: ChangeSet) -> None:
         stack = change_set.stack
@@ -100,19 +104,20 @@ def cloudformation(aws: str) -> Iterator[Any]:
             stack.resource_map[name]  # makes it, if it is not there and its condition is true
         stack.output_map = OutputMap(stack.resource_map, change_set.template_dict, stack.stack_id)
 
-    applied = ChangeSet.apply
+    applied, difference = ChangeSet.apply, ResourceMap.build_resource_diff
     s3: Any = boto3.client("s3", region_name=REGION)
     for service in SERVICES:
         boto3.client("iam").create_service_linked_role(AWSServiceName=service)
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ChangeSet, "apply", apply)
+        patch.setattr(ResourceMap, "build_resource_diff", changes)
         yield boto3.client("cloudformation", region_name=REGION)
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A commit of its own of what is deployed, beside a stand-in for docker."""
+    """A git repository with the deployed files, beside a stand-in for docker."""
     directory = tmp_path_factory.mktemp("deploy") / "checkout"
     directory.mkdir()
     for name in COPIED:
@@ -141,9 +146,12 @@ def deploy(prefect: SyncPrefectClient, cloudformation: Any, checkout: Path) -> D
 
     def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         flag = environment.pop("OPEN_API", "--open-api")
+        typed = environment.pop("STDIN", None)
+        answering = ["--yes"] if typed is None else []
         path = [str(checkout.parent / "bin"), str(checkout / ".venv" / "bin"), os.environ["PATH"]]
         return subprocess.run(
-            [checkout / "deploy" / "deploy.sh", "--yes", *arguments, *flag.split()],
+            [checkout / "deploy" / "deploy.sh", *answering, *arguments, *flag.split()],
+            input=typed,
             env={
                 **os.environ,
                 "PATH": os.pathsep.join(path),
@@ -161,14 +169,14 @@ def deploy(prefect: SyncPrefectClient, cloudformation: Any, checkout: Path) -> D
 
 @pytest.fixture(scope="module")
 def deployed(deploy: Deploy) -> str:
-    """What a full run prints."""
+    """The output of a full run."""
     done = deploy("--environment", "dev")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def state(prefect: SyncPrefectClient, cloudformation: Any, checkout: Path) -> dict[str, Any]:
-    """All that a run of deploy.sh could change."""
+    """Everything that deploy.sh could change."""
     log = checkout.parent / "docker.log"
     return {
         "stacks": [
@@ -285,16 +293,13 @@ def test_another_environment_does_not_take_the_pool(deploy: Deploy) -> None:
 
 
 @pytest.mark.usefixtures("deployed")
-def test_the_threshold_follows_the_disk_unless_somebody_changed_it(checkout: Path) -> None:
-    workspace = load_workspace(Settings.load())
-    workspace.max_tmp_size = 100 * 1024**3 // 3
-    workspace.save(BLOCK_NAME, overwrite=True)
-    kept = checkout / "deploy" / "dev.env"
-    assert "EPHEMERAL_STORAGE=100\n" in kept.read_text()
-    assert follow(100, 150)
-    assert load_workspace(Settings.load()).max_tmp_size == 50 * 1024**3
-    assert not follow(100, 30)
-    assert load_workspace(Settings.load()).max_tmp_size == 50 * 1024**3
+def test_another_disk_needs_another_threshold(deploy: Deploy) -> None:
+    same = deploy("--environment", "dev", "--dry-run")
+    assert "set Threshold to" not in same.stdout
+    # The disk is the 19th question; Enter takes what is offered.
+    larger = deploy("--environment", "dev", "--dry-run", STDIN="\n" * 18 + "150\n" + "\n" * 9)
+    assert larger.returncode == 0, larger.stderr
+    assert f"the disk was 100 GiB. For the new one set Threshold to {50 * 1024**3}" in larger.stdout
 
 
 def test_production_needs_a_topic_that_somebody_reads(deploy: Deploy) -> None:
@@ -305,12 +310,12 @@ def test_production_needs_a_topic_that_somebody_reads(deploy: Deploy) -> None:
 
 
 def stops(done: "subprocess.CompletedProcess[str]") -> list[str]:
-    """What it says of answers; not of the pools, which are another environment's by now."""
+    """The findings about answers; not about pools and deployments, which belong to dev by now."""
     lines = [line for line in done.stderr.splitlines() if line.startswith("stop: ")]
-    return [line for line in lines if "work pool" not in line]
+    return [line for line in lines if "belongs to" not in line]
 
 
-def test_wrong_answers_are_all_told_at_once_and_nothing_is_made(
+def test_all_wrong_answers_are_reported_at_once_and_nothing_is_made(
     deploy: Deploy, prefect: SyncPrefectClient, cloudformation: Any, checkout: Path
 ) -> None:
     (checkout / "deploy" / "loc.env").unlink(missing_ok=True)
@@ -333,7 +338,7 @@ def test_wrong_answers_are_all_told_at_once_and_nothing_is_made(
     assert state(prefect, cloudformation, checkout) == before
 
 
-def test_a_region_that_is_not_there_hides_no_other_answer(deploy: Deploy) -> None:
+def test_a_wrong_region_hides_no_other_wrong_answer(deploy: Deploy) -> None:
     done = deploy("--environment", "loc", "--dry-run", **{**WRONG, "AWS_REGION": "us-east-22"})
     assert done.returncode == 1
     assert len(stops(done)) == 21
@@ -343,7 +348,7 @@ def test_a_region_that_is_not_there_hides_no_other_answer(deploy: Deploy) -> Non
 def test_an_answer_that_would_remove_the_queue_is_refused(
     deployed: str, deploy: Deploy, cloudformation: Any, checkout: Path
 ) -> None:
-    """The very line that deploy.sh prints at its end, given as an answer."""
+    """The answer is the ARN that deploy.sh prints at its end."""
     (stack,) = cloudformation.describe_stacks(StackName=STACK)["Stacks"]
     own = {one["OutputKey"]: one["OutputValue"] for one in stack["Outputs"]}["TriggerQueueArn"]
     assert own in deployed
@@ -356,7 +361,7 @@ def test_an_answer_that_would_remove_the_queue_is_refused(
     assert f"TRIGGER_QUEUE_ARN='{own}': that is the stack's own queue" in done.stderr
 
 
-def test_an_open_prefect_on_this_machine_is_refused_unless_told(
+def test_an_open_prefect_on_this_machine_is_refused_without_the_option(
     deploy: Deploy, checkout: Path
 ) -> None:
     (checkout / "deploy" / "loc.env").unlink(missing_ok=True)  # answers of another test
@@ -366,3 +371,33 @@ def test_an_open_prefect_on_this_machine_is_refused_unless_told(
     assert refused.returncode == 1
     assert "is this machine: tasks on ECS cannot reach it" in refused.stderr
     assert "answers anybody" in refused.stderr
+
+
+@pytest.mark.usefixtures("deployed")
+def test_the_shape_changes_once_the_listener_is_cancelled(
+    deploy: Deploy, prefect: SyncPrefectClient, cloudformation: Any
+) -> None:
+    refused = deploy("--environment", "dev", "--shape", "single")
+    assert refused.returncode == 1
+    assert "cancel the run listen" in refused.stderr
+    for run in runs(prefect):
+        prefect.delete_flow_run(run.id)
+    settings = "BATCH_SIZE=10 MAX_IN_FLIGHT=1"
+    # The settings are the 20th question, the last but one before the confirmation.
+    typed = "\n" * 19 + settings + "\n\ny\n"
+    done = deploy("--environment", "dev", "--shape", "single", STDIN=typed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (stack,) = cloudformation.describe_stacks(StackName=STACK)["Stacks"]
+    given = {one["ParameterKey"]: one["ParameterValue"] for one in stack["Parameters"]}
+    size = [given[name] for name in ("Cpu", "Memory", "EphemeralStorage")]
+    assert [given["Shape"], *size, given["FlowSettings"]] == [
+        "single",
+        "512",
+        "2048",
+        "21",
+        settings,
+    ]
+    steps = [line for line in done.stdout.splitlines() if line.startswith("== ")]
+    names = ["check", "stack", "image", "blocks", "service"]
+    assert steps == [f"== {number}, {name}" for number, name in enumerate(names, 1)]
+    assert not runs(prefect)  # flows.serve starts the listener

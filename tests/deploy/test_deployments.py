@@ -1,4 +1,4 @@
-"""What an operator deploys: prefect.yaml, the blocks, against a real Prefect server."""
+"""prefect.yaml and the blocks, against a real Prefect server."""
 
 import os
 import subprocess
@@ -49,7 +49,7 @@ def prefect(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def deployed(prefect_api: dict[str, str]) -> Iterator[None]:
-    """Both deployments; what brings the listener back must not do so for other tests."""
+    """Both deployments; the listener's automations are deleted afterwards."""
     template = ECSWorker.get_default_base_job_template()
     with get_client(sync_client=True) as api, pytest.MonkeyPatch.context() as patch:
         for name in ("biospex-ecs", "biospex-ecs-listener"):
@@ -88,7 +88,7 @@ def test_prefect_deploy_takes_both_deployments_on_an_ecs_work_pool() -> None:
     assert all(field["description"] and field["examples"] for field in fields.values())
 
 
-def test_the_server_of_a_lab_asks_everybody_to_sign_in() -> None:
+def test_the_server_of_one_machine_asks_for_authentication() -> None:
     deploy = ROOT / "deploy"
     services = yaml.safe_load((deploy / "compose.yaml").read_text())["services"]
     asked = services["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
@@ -101,8 +101,8 @@ def test_the_server_of_a_lab_asks_everybody_to_sign_in() -> None:
     assert "EnvironmentFile=/etc/biospex-prefect.env" in unit
 
 
-def test_the_server_of_a_lab_forgets_old_runs() -> None:
-    """By itself Prefect keeps runs for ever; the names are those of its own settings."""
+def test_the_server_of_one_machine_deletes_old_runs() -> None:
+    """Prefect's own settings accept the names, and its vacuum is on."""
     deploy = ROOT / "deploy"
     services = yaml.safe_load((deploy / "compose.yaml").read_text())["services"]
     of_compose = services["prefect"]["environment"]
@@ -121,7 +121,7 @@ def test_the_server_of_a_lab_forgets_old_runs() -> None:
     assert vacuum.retention_period == timedelta(days=90)
 
 
-def test_somebody_can_be_told_when_an_export_fails(tmp_path: Path) -> None:
+def test_an_automation_notifies_of_a_failed_export(tmp_path: Path) -> None:
     SlackWebhook(url=SecretStr("https://hooks.example.org/x")).save("operators", overwrite=True)
     assert "has_notice" not in preflight.prefect_state("prod", [], BLOCK_NAME)
     notice = tmp_path / "notice.json"
@@ -145,7 +145,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     AwsCredentials.delete(BLOCK_NAME)
 
 
-def test_the_environment_serves_where_no_block_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_used_without_saved_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFS_PATH", "/mnt/other")
     workspace = load_workspace(Settings.load())
     assert workspace.efs_path == Path("/mnt/other")
@@ -159,7 +159,7 @@ def test_the_block_refuses_a_relative_path_as_the_environment_does(field: str) -
 
 
 @pytest.mark.usefixtures("registered")
-def test_registered_blocks_are_used_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registered_blocks_are_used_and_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFS_PATH", "/mnt/other")
     workspace = load_workspace(Settings.load())
     assert workspace.efs_path == Path("/mnt/efs")
@@ -178,7 +178,7 @@ def test_the_registered_credentials_reach_the_endpoint_without_the_environment(
     assert answer["KeyCount"] == 0
 
 
-def test_keys_that_end_with_their_session_are_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_keys_are_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     lasting = credentials_from_environment()
@@ -191,7 +191,7 @@ def test_keys_that_end_with_their_session_are_not_saved(monkeypatch: pytest.Monk
     assert passing.region_name == lasting.region_name
 
 
-def test_a_setting_that_cannot_be_used_keeps_register_from_saving(
+def test_register_saves_nothing_with_an_invalid_setting(
     prefect_api: dict[str, str],
 ) -> None:
     done = subprocess.run(
@@ -207,8 +207,8 @@ def test_a_setting_that_cannot_be_used_keeps_register_from_saving(
     )
 
 
-def test_a_listener_that_never_begins_is_replaced(deployed: None, tmp_path: Path) -> None:
-    """As after a task that ECS has no room for: the run is pending, and nothing more is heard."""
+def test_a_listener_that_never_starts_is_replaced(deployed: None, tmp_path: Path) -> None:
+    """As without capacity in ECS: the run is pending, and no event follows."""
     patient = (ROOT / "prefect.yaml").read_text()
     assert patient.count("within: 300") == 1
     (tmp_path / "prefect.yaml").write_text(patient.replace("within: 300", "within: 10"))

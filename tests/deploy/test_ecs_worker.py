@@ -1,4 +1,4 @@
-"""From the stack to an export: real ECS workers whose AWS is moto, and what their tasks would do.
+"""From the stack to an export: real ECS workers with moto as AWS, and their tasks as processes.
 
 The workers are the containers of the stack's service, as processes. Their RunTask calls are read
 back from moto, and the container that AWS would start is a process here as well: its command, in
@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled
 
+from deploy.answers import CALLED, ENDPOINTS
 from devtools import services as local
 from devtools.services import REGION, child
 from tests.conftest import EXPORTS
 from tests.deploy.test_stack import Stack, client, grants, listed, stack
 from tests.helpers.biospex import messages
+from tests.helpers.containers import container, log_of, recording
 from tests.helpers.faulty_proxy import NO_CAPACITY, FaultyProxy, Rule, faulty_proxy
 from tests.helpers.processes import eventually
 
@@ -39,7 +41,6 @@ pytestmark = [
 
 ROOT = Path(__file__).parent.parent.parent
 POOLS = {"splitter": "biospex-ecs", "listener": "biospex-ecs-listener"}
-RECORDER = ROOT / "tests" / "recorder"
 IMAGE = f"123456789012.dkr.ecr.{REGION}.amazonaws.com/loc-biospex-batch-creator:1"
 
 
@@ -71,7 +72,7 @@ def loc(bucket: str, prefect_api: dict[str, str]) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where each process notes its calls to AWS, in a file of its name."""
+    """The directory in which each process records its calls to AWS, in a file of its name."""
     return tmp_path_factory.mktemp("calls")
 
 
@@ -106,13 +107,13 @@ def deployed(loc: Stack, api: SyncPrefectClient, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def events(loc: Stack) -> str:
-    """The URL of the queue that the workers hear of stopped tasks from."""
+    """The URL of the queue with the events of stopped tasks."""
     return loc["TaskEventsQueueUrl"]
 
 
 @pytest.fixture(scope="module")
 def to_ecs() -> Iterator[FaultyProxy]:
-    """What lies between the workers and ECS."""
+    """A proxy between the workers and ECS."""
     with faulty_proxy() as proxy:
         yield proxy
 
@@ -126,7 +127,7 @@ def workers(
     api: SyncPrefectClient,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[None]:
-    """The containers of the stack's service; the runs that they leave behind are cancelled."""
+    """The containers of the stack's service; their unfinished runs are cancelled afterwards."""
     directory = tmp_path_factory.mktemp("workers")
     with ExitStack() as processes:
         for container in worker_containers(loc):
@@ -148,7 +149,7 @@ def workers(
 
 
 def worker_containers(loc: Stack) -> Any:
-    """What the service's task is made of, as ECS has it."""
+    """The container definitions of the service's task in ECS."""
     ecs = client("ecs")
     [service] = ecs.describe_services(cluster=loc["ClusterArn"], services=["loc-biospex-worker"])[
         "services"
@@ -156,10 +157,6 @@ def worker_containers(loc: Stack) -> Any:
     assert service["desiredCount"] == 1
     defined = ecs.describe_task_definition(taskDefinition=service["taskDefinition"])
     return defined["taskDefinition"]["containerDefinitions"]
-
-
-def recording(path: Path) -> dict[str, str]:
-    return {"PYTHONPATH": f"{RECORDER}:{ROOT}", "AWS_CALLS": str(path)}
 
 
 def started(
@@ -200,35 +197,6 @@ def container_of(task: Any) -> tuple[list[str], dict[str, str]]:
     return changed["command"], {one["name"]: one["value"] for one in environment}
 
 
-@contextmanager
-def container(task: Any, home: Path, aws: str, calls: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A task's container as a process, with what the image has, and keys that lead to moto."""
-    command, environment = container_of(task)
-    home.mkdir()
-    environment |= {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(home),
-        "TMPDIR": str(home),
-        "AWS_ENDPOINT_URL": aws,
-        "AWS_ACCESS_KEY_ID": "task",
-        "AWS_SECRET_ACCESS_KEY": "task",
-        **recording(calls / home.name),
-    }
-    with (home / "container.log").open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=home, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-
-
-def log_of(home: Path) -> str:
-    return (home / "container.log").read_text()
-
-
 def trigger(bucket: str, updates: str) -> dict[str, Any]:
     """The message for an export that is now in the bucket."""
     archive = EXPORTS[0]
@@ -250,18 +218,19 @@ def listening(
     workers: None,
     loc: Stack,
     api: SyncPrefectClient,
-    aws: str,
     calls: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Listening]:
     run = started(api, "listen/listen")
     task = task_of(run.id, loc["ClusterArn"])
-    with container(task, tmp_path_factory.mktemp("tasks") / "listener", aws, calls) as process:
+    with container(
+        *container_of(task), tmp_path_factory.mktemp("tasks") / "listener", calls
+    ) as process:
         yield Listening(run, task, process)
 
 
 def run_of(api: SyncPrefectClient, request: Any, state: str | None = None) -> FlowRun:
-    """The run that the listener makes of a message, as soon as there is one, in a state."""
+    """The run of a message, as soon as it exists and is in the state."""
 
     def find() -> FlowRun | None:
         for run in api.read_flow_runs():
@@ -286,14 +255,13 @@ def test_a_trigger_becomes_a_task_and_the_task_splits_the_export(
     loc: Stack,
     bucket: str,
     api: SyncPrefectClient,
-    aws: str,
     calls: Path,
     tmp_path: Path,
 ) -> None:
     request = trigger(bucket, loc["UpdatesQueueUrl"])
     client("sqs").send_message(QueueUrl=loc["TriggerQueueUrl"], MessageBody=json.dumps(request))
     task = task_of(run_of(api, request).id, loc["ClusterArn"])
-    with container(task, tmp_path / "splitter", aws, calls) as process:
+    with container(*container_of(task), tmp_path / "splitter", calls) as process:
         assert process.wait(timeout=120) == 0, log_of(tmp_path / "splitter")
     told = answer(loc)
     assert (told["status"], told["downloadId"]) == ("success", 512)
@@ -305,11 +273,10 @@ def test_a_trigger_becomes_a_task_and_the_task_splits_the_export(
 
 
 @pytest.mark.usefixtures("listening")
-def test_where_ecs_has_no_capacity_an_export_waits_and_no_failure_is_sent(
+def test_an_export_waits_for_capacity_of_ecs_and_no_failure_is_sent(
     loc: Stack,
     bucket: str,
     api: SyncPrefectClient,
-    aws: str,
     calls: Path,
     to_ecs: FaultyProxy,
     tmp_path: Path,
@@ -321,13 +288,13 @@ def test_where_ecs_has_no_capacity_an_export_waits_and_no_failure_is_sent(
     assert export.state and NO_CAPACITY in str(export.state.message)
     to_ecs.inject()
     task = task_of(export.id, loc["ClusterArn"])
-    with container(task, tmp_path / "splitter-late", aws, calls) as process:
+    with container(*container_of(task), tmp_path / "splitter-late", calls) as process:
         assert process.wait(timeout=120) == 0, log_of(tmp_path / "splitter-late")
     assert answer(loc)["status"] == "success"
     assert "Attempt 1 ended" not in log_of(tmp_path / "splitter-late")
 
 
-def test_a_listener_that_ecs_stops_leaves_a_run_that_the_worker_starts_again(
+def test_the_worker_restarts_a_listener_that_ecs_stopped(
     listening: Listening, api: SyncPrefectClient
 ) -> None:
     listening.process.terminate()
@@ -336,8 +303,13 @@ def test_a_listener_that_ecs_stops_leaves_a_run_that_the_worker_starts_again(
     assert states[states.index("Running") + 1] == "AwaitingRetry"
 
 
+def command_for(loc: Stack, bucket: str) -> list[str]:
+    allowed = [f"ALLOWED_BUCKETS={bucket}", f"ALLOWED_QUEUES={loc['UpdatesQueueUrl']}"]
+    return ["env", *allowed, "prefect", "flow-run", "execute"]
+
+
 def check_task(task: Any, loc: Stack, bucket: str) -> None:
-    """What AWS was asked for, to split an export."""
+    """Compare the splitter's task with the pool's template."""
     assert task["clusterArn"] == loc["ClusterArn"]
     assert task["launchType"] == "FARGATE"
     assert task["overrides"]["taskRoleArn"] == loc["SplitterRoleArn"]
@@ -377,13 +349,11 @@ def check_task(task: Any, loc: Stack, bucket: str) -> None:
     }
 
     command, environment = container_of(task)
-    assert command == ["prefect", "flow-run", "execute"]
+    assert command == command_for(loc, bucket)
     expected = {
         "AWS_REGION": REGION,
         "TRIGGER_QUEUE_URL": loc["TriggerQueueUrl"],
         "UPDATES_QUEUE_URL": loc["UpdatesQueueUrl"],
-        "ALLOWED_BUCKETS": bucket,
-        "ALLOWED_QUEUES": loc["UpdatesQueueUrl"],
         "EFS_PATH": "/efs/batch",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
         "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
@@ -396,7 +366,7 @@ def check_task(task: Any, loc: Stack, bucket: str) -> None:
 
 
 def check_listener(task: Any, loc: Stack) -> None:
-    """What AWS was asked for, to listen: another role, little of everything, and no EFS."""
+    """Compare the listener's task with the pool's template: another role, small, and no EFS."""
     assert task["overrides"]["taskRoleArn"] == loc["ListenerRoleArn"]
     assert task["launchType"] == "FARGATE"
     definition = definition_of(task)
@@ -408,7 +378,7 @@ def check_listener(task: Any, loc: Stack) -> None:
 
 
 @pytest.mark.usefixtures("workers")
-def test_a_run_cannot_choose_its_image_command_or_roles(
+def test_a_run_cannot_choose_its_image_command_roles_or_allowed_names(
     loc: Stack, bucket: str, api: SyncPrefectClient
 ) -> None:
     request = trigger(bucket, loc["UpdatesQueueUrl"])
@@ -424,6 +394,7 @@ def test_a_run_cannot_choose_its_image_command_or_roles(
         "network_configuration": {"subnets": ["subnet-1"], "securityGroups": []},
         "family": "another",
         "cpu": 512,
+        "env": {"ALLOWED_BUCKETS": "*", "ALLOWED_QUEUES": "*"},
     }
     export = started(api, "create-batches/create-batches", {"request": request}, chosen)
     task = task_of(export.id, loc["ClusterArn"])
@@ -434,7 +405,7 @@ def test_a_run_cannot_choose_its_image_command_or_roles(
     assert definition["executionRoleArn"] == loc["ExecutionRoleArn"]
     assert task["overrides"]["taskRoleArn"] == loc["SplitterRoleArn"]
     assert "executionRoleArn" not in task["overrides"]
-    assert container_of(task)[0] == ["prefect", "flow-run", "execute"]
+    assert container_of(task)[0] == command_for(loc, bucket)
     assert task["overrides"]["cpu"] == "512"  # that much it may
 
 
@@ -483,8 +454,8 @@ ACTIONS = {
     "ecs:RunTask": {"ecs:RunTask", "ecs:TagResource", "iam:PassRole"},
     "ecs:RegisterTaskDefinition": {"ecs:RegisterTaskDefinition", "iam:PassRole"},
 }
-"""What a call needs where that is not the action of its name, after the service authorization
-reference: https://docs.aws.amazon.com/service-authorization/latest/reference/"""
+"""The rights of calls that need others than the action of their name, after the service
+authorization reference: https://docs.aws.amazon.com/service-authorization/latest/reference/"""
 
 SELDOM = {
     "WorkerRoleArn": {"ecs:StopTask", "logs:GetLogEvents", "sqs:ChangeMessageVisibility"},
@@ -497,7 +468,7 @@ SELDOM = {
         "elasticfilesystem:ClientWrite",
     },
 }
-"""What is not needed by an export that goes well: cancelling, crashes, long waits, damage, EFS."""
+"""Rights that a good export does not use: for cancelling, crashes, long waits, damage and EFS."""
 
 
 @pytest.mark.parametrize(
@@ -508,7 +479,7 @@ SELDOM = {
         ("splitter", "SplitterRoleArn"),
     ],
 )
-def test_each_role_may_what_its_process_does_and_little_more(
+def test_each_role_has_the_rights_that_its_process_uses_and_few_others(
     process: str, role: str, loc: Stack, calls: Path
 ) -> None:
     made = set((calls / process).read_text().split())
@@ -516,6 +487,15 @@ def test_each_role_may_what_its_process_does_and_little_more(
     granted = {action for statement in grants(loc[role]) for action in listed(statement["Action"])}
     assert needed <= granted
     assert granted <= needed | SELDOM[role]
+
+
+def test_private_subnets_need_an_endpoint_for_each_called_service(calls: Path) -> None:
+    made = "".join((calls / process).read_text() for process in ("worker", "listener", "splitter"))
+    called = {call.partition(":")[0] for call in made.split()}
+    may_call = {action.partition(":")[0] for seldom in SELDOM.values() for action in seldom}
+    mounted_inside = {"elasticfilesystem"}
+    assert called == set(CALLED["pools"])
+    assert called | may_call <= {*ENDPOINTS["pools"], *mounted_inside}
 
 
 def test_the_worker_passes_the_roles_of_its_tasks_and_no_other(loc: Stack) -> None:

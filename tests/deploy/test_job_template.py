@@ -36,10 +36,10 @@ def outputs(loc: Stack) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("pool", list(POOLS))
-def test_the_worker_knows_a_task_definition_again_as_ecs_tells_it(
+def test_the_worker_recognises_its_task_definition_as_ecs_returns_it(
     pool: str, outputs: dict[str, str]
 ) -> None:
-    """ECS adds what it takes for granted; a run must not need another revision for it.
+    """ECS adds its defaults, which must not make another revision for each run.
 
     What it adds: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_TaskDefinition.html
     """
@@ -61,13 +61,13 @@ def test_the_worker_knows_a_task_definition_again_as_ecs_tells_it(
     assert not worker._task_definitions_equal(asked, told | {"cpu": "1"}, logger)
 
 
-def test_both_forms_of_the_outputs_give_the_same(loc: Stack, outputs: dict[str, str]) -> None:
+def test_both_forms_of_the_outputs_are_read(loc: Stack, outputs: dict[str, str]) -> None:
     assert job_template.outputs_of(json.dumps(loc.outputs())) == outputs
     assert job_template.outputs_of(json.dumps(outputs)) == outputs
 
 
 @pytest.mark.parametrize("text", ["", "{", "5", '[{"a": "b"}]', '["a"]'])
-def test_what_are_no_outputs_is_said_to_be_none(text: str) -> None:
+def test_invalid_outputs_are_refused(text: str) -> None:
     with pytest.raises(job_template.TemplateError, match="not JSON of the kind"):
         job_template.outputs_of(text)
 
@@ -94,7 +94,7 @@ def test_a_missing_output_is_named(missing: str, outputs: dict[str, str]) -> Non
         job_template.job_template(left, IMAGE)
 
 
-def test_the_command_says_what_is_missing(
+def test_the_command_names_the_missing_output(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "outputs.json"

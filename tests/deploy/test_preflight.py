@@ -1,4 +1,4 @@
-"""Each check of deploy/preflight.py, in an account where it is bad and in one where it is good."""
+"""Each check of deploy/preflight.py, in a bad and in a good account."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def region(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def plan(biospex: Biospex) -> Plan:
-    """A bucket with nothing odd, a new VPC, and a queue of the stack's own."""
+    """A plain bucket, a new VPC, and a queue of the stack's own."""
     vpc = client("ec2").create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     return Plan(
         bucket=biospex.bucket,
@@ -59,11 +59,11 @@ def only(findings: Iterator[Finding], level: str, text: str) -> None:
     assert len(finding.sentence.splitlines()) == 1
 
 
-def test_a_bucket_that_is_not_there(plan: Plan) -> None:
+def test_a_missing_bucket(plan: Plan) -> None:
     assert not list(preflight.bucket_is_there(plan))
     missing = replace(plan, bucket=f"missing-{uuid4()}")
-    only(preflight.bucket_is_there(missing), "stop", "is not there")
-    only(preflight.check_aws(missing), "stop", "is not there")  # and nothing is asked of it
+    only(preflight.bucket_is_there(missing), "stop", "does not exist")
+    only(preflight.check_aws(missing), "stop", "does not exist")  # and is not checked further
 
 
 def encrypted(plan: Plan, policy: str | None = None) -> str:
@@ -88,7 +88,7 @@ def test_a_kms_key_that_the_tasks_may_not_use(plan: Plan) -> None:
     assert not list(preflight.bucket_encryption(replace(plan, bucket_key_arn=arn)))
 
 
-def test_a_kms_key_whose_policy_knows_nothing_of_iam(plan: Plan) -> None:
+def test_a_kms_key_whose_policy_does_not_defer_to_iam(plan: Plan) -> None:
     statement = {"Effect": "Allow", "Principal": {"AWS": "x"}, "Action": "kms:*", "Resource": "*"}
     arn = encrypted(plan, json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
     found = preflight.bucket_encryption(replace(plan, bucket_key_arn=arn))
@@ -115,7 +115,7 @@ def test_a_bucket_that_locks_its_objects(plan: Plan) -> None:
     only(preflight.object_lock(locked), "stop", "Object Lock")
 
 
-def test_old_versions_that_nothing_ends(plan: Plan) -> None:
+def test_old_versions_without_a_rule_that_removes_them(plan: Plan) -> None:
     assert not list(preflight.versioning(plan))
     s3 = client("s3")
     s3.put_bucket_versioning(Bucket=plan.bucket, VersioningConfiguration={"Status": "Enabled"})
@@ -152,7 +152,7 @@ def test_exports_that_are_archived(plan: Plan) -> None:
     only(preflight.archived_exports(plan), "note", "1 of the first 2 exports")
 
 
-def test_a_network_without_a_way_to_s3_of_its_own(plan: Plan) -> None:
+def test_a_network_without_a_gateway_endpoint_for_s3(plan: Plan) -> None:
     only(preflight.s3_endpoint(plan), "note", "no gateway endpoint for S3")
     client("ec2").create_vpc_endpoint(
         VpcId=plan.vpc_id, ServiceName=f"com.amazonaws.{REGION}.s3", VpcEndpointType="Gateway"
@@ -160,11 +160,15 @@ def test_a_network_without_a_way_to_s3_of_its_own(plan: Plan) -> None:
     assert not list(preflight.s3_endpoint(plan))
 
 
-def test_a_quota_below_what_is_asked_for(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """moto knows the quotas of VPC alone, so it is told of Fargate's."""
+def test_a_quota_below_the_needed_vcpu(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """moto has quotas of VPC only, so Fargate's is patched in."""
     only(preflight.vcpu_quota(plan), "note", "could not be read")
     monkeypatch.setattr(ServiceQuotasBackend, "get_service_quota", lambda *_, **__: {"Value": 6.0})
-    only(preflight.vcpu_quota(plan), "stop", "may run 6 vCPU of FARGATE at once, and 8.75 are")
+    only(
+        preflight.vcpu_quota(plan),
+        "stop",
+        "may run 6 vCPU of FARGATE at once, and the answers need 8:",
+    )
     assert not list(preflight.vcpu_quota(replace(plan, vcpu=5)))
 
 
@@ -176,14 +180,14 @@ def test_services_that_have_no_role_yet(plan: Plan, monkeypatch: pytest.MonkeyPa
     assert not list(preflight.service_roles(plan))
 
 
-def test_a_trigger_queue_that_is_kept_is_looked_at(plan: Plan, queue: str) -> None:
+def test_a_kept_trigger_queue_is_checked(plan: Plan, queue: str) -> None:
     assert not list(preflight.kept_queue(plan))
     assert not list(preflight.kept_queue(replace(plan, trigger_queue_arn=queue)))
     missing = replace(plan, trigger_queue_arn=f"{queue}-missing")
     assert not list(preflight.kept_queue(missing))  # answers.py says so
 
 
-def test_a_trigger_queue_that_never_gives_up(plan: Plan, biospex: Biospex) -> None:
+def test_a_trigger_queue_without_redrive_policy(plan: Plan, biospex: Biospex) -> None:
     client("sqs").set_queue_attributes(
         QueueUrl=biospex.queue_url, Attributes={"MessageRetentionPeriod": "1209600"}
     )
@@ -228,11 +232,11 @@ def test_the_old_lambda_still_takes_messages(plan: Plan, queue: str, mapping: st
     [
         (True, [], None),
         (False, ["listener-1"], None),
-        (True, ["listener-1"], "2 take triggers"),
+        (True, ["listener-1"], "2 consumers take triggers"),
         (False, [], "Nobody takes triggers"),
     ],
 )
-def test_there_is_one_consumer_neither_two_nor_none(
+def test_the_queue_has_exactly_one_consumer(
     lambda_takes: bool,
     listeners: list[str],
     says: str | None,
@@ -251,7 +255,7 @@ def test_there_is_one_consumer_neither_two_nor_none(
 # -- errors are not answers
 
 
-def test_a_queue_that_is_not_there_is_no_queue_and_nothing_else_is(
+def test_only_a_missing_queue_has_no_arn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert preflight.queue_arn(f"missing-{uuid4()}") == ""
@@ -259,10 +263,10 @@ def test_a_queue_that_is_not_there_is_no_queue_and_nothing_else_is(
     errors = io.StringIO()
     with redirect_stderr(errors):
         assert preflight.main(["queue", "missing"]) == 1
-    assert errors.getvalue().startswith("stop: AWS does not answer as it should: Could not connect")
+    assert errors.getvalue().startswith("stop: AWS answers with an error: Could not connect")
 
 
-def test_what_the_shell_reads_is_on_standard_output(plan: Plan, queue: str) -> None:
+def test_standard_output_has_the_values_for_the_shell(plan: Plan, queue: str) -> None:
     printed = io.StringIO()
     with redirect_stdout(printed):
         assert preflight.main(["queue", queue.rpartition(":")[2]]) == 0
@@ -274,7 +278,7 @@ def test_what_the_shell_reads_is_on_standard_output(plan: Plan, queue: str) -> N
 # -- Prefect
 
 
-def test_an_api_that_anybody_may_use_is_refused(prefect_api: dict[str, str]) -> None:
+def test_an_api_without_authentication_is_refused(prefect_api: dict[str, str]) -> None:
     url = prefect_api["PREFECT_API_URL"]
     found = list(preflight.check_api(url, open_is_wanted=False))
     assert [finding.level for finding in found] == ["stop", "stop"]
@@ -291,7 +295,7 @@ def test_an_api_with_an_auth_string_is_not_open(
         assert not preflight.is_open(environment["PREFECT_API_URL"])
 
 
-def test_an_address_that_is_not_the_apis_is_an_error(prefect_api: dict[str, str]) -> None:
+def test_an_address_of_no_api_is_an_error(prefect_api: dict[str, str]) -> None:
     url = f"{prefect_api['PREFECT_API_URL']}/elsewhere"
     found = list(preflight.check_api(url, open_is_wanted=False))
     assert "does not answer: HTTP Error 404" in found[-1].sentence
@@ -303,10 +307,13 @@ def test_an_api_that_does_not_answer_is_an_error() -> None:
     assert "does not answer" in found[0].sentence
 
 
-def test_a_work_pool_of_another_environment_or_type_is_left_alone() -> None:
+def test_a_work_pool_of_another_environment_or_type_is_refused() -> None:
     pools = ["first", "second"]
     state = {"pool_type_0": "ecs", "pool_owner_0": "dev", "pool_type_1": "process"}
     found = list(preflight.check_pools("prod", state, pools))
-    assert ["first is that of dev" in found[0].sentence, "type process" in found[1].sentence]
     assert [finding.level for finding in found] == ["stop", "stop"]
+    assert "second is of the type process" in found[0].sentence
+    assert "The work pool first belongs to dev" in found[1].sentence
+    [finding] = preflight.check_pools("prod", {"deployment_owner": "dev"}, [])
+    assert "The deployment create-batches belongs to dev" in finding.sentence
     assert not list(preflight.check_pools("dev", {"pool_type_0": "ecs"}, pools))

@@ -1,6 +1,7 @@
-"""prefect.yaml on a work pool made by hand, and the pool's variables tried by a click."""
+"""prefect.yaml on a work pool made by hand, and runs by hand with the variables of each pool."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 
 from deploy import job_template
+from devtools.services import child
 from tests.conftest import EXPORTS
 from tests.deploy.test_stack import ACCOUNT
 from tests.helpers.biospex import Biospex
@@ -48,21 +50,11 @@ def pool(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
 
 @contextmanager
 def worker(directory: Path, log: Path, **environment: str) -> Iterator[None]:
-    """A worker that somebody starts by hand, anywhere on the machine."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=directory,
-            env={**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "1", **environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.wait(30)
+    """A worker that is started by hand in a directory."""
+    command = ["env", "-C", str(directory), sys.executable, "-m", "prefect", "worker", "start"]
+    environment |= {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    with log.open("wb") as output, child([*command, "--pool", POOL], environment, output):
+        yield
 
 
 def ended(api: SyncPrefectClient, run: FlowRun) -> FlowRun:
@@ -76,7 +68,7 @@ def ended(api: SyncPrefectClient, run: FlowRun) -> FlowRun:
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_process_pool_runs_an_export_from_wherever_its_worker_was_started(
+def test_a_process_pool_runs_an_export_from_any_directory(
     pool: SyncPrefectClient, biospex: Biospex, workspace: Path, tmp_path: Path
 ) -> None:
     prefect(ROOT, "deploy", "--name", "create-batches", "--pool", POOL)
@@ -92,7 +84,7 @@ def test_a_process_pool_runs_an_export_from_wherever_its_worker_was_started(
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_worker_without_the_code_says_what_is_missing(
+def test_a_worker_without_the_code_reports_where_it_looked(
     pool: SyncPrefectClient, tmp_path: Path
 ) -> None:
     moved = tmp_path / "checkout"
@@ -148,12 +140,15 @@ def of_the_lab(biospex: Biospex) -> dict[str, str]:
 def of_the_pool(biospex: Biospex) -> dict[str, str]:
     template: Any = job_template.job_template(outputs(biospex), IMAGE)
     env = template["variables"]["properties"]["env"]["default"]
-    return {name: value for name, value in env.items() if value is not None}
+    command = shlex.split(template["job_configuration"]["command"])
+    allowed = dict(word.split("=", 1) for word in command if "=" in word)
+    assert set(allowed) == {"ALLOWED_BUCKETS", "ALLOWED_QUEUES"}
+    return allowed | {name: value for name, value in env.items() if value is not None}
 
 
 @pytest.mark.parametrize("variables", [of_the_pool, of_the_lab])
 @pytest.mark.usefixtures("aws", "prefect_api")
-def test_splitting_an_export_by_hand_works_with_what_the_deployment_gives(
+def test_a_run_by_hand_works_with_the_variables_of_the_deployment(
     variables: Any, biospex: Biospex, tmp_path: Path
 ) -> None:
     address = biospex.address(EXPORTS[0])

@@ -1,4 +1,4 @@
-"""deploy/stack.yaml, taken by moto's CloudFormation and read back from each service's own API."""
+"""deploy/stack.yaml in moto's CloudFormation, read back from each service's own API."""
 
 import ast
 import json
@@ -34,7 +34,7 @@ def client(service: Any) -> Any:
 
 
 class Stack:
-    """A stack in moto, and what is in it."""
+    """A stack in moto."""
 
     def __init__(self, name: str, parameters: Mapping[str, str]) -> None:
         self.name = name
@@ -97,7 +97,7 @@ def stack(environment: str, subnets: int = 2, **parameters: str) -> Iterator[Sta
 
 
 def remove_what_is_kept(environment: str) -> None:
-    """As docs/operations.md, Removing it, has an operator do."""
+    """Deletes the retained queues and log group, as docs/deploying.md, Removing it, says."""
     for suffix in STACK_QUEUES.values():
         url = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{environment}-{suffix}"
         with suppress(client("sqs").exceptions.QueueDoesNotExist):
@@ -125,7 +125,7 @@ def dev(aws: str) -> Iterator[Stack]:
 
 
 def properties(resource: str) -> Any:
-    """A resource's properties as the template has them; moto leaves some of them out."""
+    """A resource's properties in the template; moto omits some of them."""
     return cfn_yaml.load(str(TEMPLATE))["Resources"][resource]["Properties"]
 
 
@@ -160,7 +160,7 @@ def test_names_and_outputs_are_those_of_the_environment(dev: Stack) -> None:
     }
 
 
-def test_an_existing_bucket_and_callback_queue_are_taken_as_they_are() -> None:
+def test_an_existing_bucket_and_callback_queue_are_used() -> None:
     with stack("prod", BucketName="another", UpdatesQueueArn=GIVEN_QUEUE) as prod:
         assert prod["BucketName"] == "another"
         assert prod["UpdatesQueueArn"] == GIVEN_QUEUE
@@ -173,7 +173,7 @@ def test_an_existing_bucket_and_callback_queue_are_taken_as_they_are() -> None:
         assert is_allowed(granted, "s3:GetObject", "arn:aws:s3:::another/export/a.zip")
 
 
-def test_queues_are_encrypted_patient_and_have_a_redrive_policy(dev: Stack) -> None:
+def test_queues_are_encrypted_and_have_retention_and_redrive_policies(dev: Stack) -> None:
     def attributes(output: str) -> dict[str, str]:
         found = client("sqs").get_queue_attributes(QueueUrl=dev[output], AttributeNames=["All"])
         return dict(found["Attributes"])
@@ -239,7 +239,7 @@ def test_only_tasks_reach_efs_and_nothing_reaches_tasks(dev: Stack) -> None:
     assert rule["IpRanges"] == []
 
 
-def test_images_logs_and_cluster_are_there(dev: Stack) -> None:
+def test_repository_log_group_and_cluster_exist(dev: Stack) -> None:
     name = "dev-biospex-batch-creator"
     [repository] = client("ecr").describe_repositories(repositoryNames=[name])["repositories"]
     assert repository["repositoryUri"] == dev["RepositoryUri"]
@@ -249,7 +249,7 @@ def test_images_logs_and_cluster_are_there(dev: Stack) -> None:
     assert cluster["status"] == "ACTIVE"
 
 
-def test_what_motos_cloudformation_leaves_out_is_taken_by_the_services(dev: Stack) -> None:
+def test_the_services_accept_the_properties_that_motos_cloudformation_omits(dev: Stack) -> None:
     repository = properties("Repository")
     ecr, name = client("ecr"), "dev-biospex-batch-creator"
     assert repository["ImageScanningConfiguration"] == {"ScanOnPush": True}
@@ -302,7 +302,7 @@ ALARMS = {
 }
 
 
-def test_there_is_an_alarm_for_all_that_can_stand_still() -> None:
+def test_the_dashboard_shows_every_alarm() -> None:
     resources = cfn_yaml.load(str(TEMPLATE))["Resources"]
     found = {name for name, one in resources.items() if one["Type"] == "AWS::CloudWatch::Alarm"}
     assert found == set(ALARMS)
@@ -313,7 +313,7 @@ def test_there_is_an_alarm_for_all_that_can_stand_still() -> None:
 
 
 @pytest.mark.parametrize("alarm", list(ALARMS))
-def test_alarms_are_taken_by_cloudwatch_and_sent_to_the_topic(alarm: str) -> None:
+def test_cloudwatch_accepts_each_alarm_and_its_topic(alarm: str) -> None:
     name, comparison, limit, missing = ALARMS[alarm]
     topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:operator"
     names = [f"{one}.QueueName" for one in ("TriggerQueue", "DeadLetterQueue", "UpdatesQueue")]
@@ -336,14 +336,14 @@ def test_alarms_are_taken_by_cloudwatch_and_sent_to_the_topic(alarm: str) -> Non
     assert made["AlarmActions"] == [topic]
 
 
-def test_production_needs_somebody_who_is_told() -> None:
+def test_production_needs_an_alarm_topic() -> None:
     template = cfn_yaml.load(str(TEMPLATE))
     [rule] = template["Rules"].values()
     assert rule["RuleCondition"] == {"Fn::Equals": [{"Ref": "Environment"}, "prod"]}
     assert "AlarmTopicArn" in str(rule["Assertions"])
 
 
-def test_an_existing_trigger_queue_stays_and_is_listened_to() -> None:
+def test_an_existing_trigger_queue_is_used() -> None:
     queue = f"arn:aws:sqs:{REGION}:{ACCOUNT}:production"
     with stack("prod", TriggerQueueArn=queue) as prod:
         assert "TriggerQueue" not in prod.resources()
@@ -377,7 +377,7 @@ def test_a_removed_stack_leaves_its_messages_files_and_log() -> None:
 HOLDS_STATE = ("AWS::SQS::Queue", "AWS::EFS::FileSystem", "AWS::Logs::LogGroup")
 
 
-def test_what_holds_state_outlives_the_stack_and_every_answer() -> None:
+def test_resources_with_state_are_retained() -> None:
     resources = cfn_yaml.load(str(TEMPLATE))["Resources"]
     kept = {name for name, one in resources.items() if one["Type"] in HOLDS_STATE}
     assert len(kept) == 8
@@ -406,7 +406,7 @@ def test_roles_may_use_the_keys_of_queues_and_secret() -> None:
     assert not is_allowed(splitter, "kms:Decrypt", secret)
 
 
-def test_only_the_rule_of_this_cluster_tells_the_worker_of_tasks(dev: Stack) -> None:
+def test_only_the_events_of_this_cluster_reach_the_worker(dev: Stack) -> None:
     rule = client("events").describe_rule(Name="dev-biospex-task-events")
     assert json.loads(rule["EventPattern"]) == {
         "source": ["aws.ecs"],
@@ -422,7 +422,7 @@ def test_only_the_rule_of_this_cluster_tells_the_worker_of_tasks(dev: Stack) -> 
     }
 
 
-def test_an_update_keeps_what_is_in_the_queue() -> None:
+def test_an_update_keeps_the_messages_of_the_queue() -> None:
     with stack("prod") as prod:
         before, url = prod.outputs(), prod["TriggerQueueUrl"]
         client("sqs").send_message(QueueUrl=url, MessageBody="{}")
@@ -465,7 +465,7 @@ def listed(value: str | list[str]) -> list[str]:
 
 
 def is_allowed(statements: list[dict[str, Any]], action: str, resource: str) -> bool:
-    """Whether some statement allows it, its condition aside."""
+    """Whether some statement allows the action, apart from its condition."""
     return any(
         action in listed(statement["Action"])
         and any(fnmatchcase(resource, pattern) for pattern in listed(statement["Resource"]))
@@ -520,14 +520,14 @@ MAY_NOT = {
 
 
 @pytest.mark.parametrize("role", list(MAY))
-def test_each_role_may_touch_what_is_its_own_and_nothing_else(role: str, dev: Stack) -> None:
+def test_each_role_has_its_own_rights_and_no_others(role: str, dev: Stack) -> None:
     granted = grants(dev[role])
     assert all(is_allowed(granted, *one) for one in MAY[role])
     assert not any(is_allowed(granted, *one) for one in MAY_NOT[role])
     assert not any("*" in action for one in granted for action in listed(one["Action"]))
 
 
-def test_the_splitter_lists_and_mounts_only_what_is_its_own(dev: Stack) -> None:
+def test_the_splitter_lists_and_mounts_only_its_own_paths(dev: Stack) -> None:
     granted = grants(dev["SplitterRoleArn"])
     [listing] = [one for one in granted if one["Action"] == "s3:ListBucket"]
     assert listing["Condition"] == {"StringLike": {"s3:prefix": ["export/*", "batch/*"]}}
@@ -568,7 +568,7 @@ def test_only_tasks_of_this_account_take_a_role(output: str, dev: Stack) -> None
 # -- the proposal for the bucket
 
 
-def test_the_lifecycle_proposal_is_taken_and_leaves_exports_alone(biospex: Biospex) -> None:
+def test_s3_accepts_the_lifecycle_rules_and_they_keep_exports(biospex: Biospex) -> None:
     proposal = json.loads(LIFECYCLE.read_text())
     biospex.s3.put_bucket_lifecycle_configuration(
         Bucket=biospex.bucket, LifecycleConfiguration=proposal

@@ -18,6 +18,7 @@ from splitter.messages import (
     RequestError,
     Result,
     find_flaw,
+    find_wrapping,
     parse_body,
     spelled_out,
     title,
@@ -262,6 +263,48 @@ def test_what_is_not_json_is_none(body: str) -> None:
 
 def test_a_message_nested_beyond_pythons_own_limit_is_none() -> None:
     assert parse_body("[" * 100_000 + "]" * 100_000) is None
+
+
+WRAPPED: dict[str, Any] = {
+    "wrapped-by-sns": {
+        "Type": "Notification",
+        "MessageId": "63a3f6b6-d533-4a47-aef9-fcf5cf758c76",
+        "TopicArn": "arn:aws:sns:us-east-2:123456789012:exports",
+        "Message": json.dumps(TRIGGER),
+        "Timestamp": "2026-11-28T05:12:16.901Z",
+    },
+    "wrapped-by-eventbridge": {
+        "version": "0",
+        "id": "53dc4d37-cffa-4f76-80c9-8b7d4a4d2eaa",
+        "detail-type": "export",
+        "source": "biospex",
+        "detail": TRIGGER,
+    },
+    "event-of-s3": {
+        "Records": [{"eventSource": "aws:s3", "s3": {"object": {"key": TRIGGER["exportPath"]}}}]
+    },
+}
+TEST_EVENT = {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "biospex-app"}
+
+
+@pytest.mark.parametrize(
+    ("code", "message"), [*WRAPPED.items(), ("event-of-s3", TEST_EVENT)], ids=repr
+)
+def test_a_wrapped_request_is_refused_by_the_name_of_its_wrapper(code: str, message: Any) -> None:
+    wrapping = find_wrapping(message)
+    assert wrapping is not None
+    assert wrapping.sentence.code == f"request.{code}"
+    assert wrapping.text in refusal_of(message)
+    assert ReplyAddress.of(message) is None  # so it becomes a dead letter
+
+
+@pytest.mark.parametrize(
+    "message", [TRIGGER, None, [], {"Records": [5]}, {"Records": {}}], ids=repr
+)
+def test_any_other_message_is_not_called_wrapped(message: Any) -> None:
+    assert find_wrapping(message) is None
+    if isinstance(message, dict):
+        assert find_wrapping({**message, **WRAPPED["wrapped-by-sns"], "downloadId": 5}) is None
 
 
 @pytest.mark.parametrize("character", ["\0", "\x01", "\n", "\x7f"])
