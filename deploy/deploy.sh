@@ -366,7 +366,7 @@ redrive() {
         --query Attributes.RedrivePolicy --output text)
     [[ $policy == None || ! $policy ]] || return 0
     [[ ! $stack_exists ]] || dead=$(output DeadLetterQueueArn)
-    printf '{"RedrivePolicy": "{\\"deadLetterTargetArn\\": \\"%s\\", \\"maxReceiveCount\\": 10}"}' \
+    printf '{"RedrivePolicy": "{\\"deadLetterTargetArn\\": \\"%s\\", \\"maxReceiveCount\\": 1000}"}' \
         "$dead" >"$work/redrive.json"
     run aws sqs set-queue-attributes --queue-url "$url" --attributes "file://$work/redrive.json"
 }

@@ -246,7 +246,7 @@ class Listener:
         queues.send_callback(client_for(Aws(), export.address), export.address, failure)
         if run:
             # The message is deleted next; an error here would send the callback once more.
-            with best_effort("The callback, which is sent,", self._logger):
+            with best_effort("The callback, which was sent,", self._logger, waits=False):
                 note_callback(self._prefect, run, failure)
         self._settle(export)
 

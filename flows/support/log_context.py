@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect.context import FlowRunContext, TaskRunContext
 
-from flows.support.prefect_texts import RAISED_ONCE_MORE
+from flows.support.prefect_texts import EVENTS_NOT_SENT, NO_EVENTS_SOCKET, RAISED_ONCE_MORE
 from splitter.errors import ExportError, SetupError
 from splitter.messages import Request
 
@@ -49,6 +49,25 @@ class Labels(logging.Filter):
         return True
 
 
+class OnceAsWarning(logging.Filter):
+    """Passes the first line about events that cannot be sent, as a warning, and drops the others.
+
+    The listener itself warns if heartbeats do not arrive.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_logged = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = str(record.msg)
+        if not text.startswith((EVENTS_NOT_SENT, NO_EVENTS_SOCKET)):
+            return True
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        is_first, self._is_logged = not self._is_logged, True
+        return is_first
+
+
 def label_lines() -> None:
     """Label the lines of runs and their tasks, Prefect's own included, from now on.
 
@@ -60,3 +79,6 @@ def label_lines() -> None:
     labels = Labels()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(labels)
+    once = OnceAsWarning()
+    for name in ("prefect.events.clients", "prefect._internal.concurrency"):
+        logging.getLogger(name).addFilter(once)

@@ -21,3 +21,6 @@ RAISED_ONCE_MORE = "Engine execution exited with unexpected exception"
 EVENTS_NOT_SENT = "Service %r failed with %s pending items."
 """Log line of the thread that sends events when its connection is refused
 (``prefect._internal.concurrency.services``)."""
+
+NO_EVENTS_SOCKET = "Unable to connect to %r. "
+"""Beginning of the log line about the WebSocket for events (``prefect.events.clients``)."""

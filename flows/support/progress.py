@@ -11,8 +11,10 @@ from typing import Self, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
 
+from flows.support.outage import FEW_RETRIES, waits_for_prefect
 from splitter.wording import duration, size
 
 SECONDS_BETWEEN_UPDATES = 2.0
@@ -22,17 +24,38 @@ SECONDS_BETWEEN_LINES = 15.0
 Logger = LoggerAdapter[logging.Logger] | logging.Logger
 
 
+LONGEST_WAIT = 15 * 60
+"""Seconds for which display-only code waits for Prefect's API."""
+
+SECONDS_BETWEEN_TRIES = 5
+
+
 @contextmanager
-def best_effort(what: str, logger: Logger) -> Iterator[None]:
+def best_effort(what: str, logger: Logger, *, waits: bool = True) -> Iterator[None]:
     """Log and ignore errors in display-only code.
+
+    Requests in it are repeated a few times only, so that one that Prefect refuses again and again
+    does not hold the export. An outage that has begun before is waited out first.
 
     Args:
         what: the subject of the log line, such as "The summary".
+        waits: whether an outage is waited out.
     """
+    if waits:
+        wait_for_prefect()
     try:
-        yield
+        with waits_for_prefect(FEW_RETRIES if waits else 0):
+            yield
     except Exception:
         logger.warning("%s could not be shown", what, exc_info=True)
+
+
+def wait_for_prefect() -> None:
+    """Wait until the health route of Prefect's API answers, or for a quarter of an hour."""
+    deadline = time.monotonic() + LONGEST_WAIT
+    with waits_for_prefect(0), get_client(sync_client=True) as prefect:
+        while prefect.api_healthcheck() is not None and time.monotonic() < deadline:
+            time.sleep(SECONDS_BETWEEN_TRIES)
 
 
 class Progress:
@@ -47,11 +70,13 @@ class Progress:
         self._total = total
         self._done = 0
         self._lock = threading.Lock()
+        self._is_lost = False
         self._logger = get_run_logger()
         self._began = self._updated = self._logged = time.monotonic()
-        self._artifact = cast(
-            UUID, create_progress_artifact(0.0, description=f"{what} of {size(total)}")
-        )
+        self._artifact: UUID | None = None
+        with best_effort("Progress", self._logger):
+            description = f"{what} of {size(total)}"
+            self._artifact = cast(UUID, create_progress_artifact(0.0, description=description))
 
     def __call__(self, count: int) -> None:
         """Add ``count`` bytes; a negative count takes back a part that is sent again."""
@@ -88,5 +113,13 @@ class Progress:
         self._show(percent, f"{self._what} of {size(self._total)}{ended}")
 
     def _show(self, percent: float, description: str) -> None:
-        with best_effort("Progress", self._logger):
-            update_progress_artifact(self._artifact, percent, description=description)
+        if self._artifact is None:
+            return
+        try:
+            with waits_for_prefect(0):
+                update_progress_artifact(self._artifact, percent, description=description)
+            self._is_lost = False
+        except Exception as error:
+            if not self._is_lost:
+                self._logger.warning("Progress could not be shown: %r", error)
+            self._is_lost = True

@@ -182,7 +182,7 @@ def test_queues_are_encrypted_and_have_retention_and_redrive_policies(dev: Stack
     assert trigger["VisibilityTimeout"] == "300"
     assert json.loads(trigger["RedrivePolicy"]) == {
         "deadLetterTargetArn": dead["QueueArn"],
-        "maxReceiveCount": 10,
+        "maxReceiveCount": 1000,
     }
     updates, events = attributes("UpdatesQueueUrl"), attributes("TaskEventsQueueUrl")
     for queue, redrives_to in (

@@ -15,6 +15,7 @@ from flows.support import prefect_texts
         (prefect_texts.IN_LINE, "prefect.server.orchestration.core_policy"),
         (prefect_texts.EXCEPTION_OF_FLOW, "prefect.flow_engine"),
         (prefect_texts.RAISED_ONCE_MORE, "prefect.flow_engine"),
+        (prefect_texts.NO_EVENTS_SOCKET, "prefect.events.clients"),
         (prefect_texts.EVENTS_NOT_SENT, "prefect._internal.concurrency.services"),
     ],
 )
