@@ -62,8 +62,8 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
     no download and allowed queue to answer to, becomes a dead letter after a minute. A run that
     dies is tried again, MAX_ATTEMPTS in all; after that BIOSPEX gets a failure.
 
-    **To pause everything**, pause or cancel this run: messages wait in the queue. Resume it, or
-    start a new run, to go on.
+    **To pause everything**, cancel this run: messages wait in the queue. Retry it, or start a new
+    run, to go on. (Prefect's own *Pause* ends after five minutes.)
 
     Args:
         queue_url: the trigger queue; TRIGGER_QUEUE_URL of the environment if not given.

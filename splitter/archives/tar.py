@@ -58,7 +58,7 @@ MOST_PIECES = 10_000
 """Of a sparse file: ``tarfile`` holds their places in memory."""
 
 PAX_RECORD = re.compile(rb"(\d{1,20}) ")
-LONG_NUMBER = re.compile(rb"\d{101}")
+LONG_NUMBER = re.compile(rb"\d{65}")
 
 SPARSE = Sentence(
     "archive.sparse-file",
@@ -293,7 +293,7 @@ class _Header(tarfile.TarInfo):
                 raise tarfile.ReadError("attributes that cannot be read")
             position += length
         if LONG_NUMBER.search(records):
-            raise tarfile.ReadError("a number of more than 100 digits in a header")
+            raise tarfile.ReadError("a number of more than 64 digits in a header")
         return super()._proc_pax(source)  # type: ignore[misc,no-any-return]
 
     # A map of many pieces takes tarfile gigabytes of memory, so they are counted before.

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex, messages
-from tests.helpers.broken_prefect import Reset, broken_prefect, creations, everything, some
+from tests.helpers.broken_prefect import RESET, broken_prefect, creations, everything, some
 from tests.helpers.processes import eventually, run_named, serving
 
 pytestmark = [pytest.mark.usefixtures("aws"), pytest.mark.slow]
@@ -27,7 +27,7 @@ LOUD = re.compile(r"\| (WARNING|ERROR|CRITICAL) +\|")
         (creations(503), 40),
         (creations(429), 40),
         (creations(404), 40),
-        (creations(Reset), 40),
+        (creations(RESET), 40),
         (some(500, 0.2), 60),
         (everything(500), 100),
     ],

@@ -8,7 +8,7 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-Reset = 0
+RESET = 0
 """In place of a status: the connection closes without an answer."""
 
 
@@ -64,7 +64,7 @@ def broken_prefect(api: str) -> Iterator[BrokenPrefect]:
             status = proxy.fault(self.command, self.path)
             if status is not None:
                 proxy.broken += 1
-                if status == Reset:
+                if status == RESET:
                     self.close_connection = True
                     return
                 self.send_response(status)
