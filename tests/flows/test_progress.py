@@ -21,6 +21,7 @@ def shown(prefect: SyncPrefectClient) -> Shown:
     """What the page shows at this moment, in per cent."""
 
     def read(progress: Progress) -> float:
+        assert progress._artifact
         here = ArtifactFilter(id=ArtifactFilterId(any_=[progress._artifact]))
         [artifact] = prefect.read_artifacts(artifact_filter=here)
         return float(str(artifact.data))
