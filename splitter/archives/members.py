@@ -162,7 +162,7 @@ class Names:
         self._count = 0
         self._taken: dict[str, str] = {}
         self._folders: dict[str, str] = {}  # and a file in each
-        self._odd: dict[Sentence, list[str]] = {ABSOLUTE: [], BACKSLASHES: []}
+        self._odd: dict[Sentence, tuple[int, str]] = {}  # how many, and the first
         self.unusable: dict[str, Said] = {}
 
     def claim(self, raw: str, is_folder: bool, why_not: Said | None = None) -> str | None:
@@ -188,10 +188,10 @@ class Names:
             if not why_not:
                 self.unusable[UNPRINTABLE.sub(_escaped, name)] = too_long
             return None
-        if raw.startswith("/"):
-            self._odd[ABSOLUTE].append(raw)
-        if "\\" in raw:
-            self._odd[BACKSLASHES].append(raw)
+        for mark, is_odd in ((ABSOLUTE, raw.startswith("/")), (BACKSLASHES, "\\" in raw)):
+            if is_odd:
+                count, first = self._odd.get(mark, (0, raw))
+                self._odd[mark] = (count + 1, first)
         why_not = why_not or _unsafe(name)
         if why_not:
             name = UNPRINTABLE.sub(_escaped, name)
@@ -226,11 +226,7 @@ class Names:
 
     def remarks(self) -> list[Said]:
         """Sentences on names that were read in another way than they are written."""
-        return [
-            sentence(count=len(names), name=names[0])
-            for sentence, names in self._odd.items()
-            if names
-        ]
+        return [sentence(count=count, name=first) for sentence, (count, first) in self._odd.items()]
 
 
 def plain(raw: str) -> str:

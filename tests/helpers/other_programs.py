@@ -7,11 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -80,15 +80,21 @@ def accepts(program: str, path: Path) -> None:
 
 
 @cache
+def _built() -> TemporaryDirectory[str]:
+    """A directory for the readers, removed at the end of the process."""
+    return TemporaryDirectory(prefix="readers-")
+
+
+@cache
 def _java() -> Path:
-    directory = Path(tempfile.mkdtemp(prefix="reader-"))
+    directory = Path(_built().name)
     _run(["javac", "-d", str(directory), str(READERS / "Read.java")])
     return directory
 
 
 @cache
 def _go() -> Path:
-    binary = Path(tempfile.mkdtemp(prefix="reader-")) / "read"
+    binary = Path(_built().name) / "read"
     _run(["go", "build", "-o", str(binary), str(READERS / "read.go")])
     return binary
 
