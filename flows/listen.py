@@ -27,6 +27,7 @@ from blocks.saved import Aws
 from flows.support.heartbeats import Heartbeats, ServerClock, check_frequency
 from flows.support.intake import Intake, is_denied
 from flows.support.listener import Listener
+from flows.support.log_context import label_lines
 from flows.support.outage import FEW_RETRIES, Outage, waits_for_prefect
 from flows.support.recovery import is_deployed
 from flows.support.restart import schedule_restart
@@ -36,6 +37,8 @@ from splitter.aws import sqs as queues
 from splitter.aws.sqs import TriggerQueue
 from splitter.errors import Kind, SetupError, is_kind, judge
 from splitter.settings import Allowed, Settings
+
+label_lines()
 
 DEPLOYMENT = "create-batches/create-batches"
 

@@ -68,6 +68,9 @@ class OnceAsWarning(logging.Filter):
         return is_first
 
 
+LABELS, ONCE = Labels(), OnceAsWarning()
+
+
 def label_lines() -> None:
     """Label the lines of runs and their tasks, Prefect's own included, from now on.
 
@@ -76,9 +79,7 @@ def label_lines() -> None:
     process that runs a flow (worker, runner, Dask, notebook) before it imports Prefect, and could
     name no class of this package, which imports Prefect.
     """
-    labels = Labels()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(labels)
-    once = OnceAsWarning()
+        logging.getLogger(name).addFilter(LABELS)
     for name in ("prefect.events.clients", "prefect._internal.concurrency"):
-        logging.getLogger(name).addFilter(once)
+        logging.getLogger(name).addFilter(ONCE)
