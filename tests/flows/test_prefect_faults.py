@@ -14,7 +14,11 @@ from tests.helpers.biospex import Biospex, messages
 from tests.helpers.broken_prefect import RESET, broken_prefect, creations, everything, some
 from tests.helpers.processes import eventually, run_named, serving
 
-pytestmark = [pytest.mark.usefixtures("aws"), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.prefect_server("serve"),
+    pytest.mark.usefixtures("aws"),
+    pytest.mark.soak,
+]
 
 EXPORTS_EACH = 2
 LOUD = re.compile(r"\| (WARNING|ERROR|CRITICAL) +\|")
