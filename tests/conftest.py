@@ -1,6 +1,7 @@
 """Fixtures and marks of the whole suite: an emulated AWS and real Prefect servers, over HTTP."""
 
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -47,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         stack = ExitStack()
         stack.enter_context(shared_services())
         config.add_cleanup(stack.close)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as at Ctrl-C
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,10 +73,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives each worker a test at a time, but what belongs together to one worker.
+    """Deals tests out one by one, but groups of tests as a whole to one worker.
 
-    That are the tests of one ``prefect_server``, and those of a file that share a fixture.
-    pytest-xdist 3.8 has groups for this, which pytest 9.2 ignores.
+    A group is the tests of one ``prefect_server``, or those of a file with fixtures of the scope
+    "module". The groups of pytest-xdist 3.8 do not work with pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -83,6 +85,7 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
 
 @cache
 def group_of(file: str) -> str | None:
+    """Return the group of a file's tests; the process that deals them out imports no test."""
     text = (ROOT / file).read_text(encoding="utf-8")
     if server := re.search(r'mark\.prefect_server\("(\w+)"\)', text):
         return server[1]

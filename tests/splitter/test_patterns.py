@@ -32,8 +32,8 @@ STARTS = {
 SECONDS = 0.3
 """Of a processor for one input; a pattern that is quadratic takes longer."""
 
-PATIENCE = 60
-"""Seconds for all inputs; a pattern that is exponential takes years for one."""
+PATIENCE = 300
+"""Seconds for all patterns; one that is exponential takes years for one input."""
 
 UNITS = [
     *(
