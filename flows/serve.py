@@ -64,13 +64,13 @@ async def serve(settings: Settings) -> None:
         )
         deployment_id = await service.aadd_deployment(deployment)
     async with create_task_group() as tasks:
-        tasks.start_soon(keep_listening, deployment_id)
+        tasks.start_soon(keep_listening, deployment_id, service)
         await service.start()
         tasks.cancel_scope.cancel()
 
 
-async def keep_listening(deployment: UUID) -> None:
-    """Make sure, every few seconds, that one listener runs.
+async def keep_listening(deployment: UUID, service: Runner) -> None:
+    """Make sure, every few seconds until the service stops, that one listener runs.
 
     Nothing else in the service depends on it, so it survives any error and logs it once.
     """
@@ -79,7 +79,7 @@ async def keep_listening(deployment: UUID) -> None:
     is_begun = False
     with clock.client() as prefect, waits_for_prefect(FEW_RETRIES):
         upkeep = Upkeep(prefect, deployment, clock)
-        while True:
+        while not service.stopping:
             try:
                 await to_thread.run_sync(upkeep.look if is_begun else upkeep.begin)
                 is_begun, logged = True, ""
