@@ -154,6 +154,19 @@ def test_a_second_delivery_is_the_same_run(deployment: Deployment, biospex: Bios
     assert len(deployment.runs()) == 1
 
 
+def test_restarts_of_the_listener_lead_to_no_dead_letter(
+    deployment: Deployment, biospex: Biospex
+) -> None:
+    biospex.send(biospex.request(EXPORTS[0]))
+    for _ in range(12):
+        listener = deployment.listener()
+        receive(listener)
+        assert biospex.triggers() == (0, 1)
+        listener.stop()
+    assert biospex.triggers() == (1, 0)
+    assert len(deployment.runs()) == 1
+
+
 def refusing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Let Prefect's client raise this whenever a run is to be made."""
 
@@ -591,27 +604,38 @@ def test_a_listener_waits_for_a_service_that_is_away_and_says_so_once(
     assert log.read_text().count("Waiting for a service") == 1
 
 
-class Expired(BaseHTTPRequestHandler):
-    """AWS, to somebody whose session is over."""
+@contextmanager
+def refusing_aws(code: str) -> Iterator[str]:
+    """AWS that refuses every request with an error code; yields its URL."""
 
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        answer = json.dumps({"__type": "com.amazon.coral.service#ExpiredToken"}).encode()
-        self.send_response(403)
-        self.send_header("Content-Type", "application/x-amz-json-1.0")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            answer = json.dumps({"__type": f"com.amazon.coral.service#{code}"}).encode()
+            self.send_response(403)
+            self.send_header("Content-Type", "application/x-amz-json-1.0")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as aws:
+        threading.Thread(target=aws.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{aws.server_port}"
+        aws.shutdown()
 
 
-def test_a_listener_whose_credentials_have_run_out_does_not_wait_for_others(
-    listening: Any, tmp_path: Path
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [("ExpiredToken", "ExpiredToken"), ("AccessDenied", "let the listener's role use")],
+)
+def test_a_listener_that_aws_refuses_fails_with_a_sentence(
+    code: str, sentence: str, listening: Any, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    with ThreadingHTTPServer(("127.0.0.1", 0), Expired) as aws:
-        threading.Thread(target=aws.serve_forever, daemon=True).start()
-        with listening(log, AWS_ENDPOINT_URL=f"http://127.0.0.1:{aws.server_port}") as process:
-            assert process.wait(timeout=60) == 1
-        aws.shutdown()
-    assert "ExpiredToken" in log.read_text()
+    with (
+        refusing_aws(code) as url,
+        listening(log, AWS_ENDPOINT_URL=url) as process,
+    ):
+        assert process.wait(timeout=60) == 1
+    assert sentence in log.read_text()
     assert "Waiting for a service" not in log.read_text()
