@@ -21,10 +21,10 @@ from prefect.exceptions import ObjectNotFound
 
 from blocks.saved import Aws
 from cli.pool_settings import planned_settings
-from flows.serve import check_services
 from flows.split import bucket_named
 from flows.support.recovery import callback_of
 from flows.support.run_tags import run_page
+from flows.support.setup import check_services
 from splitter.aws import sqs as queues
 from splitter.batches.lanes import Export
 from splitter.batches.plan import plan

@@ -32,6 +32,7 @@ from flows.support.outage import FEW_RETRIES, Outage, waits_for_prefect
 from flows.support.recovery import is_deployed
 from flows.support.restart import schedule_restart
 from flows.support.run_tags import documented
+from flows.support.setup import NO_CREDENTIALS, trigger_queue
 from flows.support.takeover import Standing, Takeover
 from splitter.aws import sqs as queues
 from splitter.aws.sqs import TriggerQueue
@@ -103,9 +104,7 @@ def listen_until_stopped(queue_url: str | None, deployment: str) -> None:
         check_frequency()
     settings = Settings.load()
     allowed = Allowed()
-    url = queue_url or settings.trigger_queue_url
-    if not url:
-        raise SetupError("TRIGGER_QUEUE_URL is not set; the listener needs the queue's URL.")
+    url = queue_url or trigger_queue(settings)
     sqs = Aws().client("sqs", queues.CLIENT_CONFIG, queues.region_of(url))
     queue = TriggerQueue(sqs, url, settings.visibility_timeout)
     clock = ServerClock()
@@ -153,7 +152,7 @@ def warn_about_configuration(queue: TriggerQueue, allowed: Allowed) -> None:
     try:
         has_policy = queue.has_redrive_policy()
     except NoCredentialsError:
-        raise SetupError("No AWS credentials were found; the listener needs them.") from None
+        raise SetupError(NO_CREDENTIALS) from None
     if not has_policy:
         get_run_logger().warning(
             "The queue %s has NO REDRIVE POLICY: messages that cannot be answered will come back "

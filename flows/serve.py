@@ -14,20 +14,17 @@ from types import FrameType
 from uuid import UUID
 
 from anyio import create_task_group, sleep, to_thread
-from httpx import HTTPStatusError, TransportError
-from prefect.client.orchestration import get_client
 from prefect.logging import get_logger
 from prefect.runner import Runner
-from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
 
-from blocks.saved import Aws
 from flows.create_batches import create_batches
 from flows.listen import listen
-from flows.support.heartbeats import FREQUENCY, ServerClock, websocket_problem
+from flows.support.heartbeats import FREQUENCY, ServerClock
 from flows.support.outage import FEW_RETRIES, waits_for_prefect
 from flows.support.restart import Upkeep
 from flows.support.run_tags import deployment_tags
+from flows.support.setup import check_services, trigger_queue
 from splitter.errors import SetupError
 from splitter.settings import Settings
 
@@ -96,34 +93,8 @@ def check(settings: Settings) -> None:
     Raises:
         SetupError: naming what is missing.
     """
-    if not settings.trigger_queue_url:
-        raise SetupError("TRIGGER_QUEUE_URL is not set; the listener needs the queue's URL.")
+    trigger_queue(settings)
     check_services()
-
-
-def check_services() -> None:
-    """Make sure that there is a Prefect API that answers, and that AWS credentials are found.
-
-    Raises:
-        SetupError: naming what is missing.
-    """
-    url = get_current_settings().api.url
-    if not url:  # Prefect would start a temporary server
-        raise SetupError("PREFECT_API_URL is not set; runs need a Prefect server that stays.")
-    with get_client(sync_client=True) as prefect:
-        try:
-            prefect.read_flows(limit=1)
-        except HTTPStatusError as error:
-            raise SetupError(
-                f"the Prefect API at {url} answers {error.response.status_code}; "
-                "are PREFECT_API_KEY or PREFECT_API_AUTH_STRING right?"
-            ) from error
-        except TransportError as error:
-            raise SetupError(f"the Prefect API at {url} does not answer ({error}).") from error
-    if problem := websocket_problem():
-        log.warning(problem)
-    if Aws().session.get_credentials() is None:
-        raise SetupError("no AWS credentials were found, neither saved as a block nor here.")
 
 
 def sigterm_self(number: int, frame: FrameType | None) -> None:

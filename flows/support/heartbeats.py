@@ -25,6 +25,7 @@ from prefect.settings import get_current_settings
 
 from flows.support.decision import MISSED_HEARTBEATS
 from splitter.errors import SetupError
+from splitter.sentences import Actor, Sentence
 from splitter.settings import Docs
 from splitter.wording import duration
 
@@ -54,6 +55,15 @@ NO_HEARTBEATS = (
 )
 
 
+TOO_FEW_HEARTBEATS = Sentence(
+    "setup.heartbeats",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY is {frequency:bare}; the listener needs {needed:bare}, or "
+    "another listener is started beside it every minute.",
+    Actor.OPERATOR,
+    "Set PREFECT_FLOWS_HEARTBEAT_FREQUENCY where the listener runs.",
+)
+
+
 def check_frequency() -> None:
     """Make sure that a deployed listener sends heartbeats as often as the automation expects.
 
@@ -62,10 +72,7 @@ def check_frequency() -> None:
     """
     frequency = get_current_settings().flows.heartbeat_frequency
     if frequency is None or frequency > FREQUENCY:
-        raise SetupError(
-            f"PREFECT_FLOWS_HEARTBEAT_FREQUENCY is {frequency}; the listener needs {FREQUENCY}, "
-            "or another listener is started beside it every minute. Set it where the listener runs."
-        )
+        raise SetupError(TOO_FEW_HEARTBEATS, frequency=str(frequency), needed=str(FREQUENCY))
 
 
 def websocket_problem() -> str | None:
