@@ -494,7 +494,8 @@ def test_private_subnets_need_an_endpoint_for_each_called_service(calls: Path) -
     called = {call.partition(":")[0] for call in made.split()}
     may_call = {action.partition(":")[0] for seldom in SELDOM.values() for action in seldom}
     mounted_inside = {"elasticfilesystem"}
-    assert called == set(CALLED["pools"])
+    # The worker reads the log of a run that crashed; its endpoint is among those of ECS itself.
+    assert called - {"logs"} == set(CALLED["pools"])
     assert called | may_call <= {*ENDPOINTS["pools"], *mounted_inside}
 
 
