@@ -475,6 +475,14 @@ def check_api(url: str, *, open_is_wanted: bool) -> Iterator[Finding]:
         yield stop(f"{url} does not answer: {error}")
 
 
+def check_websocket() -> Iterator[Finding]:
+    """Heartbeats reach the API: a proxy may refuse their WebSocket."""
+    from flows.support.heartbeats import websocket_problem
+
+    if problem := websocket_problem():
+        yield note(problem)
+
+
 def running_listeners() -> list[str]:
     """Names of the running listeners."""
     return [run.name for run in listeners() if run.state_type == "RUNNING"]
@@ -652,6 +660,7 @@ def _prefect(options: argparse.Namespace) -> int:
         state = prefect_state(options.environment, options.pools, options.block)
         findings += check_pools(options.environment, state, options.pools)
         findings += check_notification_block(options.notification_block)
+        findings += check_websocket()
     except Exception as error:
         if not findings:
             findings = [stop(f"{url} answers with an error: {error}")]

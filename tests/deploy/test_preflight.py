@@ -13,12 +13,14 @@ from uuid import uuid4
 import boto3
 import pytest
 from moto.servicequotas.models import ServiceQuotasBackend
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.saved import REGION
 from deploy import preflight
 from deploy.preflight import Finding, Plan
 from devtools.services import embedded_prefect
 from tests.helpers.biospex import Biospex
+from tests.helpers.broken_prefect import broken_prefect
 
 pytestmark = pytest.mark.usefixtures("aws")
 
@@ -285,6 +287,17 @@ def test_an_api_without_authentication_is_refused(prefect_api: dict[str, str]) -
     assert "is this machine" in found[0].sentence
     assert "answers anybody" in found[1].sentence
     assert not list(preflight.check_api(url, open_is_wanted=True))
+
+
+def test_a_websocket_that_a_proxy_refuses_is_noted(prefect_api: dict[str, str]) -> None:
+    assert not list(preflight.check_websocket())
+    with (
+        broken_prefect(prefect_api["PREFECT_API_URL"]) as proxy,
+        temporary_settings({PREFECT_API_URL: proxy.url}),
+    ):
+        [found] = preflight.check_websocket()
+    assert found.level == "note"
+    assert "has to pass WebSocket upgrades" in found.sentence
 
 
 def test_an_api_with_an_auth_string_is_not_open(
