@@ -36,6 +36,7 @@ from splitter.archives.zip_index import MemberSpan, ZipIndex
 from splitter.aws.s3 import CLIENT_CONFIG, Bucket
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import PARALLEL_PARTS
+from splitter.manifest import MANIFEST
 from splitter.manifest import partition as manifest
 from splitter.manifest.partition import Batch
 
@@ -57,7 +58,7 @@ def names(count: int) -> Iterator[str]:
 def members(count: int) -> Iterator[ZipInfo]:
     """The entries of an export's central directory, the manifest last."""
     position = 0
-    for name in (*names(count), manifest.MANIFEST):
+    for name in (*names(count), MANIFEST):
         info = ZipInfo(name, MODIFIED)
         info.compress_type = ZIP_DEFLATED
         info.file_size = info.compress_size = IMAGE
@@ -84,7 +85,7 @@ def partition(count: int) -> Callable[[], object]:
     for name in names(count):
         written.write(f"{name[:-4]},{name},{cells}\n".encode())
     text = written.getvalue()
-    files = {*names(count), manifest.MANIFEST}
+    files = {*names(count), MANIFEST}
     return lambda: manifest.partition_export(
         files, lambda _: text, "imageName", BATCH_SIZE, sys.maxsize
     )

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -206,7 +206,7 @@ def split_on_disk(export: Export, lane: Extract, settings: Settings) -> Made:
         path = download(export, directory)
         contents = extract(path, directory, export.limits)
         parts = partition(export, contents, settings)
-        parts.warnings.extend(contents.remarks)
+        parts = replace(parts, warnings=(*parts.warnings, *contents.remarks))
         images = {name: contents.members[file] for name, file in parts.images.items()}
         modified = contents.members[parts.manifest].modified
         plans = [

@@ -1,14 +1,15 @@
-"""What Zooniverse will not take of the batches, by the names, sizes and cells that are known here.
+"""Checks of the batches against Zooniverse's rules, by the names, sizes and cells that are known.
 
-A batch is uploaded in one of two ways, and each refuses in its own:
+A batch is uploaded in one of two ways, and each has its own rules:
 
 - the web page of a subject set, ``app/pages/lab/subject-set.cjsx`` in
   https://github.com/zooniverse/Panoptes-Front-End;
-- the Python client, ``panoptes_cli/commands/subject_set.py`` in
+- the command line client, ``panoptes_cli/commands/subject_set.py`` in
   https://github.com/zooniverse/panoptes-cli with ``panoptes_client/subject.py`` in
   https://github.com/zooniverse/panoptes-python-client.
 
-The statements were checked against the client 1.7.1 and the web page of May 2026.
+The statements were checked in May 2026 against panoptes-client 1.7.1, panoptescli 1.2.1 and the
+web page; others name their source.
 """
 
 import csv
@@ -16,15 +17,18 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
 
 from splitter.archives.extract import Contents
+from splitter.archives.signatures import WEB_PAGE, markup, recognise
 from splitter.archives.zip_index import ZipIndex
 from splitter.errors import ExportError
-from splitter.manifest.partition import MANIFEST, Partition
-from splitter.manifest.text import bare
-from splitter.sentences import escaped, shown
+from splitter.manifest import MANIFEST, Partition
+from splitter.manifest.text import bare, row_words
+from splitter.sentences import Actor, Said, Sentence, Words, escaped, shown
 
 SHOWN = 3
 """Cases of each kind that are named."""
@@ -83,7 +87,10 @@ ADVISED_ROWS = 1000
 """The web page: "We strongly recommend uploading subjects in batches of 500 - 1,000 at a time"."""
 
 SAMPLES = 3
-"""Images whose first bytes are fetched where they are not on this machine."""
+"""Images that are fetched from elsewhere to look at their bytes."""
+
+SMALL_SAMPLES = 50
+"""Images smaller than any JPEG that are fetched as well."""
 
 START = 512
 """Bytes of an image that tell what it is."""
@@ -96,44 +103,154 @@ TAKEN = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
 SVG = re.compile(
     rb"(?s)\s*+(?><\?xml.*?>\s*+)?+(?><!--.*?-->\s*+)*+(?:<!DOCTYPE svg.*?>\s*+)?<svg\b"
 )
-OTHERS = {
-    b"II*\0": "a TIFF",
-    b"MM\0*": "a TIFF",
-    b"II+\0": "a BigTIFF",
-    b"BM": "a BMP",
-    b"8BPS": "a Photoshop file",
-    b"%PDF": "a PDF",
-    b"PK\x03\x04": "a ZIP",
-    b"\0\0\0\x0cjP": "a JPEG 2000",
-    b"\xff\x0a": "a JPEG XL",
-}
-WEB_PAGE = re.compile(rb"\s*<(?:!doctype html|html|head|body)", re.IGNORECASE)
+
+TOO_LARGE_FOR_PAGE = Sentence(
+    "zooniverse.too-large-for-page",
+    "{images} too large for Zooniverse's web page, which takes files below 1,000 KiB: {first}.",
+)
+TOO_LARGE_FOR_CLIENT = Sentence(
+    "zooniverse.too-large-for-client",
+    f"{{images}} too large for Zooniverse's client, which takes up to {CLIENT_SIZE:,} bytes and "
+    "otherwise uploads nothing of the batch: {first}.",
+)
+EMPTY_IMAGE = Sentence(
+    "zooniverse.empty-image",
+    "{images} empty (0 bytes). The web page ignores them, and the client uploads nothing of the "
+    "batch: {first}.",
+)
+NOT_ON_WINDOWS_NAME = Sentence(
+    "zooniverse.name-not-on-windows",
+    "{images} a name that is not possible on Windows, where nobody can unpack the batch whole: "
+    "{first}.",
+)
+UNKNOWN_EXTENSION = Sentence(
+    "zooniverse.unknown-extension",
+    "{images} an extension that the web page does not know (it knows "
+    f"{', '.join(EXTENSIONS)}): {{first}}.",
+)
+SVG_IMAGE = Sentence(
+    "zooniverse.svg-image",
+    "{images} in the format SVG. Zooniverse's present site cannot show it, so a project with SVG "
+    "is sent to the legacy site: {first}.",
+)
+"""https://github.com/zooniverse/front-end-monorepo/issues/5311, open, read in November 2026."""
+
+FORBIDDEN_NAME = Sentence(
+    "zooniverse.forbidden-name",
+    "{images} a name with characters that the web page does not allow (/ \\ : , or blanks around "
+    "the name): {first}.",
+)
+OTHER_IMAGE_COLUMN = Sentence(
+    "zooniverse.images-of-other-column",
+    "{cells} of the column {column} name images of the archive that are in no batch, because only "
+    "the column {counted} counts: {first}.",
+)
+LIKE_IMAGE = Sentence(
+    "zooniverse.cell-like-image",
+    "{cells} of the column {column} look like image names. The web page waits for those files too "
+    "and leaves the rows incomplete: {first}.",
+)
+ROW_TWICE = Sentence(
+    "zooniverse.row-twice",
+    "{rows} in the manifest more than once, so volunteers see the image twice: {first}.",
+)
+IMAGE_TWICE = Sentence(
+    "zooniverse.image-twice",
+    "{rows} an image that an earlier row has, so volunteers see it twice: {first}.",
+)
+LONG_CELL = Sentence(
+    "zooniverse.long-cell",
+    f"{{cells}} longer than {LONGEST_CELL:,} characters, which the client refuses: {{first}}.",
+)
+NUL_IN_ROW = Sentence(
+    "zooniverse.nul-in-row",
+    "{rows} a NUL character, which Zooniverse's database cannot hold: {first}.",
+)
+CELL_IS_FILE = Sentence(
+    "zooniverse.cell-is-file",
+    "{cells} of a batch's first row name a file or folder that exists, and the client then reads "
+    "no image of the batch: {first}.",
+)
+SAME_NAME = Sentence(
+    "zooniverse.columns-with-one-name",
+    "Columns have the same name: {names}. The client keeps the last of them, the web page keeps "
+    "each under a name of its own.",
+)
+PERCENT = Sentence(
+    "zooniverse.percent-column",
+    "Columns begin with % ({names}). Zooniverse removes it and makes the subject set an indexed "
+    "one. Rename them if that is not intended.",
+)
+NUL_IN_HEADER = Sentence(
+    "zooniverse.nul-in-header",
+    "The header has a NUL character, which Zooniverse's database cannot hold.",
+)
+NO_IMAGE = Sentence(
+    "zooniverse.no-image",
+    "{images} no JPEG, PNG, GIF or SVG by the first bytes ({number} were looked at), and the "
+    "client stops there midway: {first}.",
+)
+TEXT_INSTEAD = Sentence(
+    "zooniverse.text-instead",
+    "{images} a text, not a picture ({number} were looked at), and the client uploads it as text: "
+    "{first}.",
+)
+CUT_OFF = Sentence(
+    "zooniverse.jpeg-cut-off",
+    "{images} a JPEG without its end ({number} were looked at), so probably cut off while it was "
+    "copied. Volunteers see a part of it: {first}.",
+)
+LARGE_BATCH = Sentence(
+    "zooniverse.large-batch",
+    f"The largest batch has {{rows}} rows. The web page advises 500 to {ADVISED_ROWS:,} at a time, "
+    "and the client for more.",
+    Actor.NOBODY,
+    "Nothing has to be done here. Upload the batch with the client, or set BATCH_SIZE=1000.",
+)
 
 
-@dataclass
 class Cases:
-    """All cases of one kind: how many, and the first of them."""
+    """All cases of one kind: their number, and the first of them.
 
-    count: int = 0
-    first: list[str] = field(default_factory=list)
+    Args:
+        sentence: has the placeholders ``first`` and, for number and noun, the last word of
+            ``many``'s noun: ``images``, ``rows`` or ``cells``.
+        one, many: noun and verb.
+    """
 
-    def add(self, case: str) -> None:
+    def __init__(self, sentence: Sentence, one: str, many: str) -> None:
+        self._sentence = sentence
+        self._one = one
+        self._many = many
+        self._first: list[str] = []
+        self.count = 0
+
+    def add(self, case: str, where: str = "") -> None:
+        """Count a case.
+
+        Args:
+            case: text of other people.
+            where: our own words behind it.
+        """
         self.count += 1
-        if len(self.first) < SHOWN:
-            self.first.append(escaped(case))
+        if len(self._first) < SHOWN:
+            self._first.append(escaped(case) + where)
 
-    def sentence(self, one: str, many: str, what: str) -> Iterator[str]:
+    def said(self, **values: Any) -> Iterator[Said]:
+        """The sentence, if there is a case."""
         if self.count:
-            more = ", …" if self.count > len(self.first) else ""
-            which = one if self.count == 1 else many
-            yield f"{self.count:,} {which} {what}: {', '.join(self.first)}{more}."
+            more = ", …" if self.count > len(self._first) else ""
+            values["first"] = Words(", ".join(self._first) + more)
+            noun = self._many.split()[0]
+            which = self._one if self.count == 1 else self._many
+            yield self._sentence(**{noun: Words(f"{self.count:,} {which}")}, **values)
 
 
 def inspect(parts: Partition, files: Contents | ZipIndex) -> Partition:
-    """The same batches, with what Zooniverse will say of them.
+    """The batches with warnings about Zooniverse.
 
-    Costs a reading of the batches' manifests. Of what is unpacked on this machine each image's
-    first bytes are looked at; of a ZIP elsewhere, those of ``SAMPLES``.
+    Reads the batches' manifests. Also looks at the first and last bytes of each image that is
+    unpacked on this machine; of a ZIP elsewhere, at a few images.
     """
     names = parts.images
     if isinstance(files, Contents):
@@ -143,18 +260,18 @@ def inspect(parts: Partition, files: Contents | ZipIndex) -> Partition:
         sizes = {image: files.members[name].info.file_size for image, name in names.items()}
         looks = _sampled(files, names)
     others = {name.removeprefix(parts.folder) for name in parts.unlisted}
-    warnings = [*findings(parts, sizes, others), *_not_images(looks)]
-    return replace(parts, zooniverse=warnings, zooniverse_notes=_notes(parts))
+    warnings = (*findings(parts, sizes, others), *_not_images(looks))
+    return replace(parts, zooniverse=warnings, zooniverse_notes=tuple(_notes(parts)))
 
 
 def section(parts: Partition) -> list[str]:
-    """What a summary or a plan says under "Zooniverse", a sentence a line."""
-    said = [*parts.zooniverse, *parts.zooniverse_notes]
+    """The lines of a summary or a plan under "Zooniverse"."""
+    said = [str(sentence) for sentence in (*parts.zooniverse, *parts.zooniverse_notes)]
     return said or ["No Zooniverse problems found."]
 
 
-def findings(parts: Partition, sizes: Mapping[str, int], others: Iterable[str] = ()) -> list[str]:
-    """Sentences on what Zooniverse will not take or will take otherwise than it was meant.
+def findings(parts: Partition, sizes: Mapping[str, int], others: Iterable[str] = ()) -> list[Said]:
+    """Warnings about names, sizes and cells that Zooniverse refuses or takes in another way.
 
     Args:
         sizes: bytes of each image that a row names.
@@ -163,65 +280,43 @@ def findings(parts: Partition, sizes: Mapping[str, int], others: Iterable[str] =
     return [*_of_files(sizes), *_of_cells(parts, sizes, frozenset(others))]
 
 
-def _of_files(sizes: Mapping[str, int]) -> Iterator[str]:
-    for_page, for_client, empty = Cases(), Cases(), Cases()
-    extension, forbidden, windows, tiny = Cases(), Cases(), Cases(), Cases()
+def _of_files(sizes: Mapping[str, int]) -> Iterator[Said]:
+    for_page = Cases(TOO_LARGE_FOR_PAGE, "image is", "images are")
+    for_client = Cases(TOO_LARGE_FOR_CLIENT, "image is", "images are")
+    empty = Cases(EMPTY_IMAGE, "image is", "images are")
+    windows = Cases(NOT_ON_WINDOWS_NAME, "image has", "images have")
+    svg = Cases(SVG_IMAGE, "image is", "images are")
+    extension = Cases(UNKNOWN_EXTENSION, "image has", "images have")
+    forbidden = Cases(FORBIDDEN_NAME, "image has", "images have")
     for name, size in sizes.items():
         if size > CLIENT_SIZE:
-            for_client.add(f"{name} ({size:,} bytes)")
+            for_client.add(name, f" ({size:,} bytes)")
         if size >= WEB_PAGE_SIZE:
-            for_page.add(f"{name} ({size:,} bytes)")
+            for_page.add(name, f" ({size:,} bytes)")
         if not size:
             empty.add(name)
-        elif size < SMALLEST_JPEG and name.lower().endswith((".jpg", ".jpeg")):
-            tiny.add(f"{name} ({size:,} bytes)")
         if NOT_ON_WINDOWS.search(name.rpartition("/")[2]):
             windows.add(name)
+        lower = name.lower()
+        if lower.endswith(".svg"):
+            svg.add(name)
         if any(character in FORBIDDEN for character in name) or bare(name) != name:
             forbidden.add(name)
-        elif not name.lower().endswith(EXTENSIONS):
+        elif not lower.endswith(EXTENSIONS):
             extension.add(name)
-    yield from for_page.sentence(
-        "image is", "images are", "too large for Zooniverse's web page, which takes up to 1,000 KiB"
-    )
-    yield from for_client.sentence(
-        "image is",
-        "images are",
-        f"too large for Zooniverse's client, above {CLIENT_SIZE:,} bytes, and it then uploads "
-        "nothing of the batch",
-    )
-    yield from empty.sentence(
-        "image is",
-        "images are",
-        "empty (0 bytes); the web page passes over them, and the client uploads nothing of the "
-        "batch",
-    )
-    yield from tiny.sentence(
-        "image is", "images are", "smaller than any JPEG, so probably cut off or damaged"
-    )
-    yield from windows.sentence(
-        "image name is",
-        "image names are",
-        "not possible on Windows, where nobody can unpack the batch whole",
-    )
-    yield from extension.sentence(
-        "image has",
-        "images have",
-        "an extension that the web page does not know (it knows .jpg, .jpeg, .png, .gif, .svg)",
-    )
-    yield from forbidden.sentence(
-        "image name has",
-        "image names have",
-        "characters that the web page does not allow (/ \\ : , or blanks around the name)",
-    )
+    for cases in (for_page, for_client, empty, windows, svg, extension, forbidden):
+        yield from cases.said()
 
 
-def _of_cells(parts: Partition, sizes: Mapping[str, int], others: frozenset[str]) -> Iterator[str]:
+def _of_cells(parts: Partition, sizes: Mapping[str, int], others: frozenset[str]) -> Iterator[Said]:
     column = parts.column
     like: dict[int, Cases] = {}
     lost: dict[int, Cases] = {}
-    long, nul, rows_again, images_again = Cases(), Cases(), Cases(), Cases()
-    folders = Cases()
+    rows_again = Cases(ROW_TWICE, "row is", "rows are")
+    images_again = Cases(IMAGE_TWICE, "row names", "rows name")
+    long = Cases(LONG_CELL, "cell is", "cells are")
+    nul = Cases(NUL_IN_ROW, "row has", "rows have")
+    paths = Cases(CELL_IS_FILE, "cell", "cells")
     seen_rows: set[int] = set()
     seen_images: set[str] = set()
     header: list[str] = []
@@ -235,73 +330,56 @@ def _of_cells(parts: Partition, sizes: Mapping[str, int], others: frozenset[str]
             row_hash = hash(tuple(row))
             if name in seen_images:
                 again = rows_again if row_hash in seen_rows else images_again
-                again.add(f"{name} (row {number})")
+                again.add(name, f" in {where(parts, number, row)}")
             seen_images.add(name)
             seen_rows.add(row_hash)
             if sum(map(len, row)) > LONGEST_CELL:
                 for cell in row:
                     if len(cell) > LONGEST_CELL:
-                        long.add(f"row {number} with {len(cell):,} characters")
+                        words = f" with {len(cell):,} characters"
+                        long.add("", where(parts, number, row) + words)
             if number == batch.first_row:
                 inside = {MANIFEST, *batch.images} - {name}
                 for cell in set(row).intersection(FOLDERS) | set(row).intersection(inside):
-                    folders.add(f"'{cell}' (row {number})")
+                    paths.add("", f"{shown(cell)} in {where(parts, number, row)}")
             if has_nul and "\0" in "".join(row):
-                nul.add(f"row {number}")
+                nul.add("", where(parts, number, row))
             if may_be_like or not others.isdisjoint(row):
                 for position, cell in enumerate(row):
-                    if position != column and cell in others:
-                        lost.setdefault(position, Cases()).add(f"{cell} (row {number})")
-                    elif position != column and LIKE_AN_IMAGE.search(cell):
-                        like.setdefault(position, Cases()).add(f"{cell} (row {number})")
+                    if position == column:
+                        continue
+                    if cell in others:
+                        cases = lost.setdefault(
+                            position, Cases(OTHER_IMAGE_COLUMN, "cell", "cells")
+                        )
+                        cases.add(cell, f" in {where(parts, number, row)}")
+                    elif LIKE_AN_IMAGE.search(cell):
+                        cases = like.setdefault(position, Cases(LIKE_IMAGE, "cell", "cells"))
+                        cases.add(cell, f" in {where(parts, number, row)}")
     for position, cases in sorted(lost.items()):
-        yield from cases.sentence(
-            "cell",
-            "cells",
-            f"of the column {shown(header[position])} name images of the archive that are in no "
-            f"batch, as only {shown(header[column])} counts",
-        )
+        yield from cases.said(column=header[position], counted=header[column])
     for position, cases in sorted(like.items()):
-        yield from cases.sentence(
-            "cell",
-            "cells",
-            f"of the column {shown(header[position])} look like image names, and the web page "
-            "waits for those files too and leaves the rows incomplete",
-        )
-    yield from rows_again.sentence(
-        "row stands", "rows stand", "in the manifest twice, and volunteers will see it twice"
-    )
-    yield from images_again.sentence(
-        "row names", "rows name", "an image that an earlier row has, which volunteers see twice"
-    )
-    yield from long.sentence(
-        "cell is", "cells are", f"longer than {LONGEST_CELL:,} characters, which the client refuses"
-    )
-    yield from nul.sentence(
-        "row has", "rows have", "a NUL character, which Zooniverse's database cannot hold"
-    )
-    yield from folders.sentence(
-        "cell",
-        "cells",
-        "of a batch's first row name a file or folder that is there, and the client then reads no "
-        "image of the batch",
-    )
+        yield from cases.said(column=header[position])
+    for cases in (rows_again, images_again, long, nul, paths):
+        yield from cases.said()
     twice = [name for name, count in Counter(map(str.strip, header)).items() if count > 1]
     if twice:
-        listed = ", ".join(map(shown, twice[:SHOWN]))
-        yield (
-            f"Columns have the same name: {listed}. The client keeps the last of them, the web "
-            "page keeps each under a name of its own."
-        )
+        yield SAME_NAME(names=twice[:SHOWN])
     percent = [name for name in header if name.strip().startswith("%")]
     if percent:
-        listed = ", ".join(map(shown, percent[:SHOWN]))
-        yield (
-            f"Columns begin with % ({listed}); Zooniverse cuts it and makes the subject set an "
-            "indexed one. Rename them if that is not wanted."
-        )
+        yield PERCENT(names=percent[:SHOWN])
     if "\0" in "".join(header):
-        yield "The header has a NUL character, which Zooniverse's database cannot hold."
+        yield NUL_IN_HEADER()
+
+
+def where(parts: Partition, number: int, cells: Sequence[str]) -> Words:
+    """A row's number in the export's manifest as Excel shows it, with the row's subjectId.
+
+    Args:
+        number: of the row among the batches' rows, from 1.
+    """
+    subject = cells[parts.subject] if parts.subject is not None else ""
+    return row_words(parts.numbers[number - 1], subject)
 
 
 def _extensions(text: bytes) -> int:
@@ -310,14 +388,10 @@ def _extensions(text: bytes) -> int:
     return sum(lower.count(extension.encode()) for extension in EXTENSIONS)
 
 
-def _notes(parts: Partition) -> list[str]:
+def _notes(parts: Partition) -> Iterator[Said]:
     most = max(batch.rows for batch in parts.batches)
-    if most <= ADVISED_ROWS:
-        return []
-    return [
-        f"The largest batch has {most:,} rows; the web page advises 500 to {ADVISED_ROWS:,} at a "
-        "time, and the client for more."
-    ]
+    if most > ADVISED_ROWS:
+        yield LARGE_BATCH(rows=most)
 
 
 @dataclass(frozen=True)
@@ -347,10 +421,11 @@ def _starts(contents: Contents, names: Mapping[str, str]) -> Iterator[Look]:
 
 def _sampled(index: ZipIndex, names: Mapping[str, str]) -> Iterator[Look]:
     images = list(names)
-    for position in sorted({0, len(images) // 2, len(images) - 1}):
-        image = images[position]
-        size = index.members[names[image]].info.file_size
-        if not size or size > LARGEST_SAMPLE:
+    sizes = {image: index.members[file].info.file_size for image, file in names.items()}
+    small = (image for image, size in sizes.items() if 0 < size < SMALLEST_JPEG)
+    chosen = [images[position] for position in sorted({0, len(images) // 2, len(images) - 1})]
+    for image in dict.fromkeys([*chosen, *islice(small, SMALL_SAMPLES)]):
+        if not 0 < sizes[image] <= LARGEST_SAMPLE:
             continue
         try:
             data = b"".join(index.chunks(names[image]))
@@ -359,8 +434,11 @@ def _sampled(index: ZipIndex, names: Mapping[str, str]) -> Iterator[Look]:
         yield Look(image, data[:START], data[-TAIL:])
 
 
-def _not_images(looks: Iterable[Look]) -> Iterator[str]:
-    others, texts, cut, looked_at = Cases(), Cases(), Cases(), 0
+def _not_images(looks: Iterable[Look]) -> Iterator[Said]:
+    others = Cases(NO_IMAGE, "image is", "images are")
+    texts = Cases(TEXT_INSTEAD, "image is", "images are")
+    cut = Cases(CUT_OFF, "image is", "images are")
+    looked_at = 0
     for look in looks:
         looked_at += 1
         if is_taken(look.start):
@@ -369,22 +447,9 @@ def _not_images(looks: Iterable[Look]) -> Iterator[str]:
         elif _is_text(look.start):
             texts.add(look.image)
         else:
-            others.add(f"{look.image} ({_what_it_is(look.start)})")
-    of = f"({looked_at:,} were looked at)"
-    yield from others.sentence(
-        "image is",
-        "images are",
-        f"no JPEG, PNG, GIF or SVG by the first bytes {of}, and the client stops there midway",
-    )
-    yield from texts.sentence(
-        "image is", "images are", f"a text, not a picture {of}, and the client uploads it as text"
-    )
-    yield from cut.sentence(
-        "image is",
-        "images are",
-        f"a JPEG without its end {of}, so probably cut off while it was copied; volunteers see a "
-        "part of it",
-    )
+            others.add(look.image, f" ({_kind(look.start)})")
+    for cases in (others, texts, cut):
+        yield from cases.said(number=looked_at)
 
 
 def _is_text(start: bytes) -> bool:
@@ -393,7 +458,7 @@ def _is_text(start: bytes) -> bool:
     return (
         len(text.encode()) >= len(start) - 3  # a character may be cut at the end
         and not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
-        and WEB_PAGE.match(start) is None
+        and markup(text) is not WEB_PAGE
     )
 
 
@@ -402,12 +467,6 @@ def is_taken(start: bytes) -> bool:
     return start.startswith(TAKEN) or SVG.match(start) is not None
 
 
-def _what_it_is(start: bytes) -> str:
-    for signature, what in OTHERS.items():
-        if start.startswith(signature):
-            return what
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return "a WebP"
-    if start[4:8] == b"ftyp":
-        return "a HEIC or film"
-    return "a web page" if WEB_PAGE.match(start) else "of an unknown kind"
+def _kind(start: bytes) -> str:
+    found = recognise(start)
+    return found.name if found else "of an unknown kind"

@@ -19,6 +19,7 @@ from splitter.archives.tar import without_unused
 from splitter.archives.zip_index import ZipIndex
 from splitter.batches import splice as splicing
 from splitter.errors import ExportError
+from splitter.manifest import MANIFEST
 from splitter.manifest import partition as manifest
 from tests.helpers.archives import identified, index_of
 
@@ -187,7 +188,7 @@ def _splice(batch: manifest.Batch, index: ZipIndex, data: bytes, contents: Conte
     if contents is None:
         return  # the splice lane does not read images, so it may accept damaged ones
     with zipfile.ZipFile(io.BytesIO(spliced)) as made:
-        if sorted(made.namelist()) != sorted([*batch.images, manifest.MANIFEST]):
+        if sorted(made.namelist()) != sorted([*batch.images, MANIFEST]):
             raise BrokenPromiseError("a spliced batch has other members than its rows")
         for name in batch.images:
             if made.read(name) != _content(contents, name):

@@ -10,8 +10,10 @@ from typing import Final
 
 from bench.fuzz.mutations import BrokenPromiseError, cut, mutated, unless_refused
 from splitter import zooniverse
+from splitter.manifest import MANIFEST
 from splitter.manifest import partition as manifest
 from splitter.manifest import text as manifest_text
+from splitter.manifest.diagnosis import explain
 from splitter.sentences import Said
 
 FIXTURES = Path(__file__).parent.parent.parent / "tests" / "fixtures"
@@ -97,7 +99,7 @@ def check_manifest(data: bytes, directory: Path) -> bool:
         plain = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
         if plain != [header, *wanted]:
             raise BrokenPromiseError("csv reads other cells")
-    names = {manifest.MANIFEST, *(row[column] for row in wanted)}
+    names = {MANIFEST, *(row[column] for row in wanted)}
     parts = unless_refused(lambda: manifest.partition_export(names, lambda _: data, "imageName", 2))
     if parts is None:
         return True
@@ -120,8 +122,11 @@ def check_manifest(data: bytes, directory: Path) -> bool:
     return True
 
 
-def _table(data: bytes) -> tuple[list[str], list[list[str]], list[str | Said], int]:
+def _table(data: bytes) -> tuple[list[str], list[list[str]], list[Said], int]:
     """Header, rows and warnings of a manifest, and the position of its image column."""
-    table = manifest_text.read(data, "imageName")
-    rows = [cells for _, cells in table.rows]
+    try:
+        table = manifest_text.read(data, "imageName")
+        rows = [cells for _, cells in table.rows]
+    except manifest_text.UnreadableError as failure:
+        raise explain(failure) from failure
     return table.header, rows, table.warnings, table.column

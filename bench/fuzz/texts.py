@@ -16,7 +16,7 @@ from flows.support.markdown import code, link, plain
 from splitter import zooniverse
 from splitter.archives import extract as archive
 from splitter.archives.extract import Contents
-from splitter.manifest import partition
+from splitter.manifest import MANIFEST, partition
 from splitter.messages import (
     MAX_BODY_BYTES,
     ReplyAddress,
@@ -156,7 +156,7 @@ def _read_message(data: bytes, directory: Path) -> bool:
 
 
 def _read_manifest(data: bytes, directory: Path) -> bool:
-    names = {partition.MANIFEST, "a.jpg"}
+    names = {MANIFEST, "a.jpg"}
     read = partial(partition.partition_export, names, lambda _: data, "imageName", 2)
     return unless_refused(read) is not None
 

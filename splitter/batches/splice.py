@@ -27,7 +27,7 @@ from splitter.batches.assembly import (
     SentPart,
 )
 from splitter.batches.windows import Gathered, Range, Windows, windows_over
-from splitter.manifest.partition import MANIFEST, Batch
+from splitter.manifest import MANIFEST, Batch
 from splitter.sentences import Sentence
 
 VERIFY_WINDOW = 8 * MIB

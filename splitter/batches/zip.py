@@ -12,7 +12,7 @@ from splitter.archives import zip_records
 from splitter.archives.members import DosDateTime, Member
 from splitter.aws.s3 import MAX_PARTS, MIB
 from splitter.batches.assembly import SentPart
-from splitter.manifest.partition import MANIFEST, Batch
+from splitter.manifest import MANIFEST, Batch
 
 PART_SIZE = 8 * MIB
 

@@ -1,154 +1,195 @@
 """Checks of a manifest that can be read: damage that leaves every row well-formed.
 
-Each check is a function or a small class with the sentence that it gives. To add one, declare its
-sentence, add it to ``of_text`` or to ``RowChecks``, and put an input into
-tests/fixtures/cases/tables.
+To add a check, declare its sentence, write a function that yields or raises it, put the function
+into ``CHECKS``, and put a manifest with the name of the sentence's code into
+tests/fixtures/cases/tables/by-code. ``CHECKS`` run after all rows have been read; a check may read
+them again if it has found something.
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
+from itertools import pairwise
 
-from splitter.manifest.text import ManifestError
-from splitter.sentences import Said, Sentence
-
-SUBJECT_COLUMN = "subjectId"
-
-MAX_KEPT = 10_000
-"""Rows of one kind that are compared with each other."""
+from splitter.manifest.text import (
+    CELL,
+    ManifestError,
+    Table,
+    row_words,
+    strict_part,
+)
+from splitter.sentences import Said, Sentence, Words
+from splitter.wording import count
 
 SWAPPED = Sentence(
     "manifest.subject-of-another-image",
-    "The manifest gives {count} images the subjectId of another image, the first in row {row}, "
-    "where {image} has the subjectId {subject}; one column was probably sorted or moved alone. "
-    "Every transcription would go to the wrong specimen: export it again.",
+    "The manifest gives {images} the subjectId of another image. The first is {image} in {row}. "
+    "One column was probably sorted or moved alone, so every transcription would go to the wrong "
+    "specimen: export it again.",
+)
+FILLED = Sentence(
+    "manifest.subjects-filled-down",
+    "The manifest has {rows} whose subjectId continues the one above instead of being the image's "
+    "name. The first is {row}, with the image {image}. A spreadsheet's fill handle probably "
+    "overwrote the column, so every transcription would go to the wrong specimen: export it again.",
 )
 OTHER_SUBJECT = Sentence(
     "manifest.subject-unlike-image",
-    "{count} rows have a subjectId that is not their image's name, the first is row {row}: "
-    "{image} has the subjectId {subject}; a program may have changed the ids. Check these rows.",
+    "The manifest has {rows} whose subjectId is not the image's name. The first is {row}, with the "
+    "image {image}. A program may have changed the ids; check these rows.",
 )
 SWALLOWED = Sentence(
     "manifest.swallowed-rows",
-    "The manifest has a cell with line breaks in row {row} (line {line}) that holds the name of "
-    "{image}, an image that no row names: a quotation mark is missing or out of place there, and "
-    "the rows behind it were read as one cell; correct it or export it again.",
+    "The manifest has a cell with line breaks in {row} that holds the name of {image}, an image "
+    "that no row names. A quotation mark is missing or out of place there, and the rows behind it "
+    "were read as one cell. Correct it or export it again.",
 )
-BARE_QUOTE = Sentence(
+LOOSE_MARK = Sentence(
     "manifest.quotation-mark-in-cell",
-    "Line {line} has a quotation mark inside a cell that does not begin with one ({text}); a comma "
-    "may be missing before it. Compare the row with its specimen.",
+    "The manifest has a quotation mark in a cell that is not in quotation marks: {text} in the "
+    "column {column}, {row}. A comma may be missing before it. Compare the row with its specimen.",
 )
 LOST_ENCODING = Sentence(
     "manifest.lost-encoding",
-    "Letters were lost or changed by a wrong encoding before the export arrived: line {line} has "
-    "{text}; a byte order mark, accents or other letters look wrong on Zooniverse. Export again "
-    "from the source.",
+    "Letters were lost or changed by a wrong encoding before the export arrived: {text} in the "
+    "column {column}, {row}. A byte order mark, accents or other letters look wrong on Zooniverse. "
+    "Export again from the source.",
 )
 
-# A quotation mark with other characters on both sides. RFC 4180 has none: a mark inside a quoted
-# cell is doubled, and one that opens or closes a cell has a comma or a line end beside it.
-_BARE_QUOTE = re.compile(rb'[^,\r\n"]"[^,\r\n"]')
-
-# UTF-8 that was read as Windows-1252 and written as UTF-8 once more, U+FFFD, and a byte order mark
-# that is not at the text's beginning.
-_LOST = re.compile(
+LOST = re.compile(
     rb"\xef\xbf\xbd|\xef\xbb\xbf|\xc3\xaf\xc2\xbb\xc2\xbf"
     rb"|\xc3[\x82\x83](?:\xc2[\x80-\xbf]|\xc5[\x92\x93\xa0\xa1\xb8\xbd\xbe]|\xc6\x92|\xcb[\x86\x9c]"
     rb"|\xe2[\x80\x82\x84][\x80-\xbf])|\xc3\xa2\xe2\x82\xac"
 )
+"""U+FFFD, a byte order mark inside the text, and UTF-8 that was read as Windows-1252 and written as
+UTF-8 once more."""
 
-_SEEN = 30
-"""Bytes on either side of a finding that its sentence shows."""
+OBJECT_ID = re.compile(r"[0-9a-f]{24}\Z")
+"""An id of MongoDB, as BIOSPEX gives one to each subject:
+https://www.mongodb.com/docs/manual/reference/bson-types/#objectid"""
 
+DIGITS = re.compile(r"\A(.*?)(\d{1,15})\Z", re.DOTALL)
+"""A text that ends in a number, which a spreadsheet's fill handle counts up."""
 
-def of_text(text: bytes) -> Iterator[Said]:
-    """Warnings about the text of a manifest, UTF-8 without a byte order mark in front."""
-    for pattern, sentence in ((_BARE_QUOTE, BARE_QUOTE), (_LOST, LOST_ENCODING)):
-        if found := pattern.search(text):
-            yield sentence(line=_line_of(text, found.start()), text=_around(text, found))
-
-
-def _line_of(text: bytes, position: int) -> int:
-    return text.count(b"\n", 0, position) + 1
+SEEN = 30
+"""Characters on either side of a finding that its sentence shows."""
 
 
-def _around(text: bytes, found: re.Match[bytes]) -> str:
-    start = max(text.rfind(b"\n", 0, found.start()) + 1, found.start() - _SEEN)
-    end = text.find(b"\n", found.end())
-    piece = text[start : min(end if end >= 0 else len(text), found.end() + _SEEN)]
-    return piece.decode(errors="ignore").strip()
+def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
+    """Compare each subjectId with the name of the row's image, ``{subjectId}.jpg``.
+
+    A single fitting row shows that the names are made of the ids, and so do names that are ids of
+    MongoDB. Then the other rows are named. They are refused where each transcription would go to
+    the wrong specimen without doubt: where the ids of two rows changed places, or where they count
+    up from row to row while the images' names do not. A botanist can check a few odd rows in a
+    warning, but cannot repair a column.
+
+    Raises:
+        ManifestError: if subjectIds changed places or count up.
+    """
+    rows = len(table.numbers)
+    unlike = [row for row in table.odd if not is_named_after(row[2], row[1])]
+    if not unlike or table.subject == table.column:
+        return
+    images = {_stem(image) for _, _, image in unlike}
+    ids = {subject for _, subject, _ in unlike}
+    # A row whose image and subjectId both belong to other rows is proof. A second image of a
+    # specimen, with a name of its own, is none.
+    swapped = [row for row in unlike if row[1] in images and _stem(row[2]) in ids]
+    if swapped:
+        raise ManifestError(
+            SWAPPED, images=Words(count(len(swapped), "image")), **_first(swapped[0])
+        )
+    object_ids = sum(OBJECT_ID.match(_stem(image)) is not None for _, _, image in unlike)
+    if len(unlike) == rows and object_ids * 2 <= rows:
+        return  # images with names of another kind
+    filled = [
+        row
+        for above, row in pairwise(unlike)
+        if counts_up(above[1], row[1]) and not counts_up(_stem(above[2]), _stem(row[2]))
+    ]
+    if len(filled) * 2 > len(unlike):
+        raise ManifestError(FILLED, rows=Words(count(len(filled), "row")), **_first(filled[0]))
+    yield OTHER_SUBJECT(rows=Words(count(len(unlike), "row")), **_first(unlike[0]))
 
 
-class RowChecks:
-    """Checks of rows that have their image; ``see`` each row once, then ``finish``."""
+def _first(row: tuple[int, str, str]) -> dict[str, str]:
+    number, subject, image = row
+    return {"row": row_words(number, subject), "image": image}
 
-    def __init__(self, header: Sequence[str], column: int, text: bytes) -> None:
-        self._column = column
-        self._has_quotes = b'"' in text  # without one, no cell has a line break
-        self._subject = header.index(SUBJECT_COLUMN) if SUBJECT_COLUMN in header else None
-        self._row = self._fits = self._others = 0
-        self._unlike: list[tuple[int, str, str]] = []
-        self._broken: list[tuple[int, int, str]] = []
 
-    def see(self, line: int, cells: Sequence[str]) -> None:
-        self._row += 1
-        if self._subject is not None and self._subject != self._column:
-            self._compare(cells[self._subject], cells[self._column])
-        if self._has_quotes and len(self._broken) < MAX_KEPT:
-            joined = ",".join(cells)
-            if "\n" in joined or "\r" in joined:
-                self._broken.append((self._row, line, joined))
+def is_named_after(image: str, subject: str) -> bool:
+    """Whether an image's name is a subjectId, with nothing behind it that belongs to an id."""
+    name = image.rpartition("/")[2]
+    behind = name[len(subject) :]
+    return name.startswith(subject) and behind[:1] != "" and not behind[0].isalnum()
 
-    def _compare(self, subject: str, image: str) -> None:
-        if (
-            image.startswith(subject)
-            and image[len(subject) :].count(".") == 1
-            and (image[len(subject) : len(subject) + 1] == ".")
-        ):
-            self._fits += 1
-            return
-        self._others += 1
-        if len(self._unlike) < MAX_KEPT:
-            self._unlike.append((self._row, subject, image))
 
-    def finish(self, unlisted: Collection[str]) -> Iterator[Said]:
-        """Warnings.
-
-        Args:
-            unlisted: files that no row names, relative to the manifest.
-
-        Raises:
-            ManifestError: if rows were swallowed, or images have the subjectId of another one.
-        """
-        self._check_swallowed(unlisted)
-        self._check_swapped()
-        if self._unlike and self._fits > self._others:
-            row, subject, image = self._unlike[0]
-            yield OTHER_SUBJECT(count=self._others, row=row + 1, image=image, subject=subject)
-
-    def _check_swallowed(self, unlisted: Collection[str]) -> None:
-        for row, line, cells in self._broken:
-            words = {*re.split(r'[\s,;"]+', cells), *re.split(r'[\r\n,"]+', cells)}
-            for word in sorted(words):
-                if "." in word and word in unlisted:
-                    raise ManifestError(SWALLOWED, row=row + 1, line=line, image=word)
-
-    def _check_swapped(self) -> None:
-        """A row whose image and subjectId both belong to other rows is proof; a second image of a
-        specimen, with a name of its own, is none."""
-        images = {_stem(image) for _, _, image in self._unlike}
-        subjects = {subject for _, subject, _ in self._unlike}
-        swapped = [
-            (row, subject, image)
-            for row, subject, image in self._unlike
-            if subject in images and _stem(image) in subjects
-        ]
-        if swapped:
-            row, subject, image = swapped[0]
-            raise ManifestError(
-                SWAPPED, count=len(swapped), row=row + 1, image=image, subject=subject
-            )
+def counts_up(above: str, below: str) -> bool:
+    """Whether ``below`` is the next after ``above`` by a spreadsheet's fill handle."""
+    first, second = DIGITS.match(above), DIGITS.match(below)
+    if not first or not second:
+        return False
+    return first[1] == second[1] and int(first[2]) + 1 == int(second[2])
 
 
 def _stem(image: str) -> str:
     return image.rpartition("/")[2].rpartition(".")[0]
+
+
+def swallowed_rows(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
+    """Refuse rows that a stray pair of quotation marks made part of a cell.
+
+    Raises:
+        ManifestError: if a cell with line breaks holds the name of an image in no row.
+    """
+    if not unlisted or b'"' not in table.source.text:
+        return
+    for number, cells in table.source.records():
+        for cell in cells:
+            if "\n" not in cell and "\r" not in cell:
+                continue
+            words = {*re.split(r'[\s,;"]+', cell), *re.split(r'[\r\n,"]+', cell)}
+            for word in sorted(words):
+                if "." in word and word in unlisted:
+                    raise ManifestError(SWALLOWED, row=table.where(number, cells), image=word)
+    yield from ()
+
+
+def loose_marks(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
+    """Warn of a quotation mark in a cell that is not in quotation marks, which RFC 4180 forbids."""
+    if table.source.is_strict:
+        return
+    position, number = strict_part(table.source.text)
+    column = 0
+    while cell := CELL.match(table.source.text, position):
+        column, position = column + 1, cell.end()
+    yield LOOSE_MARK(**_place(table, number + 1, column, '"'))
+
+
+def lost_encoding(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
+    """Warn of letters that an earlier program has lost."""
+    text = table.source.text
+    if text.isascii() or not (found := LOST.search(text.lstrip(b"\r\n\xef\xbb\xbf"))):
+        return
+    lost = found.group().decode()
+    for number, cells in table.source.records():
+        for column, cell in enumerate(cells):
+            if lost in cell.lstrip("\ufeff" if number == 1 else ""):
+                yield LOST_ENCODING(**_place(table, number, column, lost))
+                return
+
+
+def _place(table: Table, number: int, column: int, wanted: str) -> dict[str, object]:
+    """The values of a sentence about a text in a cell."""
+    cells = next(cells for row, cells in table.source.records() if row == number)
+    cell = cells[column] if column < len(cells) else ""
+    start = max(cell.find(wanted), 0)
+    return {
+        "text": cell[max(start - SEEN, 0) : start + len(wanted) + SEEN],
+        "column": table.header[column] if column < len(table.header) else "",
+        "row": row_words(1) if cells == table.header else table.where(number, cells),
+    }
+
+
+CHECKS = (swallowed_rows, subjects, loose_marks, lost_encoding)
+"""Checks of a table whose rows all have their image, given the files that no row names."""

@@ -1,52 +1,178 @@
-"""What an archive has in the place of an image that its manifest names and that is not there."""
+"""The reasons why a row has no image, for ``diagnosis``.
+
+To add a reason, declare its sentence, write a check of the cell and the most similar file, put both
+into ``REASONS``, and put a manifest into tests/fixtures/cases/tables/by-code.
+"""
 
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from splitter.manifest.text import bare, short, unwrapped
+from splitter.archives.members import plain
+from splitter.manifest.text import MANIFEST, UnreadableError, bare
+from splitter.sentences import Said, Sentence, Words, shown
+from splitter.wording import count
+
+SHOWN = 3
+"""Rows without an image that a sentence names."""
 
 COMPARED = 100
-"""Missing names that are compared with the archive's; one pair is shown."""
+"""Names without a file that are compared with the archive's; one pair is shown."""
 
-LONGEST = 300
-"""Characters of a name's end that are compared."""
+LONGEST_COMPARED = 300
+"""Characters at a name's end that are compared."""
 
-# Programs that know no UTF-8 show a name in the machine's code page, or write it so.
+# Programs without UTF-8 show a name in the machine's code page, or write it so.
 CODE_PAGES = ("cp1252", "cp437", "cp850", "mac_roman", "latin-1")
 
+AROUND = " \t\"'`=\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\u00ab\u00bb\u00b4"
+"""Characters that programs put around a name: quotation marks of all kinds, a formula's ``=``."""
 
-def instead(missing: Sequence[str], images: Collection[str], names: Iterable[str]) -> str:
-    """Half a sentence on one of the missing images that the archive has by another name, or "".
+_ROWS = "The manifest has {rows} without an image: {first}. "
+_PAIR = _ROWS + "The archive has {file} for {name}: "
+_CORRECT = " Correct the manifest or export it again."
+
+NOT_THERE = Sentence("manifest.image-not-in-archive", _ROWS.rstrip() + _CORRECT)
+OTHER_LETTERS = Sentence(
+    "manifest.image-not-in-archive-by-this-spelling",
+    _ROWS + "The program that zipped the archive may encode accents and other letters in its own "
+    "way; 7-Zip keeps them. Zip or export it again.",
+)
+WRAPPED = Sentence(
+    "manifest.image-name-wrapped",
+    _PAIR + "the manifest has quotation marks or a formula (=) around the name." + _CORRECT,
+)
+URL = Sentence(
+    "manifest.image-name-is-url",
+    _PAIR + "the manifest has a URL instead of a file name." + _CORRECT,
+)
+PATH = Sentence(
+    "manifest.image-name-is-path",
+    _PAIR + "the manifest has a path instead of a file name." + _CORRECT,
+)
+IN_FOLDER = Sentence(
+    "manifest.image-in-folder",
+    _PAIR + "the image is in a folder that the manifest does not name. Put the images beside the "
+    "manifest and zip them again.",
+)
+BLANKS_IN_CELL = Sentence(
+    "manifest.image-name-with-blanks",
+    _PAIR + "the manifest has blanks or invisible characters around the name." + _CORRECT,
+)
+BLANKS_IN_FILE = Sentence(
+    "manifest.image-file-with-blanks",
+    _PAIR + "the file's name has blanks or invisible characters around it. Rename the file and zip "
+    "the export again.",
+)
+CASE = Sentence(
+    "manifest.image-name-in-other-case",
+    _PAIR + "other letter case, and small and capital letters count." + _CORRECT,
+)
+SPELLING = Sentence(
+    "manifest.image-name-spelled-otherwise",
+    _PAIR + "letters spelled in another way." + _CORRECT,
+)
+OTHER_FOLDER = Sentence(
+    "manifest.image-in-other-folder",
+    _PAIR + "the image is in another folder. Put the images beside the manifest and zip them "
+    "again.",
+)
+ENCODING = Sentence(
+    "manifest.image-name-in-other-encoding",
+    _PAIR + "letters in another encoding. Zip the images with a program that writes UTF-8, such as "
+    "7-Zip, or export again.",
+)
+EXTENSION = Sentence("manifest.image-with-other-extension", _PAIR + "another extension." + _CORRECT)
+NOT_BESIDE = Sentence(
+    "manifest.images-not-beside-manifest",
+    _ROWS + "The archive has {file}, but not beside the manifest: manifest and images are in "
+    "different folders. Put the manifest beside the images and zip them again.",
+)
+UNUSABLE = Sentence(
+    "manifest.unusable-image",
+    "The archive cannot be split as it is: {row} of its manifest names {name}, which {reason}"
+    "{more}.",
+)
+
+
+def no_image(failure: UnreadableError) -> Said | None:
+    """Rows that name no file of the archive, with the most similar file."""
+    table = failure.table
+    files = failure.source.files
+    number = 0
+    first: list[str] = []
+    missing: list[str] = []
+    for row, cells in table.shaped():
+        name = cells[table.column]
+        if files.of(name) or files.of(plain(name)):
+            continue
+        number += 1
+        if len(first) < SHOWN:
+            first.append(f"{table.where(row, cells)} {_clause(name)}")
+        if name not in ("", MANIFEST) and len(missing) < COMPARED:
+            missing.append(name)
+    if not number:
+        return None
+    more = f"; and {number - len(first):,} more" if number > len(first) else ""
+    values = {"rows": Words(count(number, "row")), "first": Words("; ".join(first) + more)}
+    if pair := most_similar(missing, [*sorted(files.by_name), *files.names]):
+        sentence, name, file = pair
+        return sentence(name=name, file=file, **values)
+    if not all(name.isascii() for name in missing):
+        return OTHER_LETTERS(**values)
+    return NOT_THERE(**values)
+
+
+def _clause(name: str) -> str:
+    if not name:
+        return "names no image"
+    if name == MANIFEST:
+        return "names the manifest as its image"
+    return f"names {shown(name)}, which is not in the archive"
+
+
+def unusable_image(failure: UnreadableError) -> Said | None:
+    """Rows that name a file that no batch may hold."""
+    table, files = failure.table, failure.source.files
+    number = 0
+    first: dict[str, object] = {}
+    for row, cells in table.shaped():
+        name = cells[table.column]
+        file = files.of(name) or files.of(plain(name))
+        if file in files.unusable:
+            number += 1
+            why = files.unusable[file]
+            first = first or {"row": table.where(row, cells), "name": name, "reason": why}
+    more = Words(f" ({number:,} rows name such files)" if number > 1 else "")
+    return UNUSABLE(**first, more=more) if first else None
+
+
+def most_similar(missing: Sequence[str], names: Iterable[str]) -> tuple[Sentence, str, str] | None:
+    """The reason, the name and the file of one missing image that the archive has otherwise.
 
     Args:
         missing: names from the manifest.
-        images: the archive's files by their names relative to the manifest.
-        names: all of its files.
+        names: of the archive's files, those relative to the manifest first.
     """
     if not missing:
-        return ""
+        return None
     by_key: dict[str, str] = {}
     by_stem: dict[str, str] = {}
-    for name in [*sorted(images), *names]:
-        by_key.setdefault(_key(name), name)
-        by_stem.setdefault(_key(name).rpartition(".")[0], name)
+    for file in names:
+        by_key.setdefault(_key(file), file)
+        by_stem.setdefault(_key(file).rpartition(".")[0], file)
     for name in missing:
         found = next((by_key[key] for key in _keys(name) if key in by_key), None)
         if found and found != name:
-            return f"the archive has '{short(found)}' for '{short(name)}': {_why(name, found)}; "
+            return next(why for why, check in REASONS if check(name, found)), name, found
     for name in missing:
-        found = by_key.get(_key(name))
-        if found == name:
-            return (
-                f"the archive has '{short(found)}', but not beside the manifest: manifest and "
-                "images stand in different folders; put the manifest beside the images; "
-            )
+        if by_key.get(_key(name)) == name:
+            return NOT_BESIDE, name, name
     for name in missing:
         key = _key(name)
         found = by_stem.get(key.rpartition(".")[0]) or by_stem.get(key)
-        if found and key and _extension(found) != _extension(name):
-            return f"the archive has '{short(found)}' for '{short(name)}': another extension; "
-    return ""
+        if found and key and _key(found).rpartition(".")[2] != key.rpartition(".")[2]:
+            return EXTENSION, name, found
+    return None
 
 
 def _keys(name: str) -> Iterable[str]:
@@ -61,34 +187,67 @@ def _keys(name: str) -> Iterable[str]:
 
 
 def _key(name: str) -> str:
-    """What is left of a name without folders, blanks, case and the way accents are spelled."""
-    name = name[-LONGEST:]  # normalisation takes quadratic time
+    """A name without folders, blanks, letter case and differences in the spelling of accents."""
+    name = name[-LONGEST_COMPARED:]  # normalisation takes quadratic time
     base = bare(name.replace("\\", "/").rstrip("/").rpartition("/")[2].partition("?")[0])
     return unicodedata.normalize("NFKC", base).casefold()
 
 
-def _extension(name: str) -> str:
-    return _key(name).rpartition(".")[2]
+def unwrapped(name: str) -> str:
+    """A name without the characters that programs put around it."""
+    return bare(name).strip(AROUND)
 
 
-def _why(name: str, found: str) -> str:
-    """The difference between a name and the file that it means."""
-    if unwrapped(name) != bare(name):
-        return "the manifest has quotation marks or a formula (=) around the name"
-    if "://" in name:
-        return "the manifest has a URL instead of a file name"
-    if "\\" in name or name.startswith("/") or name.count("/") > found.count("/"):
-        return "the manifest has a path instead of a file name"
-    if name.count("/") < found.count("/"):
-        return "the image stands in a folder that the manifest does not name"
-    if bare(name) != name and bare(name).casefold() == bare(found).casefold():
-        return "the manifest has blanks or invisible characters around the name"
-    if bare(found) != found:
-        return "the file's name has blanks or invisible characters around it"
-    if name.casefold() == found.casefold():
-        return "other letter case, small and capital letters count"
-    if _key(name) == _key(found) and name.count("/") == found.count("/"):
-        return "letters spelled in another way"
-    if name.rpartition("/")[2] == found.rpartition("/")[2]:
-        return "the image stands in another folder"
-    return "letters in another encoding"
+def is_wrapped(name: str, file: str) -> bool:
+    return unwrapped(name) != bare(name)
+
+
+def is_url(name: str, file: str) -> bool:
+    return "://" in name
+
+
+def is_path(name: str, file: str) -> bool:
+    return "\\" in name or name.startswith("/") or name.count("/") > file.count("/")
+
+
+def is_in_folder(name: str, file: str) -> bool:
+    return name.count("/") < file.count("/")
+
+
+def has_blanks(name: str, file: str) -> bool:
+    return bare(name) != name and bare(name).casefold() == bare(file).casefold()
+
+
+def has_file_with_blanks(name: str, file: str) -> bool:
+    return bare(file) != file
+
+
+def is_in_other_case(name: str, file: str) -> bool:
+    return name.casefold() == file.casefold()
+
+
+def is_spelled_otherwise(name: str, file: str) -> bool:
+    return _key(name) == _key(file) and name.count("/") == file.count("/")
+
+
+def is_in_other_folder(name: str, file: str) -> bool:
+    return name.rpartition("/")[2] == file.rpartition("/")[2]
+
+
+def is_in_other_encoding(name: str, file: str) -> bool:
+    return True
+
+
+REASONS: tuple[tuple[Sentence, Callable[[str, str], bool]], ...] = (
+    (WRAPPED, is_wrapped),
+    (URL, is_url),
+    (PATH, is_path),
+    (IN_FOLDER, is_in_folder),
+    (BLANKS_IN_CELL, has_blanks),
+    (BLANKS_IN_FILE, has_file_with_blanks),
+    (CASE, is_in_other_case),
+    (OTHER_FOLDER, is_in_other_folder),
+    (SPELLING, is_spelled_otherwise),
+    (ENCODING, is_in_other_encoding),
+)
+"""Reasons for a difference between a cell and the most similar file; the first that holds."""

@@ -3,48 +3,29 @@
 import csv
 import hashlib
 import io
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
 from types import MappingProxyType
 
 import pandas as pd
 
-from splitter.archives import formats
 from splitter.archives.members import DEFAULT_LIMITS
-from splitter.manifest import checks
-from splitter.manifest import images as manifest_images
-from splitter.manifest import text as manifest_text
-from splitter.manifest.text import SAVE_AS, ManifestError, Row, Table, refusal, short
-from splitter.messages import ARCHIVE_SUFFIXES
-from splitter.sentences import Said
+from splitter.manifest import diagnosis
+from splitter.manifest.checks import CHECKS
+from splitter.manifest.text import MANIFEST, Files, ManifestError, Row, UnreadableError, read
+from splitter.sentences import Said, Sentence
 
-MANIFEST = "manifest.csv"
+SHOWN = 3
+"""Names that a sentence shows."""
 
-OTHER_LETTERS = (
-    " under this spelling (the program that zipped it may encode accents and other letters in its "
-    "own way; 7-Zip keeps them)"
+TWO_MANIFESTS = Sentence(
+    "manifest.more-than-one",
+    "The archive has more than one manifest ({names}). Keep the right one and export or zip it "
+    "again.",
 )
-
-PROBLEMS_SHOWN = 3
-
-LONGEST_NAME = 1024
-"""Characters of a name, with its folders, that is compared by meaning."""
-
-# Tables that a person's program saved in the manifest's place, and how it calls them.
-OTHER_TABLES = {
-    ".xlsx": "an Excel workbook",
-    ".xlsm": "an Excel workbook",
-    ".xls": "an old Excel workbook",
-    ".ods": "a LibreOffice workbook",
-    ".numbers": "a Numbers workbook",
-    ".tsv": "a table with tabs",
-    ".tab": "a table with tabs",
-    ".csv.txt": "a manifest with another name",
-    "manifest.txt": "a manifest with another name",
-}
+UNUSABLE = Sentence("manifest.unusable", "The archive has the manifest {name}, which {reason}.")
 
 
 @dataclass(frozen=True)
@@ -83,15 +64,18 @@ class Partition:
 
     Attributes:
         manifest: the manifest's name in the archive.
-        folder: what stands before the images' names there: nothing, or ``name/``.
+        folder: the manifest's folder in the archive, and so the images': nothing, or ``name/``.
         batches: in order; together they hold every row once.
         unlisted: files of the archive that no row names, unusable ones among them.
         images: the archive's file of each name that the rows use. The two differ by the folder, and
             where the archive writes accents in another way (Unicode's NFD against its NFC).
         column: position of the column that names the image.
-        warnings: sentences on how the manifest was read.
-        zooniverse: sentences on what Zooniverse will not take, and
-        zooniverse_notes: on what it advises; see ``splitter.zooniverse``.
+        numbers: of each row in the manifest, as Excel shows it: line breaks in cells and empty rows
+            count there.
+        subject: position of the column with the specimens' ids.
+        warnings: about the manifest.
+        zooniverse: about images and rows that Zooniverse will refuse, and
+        zooniverse_notes: advice for the upload; see ``splitter.zooniverse``.
     """
 
     manifest: str
@@ -100,9 +84,11 @@ class Partition:
     unlisted: list[str]
     images: dict[str, str]
     column: int = 0
-    warnings: list[str | Said] = field(default_factory=list)
-    zooniverse: list[str] = field(default_factory=list)
-    zooniverse_notes: list[str] = field(default_factory=list)
+    numbers: Sequence[int] = ()
+    subject: int | None = None
+    warnings: tuple[str | Said, ...] = ()
+    zooniverse: tuple[Said, ...] = ()
+    zooniverse_notes: tuple[Said, ...] = ()
 
 
 def partition_export(
@@ -131,55 +117,31 @@ def partition_export(
     every = [*names, *unusable]
     name = find(every)
     if name in unusable:
-        raise ManifestError(
-            f"The archive has the manifest '{short(name)}', which {unusable[name].text}."
-        )
+        raise ManifestError(UNUSABLE, name=name, reason=unusable[name])
     folder = folder_of(name)
-    files = _by_spelling(folder, every)
-    table = manifest_text.read(read_member(name), image_column, max_cells, files, max_columns)
-    table.warnings.extend(checks.of_text(table.text))
-    checked = checks.RowChecks(table.header, table.column, table.text)
-    rows = _seen(check_images(table, files, every, unusable), checked)
-    batches = list(partition(table.header, rows, table.column, batch_size))
-    images = {image: _file_of(image, files) for batch in batches for image in batch.images}
-    listed = {name, *images.values()}
+    files = Files.beside(folder, every, unusable)
+    try:
+        table = read(read_member(name), image_column, max_cells, files, max_columns)
+        batches = list(partition(table.header, table.rows, table.column, batch_size))
+    except UnreadableError as failure:
+        raise diagnosis.explain(failure) from failure.cause
+    used = {image: files.of(image) for batch in batches for image in batch.images}
+    listed = {name, *used.values()}
     left = {other.removeprefix(folder) for other in names if other not in listed}
-    table.warnings.extend(checked.finish(left))
+    warnings = list(table.warnings)
+    for check in CHECKS:
+        warnings += check(table, left)
     return Partition(
         manifest=name,
         folder=folder,
         batches=batches,
         unlisted=[other for other in every if other not in listed],
-        images=images,
+        images=used,
         column=table.column,
-        warnings=table.warnings,
+        numbers=table.numbers,
+        subject=table.subject,
+        warnings=tuple(warnings),
     )
-
-
-def _seen(rows: Iterable[Row], checked: checks.RowChecks) -> Iterator[Row]:
-    for line, cells in rows:
-        checked.see(line, cells)
-        yield line, cells
-
-
-def _by_spelling(folder: str, names: Iterable[str]) -> dict[str, str]:
-    """The archive's files by what a row may call them: as the archive does, or composed (NFC)."""
-    files = {name.removeprefix(folder): name for name in names if name.startswith(folder)}
-    composed = {_composed(name): file for name, file in files.items()}
-    return composed | files
-
-
-def _file_of(image: str, files: Mapping[str, str]) -> str:
-    """The archive's file that a row means, or "" for none."""
-    return files.get(image) or files.get(_composed(image), "")
-
-
-def _composed(name: str) -> str:
-    """A name in Unicode's composed form; unchanged if it is longer than a file's name can be.
-
-    Normalisation takes quadratic time for combining marks.
-    """
-    return unicodedata.normalize("NFC", name) if len(name) <= LONGEST_NAME else name
 
 
 def find(names: Collection[str]) -> str:
@@ -198,100 +160,13 @@ def find(names: Collection[str]) -> str:
             if len(found) == 1:
                 return found[0]
             if found:
-                raise ManifestError(
-                    f"The archive has more than one manifest ({_some(found)}); "
-                    "keep the right one and export or zip it again."
-                )
-    if document := formats.document(names):
-        raise ManifestError(f"The export is {document}; {formats.SEND_INSTEAD}.")
-    inner = next((name for name in names if name.lower().endswith(ARCHIVE_SUFFIXES)), None)
-    if inner:
-        raise ManifestError(
-            f"The archive has no {MANIFEST}, but another archive inside, '{short(inner)}'; "
-            "send that one."
-        )
-    for ending, what in OTHER_TABLES.items():
-        others = [name for name in names if name.lower().endswith(ending) and name.count("/") <= 1]
-        others = [name for name in others if "manifest" in name.lower()] or others
-        if len(others) == 1:
-            raise ManifestError(
-                f"The archive has no {MANIFEST}, but '{short(others[0])}', {what}; open it in "
-                f"Excel or LibreOffice, {SAVE_AS}."
-            )
-    deep = next((name for name in names if name.lower().endswith(f"/{MANIFEST}")), None)
-    if deep:
-        raise ManifestError(
-            f"The archive has no {MANIFEST} at its root or in one folder around everything, but "
-            f"'{short(deep)}', too deep inside; zip the content of that folder again."
-        )
-    raise ManifestError(
-        f"The archive has no {MANIFEST}, neither at its root nor in one folder around everything; "
-        "export it again."
-    )
+                raise ManifestError(TWO_MANIFESTS, names=found[:SHOWN])
+    raise diagnosis.explain_names(names)
 
 
 def folder_of(name: str) -> str:
     """What stands before a manifest's name in the archive, and so before its images': ``name/``."""
     return name[: name.rfind("/") + 1]
-
-
-def check_images(
-    table: Table,
-    files: Mapping[str, str],
-    names: Collection[str] = (),
-    unusable: Mapping[str, Said] = MappingProxyType({}),
-) -> Iterator[Row]:
-    """Pass the rows on, and make sure that each names an image of the archive.
-
-    Args:
-        files: the archive's files by what a row may call them, relative to the manifest.
-        names: all of the archive's files, to find what is meant by a wrong name.
-        unusable: of these, those that no row may name, and why.
-
-    Raises:
-        ManifestError: when all rows have been read, if one names no image, or one that cannot be
-            used.
-    """
-    problems: list[str] = []
-    missing: list[str] = []
-    refused: list[str] = []
-    count = last_line = 0
-    last: Row = (0, [])
-    for line, cells in table.rows:
-        last_line = line
-        name = cells[table.column]
-        file = _file_of(name, files) if name not in ("", MANIFEST) else ""
-        if file in unusable:
-            refused.append(
-                f"line {line} of its manifest names '{short(name)}', which {unusable[file].text}"
-            )
-        elif file:
-            if not count and not refused:
-                yield line, cells
-            continue
-        else:
-            count += 1
-            last = (line, cells)
-            if name not in ("", MANIFEST) and len(missing) < manifest_images.COMPARED:
-                missing.append(name)
-            if count <= PROBLEMS_SHOWN:
-                problems.append(
-                    f"line {line} names '{short(name)}', which is not in the archive"
-                    + ("" if name.isascii() else OTHER_LETTERS)
-                    if name not in ("", MANIFEST)
-                    else f"line {line} names no image"
-                    if name == ""
-                    else f"line {line} names the manifest as its image"
-                )
-    line, cells = last
-    if count == 1 and line == last_line and manifest_text.looks_like_total(cells, table.column):
-        raise ManifestError(manifest_text.total_line(line, cells))
-    if count:
-        instead = manifest_images.instead(missing, files, names)
-        raise ManifestError(refusal("rows without their image", problems, count, instead))
-    if refused:
-        more = f" ({len(refused)} rows name such files)" if len(refused) > 1 else ""
-        raise ManifestError(f"The archive cannot be split as it is: {refused[0]}{more}.")
 
 
 def partition(
@@ -328,8 +203,3 @@ def _write(frame: pd.DataFrame) -> bytes:
         delicate = "\r" in cells or "\0 " in cells or cells[:1] == " "
         (quoted if delicate else plain).writerow(row)
     return text.getvalue().encode()
-
-
-def _some(names: Iterable[str], limit: int = PROBLEMS_SHOWN) -> str:
-    shown = list(islice(names, limit + 1))
-    return ", ".join(short(name) for name in shown[:limit]) + (", …" if len(shown) > limit else "")

@@ -1,8 +1,8 @@
-"""The bytes of a manifest as rows of cells, and what they are if they are no such thing.
+"""The text of a manifest as rows of cells, each with its image.
 
-A manifest is read as BIOSPEX writes it: UTF-8, commas, RFC 4180 or PHP's ``fputcsv``. Where a
-person's program has saved it in between, it is read if only one reading is possible, with a
-warning, and refused with what the program made of it otherwise.
+Reads the table that BIOSPEX writes: UTF-8 with commas, as RFC 4180 or as PHP's ``fputcsv``. Where
+another program has saved the table since, it is read with a warning if only one reading is
+possible. Otherwise ``UnreadableError`` is raised at the first problem; ``diagnosis`` explains it.
 """
 
 import csv
@@ -10,297 +10,528 @@ import io
 import re
 import sys
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 
-from splitter.archives.members import DEFAULT_LIMITS
+from splitter.archives.members import DEFAULT_LIMITS, plain
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Said, Sentence
+from splitter.sentences import Actor, Said, Sentence, Words, shown
 from splitter.wording import count
 
-# The csv module refuses cells above 128 KiB unless told otherwise, for the whole process.
+# The csv module refuses cells above 128 KiB by default; the limit is one for the whole process.
 csv.field_size_limit(sys.maxsize)
 
 Row = tuple[int, list[str]]
-"""The line a row begins on, counted from 1, and its cells."""
+"""The number of a row as Excel shows it, and the row's cells."""
+
+MANIFEST = "manifest.csv"
+SUBJECT_COLUMN = "subjectId"
 
 SAVE_AS = "save it as 'CSV UTF-8 (comma delimited)' and zip the export again"
+
+LONGEST_NAME = 1024
+"""Characters of a name, with its folders, that is compared by meaning."""
 
 UTF8_BOM = b"\xef\xbb\xbf"
 UTF16_BOMS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
-# What a file is by its first bytes, where it is no text with commas: https://www.iana.org and
-# https://en.wikipedia.org/wiki/List_of_file_signatures
-SIGNATURES = {
-    b"PK\x03\x04": "a workbook (.xlsx, .ods or .numbers)",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls)",
-    b"%PDF": "a PDF",
-    b"{\\rtf": "a rich-text document",
-}
-WEB_PAGE = re.compile(rb"\s*<(?:!doctype|html|table|\?xml)", re.IGNORECASE)
-
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "the character '|'"}
-
 LINE = re.compile(rb"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
-LINE_END = re.compile(rb"\r\n?|\n")
 
 _QUOTED = rb'"[^"]*+(?:""[^"]*+)*+"'
 _CELL = rb"(?:" + _QUOTED + rb"|[^\",\r\n]*+)"
+CELL = re.compile(_CELL + rb",")
+"""A cell of RFC 4180 with the comma behind it."""
+
 RECORD = re.compile(rb"(?:" + _CELL + rb",)*+" + _CELL + rb"(?:\r\n?|\n|\Z)")
-"""A line of RFC 4180, where a quotation mark stands in quoted cells only."""
+"""One row of RFC 4180, where quotation marks occur in quoted cells only."""
 
 BLANK_BEFORE_QUOTE = re.compile(
     rb"(" + _QUOTED + rb")|((?:\A|(?<=[,\r\n])) ++)(?=" + _QUOTED + rb"(?:[,\r\n]|\Z))"
 )
 
-# What is between two words that are written as one elsewhere.
-JOINTS = re.compile(r"[\s_\-.]+")
-
-LINES_ABOVE_HEADER = 20
-"""How far down the line with the columns' names is looked for, to say where it stands."""
-
-
+TOO_MANY_CELLS = Sentence(
+    "manifest.too-many-cells",
+    "The manifest has commas and line ends for more than {limit} cells (MAX_CELLS). No export has "
+    "so many; export it again.",
+)
 TOO_MANY_COLUMNS = Sentence(
     "manifest.too-many-columns",
-    "The manifest has {columns} columns, and at most {limit} are read (MAX_COLUMNS); check that it "
+    "The manifest has {columns} columns, and at most {limit} are read (MAX_COLUMNS). Check that it "
     "is the table of images, and export it again.",
+)
+TWO_MARKS = Sentence(
+    "manifest.two-byte-order-marks",
+    "The manifest begins with more than one byte order mark. They were removed.",
+    Actor.NOBODY,
+)
+MARK_IN_HEADER = Sentence(
+    "manifest.byte-order-mark-in-header",
+    "The manifest has a byte order mark in front of its first column's name, below an empty line. "
+    "It was removed.",
+    Actor.NOBODY,
+)
+UNICODE_TEXT = Sentence(
+    "manifest.unicode-text",
+    "The manifest was saved as 'Unicode Text', UTF-16 with tabs. It was read as such.",
+    Actor.NOBODY,
+)
+UTF_16 = Sentence(
+    "manifest.utf-16",
+    "The manifest was saved as UTF-16 instead of UTF-8. It was read as such.",
+    Actor.NOBODY,
+)
+BLANKS_BEFORE_MARKS = Sentence(
+    "manifest.blanks-before-quotation-marks",
+    "The manifest has blanks between commas and opening quotation marks. They were ignored, as "
+    "Zooniverse ignores them.",
+    Actor.NOBODY,
+)
+INVISIBLE_IN_NAME = Sentence(
+    "manifest.invisible-characters-in-column-name",
+    "The manifest's column {column} has blanks or invisible characters in its name. The name was "
+    "left as it is.",
+    Actor.NOBODY,
+)
+SHORT_ROWS = Sentence(
+    "manifest.rows-without-last-cells",
+    "{count} rows of the manifest have no cells in the last columns, as Excel saves empty cells at "
+    "the right end. The first is {row}. The missing cells were read as empty cells.",
+    Actor.NOBODY,
+)
+EMPTY_ROWS = Sentence(
+    "manifest.empty-rows",
+    "The manifest has {rows} with nothing but empty cells, the first is {row}. They were left out.",
+    Actor.NOBODY,
+)
+EMPTY_COLUMNS = Sentence(
+    "manifest.empty-columns",
+    "The manifest has {columns} at its right end without a name and without content. They were "
+    "left out.",
+    Actor.NOBODY,
+)
+
+
+PATHS_REWRITTEN = Sentence(
+    "manifest.image-paths-rewritten",
+    "The manifest has {rows} whose image's path is written for one system only, such as with a "
+    "backslash between folders. The first is {row}. The batches have these paths with /, which "
+    "every system reads.",
+    Actor.NOBODY,
 )
 
 
 class ManifestError(ExportError):
-    """A manifest that cannot be split; the message names lines and causes."""
+    """A manifest that cannot be split; the message names rows and causes."""
 
 
-COMPRESSED = Sentence(
-    "manifest.compressed",
-    "The manifest is a compressed file (gzip) with the name of a table; unpack it, and zip the "
-    "export again with the table inside.",
-)
-SHORT_ROWS = Sentence(
-    "manifest.rows-without-last-cells",
-    "{count} rows of the manifest have no cells in the last columns, the first in line {line}, as "
-    "Excel saves empty cells at the right end; they were read as empty cells.",
-    Actor.NOBODY,
-)
-SHORT_HEADER = Sentence(
-    "manifest.header-too-short",
-    "The manifest's first line has {names} names of columns, and each row has {cells} cells: the "
-    "header lacks the name of one column, probably the first, as R's write.table leaves it out. "
-    "Add the name (in R: col.names=NA, or row.names=FALSE) and zip the export again.",
-)
-WHOLE_LINES = Sentence(
-    "manifest.whole-lines-quoted",
-    "The manifest has each whole line in quotation marks ({line}), so that it is one cell; save it "
-    "as 'CSV UTF-8 (comma delimited)' and zip the export again.",
-)
-WRAPPED_NAME = Sentence(
-    "manifest.wrapped-name",
-    "The manifest calls its column {name} where {column} is needed: the names stand in quotation "
-    "marks that are part of the text, or in a formula. Replace them with plain quotation marks, or "
-    "remove them, and zip the export again.",
-)
+class Fault(Enum):
+    """The reason why a manifest cannot be read."""
+
+    ENCODING = auto()
+    """The bytes are not UTF-8."""
+
+    TWO_READINGS = auto()
+    """A quotation mark after a backslash can end its cell or belong to it."""
+
+    QUOTES = auto()
+    """Quotation marks do not fit."""
+
+    EMPTY = auto()
+    """There is no header."""
+
+    NO_COLUMN = auto()
+    """The header has no image column."""
+
+    TWO_COLUMNS = auto()
+    """The header has more than one image column."""
+
+    NO_ROWS = auto()
+    """There is a header and nothing else."""
+
+    WIDTH = auto()
+    """A row has more or fewer cells than the header."""
+
+    IMAGE = auto()
+    """A row names no image of the archive."""
 
 
 @dataclass(frozen=True)
+class Files:
+    """The files of an archive.
+
+    Attributes:
+        by_name: the files by the names that a row may use: relative to the manifest, as they are or
+            composed (NFC).
+        names: of all files.
+        unusable: of these, those that no batch may hold, and why.
+    """
+
+    by_name: Mapping[str, str] = field(default_factory=dict)
+    names: Collection[str] = ()
+    unusable: Mapping[str, Said] = field(default_factory=dict)
+
+    @classmethod
+    def beside(cls, folder: str, names: Collection[str], unusable: Mapping[str, Said]) -> "Files":
+        """The files of an archive with the manifest in ``folder``."""
+        files = {name.removeprefix(folder): name for name in names if name.startswith(folder)}
+        composed = {_composed(name): file for name, file in files.items()}
+        return cls(composed | files, names, unusable)
+
+    def of(self, name: str) -> str:
+        """The file of a name in the manifest, or "" for none."""
+        file = self.by_name.get(name) or self.by_name.get(_composed(name), "")
+        return "" if name == MANIFEST else file
+
+
+def _composed(name: str) -> str:
+    """A name in Unicode's composed form; unchanged if it is longer than a file's name can be.
+
+    Normalisation takes quadratic time for combining marks.
+    """
+    return unicodedata.normalize("NFC", name) if len(name) <= LONGEST_NAME else name
+
+
+@dataclass(frozen=True)
+class Source:
+    """A manifest's text.
+
+    Attributes:
+        data: the bytes as they arrived.
+        text: the table in UTF-8, as RFC 4180 as far as possible.
+        image_column: the name of the column that is wanted.
+        files: of the archive; none if the images are not to be checked.
+        separator: the character between two cells.
+        is_strict: whether all of ``text`` is RFC 4180.
+    """
+
+    data: bytes
+    text: bytes
+    image_column: str
+    files: Files = field(default_factory=Files)
+    separator: str = ","
+    is_strict: bool = True
+
+    def records(self) -> Iterator[Row]:
+        """Every line of the table that has a character.
+
+        Raises:
+            UnreadableError: at the first line that is not UTF-8 or has a quotation mark out of
+                place.
+        """
+        number = 0
+        reader = csv.reader(_lines(self.text), strict=True, delimiter=self.separator)
+        try:
+            for number, cells in enumerate(reader, 1):
+                if cells:
+                    yield number, cells
+        except csv.Error as error:
+            raise UnreadableError(Fault.QUOTES, self, row=number + 1, cause=error) from error
+        except UnicodeDecodeError as error:
+            raise UnreadableError(Fault.ENCODING, self, row=number + 1, cause=error) from error
+
+
+@dataclass
 class Table:
     """A manifest whose header makes sense.
 
     Attributes:
+        source: its text.
         header: the columns' names as they are written, duplicates included.
-        column: position of the one that names the image.
-        rows: each of the header's width; read once. It raises ``ManifestError`` in the end if some
-            of the manifest's rows were not, or where the text cannot be read on.
-        warnings: sentences; complete when the rows have been read.
-        text: as it was read, RFC 4180 in UTF-8.
+        column: position of the image column.
+        full_width: columns of the header, with those at the right end that are left out.
+        warnings, numbers, odd: complete when all rows have been read.
+        numbers: of each row, as Excel shows it.
+        odd: rows whose image is not called like their subjectId: number, subjectId and image.
     """
 
+    source: Source
     header: list[str]
     column: int
-    rows: Iterator[Row]
-    warnings: list[str | Said] = field(default_factory=list)
-    text: bytes = b""
+    full_width: int
+    warnings: list[Said] = field(default_factory=list)
+    numbers: "array[int]" = field(default_factory=lambda: array("L"))
+    odd: list[tuple[int, str, str]] = field(default_factory=list)
+
+    @property
+    def subject(self) -> int | None:
+        """Position of the column with the specimens' ids."""
+        return self.header.index(SUBJECT_COLUMN) if SUBJECT_COLUMN in self.header else None
+
+    def where(self, number: int, cells: Sequence[str]) -> Words:
+        """A row's number as Excel shows it, with the row's subjectId."""
+        subject = self.subject
+        return row_words(number, cells[subject] if subject is not None and cells[subject:] else "")
+
+    @property
+    def rows(self) -> Iterator[Row]:
+        """The rows, with a cell for each column of the header and an image of the archive.
+
+        Raises:
+            UnreadableError: at the first row that does not fit, and if there is none.
+        """
+        files, column, subject = self.source.files, self.column, self.subject
+        by_name, unusable = files.by_name, files.unusable
+        self.numbers, self.odd = array("L"), []
+        rewritten = Tally()
+        for number, cells in self.shaped():
+            image = cells[column]
+            if by_name and (image not in by_name or image == MANIFEST):
+                if not files.of(image):
+                    cells[column] = image = plain(image)
+                    rewritten.add(self.where(number, cells))
+                if not files.of(image):
+                    raise UnreadableError(Fault.IMAGE, self.source, self, row=number)
+            if unusable and files.of(image) in unusable:
+                raise UnreadableError(Fault.IMAGE, self.source, self, row=number)
+            if subject is not None and image[:-4] != cells[subject]:
+                self.odd.append((number, cells[subject], image))
+            self.numbers.append(number)
+            yield number, cells
+        if rewritten.count:
+            rows = Words(count(rewritten.count, "row"))
+            self.warnings.append(PATHS_REWRITTEN(rows=rows, row=rewritten.first))
+
+    def shaped(self) -> Iterator[Row]:
+        """The rows, with a cell for each column of the header, whatever their image.
+
+        Raises:
+            UnreadableError: at the first row that does not fit, and if there is none.
+        """
+        width, full_width = len(self.header), self.full_width
+        column, name = self.column, self.header[self.column]
+        empty, short = Tally(), Tally()
+        held: Row | None = None  # a short row, until it is known not to be the last line
+        last = 0
+        records = self.source.records()
+        next(records)
+        for number, cells in records:
+            if held:
+                yield held
+                held = None
+            if len(cells) == full_width and cells[column] and not cells[column].isspace():
+                if cells[column] == name:  # the header once more
+                    raise UnreadableError(Fault.WIDTH, self.source, self, row=number)
+                last = number
+                yield number, cells if full_width == width else cells[:width]
+            elif self.is_empty(cells):
+                empty.add(row_words(number))
+            elif not self.is_completable(cells):
+                raise UnreadableError(Fault.WIDTH, self.source, self, row=number)
+            else:
+                last = number
+                if len(cells) < width:
+                    short.add(self.where(number, cells))
+                held = (number, cells[:width] + [""] * (width - len(cells)))
+        if held:
+            # Without a line end the last line may be cut off.
+            if len(cells) < width and not self.source.text.endswith((b"\n", b"\r")):
+                raise UnreadableError(Fault.WIDTH, self.source, self, row=held[0])
+            yield held
+        if not last:
+            raise UnreadableError(Fault.NO_ROWS, self.source, self)
+        self._remark(short, empty)
+
+    def is_empty(self, cells: Sequence[str]) -> bool:
+        """Whether a row is left out because it has nothing but blanks."""
+        return is_blank(cells) and (len(cells) > 1 or self.full_width > 1)
+
+    def is_completable(self, cells: Sequence[str]) -> bool:
+        """Whether only empty cells at the right end are missing or too many.
+
+        Excel leaves out trailing commas where the last columns are empty, 16 rows at a time:
+        https://learn.microsoft.com/troubleshoot/microsoft-365-apps/excel/column-delimiters-missing
+        """
+        width = len(self.header)
+        if width <= len(cells) <= self.full_width:
+            return not any(cells[width:])
+        return self.column < len(cells) < width and cells[self.column] in self.source.files.by_name
+
+    def _remark(self, short: "Tally", empty: "Tally") -> None:
+        if short.count:
+            self.warnings.append(SHORT_ROWS(count=short.count, row=short.first))
+        if empty.count:
+            self.warnings.append(EMPTY_ROWS(rows=Words(count(empty.count, "row")), row=empty.first))
+        if more := self.full_width - len(self.header):
+            self.warnings.append(EMPTY_COLUMNS(columns=Words(count(more, "column"))))
+
+
+NONE = Words("")
+
+
+@dataclass
+class Tally:
+    """A number of rows, and the first of them."""
+
+    count: int = 0
+    first: Words = NONE
+
+    def add(self, where: Words) -> None:
+        self.count += 1
+        self.first = self.first or where
+
+
+@dataclass(eq=False, repr=False)
+class UnreadableError(Exception):
+    """A manifest that the reader cannot read, with the facts; ``diagnosis`` makes a sentence of it.
+
+    Attributes:
+        begun: the table, if its header was read.
+        row: the first one at fault, as Excel shows it.
+        cause: the error of the csv module or the decoder.
+    """
+
+    fault: Fault
+    source: Source
+    begun: Table | None = None
+    row: int = 0
+    cause: Exception | None = None
+
+    def __str__(self) -> str:
+        return f"{self.fault.name} in row {self.row}"  # not the whole manifest
+
+    @property
+    def table(self) -> Table:
+        """The table, whose header was read."""
+        if self.begun is None:
+            raise ValueError(f"No header was read: {self.fault}")
+        return self.begun
 
 
 def read(
     data: bytes,
     image_column: str,
     max_cells: int = DEFAULT_LIMITS.max_cells,
-    images: Collection[str] = (),
+    files: Files | None = None,
     max_columns: int = DEFAULT_LIMITS.max_columns,
 ) -> Table:
-    """The manifest as a table of text: every cell as it was written, the header as it was.
+    """The manifest as a table of text: every cell and the header as they were written.
 
-    Reads RFC 4180 with ``\\n``, ``\\r\\n`` or ``\\r``, and what PHP's ``fputcsv`` writes with its
-    default escape character, where a ``"`` right after a ``\\`` is not doubled
-    (https://www.php.net/fputcsv). Lines without any character are passed over, as League\\Csv and
-    Python's ``csv.DictReader`` do. With a warning, for no other reading is possible: UTF-16 that
-    says so, the blank before a ``"`` (``csv`` has ``skipinitialspace`` for it, which Zooniverse's
-    client sets), rows of empty cells, columns without a name or a cell.
+    Reads RFC 4180 with ``\\n``, ``\\r\\n`` or ``\\r``, and PHP's ``fputcsv`` with its default
+    escape character, where a ``"`` right after a ``\\`` is not doubled
+    (https://www.php.net/fputcsv). Lines without any character are ignored, as League\\Csv and
+    Python's ``csv.DictReader`` do. Where no other reading is possible, these are read with a
+    warning: UTF-16 that begins with its mark, blanks before a ``"`` (Zooniverse's client reads with
+    ``skipinitialspace``), rows of empty cells, columns without a name or a cell.
 
     Args:
         image_column: its name, which is found with blanks and invisible characters around it.
-        images: of the archive, by which a first line that is a row already is known.
+        files: of the archive, if each row must name one.
 
     Raises:
-        ManifestError: text that is not UTF-8, broken quoting, no image column or two, no rows,
-            more than ``max_cells`` cells or ``max_columns`` columns; while the rows are read, rows
-            of the wrong width.
+        UnreadableError: if the table has no header with one image column.
+        ManifestError: above ``max_cells`` cells or ``max_columns`` columns.
     """
-    warnings: list[str | Said] = []
-    data, separator = _utf8(data, warnings)
-    # Counted before any is made: a hundred million empty cells are less than 64 MiB of text.
-    marks = (separator.encode(), b"\r", b"\n", b'\\"')
-    if sum(map(data.count, marks)) > max_cells:
-        raise ManifestError(
-            f"The manifest has commas and line ends for more than {max_cells:,} cells, which no "
-            "export has; export it again."
-        )
-    text = _quoted(data, separator, warnings)
-    records = _records(text, separator)
-    try:
-        _, header = next(records, (1, []))
-    except ManifestError as error:
-        fault = _separator_fault(_first_line(text), image_column)
-        raise ManifestError(fault or str(error)) from error
+    warnings: list[Said] = []
+    source = _decoded(Source(data, data, image_column, files or Files()), warnings)
+    # Counted before any cell is made: a hundred million empty cells are less than 64 MiB of text.
+    marks = (source.separator.encode(), b"\r", b"\n", b'\\"')
+    if sum(map(source.text.count, marks)) > max_cells:
+        raise ManifestError(TOO_MANY_CELLS, limit=max_cells)
+    source = _quoted(source, warnings)
+    _, header = next(source.records(), (1, []))
     if not header:
-        raise ManifestError("The manifest is empty; export it again.")
+        raise UnreadableError(Fault.EMPTY, source)
     if len(header) > max_columns:
         raise ManifestError(TOO_MANY_COLUMNS, columns=len(header), limit=max_columns)
-    if header[0].startswith("\ufeff"):  # behind empty lines
+    if header[0].startswith("\ufeff"):  # below empty lines
         header[0] = header[0].lstrip("\ufeff")
-        warnings.append("The manifest's header begins with a byte order mark; it was cut.")
-    column = _column(header, image_column, warnings)
-    if column is None:
-        raise ManifestError(_without_column(header, records, image_column, images))
+        warnings.append(MARK_IN_HEADER())
+    column = _column(source, header, warnings)
     width = len(header)
     while width > column + 1 and not header[width - 1]:
         width -= 1
-    # Nothing is dropped that has a cell.
-    if width < len(header) and any(any(cells[width:]) for _, cells in _records(text, separator)):
+    # A column is left out only if it has no content.
+    if width < len(header) and any(any(cells[width:]) for _, cells in source.records()):
         width = len(header)
-    is_cut_off = not text.endswith((b"\n", b"\r"))
-    rows = _rows(records, header, width, column, warnings, images, is_cut_off)
-    return Table(header[:width], column, rows, warnings, text)
+    return Table(source, header[:width], column, len(header), warnings)
+
+
+def row_words(number: int, subject: str = "") -> Words:
+    """``row 17 (subjectId '5f01')``, for the middle of a sentence."""
+    return Words(f"row {number} (subjectId {shown(subject)})" if subject else f"row {number}")
 
 
 def bare(text: str) -> str:
     """``text`` without the blanks and invisible characters around it."""
     start, end = 0, len(text)
-    while start < end and _invisible(text[start]):
+    while start < end and is_invisible(text[start]):
         start += 1
-    while start < end and _invisible(text[end - 1]):
+    while start < end and is_invisible(text[end - 1]):
         end -= 1
     return text[start:end]
 
 
-def _visible(name: str) -> str:
-    return "".join(letter for letter in bare(name) if unicodedata.category(letter) != "Cf")
-
-
-def short(text: str, limit: int = 80) -> str:
-    return text if len(text) <= limit else text[:limit] + "…"
-
-
-def refusal(what: str, problems: Sequence[str], count: int, cause: str = "") -> str:
-    """The sentence of a manifest with ``count`` problems, the first of which are given."""
-    more = f" and {count - len(problems)} more" if count > len(problems) else ""
-    return (
-        f"The manifest has {what} ({count} in all): {'; '.join(problems)}{more}; {cause}"
-        "correct the manifest or export it again."
-    )
-
-
-def _invisible(character: str) -> bool:
+def is_invisible(character: str) -> bool:
     # Cf: zero-width blanks and joiners, the byte order mark, the soft hyphen.
     return character.isspace() or unicodedata.category(character) in ("Cf", "Zs")
 
 
-def _utf8(data: bytes, warnings: list[str | Said]) -> tuple[bytes, str]:
-    """The text as UTF-8 without a byte order mark, and what stands between its cells."""
-    if data.startswith(b"\x1f\x8b"):
-        raise ManifestError(COMPRESSED)
-    for start, what in SIGNATURES.items():
-        if data.startswith(start):
-            raise ManifestError(
-                f"The manifest is {what} with another name, not a text with commas; "
-                f"open it in Excel or LibreOffice, {SAVE_AS}."
-            )
-    if WEB_PAGE.match(data):
-        raise ManifestError(
-            "The manifest is a web page or XML document, not a text with commas; export it again."
-        )
-    encoding = UTF16_BOMS.get(data[:2])
-    if encoding:
-        return _from_utf16(data, encoding, warnings)
-    if data.startswith(2 * UTF8_BOM):
-        warnings.append("The manifest begins with more than one byte order mark; they were cut.")
-    while data.startswith(UTF8_BOM):
-        data = data[len(UTF8_BOM) :]
-    return data, ","
+def is_blank(cells: Sequence[str]) -> bool:
+    """Whether a row looks empty: blanks, no-break blanks, NUL or Ctrl-Z of old programs."""
+    return not any(bare(cell.strip("\0\x1a")) for cell in cells)
 
 
-def _from_utf16(data: bytes, encoding: str, warnings: list[str | Said]) -> tuple[bytes, str]:
-    try:
-        text = data[2:].decode(encoding).lstrip("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ManifestError(
-            f"The manifest is saved as UTF-16, or cut off, and cannot be read; {SAVE_AS}."
-        ) from error
-    first = text.lstrip("\r\n").partition("\n")[0]
-    separator = "\t" if "\t" in first and "," not in first else ","
-    if separator == "\t":
-        warnings.append(
-            "The manifest was saved as 'Unicode Text', UTF-16 with tabs; it was read as such."
-        )
-    else:
-        warnings.append("The manifest was saved as UTF-16, not as UTF-8; it was read as such.")
-    return text.encode(), separator
-
-
-def _quoted(data: bytes, separator: str, warnings: list[str | Said]) -> bytes:
-    """The text with quotation marks as RFC 4180 wants them."""
-    if separator != ",":
-        return data
-    if b' "' in data and (cut := _without_blanks(data)) is not None:
-        warnings.append(
-            "The manifest has blanks between a comma and a quotation mark; they were passed over, "
-            "as Zooniverse does."
-        )
-        data = cut
-    text = _rfc4180(data)
-    if text is not data and (position := _end_of_records(text)) < len(text):
-        line = len(LINE_END.findall(text, 0, position)) + 1
-        raise ManifestError(
-            f"The manifest has a quotation mark after a backslash in line {line}, in a cell that "
-            "is not in quotation marks, so that it can be read in two ways; export it again."
-        )
-    return text
-
-
-def _end_of_records(text: bytes) -> int:
-    """Where the first line begins that is not RFC 4180; the length of the text if all are."""
-    position = 0
+def strict_part(text: bytes) -> tuple[int, int]:
+    """The position of the first row that is not RFC 4180, and the number of rows before it."""
+    position = number = 0
     while position < len(text) and (record := RECORD.match(text, position)):
         position = record.end()
-    return position
+        number += 1
+    return position, number
 
 
-def _without_blanks(data: bytes) -> bytes | None:
-    """The text without blanks before a cell's opening quotation mark; None if it has none such."""
-    if b'\\"' in data or _end_of_records(data) == len(data):
-        return None
-    cut = BLANK_BEFORE_QUOTE.sub(lambda found: found[1] or b"", data)
-    return cut if cut != data and _end_of_records(cut) == len(cut) else None
+def _decoded(source: Source, warnings: list[Said]) -> Source:
+    """The source with its text in UTF-8 without a byte order mark."""
+    data = source.data
+    if encoding := UTF16_BOMS.get(data[:2]):
+        return _from_utf16(source, encoding, warnings)
+    if data.startswith(2 * UTF8_BOM):
+        warnings.append(TWO_MARKS())
+    while data.startswith(UTF8_BOM):
+        data = data[len(UTF8_BOM) :]
+    return replace(source, text=data)
+
+
+def _from_utf16(source: Source, encoding: str, warnings: list[Said]) -> Source:
+    try:
+        text = source.data[2:].decode(encoding).lstrip("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UnreadableError(Fault.ENCODING, source, cause=error) from error
+    first = text.lstrip("\r\n").partition("\n")[0]
+    separator = "\t" if "\t" in first and "," not in first else ","
+    warnings.append(UNICODE_TEXT() if separator == "\t" else UTF_16())
+    return replace(source, text=text.encode(), separator=separator)
+
+
+def _quoted(source: Source, warnings: list[Said]) -> Source:
+    """The source with the quotation marks of RFC 4180, as far as they have one reading."""
+    if source.separator != ",":
+        return source
+    text = _rfc4180(source.text)
+    end, number = strict_part(text) if b'"' in text else (len(text), 0)
+    is_strict = end == len(text)
+    if not is_strict:
+        if text is not source.text:
+            read_so_far = replace(source, text=text)
+            raise UnreadableError(Fault.TWO_READINGS, read_so_far, row=number + 1)
+        cut = BLANK_BEFORE_QUOTE.sub(lambda found: found[1] or b"", text)
+        if cut != text and strict_part(cut)[0] == len(cut):
+            warnings.append(BLANKS_BEFORE_MARKS())
+            text, is_strict = cut, True
+    return replace(source, text=text, is_strict=is_strict)
 
 
 def _rfc4180(text: bytes) -> bytes:
-    """Double each ``"`` that PHP's ``fputcsv`` left single because it follows a ``\\``.
+    """The text with each ``"`` doubled that PHP's ``fputcsv`` left single after a ``\\``.
 
     A ``\\"`` is such a quote inside its cell, or the end of a cell that ends in ``\\``, or the
-    first half of a pair. The next ``\\"`` tells which: every cell that holds a ``\\"`` is quoted,
-    so that one stands between quotes again, while the end of the text does not. Each ``"`` on the
-    way there opens, closes or is half of a pair; whether their number is odd says on which side of
-    the quotes the way began. This decides every text of both writers, and leaves RFC 4180 as it is.
+    first half of a pair. The next ``\\"`` decides: every cell that holds a ``\\"`` is quoted, so
+    the next one lies between quotes again, while the end of the text does not. Each ``"`` on the
+    way opens or closes a cell or is half of a pair, so whether their number is odd tells on which
+    side of the quotes the way began. This is right for every text of both writers, and leaves
+    RFC 4180 as it is.
     """
     if b'\\"' not in text:
         return text
@@ -314,331 +545,29 @@ def _rfc4180(text: bytes) -> bytes:
     return b"".join(written)
 
 
-def _records(text: bytes, separator: str) -> Iterator[Row]:
-    reader = csv.reader(_lines(text), strict=True, delimiter=separator)
-    line = 1
-    try:
-        for cells in reader:
-            if cells:
-                yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ManifestError(
-            f"The manifest cannot be read from line {line} on, where a quotation mark is probably "
-            f"missing or out of place ({error}); correct that line or export it again."
-        ) from error
-
-
 def _lines(text: bytes) -> Iterator[str]:
     # A line at a time: no byte of a character is that of a line end (RFC 3629, section 3).
     found = (line.group() for line in LINE.finditer(text)) if b"\r" in text else io.BytesIO(text)
-    for number, line in enumerate(found, 1):
-        try:
-            yield line.decode()
-        except UnicodeDecodeError as error:
-            raise ManifestError(_not_utf8(text, line, number, error)) from error
+    return map(bytes.decode, found)
 
 
-def _not_utf8(text: bytes, line: bytes, number: int, error: UnicodeDecodeError) -> str:
-    if text.count(0) * 3 > len(text):
-        return f"The manifest is saved as UTF-16, not as UTF-8; {SAVE_AS}."
-    # Letters with accents are C0 to FF in Windows-1252, and mostly 80 to 9F in MacRoman.
-    high = [byte for byte in text if byte >= 0x80]
-    mac = sum(byte < 0xA0 and not 0x91 <= byte <= 0x97 for byte in high) * 2 > len(high)
-    encoding, name, menu = (
-        ("mac_roman", "MacRoman", "CSV (Macintosh)")
-        if mac
-        else ("cp1252", "Windows-1252", "CSV (comma delimited)")
-    )
-    start = max(0, error.start - 10)
-    seen = line[start : error.start + 10].decode(encoding, "replace").strip()
-    return (
-        f"The manifest is not UTF-8: Excel has probably saved it as '{menu}', which is {name}; "
-        f"line {number} then has '{seen}'; {SAVE_AS}."
-    )
-
-
-def _column(header: Sequence[str], image_column: str, warnings: list[str | Said]) -> int | None:
-    """The position of the image column, or None.
+def _column(source: Source, header: Sequence[str], warnings: list[Said]) -> int:
+    """The position of the image column.
 
     Raises:
-        ManifestError: if there are two.
+        UnreadableError: if there is none, or more than one.
     """
-    found = [position for position, name in enumerate(header) if name == image_column]
+    name = source.image_column
+    found = [position for position, each in enumerate(header) if each == name]
     if not found:
-        wanted = _visible(image_column)
-        found = [position for position, name in enumerate(header) if _visible(name) == wanted]
+        wanted = _visible(name)
+        found = [position for position, each in enumerate(header) if _visible(each) == wanted]
         if len(found) == 1:
-            warnings.append(
-                f"The manifest's column '{image_column}' has blanks or invisible characters in its "
-                "name; they were left as they are."
-            )
-    if len(found) > 1:
-        raise ManifestError(
-            f"The manifest has {len(found)} columns named '{image_column}' where one is needed to "
-            f"find the images (its columns are: {_listed(header)}); rename or remove the others, "
-            "and zip the export again."
-        )
-    return found[0] if found else None
+            warnings.append(INVISIBLE_IN_NAME(column=name))
+    if len(found) != 1:
+        raise UnreadableError(Fault.TWO_COLUMNS if found else Fault.NO_COLUMN, source)
+    return found[0]
 
 
-def _without_column(
-    header: list[str], records: Iterator[Row], image_column: str, images: Collection[str]
-) -> str | Said:
-    """The sentence of a manifest whose first line has no image column."""
-    first = header[0].strip().lower()
-    if first.startswith("sep="):
-        return (
-            f"The manifest begins with the line '{short(header[0].strip())}', which only Excel "
-            f"understands, and is probably separated by that character; {SAVE_AS}."
-        )
-    line = ",".join(header)
-    if "\0" in line and bare(image_column) in line.replace("\0", "").split(","):
-        return f"The manifest is saved as UTF-16, not as UTF-8; {SAVE_AS}."
-    if fault := _separator_fault(line.replace("\0", ""), image_column):
-        return fault
-    if wrapped := _wrapped(header, image_column):
-        return wrapped
-    folded = _folded(image_column)
-    for name in header:
-        if _folded(name) == folded:
-            return (
-                f"The manifest has no column named '{image_column}', but one named "
-                f"'{short(name)}' (its columns are: {_listed(header)}); write that name as "
-                f"'{image_column}' in the first line, and zip the export again."
-            )
-    if any(name in images for name in header):
-        return (
-            "The manifest has no line with the names of its columns: its first line is already "
-            "the row of an image; export it again."
-        )
-    below = _header_below(records, image_column)
-    if below:
-        return (
-            f"The manifest has its header, the names of its columns, in line {below}, below a "
-            f"title ('{short(line)}'); delete what stands above it and zip the export again."
-        )
-    return (
-        f"The manifest has no column named '{image_column}', which is needed to find the images "
-        f"(its columns are: {_listed(header)}); give the column with the images' file names that "
-        "name in the first line, and zip the export again."
-    )
-
-
-AROUND = " \t\"'`=\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\u00ab\u00bb\u00b4"
-"""Characters that programs put around a name: quotation marks of all kinds, a formula's ``=``."""
-
-
-def unwrapped(name: str) -> str:
-    """A name without what programs put around it."""
-    return bare(name).strip(AROUND)
-
-
-def _wrapped(header: Sequence[str], image_column: str) -> Said | None:
-    """The sentence of a header whose names stand in further quotation marks."""
-    if len(header) == 1 and image_column in map(unwrapped, header[0].split(",")):
-        return WHOLE_LINES(line=header[0])
-    for name in header:
-        if name != image_column and unwrapped(name) == image_column:
-            return WRAPPED_NAME(name=name, column=image_column)
-    return None
-
-
-def _header_below(records: Iterator[Row], image_column: str) -> int | None:
-    try:
-        for _, (line, cells) in zip(range(LINES_ABOVE_HEADER), records, strict=False):
-            if any(
-                bare(name.strip('"')) == bare(image_column)
-                for cell in cells
-                for name in re.split(r"[;\t|]", cell)
-            ):
-                return line
-    except ManifestError:
-        return None
-    return None
-
-
-def _first_line(text: bytes) -> str:
-    lines = (found.group().strip() for found in LINE.finditer(text))
-    return next(filter(None, lines), b"").decode(errors="replace")
-
-
-def _separator_fault(line: str, image_column: str) -> str | None:
-    """What a header is separated by, if not by commas."""
-    wanted = bare(image_column).casefold()
-    for separator, character in SEPARATORS.items():
-        parts = {bare(name.strip().strip('"')).casefold() for name in line.split(separator)}
-        if separator in line and wanted in parts:
-            return _separated_by(character)
-    return None
-
-
-def _separated_by(what: str) -> str:
-    hint = (
-        ". Where Excel writes semicolons even then, set the list separator of Windows to a comma "
-        "(Region, Additional settings), or choose it in LibreOffice"
-        if what == "semicolons"
-        else ""
-    )
-    return (
-        f"The manifest is separated by {what}, not by commas, as Excel or another program saved "
-        f"it; {SAVE_AS}{hint}."
-    )
-
-
-def _folded(name: str) -> str:
-    visible = "".join(character for character in name if not _invisible(character))
-    return JOINTS.sub("", visible).casefold()
-
-
-def _listed(names: Sequence[str], limit: int = 20) -> str:
-    return ", ".join(map(short, names[:limit])) + (", …" if len(names) > limit else "")
-
-
-def _rows(
-    records: Iterator[Row],
-    header: list[str],
-    width: int,
-    column: int,
-    warnings: list[str | Said],
-    images: Collection[str],
-    is_cut_off: bool,
-) -> Iterator[Row]:
-    """The rows of the header's width, ``width`` columns of each.
-
-    Args:
-        images: names that a row whose last cells are missing may name.
-        is_cut_off: whether the last line has no end, so that it may be incomplete.
-    """
-    faults = _Faults(header, column)
-    empty = short_rows = 0
-    empty_line = short_line = rows = 0
-    held: Row | None = None  # a short row, until it is known not to be the last line
-    for line, cells in records:
-        if held:
-            yield held
-            held = None
-        if (len(cells) > 1 and not any(cells)) or (len(cells) != len(header) and _is_blank(cells)):
-            empty += 1
-            empty_line = empty_line or line
-            continue
-        rows += 1
-        faults.last_line = line
-        if len(cells) == len(header) or (
-            width <= len(cells) < len(header) and not any(cells[width:])
-        ):
-            if cells[column] == header[column]:
-                faults.header_again(line)
-            elif not faults.count:
-                yield line, cells[:width]
-        elif column < len(cells) < width and cells[column] in images:
-            # Excel leaves out trailing commas where the last columns are empty, 16 rows at a time:
-            # https://learn.microsoft.com/troubleshoot/microsoft-365-apps/excel/column-delimiters-missing
-            short_rows += 1
-            short_line = short_line or line
-            held = (line, [*cells, *[""] * (width - len(cells))])
-        else:
-            faults.note(line, cells)
-    if held:
-        if is_cut_off:
-            faults.note(held[0], held[1][: held[1].index("") if "" in held[1] else None])
-        elif not faults.count:
-            yield held
-    faults.check(rows)
-    if not rows:
-        raise ManifestError(
-            "The manifest has a header but no rows, so there is nothing to split; export it again."
-        )
-    if short_rows:
-        warnings.append(SHORT_ROWS(count=short_rows, line=short_line))
-    if empty:
-        warnings.append(
-            f"{empty:,} {'row' if empty == 1 else 'rows'} of nothing but empty cells in the "
-            f"manifest, the first in line {empty_line}; left out."
-        )
-    if width < len(header):
-        more = len(header) - width
-        warnings.append(
-            f"{more} {'column' if more == 1 else 'columns'} at the manifest's right end without a "
-            "name and without a cell; left out."
-        )
-
-
-def _is_blank(cells: Sequence[str]) -> bool:
-    """Whether a row looks empty: blanks, no-break blanks, NUL or Ctrl-Z of old programs."""
-    return not any(bare(cell.strip("\0\x1a")) for cell in cells)
-
-
-TOTAL = re.compile(r"(?i)\b(?:sub)?(?:totale?s?|sum|summe|count|somme|suma|gesamt|anzahl)\b")
-
-
-FILE_NAME = re.compile(r"\.[A-Za-z]\w{1,4}\Z")
-
-MOST_OF_A_TOTAL = 3
-"""Cells that a line with a total fills at most: a word, a number, a unit."""
-
-
-def looks_like_total(cells: Sequence[str], column: int) -> bool:
-    """Whether a row names no image, is mostly empty, and has a word for a total."""
-    image = bare(cells[column]) if column < len(cells) else ""
-    return (
-        not FILE_NAME.search(image)
-        and sum(map(bool, cells)) <= MOST_OF_A_TOTAL
-        and any(TOTAL.search(cell) for cell in cells)
-    )
-
-
-class _Faults:
-    """Rows of the wrong width, of which the first are named and all are counted."""
-
-    SHOWN = 3
-
-    def __init__(self, header: list[str], column: int) -> None:
-        self._header = header
-        self._column = column
-        self._problems: list[str] = []
-        self._again: list[int] = []
-        self._last: tuple[int, list[str]] = (0, [])
-        self._widths: set[int] = set()
-        self.count = 0
-        self.last_line = 0
-
-    def note(self, line: int, cells: list[str]) -> None:
-        if self._header[self._column] in cells:
-            self.header_again(line)
-            return
-        self.count += 1
-        self._last = (line, cells)
-        self._widths.add(len(cells))
-        if self.count <= self.SHOWN:
-            self._problems.append(
-                f"line {line} has {count(len(cells), 'cell')} instead of {len(self._header)}"
-            )
-
-    def header_again(self, line: int) -> None:
-        self.count += 1
-        self._again.append(line)
-
-    def check(self, rows: int) -> None:
-        """Refuse the manifest if one of its ``rows`` was noted."""
-        if self._again:
-            raise ManifestError(
-                "The manifest has its header, the names of its columns, once more in line "
-                f"{self._again[0]}: another manifest was pasted below the first; keep one, or "
-                "delete that line if both belong to this export, and zip it again."
-            )
-        line, cells = self._last
-        if self.count == 1 and line == self.last_line and looks_like_total(cells, self._column):
-            raise ManifestError(total_line(line, cells))
-        if self.count == rows > 1 and self._widths == {len(self._header) + 1}:
-            raise ManifestError(SHORT_HEADER, names=len(self._header), cells=len(self._header) + 1)
-        if self.count:
-            raise ManifestError(refusal("rows of the wrong length", self._problems, self.count))
-
-
-def total_line(line: int, cells: Sequence[str]) -> str:
-    seen = short(", ".join(cell for cell in cells if cell))
-    return (
-        f"The manifest's last line, {line}, is not the row of an image but looks like a total "
-        f"('{seen}'); delete it and zip the export again."
-    )
+def _visible(name: str) -> str:
+    return "".join(letter for letter in bare(name) if unicodedata.category(letter) != "Cf")

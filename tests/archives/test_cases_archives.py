@@ -26,6 +26,7 @@ from splitter.batches.assembly import PartPool, assemble
 from splitter.batches.lanes import Export, Extract, Lane, Splice, choose_lane
 from splitter.batches.zip import BatchZip
 from splitter.errors import ExportError, explain
+from splitter.manifest import MANIFEST as MANIFEST_NAME
 from splitter.manifest import partition as manifest
 from splitter.manifest.partition import Partition
 from splitter.messages import Request
@@ -148,10 +149,10 @@ def test_names_of_any_script_that_are_marked_as_utf_8_are_spliced(
     source.mkdir()
     for name in SCRIPTS:
         (source / name).write_bytes(name.encode() * 50)
-    (source / manifest.MANIFEST).write_bytes(MANIFEST)
+    (source / MANIFEST_NAME).write_bytes(MANIFEST)
     path = tmp_path / "export.zip"
     subprocess.run(
-        [program, *options, str(path), *SCRIPTS, manifest.MANIFEST],
+        [program, *options, str(path), *SCRIPTS, MANIFEST_NAME],
         cwd=source,
         env=UTF_8,
         check=True,
@@ -169,7 +170,7 @@ def test_a_manifest_that_spells_names_otherwise_than_the_archive_is_extracted(
 ) -> None:
     path = tmp_path / "export.zip"
     rows = "imageName\nKu\u0308ste.jpg\n".encode()
-    path.write_bytes(zip_of({"K\u00fcste.jpg": b"image", manifest.MANIFEST: rows}))
+    path.write_bytes(zip_of({"K\u00fcste.jpg": b"image", MANIFEST_NAME: rows}))
     biospex.s3.upload_file(str(path), bucket.name, f"export/{path.name}")
     lane, _, [batch] = Split(bucket, path, "auto", tmp_path).run()
     assert isinstance(lane, Extract)
@@ -186,12 +187,12 @@ def check(batches: list[bytes], rows: Any, images: dict[str, str], directory: Pa
         with zipfile.ZipFile(io.BytesIO(data)) as made:
             assert made.testzip() is None
             assert len(made.namelist()) == len(set(made.namelist()))
-            text = made.read(manifest.MANIFEST).decode()
+            text = made.read(MANIFEST_NAME).decode()
             found_rows += list(csv.reader(io.StringIO(text, newline="")))[1:]
             found_images |= {
                 name: hashlib.sha256(made.read(name)).hexdigest()
                 for name in made.namelist()
-                if name != manifest.MANIFEST
+                if name != MANIFEST_NAME
             }
         path = directory / f"part{number}.zip"
         path.write_bytes(data)

@@ -67,5 +67,5 @@ def test_a_plan_says_what_is_in_no_row_and_what_zooniverse_will_not_like(bucket:
 @pytest.mark.parametrize("strategy", ["auto", "extract"])
 def test_what_a_run_would_refuse_is_refused(strategy: str, bucket: Bucket) -> None:
     data = zip_of({**FILES, "manifest.csv": b"imageName\nz.jpg\n"})
-    with pytest.raises(ExportError, match=r"line 2 names 'z\.jpg'"):
+    with pytest.raises(ExportError, match=r"row 2 names 'z\.jpg'"):
         planned(export_of(bucket, data), settings_of(split_strategy=strategy))

@@ -137,7 +137,7 @@ def damaged_image(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "sentence"),
     [
-        (missing_image, "line 3 names 'b.jpg', which is not in the archive"),
+        (missing_image, "row 3 names 'b.jpg', which is not in the archive"),
         (damaged_image, "damaged"),
     ],
 )

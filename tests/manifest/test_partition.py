@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from splitter.manifest import partition as manifest
 from splitter.manifest import text as manifest_text
+from splitter.manifest.diagnosis import explain
 from splitter.manifest.partition import Batch, Partition
-from splitter.manifest.text import ManifestError
+from splitter.manifest.text import ManifestError, UnreadableError, is_blank
 
 Table = list[list[str]]
 
@@ -33,7 +34,7 @@ def tables(cell: st.SearchStrategy[str], min_width: int = 1) -> st.SearchStrateg
 
     def of_width(width: int) -> st.SearchStrategy[Table]:
         row = st.lists(cell, min_size=width, max_size=width).filter(
-            lambda cells: cells[-1] != IMAGE and (width == 1 or any(cells))
+            lambda cells: cells[-1] != IMAGE and (width == 1 or not is_blank(cells))
         )
         header = st.lists(
             cell.filter(lambda name: name != IMAGE), min_size=width - 1, max_size=width - 1
@@ -85,8 +86,11 @@ def split(text: str, batch_size: int) -> list[Batch]:
 
 
 def read(data: bytes, max_cells: int = 1000) -> Table:
-    """The rows of a manifest, its header aside."""
-    return [cells for _, cells in manifest_text.read(data, IMAGE, max_cells).rows]
+    """The rows of a manifest below its header."""
+    try:
+        return [cells for _, cells in manifest_text.read(data, IMAGE, max_cells).rows]
+    except UnreadableError as failure:
+        raise explain(failure) from failure
 
 
 def table_of(batch: Batch) -> Table:
@@ -175,12 +179,12 @@ def test_a_cell_of_200_kib_comes_back() -> None:
         ("", "The manifest is empty"),
         ("\n\r\n", "The manifest is empty"),
         ("imageName,note\n", "a header but no rows"),
-        ("imageName,note\na.jpg\n", "line 2 has 1 cell instead of 2"),
-        ("imageName,note\na.jpg,x,y\n", "line 2 has 3 cells instead of 2"),
-        ('imageName,note\na.jpg,"1\n2\r\n3"\nb.jpg\n', "line 5 has 1 cell instead of 2"),
-        ('imageName,note\na.jpg,"\\"\n"\nb.jpg\n', "line 4 has 1 cell instead of 2"),
-        ('imageName,note\na.jpg,x\nb.jpg,"y\nc.jpg,z\n', "cannot be read from line 3 on"),
-        ('imageName,note\na.jpg,"x"y\n', "cannot be read from line 2 on"),
+        ("imageName,note\na.jpg\n", "row 2 has 1 cell instead of 2"),
+        ("imageName,note\na.jpg,x,y\n", "row 2 has 3 cells instead of 2"),
+        ('imageName,note\na.jpg,"1\n2\r\n3"\nb.jpg\n', "row 3 has 1 cell instead of 2"),
+        ('imageName,note\na.jpg,"\\"\n"\nb.jpg\n', "row 3 has 1 cell instead of 2"),
+        ('imageName,note\na.jpg,x\nb.jpg,"y\nc.jpg,z\n', "cannot be read from row 3 on (line 3 of"),
+        ('imageName,note\na.jpg,"x"y\n', "cannot be read from row 2 on"),
     ],
 )
 def test_a_table_out_of_shape_is_refused_with_the_line_and_the_cause(
@@ -193,7 +197,7 @@ def test_a_table_out_of_shape_is_refused_with_the_line_and_the_cause(
 
 def test_text_that_is_not_utf8_is_refused_with_its_line() -> None:
     latin1 = 'imageName,note\na.jpg,"1\n2"\nb.jpg,Ångström\n'.encode("latin-1")
-    with pytest.raises(ManifestError, match=r"not UTF-8: .*Windows-1252; line 4 then has"):
+    with pytest.raises(ManifestError, match=r"not UTF-8\. .*Windows-1252: row 3 then has"):
         read(latin1)
 
 
@@ -201,9 +205,9 @@ def test_of_many_faults_the_first_three_are_named_and_all_are_counted() -> None:
     short_rows = "imageName,note\n" + "a.jpg\n" * 50
     with pytest.raises(ManifestError) as refusal:
         read(short_rows.encode())
-    assert "(50 in all): line 2 has" in str(refusal.value)
-    assert "line 4 has 1 cell instead of 2 and 47 more" in str(refusal.value)
-    assert "line 5" not in str(refusal.value)
+    assert "50 rows of the wrong length: row 2 has" in str(refusal.value)
+    assert "row 4 has 1 cell instead of 2; and 47 more" in str(refusal.value)
+    assert "row 5" not in str(refusal.value)
 
 
 def partition_export(text: str, names: list[str], batch_size: int = 10) -> Partition:
@@ -217,11 +221,11 @@ def partition_export(text: str, names: list[str], batch_size: int = 10) -> Parti
 @pytest.mark.parametrize(
     ("rows", "complaint"),
     [
-        ("a.jpg\nb.jpg\n", "line 3 names 'b.jpg', which is not in the archive"),
-        ("a.jpg\nA.JPG\n", "line 3 names 'A.JPG', which is not in the archive"),
-        ('a.jpg\n""\n', "line 3 names no image"),
-        ("a.jpg\nmanifest.csv\n", "line 3 names the manifest as its image"),
-        ("b.jpg\n" * 9, "(9 in all): line 2 names 'b.jpg'"),
+        ("a.jpg\nb.jpg\n", "row 3 names 'b.jpg', which is not in the archive"),
+        ("a.jpg\nA.JPG\n", "row 3 names 'A.JPG', which is not in the archive"),
+        ('a.jpg\n""\n', "row 3 names no image"),
+        ("a.jpg\nmanifest.csv\n", "row 3 names the manifest as its image"),
+        ("b.jpg\n" * 9, "9 rows without an image: row 2 names 'b.jpg'"),
     ],
 )
 def test_a_row_without_its_image_is_refused_with_its_line(rows: str, complaint: str) -> None:
@@ -234,7 +238,7 @@ def test_a_row_without_its_image_is_refused_with_its_line(rows: str, complaint: 
     ("header", "complaint"),
     [
         ("image,note", "no column named 'imageName'"),
-        ("image,imagename", "its columns are: image, imagename"),
+        ("image,imagename", "its columns are: 'image', 'imagename'"),
         ("imageName,imageName", "2 columns named 'imageName'"),
     ],
 )
@@ -267,7 +271,7 @@ def test_the_manifest_is_found(names: list[str], found: str) -> None:
         ([], "has no manifest.csv"),
         (["a.jpg", "manifest.csv.txt"], "has no manifest.csv"),
         (["a/b/manifest.csv"], "has no manifest.csv"),
-        (["1.csv", "2.csv"], r"more than one manifest \(1.csv, 2.csv\)"),
+        (["1.csv", "2.csv"], r"more than one manifest \('1\.csv', '2\.csv'\)"),
         (["a/manifest.csv", "b/manifest.csv"], "more than one manifest"),
     ],
 )

@@ -37,26 +37,26 @@ def saved_with(separator: str) -> str:
         (saved_with("|"), "separated by the character '|'", "CSV UTF-8"),
         ('"subjectId";"imageName"\n"1";"a.jpg"\n', "separated by semicolons", "CSV UTF-8"),
         ("sep=;\n" + saved_with(";"), "begins with the line 'sep=;'", "CSV UTF-8"),
-        (PLAIN.encode("cp1252"), "Windows-1252; line 2 then has '1,a.jpg,Ångström'", "CSV UTF-8"),
-        (PLAIN.encode("mac_roman"), "MacRoman; line 2 then has '1,a.jpg,Ångström'", "CSV UTF-8"),
+        (PLAIN.encode("cp1252"), "Windows-1252: row 2 (subjectId '1')", "'1,a.jpg,Ångström'"),
+        (PLAIN.encode("mac_roman"), "MacRoman: row 2 (subjectId '1')", "'1,a.jpg,Ångström'"),
         ("Höhe;imageName\n1;a\n".encode("cp1252"), "separated by semicolons", "CSV UTF-8"),
         (PLAIN.encode("utf-16-le"), "saved as UTF-16", "CSV UTF-8"),
         (PLAIN.encode("utf-16-be"), "saved as UTF-16", "CSV UTF-8"),
         ("imageName\na.jpg\n".encode("utf-16-le"), "saved as UTF-16", "CSV UTF-8"),
         (b"PK\3\4\x14\0 a workbook", "is a workbook (.xlsx", "CSV UTF-8"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1", "is an old Excel workbook", "CSV UTF-8"),
-        ("<html><body><table>", "is a web page", "export it again"),
-        ("Florida, 2026\n" + PLAIN, "header, the names of its columns, in line 2", "delete"),
-        ("Florida,,\n\n" + PLAIN, "in line 3, below a title", "delete what stands"),
-        (PLAIN + "Total,2\n", "looks like a total ('Total, 2')", "delete it"),
-        (PLAIN + "Total,,2\n", "looks like a total ('Total, 2')", "delete it"),
-        (PLAIN.replace("imageName", "imagename"), "but one named 'imagename'", "write that"),
-        (PLAIN.replace("imageName", "Image Name"), "but one named 'Image Name'", "write that"),
-        (PLAIN.replace("imageName", "image_name"), "but one named 'image_name'", "write that"),
-        (PLAIN + PLAIN, "names of its columns, once more in line 4", "pasted below"),
-        (PLAIN + "imageName,x\na.jpg,1\n", "names of its columns, once more in line 4", "keep one"),
-        ("1,a.jpg,x\n2,b.jpg,y\n", "its first line is already the row of an image", "export it"),
-        ('imageName,note\na.jpg,x\nb.jpg,5\\" tall\n', "after a backslash in line 3", "export it"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "is an old Excel or Word file", "CSV UTF-8"),
+        ("<html><body><table>", "is a web page", "Export it again"),
+        ("Florida, 2026\n" + PLAIN, "header, the names of its columns, in row 2", "Delete"),
+        ("Florida,,\n\n" + PLAIN, "in row 3, below a title", "Delete what is above"),
+        (PLAIN + "Total,2\n", "looks like a total ('Total, 2')", "Delete it"),
+        (PLAIN + "Total,,2\n", "looks like a total ('Total, 2')", "Delete it"),
+        (PLAIN.replace("imageName", "imagename"), "but one named 'imagename'", "Write that"),
+        (PLAIN.replace("imageName", "Image Name"), "but one named 'Image Name'", "Write that"),
+        (PLAIN.replace("imageName", "image_name"), "but one named 'image_name'", "Write that"),
+        (PLAIN + PLAIN, "names of its columns, once more in row 4", "pasted below"),
+        (PLAIN + "imageName,x\na.jpg,1\n", "names of its columns, once more in row 4", "Keep one"),
+        ("1,a.jpg,x\n2,b.jpg,y\n", "its first line is already the row of an image", "Export it"),
+        ('imageName,note\na.jpg,x\nb.jpg,5\\" tall\n', "after a backslash in row 3", "Export it"),
     ],
 )  # fmt: skip
 def test_what_a_program_made_of_the_manifest_is_named_with_what_to_click(
@@ -75,13 +75,13 @@ def test_what_a_program_made_of_the_manifest_is_named_with_what_to_click(
         (codecs.BOM_UTF16_BE + PLAIN.encode("utf-16-be"), "saved as UTF-16"),
         (codecs.BOM_UTF16_LE + saved_with("\t").encode("utf-16-le"), "'Unicode Text'"),
         (2 * codecs.BOM_UTF8 + PLAIN.encode(), "more than one byte order mark"),
-        ((PLAIN + ",,\n,,\n").encode(), "2 rows of nothing but empty cells"),
+        ((PLAIN + ",,\n,,\n").encode(), "2 rows with nothing but empty cells"),
         (
             (PLAIN + ",,,,,,\n").encode(),
-            "1 row of nothing but empty cells in the manifest, the first in line 4",
+            "1 row with nothing but empty cells, the first is row 4",
         ),
-        (PLAIN.replace("\n", ",,\n").encode(), "2 columns at the manifest's right end"),
-        (PLAIN.replace("note\n", "note,,\n").encode(), "2 columns at the manifest's right end"),
+        (PLAIN.replace("\n", ",,\n").encode(), "2 columns at its right end"),
+        (PLAIN.replace("note\n", "note,,\n").encode(), "2 columns at its right end"),
     ],
     ids=["UTF-16", "big-endian", "Unicode Text", "two BOMs", "commas", "more", "columns", "header"],
 )
@@ -108,7 +108,7 @@ def test_a_column_without_a_name_that_has_a_cell_is_kept() -> None:
     text = "imageName,,\na.jpg,,\nb.jpg,x,\n"
     parts = cut(text.encode())
     assert parts.batches[0].manifest.decode() == text
-    assert parts.warnings == []
+    assert parts.warnings == ()
 
 
 def test_a_blank_before_a_quotation_mark_is_passed_over_as_zooniverse_does() -> None:
@@ -118,19 +118,19 @@ def test_a_blank_before_a_quotation_mark_is_passed_over_as_zooniverse_does() -> 
         ["a.jpg", "Tallahassee, FL"],
         ["b.jpg", 'he said, "so"'],
     ]
-    assert "blanks between a comma and a quotation mark" in str(parts.warnings[0])
+    assert "blanks between commas and opening quotation marks" in str(parts.warnings[0])
 
 
 def test_lines_are_counted_by_carriage_returns_too() -> None:
     text = "imageName,note\ra.jpg,1\rb.jpg,é\r"
-    assert "line 3 then has" in refusal_of(text.encode("cp1252"))
-    assert "line 3 names 'c.jpg'" in refusal_of("imageName,x\ra.jpg,1\rc.jpg,2\r")
+    assert "row 3 then has" in refusal_of(text.encode("cp1252"))
+    assert "row 3 names 'c.jpg'" in refusal_of("imageName,x\ra.jpg,1\rc.jpg,2\r")
 
 
 def test_an_image_that_is_not_there_is_named_with_its_line_and_what_is_instead() -> None:
     sentence = refusal_of("imageName,x\nA.JPG,1\n", "a.jpg")
-    assert "line 2 names 'A.JPG', which is not in the archive" in sentence
-    assert "the archive has 'a.jpg' for 'A.JPG'" in sentence
+    assert "row 2 names 'A.JPG', which is not in the archive" in sentence
+    assert "The archive has 'a.jpg' for 'A.JPG'" in sentence
 
 
 @pytest.mark.parametrize(
@@ -158,4 +158,4 @@ def test_what_only_looks_like_a_fault_is_a_cell(cell: str) -> None:
     parts = cut(f"note,imageName\n{quoted},a.jpg\n".encode())
     table = manifest_text.read(parts.batches[0].manifest, "imageName")
     assert [cells for _, cells in table.rows] == [[cell, "a.jpg"]]
-    assert parts.warnings == []
+    assert parts.warnings == ()

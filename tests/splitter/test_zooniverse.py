@@ -107,8 +107,11 @@ def test_zooniverses_client_takes_every_batch_or_the_summary_has_said_why_not(
     [
         ({"a.jpg": b""}, r"1 image is empty \(0 bytes\).*: a\.jpg\."),
         ({"a.jpg": bytes_of(1024 * 1024)}, r"too large for Zooniverse's client.*: a\.jpg \("),
-        ({"a.jpg": TIFF}, r"1 image is no JPEG.*: a\.jpg \(a TIFF\)"),
-        ({"a.jpg": b"<!DOCTYPE html><html><body>404</body></html>"}, r"a\.jpg \(a web page\)"),
+        ({"a.jpg": TIFF}, r"1 image is no JPEG.*: a\.jpg \(a TIFF image\)"),
+        (
+            {"a.jpg": b"<!DOCTYPE html><html><body>404</body></html>"},
+            r"a\.jpg \(a web page",
+        ),
     ],
     ids=["empty", "too large", "TIFF", "web page"],
 )
@@ -124,8 +127,8 @@ def test_what_the_client_refuses_of_an_image_was_said_before(
 @pytest.mark.parametrize(
     ("cell", "finding"),
     [
-        ("x" * 140_000, r"1 cell is longer than 131,072 characters.*: row 1 with 140,000"),
-        (".", r"1 cell of a batch's first row name.* folder.*: '\.' \(row 1\)"),
+        ("x" * 140_000, r"1 cell is longer than 131,072 characters.*: row 2 with 140,000"),
+        (".", r"1 cell of a batch's first row name.* folder.*: '\.' in row 2"),
     ],
     ids=["too long", "folder"],
 )
@@ -143,12 +146,12 @@ def test_cells_that_begin_with_blanks_arrive_at_zooniverse_as_they_are(tmp_path:
         "a.jpg": JPEG, "b.jpg": PNG,
     })  # fmt: skip
     parts, contents = inspected(data, tmp_path)
-    assert parts.zooniverse == []
+    assert parts.zooniverse == ()
     assert arrives(parts, contents, tmp_path)
 
 
 def _matches(parts: Partition, pattern: str) -> bool:
-    return any(re.search(pattern, sentence) for sentence in parts.zooniverse)
+    return any(re.search(pattern, str(sentence)) for sentence in parts.zooniverse)
 
 
 @pytest.mark.parametrize(
@@ -168,24 +171,27 @@ def _matches(parts: Partition, pattern: str) -> bool:
         ),
         (
             "imageName,x\na.jpg,1\nb.jpg,1\na.jpg,1\n",
-            r"1 row stands in the manifest twice.*: a\.jpg \(row 3\)",
+            r"1 row is in the manifest more than once.*: a\.jpg in row 4",
         ),
         (
             "imageName,x\na.jpg,1\na.jpg,2\n",
-            r"1 row names an image that an earlier row has.*\(row 2\)",
+            r"1 row names an image that an earlier row has.*a\.jpg in row 3",
         ),
-        ("imageName,x\na.jpg,\0\n", "1 row has a NUL character.*: row 1"),
+        ("imageName,x\na.jpg,\0\n", "1 row has a NUL character.*: row 2"),
         ("imageName,x,x\na.jpg,1,2\n", "Columns have the same name.*: 'x'"),
         (
             "imageName\nc.tif\n",
             r"1 image has an extension that the web page does not know.*: c\.tif",
         ),
-        ('imageName\n"d,e.jpg"\n', r"1 image name has characters that the web page does not allow"),
+        (
+            'imageName\n"d,e.jpg"\n',
+            r"1 image has a name with characters that the web page does not allow",
+        ),
         ("imageName\nlarge.jpg\n", r"1 image is too large for Zooniverse's web page.*large\.jpg"),
     ],
 )
 def test_what_the_web_page_does_not_take_is_said(text: str, finding: str, tmp_path: Path) -> None:
-    images = dict.fromkeys(("a.jpg", "b.jpg", "c.tif", "d,e.jpg"), JPEG)
+    images = dict.fromkeys(("a.jpg", "b.jpg", "c.tif", "d,e.jpg", "f.svg"), JPEG)
     images["large.jpg"] = bytes_of(1000 * 1024)
     parts, _ = inspected(export(text, **images), tmp_path)
     assert _matches(parts, finding)
@@ -196,15 +202,15 @@ def test_of_many_cases_three_are_named_and_all_counted(tmp_path: Path) -> None:
     names = [f"{number}.jpg" for number in range(9)]
     text = "\n".join(["imageName", *names])
     parts, _ = inspected(export(text, **dict.fromkeys(names, b"")), tmp_path)
-    assert parts.zooniverse[0].startswith("9 images are empty")
-    assert parts.zooniverse[0].endswith(": 0.jpg, 1.jpg, 2.jpg, ….")
+    assert parts.zooniverse[0].text.startswith("9 images are empty")
+    assert parts.zooniverse[0].text.endswith(": 0.jpg, 1.jpg, 2.jpg, ….")
 
 
 def test_more_rows_than_the_web_page_advises_is_advice_and_no_warning(tmp_path: Path) -> None:
     names = [f"{number}.jpg" for number in range(1001)]
     data = export("\n".join(["imageName", *names]), **dict.fromkeys(names, JPEG))
     parts, _ = inspected(data, tmp_path, 2000)
-    assert parts.zooniverse == []
+    assert parts.zooniverse == ()
     assert "has 1,001 rows" in zooniverse.section(parts)[0]
 
 
@@ -221,7 +227,7 @@ def test_of_a_zip_elsewhere_sizes_and_some_images_are_looked_at() -> None:
     index = index_of(zip_of({**files, "9.jpg": b"", "manifest.csv": text.encode()}))
     parts = manifest.partition_export(index.members, index.read, "imageName", 5)
     seen = zooniverse.inspect(parts, index)
-    assert _matches(seen, r"3 images are no JPEG.*\(3 were looked at\).*0\.jpg \(a TIFF\)")
+    assert _matches(seen, r"3 images are no JPEG.*\(3 were looked at\).*0\.jpg \(a TIFF image\)")
 
 
 @pytest.mark.parametrize(
@@ -239,3 +245,23 @@ def test_of_a_zip_elsewhere_sizes_and_some_images_are_looked_at() -> None:
 )
 def test_an_image_is_known_by_its_first_bytes(start: bytes, taken: bool) -> None:
     assert zooniverse.is_taken(start) == taken
+
+
+def test_a_tiny_image_that_is_whole_is_not_called_cut_off() -> None:
+    gif = bytes.fromhex(
+        "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002"
+    )
+    files = {f"{number}.jpg": JPEG for number in range(9)}
+    files |= {"1.jpg": gif + bytes.fromhex("02440100 3b"), "2.jpg": JPEG[:20]}
+    text = "\n".join(["imageName", *files, ""])
+    index = index_of(zip_of({**files, "manifest.csv": text.encode()}))
+    parts = manifest.partition_export(index.members, index.read, "imageName", 5)
+    [said] = zooniverse.inspect(parts, index).zooniverse
+    assert said.sentence is zooniverse.CUT_OFF
+    assert said.text.endswith("a part of it: 2.jpg.")
+
+
+def test_a_row_is_counted_as_excel_shows_it(tmp_path: Path) -> None:
+    text = 'subjectId,note,imageName\n1,"two\nlines",1.jpg\n,,\n\n2,x,2.jpg\n2,x,2.jpg\n'
+    parts, _ = inspected(export(text, **{"1.jpg": JPEG, "2.jpg": JPEG}), tmp_path, 1)
+    assert _matches(parts, r"once.*: 2\.jpg in row 6 \(subjectId '2'\)")

@@ -1,0 +1,555 @@
+"""The sentence of a manifest that cannot be read: what a program made of it, and what to do.
+
+``explain`` tries the checks of a fault in order and takes the first sentence. To add a report from
+the field, declare its sentence, write a check, put it into ``CHECKS``, and put a manifest with the
+name of the sentence's code into tests/fixtures/cases/tables/by-code.
+"""
+
+import csv
+import re
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import islice
+
+from splitter.archives import formats
+from splitter.archives.signatures import Kind, recognise
+from splitter.manifest import images
+from splitter.manifest.images import unwrapped
+from splitter.manifest.text import (
+    LINE,
+    SAVE_AS,
+    SUBJECT_COLUMN,
+    UTF16_BOMS,
+    Fault,
+    ManifestError,
+    Row,
+    Source,
+    Table,
+    UnreadableError,
+    bare,
+    is_invisible,
+    row_words,
+)
+from splitter.messages import ARCHIVE_SUFFIXES
+from splitter.sentences import Said, Sentence, Words
+from splitter.wording import count
+
+Check = Callable[[UnreadableError], Said | None]
+"""A sentence if the check recognises the cause, else None."""
+
+SHOWN = 3
+"""Rows at fault that a sentence names."""
+
+LINES_ABOVE_HEADER = 20
+"""Lines in which a header below a title is looked for."""
+
+SEPARATORS = {
+    ";": Words("semicolons"),
+    "\t": Words("tabs"),
+    "|": Words("the character '|'"),
+}
+
+JOINTS = re.compile(r"[\s_\-.]+")
+"""Characters between two words that other programs write as one."""
+
+TOTAL = re.compile(r"(?i)\b(?:sub)?(?:totale?s?|sum|summe|count|somme|suma|gesamt|anzahl)\b")
+
+FILE_NAME = re.compile(r"\.[A-Za-z]\w{1,4}\Z")
+
+MOST_OF_A_TOTAL = 3
+"""Cells that a line with a total fills at most: a word, a number, a unit."""
+
+
+# A file of another kind, whatever the reader stumbled over
+
+COMPRESSED = Sentence(
+    "manifest.compressed",
+    "The manifest is a compressed file with the name of a table. Unpack it, and zip the "
+    "export again with the table inside.",
+)
+OTHER_FILE = Sentence(
+    "manifest.other-file",
+    "The manifest is {kind} with another name, not a text with commas. Open it in Excel or "
+    f"LibreOffice, {SAVE_AS}.",
+)
+WEB_PAGE_INSTEAD = Sentence(
+    "manifest.web-page",
+    "The manifest is a web page or XML document, not a text with commas. Export it again.",
+)
+
+
+def compressed(failure: UnreadableError) -> Said | None:
+    found = recognise(failure.source.data)
+    return COMPRESSED() if found and found.kind is Kind.COMPRESSED else None
+
+
+def other_file(failure: UnreadableError) -> Said | None:
+    found = recognise(failure.source.data)
+    if found is None or found.kind in (Kind.WEB_PAGE, Kind.XML):
+        return None
+    is_zip = found.kind is Kind.ZIP
+    return OTHER_FILE(kind=Words("a workbook (.xlsx, .ods or .numbers)") if is_zip else found.name)
+
+
+def web_page(failure: UnreadableError) -> Said | None:
+    found = recognise(failure.source.data)
+    return WEB_PAGE_INSTEAD() if found and found.kind in (Kind.WEB_PAGE, Kind.XML) else None
+
+
+# The encoding
+
+UNREADABLE_UTF_16 = Sentence(
+    "manifest.unreadable-utf-16",
+    f"The manifest is saved as UTF-16, not as UTF-8, and cannot be read with certainty. "
+    f"Open it in the program that saved it, {SAVE_AS}.",
+)
+CODE_PAGE = Sentence(
+    "manifest.not-utf-8",
+    "The manifest is not UTF-8. Excel has probably saved it as {menu}, which is {encoding}: {row} "
+    f"then has {{text}}. Open the original again, {SAVE_AS}.",
+)
+
+
+def utf_16(failure: UnreadableError) -> Said | None:
+    text = failure.source.text
+    is_utf_16 = text.startswith(tuple(UTF16_BOMS)) or text.count(0) * 3 > len(text)
+    return UNREADABLE_UTF_16() if is_utf_16 else None
+
+
+def code_page(failure: UnreadableError) -> Said | None:
+    error = failure.cause
+    if not isinstance(error, UnicodeDecodeError):
+        return None
+    # Letters with accents are C0 to FF in Windows-1252, and mostly 80 to 9F in MacRoman.
+    high = [byte for byte in failure.source.text if byte >= 0x80]
+    is_mac = sum(byte < 0xA0 and not 0x91 <= byte <= 0x97 for byte in high) * 2 > len(high)
+    codec = "mac_roman" if is_mac else "cp1252"
+    start = max(0, error.start - 10)
+    return CODE_PAGE(
+        menu="CSV (Macintosh)" if is_mac else "CSV (comma delimited)",
+        encoding=Words("MacRoman" if is_mac else "Windows-1252"),
+        row=_where(failure),
+        text=error.object[start : error.start + 10].decode(codec, "replace").strip(),
+    )
+
+
+# Quotation marks
+
+TWO_READINGS = Sentence(
+    "manifest.quotation-mark-after-backslash",
+    "The manifest has a quotation mark after a backslash in {row}, in a cell that is not in "
+    "quotation marks, so that it can be read in two ways. Export it again.",
+)
+MARK_OUT_OF_PLACE = Sentence(
+    "manifest.quotation-mark-out-of-place",
+    "The manifest cannot be read from {row} on (line {line} of the text), where a quotation mark "
+    "is probably missing or out of place ({cause:bare}). Correct that row or export it again.",
+)
+
+
+def two_readings(failure: UnreadableError) -> Said | None:
+    return TWO_READINGS(row=_where(failure))
+
+
+def mark_out_of_place(failure: UnreadableError) -> Said | None:
+    line, _ = _line_of(failure)
+    return MARK_OUT_OF_PLACE(row=_where(failure), line=line, cause=str(failure.cause))
+
+
+def _where(failure: UnreadableError) -> Words:
+    """The row at fault with its subjectId, as far as its first line can be read."""
+    _, text = _line_of(failure)
+    cells = next(csv.reader([text], delimiter=failure.source.separator), [])
+    try:
+        header = _header(failure)
+    except UnreadableError:
+        header = []
+    by_name = dict(zip(header, cells, strict=False))
+    return row_words(failure.row, by_name.get(SUBJECT_COLUMN, "") if failure.row > 1 else "")
+
+
+def _line_of(failure: UnreadableError) -> tuple[int, str]:
+    """The line of the text on which the row at fault begins: its number and its text."""
+    source = failure.source
+    lines = [found.group().decode(errors="replace") for found in LINE.finditer(source.text)]
+    reader = csv.reader(lines, delimiter=source.separator)
+    for _ in islice(reader, failure.row - 1):
+        pass
+    return reader.line_num + 1, "".join(lines[reader.line_num : reader.line_num + 1])
+
+
+# The header
+
+EMPTY = Sentence("manifest.empty", "The manifest is empty; export it again.")
+NO_ROWS = Sentence(
+    "manifest.no-rows", "The manifest has a header but no rows, so there is nothing to split; "
+    "export it again.",
+)  # fmt: skip
+TWO_COLUMNS = Sentence(
+    "manifest.two-image-columns",
+    "The manifest has {number} columns named {column} where one is needed to find the images (its "
+    "columns are: {names}). Rename or remove the others, and zip the export again.",
+)
+SEPARATOR_LINE = Sentence(
+    "manifest.separator-line",
+    "The manifest begins with the line {line}, which only Excel understands, and is probably "
+    f"separated by that character. Open it in the program that saved it, {SAVE_AS}.",
+)
+SEPARATED_BY = Sentence(
+    "manifest.other-separator",
+    "The manifest is separated by {separator}, not by commas. Open it in the program that saved "
+    f"it, {SAVE_AS}.",
+)
+SEMICOLONS = Sentence(
+    "manifest.semicolons",
+    "The manifest is separated by semicolons, not by commas. Open it in the program that saved it, "
+    f"{SAVE_AS}. Where Excel writes semicolons even then, set the list separator of Windows to a "
+    "comma (Region, Additional settings), or choose it in LibreOffice.",
+)
+WHOLE_LINES = Sentence(
+    "manifest.whole-lines-quoted",
+    "The manifest has each whole line in quotation marks ({line}), so that it is one cell. Open "
+    f"it in the program that saved it, {SAVE_AS}.",
+)
+WRAPPED_NAME = Sentence(
+    "manifest.wrapped-name",
+    "The manifest calls its column {name} where {column} is needed: the names are in quotation "
+    "marks that are part of the text, or in a formula. Replace them with plain quotation marks, or "
+    "remove them, and zip the export again.",
+)
+SIMILAR_NAME = Sentence(
+    "manifest.similar-column-name",
+    "The manifest has no column named {column}, but one named {name} (its columns are: {names}). "
+    "Write that name as {column} in the first line, and zip the export again.",
+)
+NO_HEADER = Sentence(
+    "manifest.no-header",
+    "The manifest has no line with the names of its columns: its first line is already the row of "
+    "an image. Export it again.",
+)
+HEADER_BELOW = Sentence(
+    "manifest.header-below-title",
+    "The manifest has its header, the names of its columns, in {row}, below a title ({title}). "
+    "Delete what is above the header and zip the export again.",
+)
+NO_COLUMN = Sentence(
+    "manifest.no-image-column",
+    "The manifest has no column named {column}, which is needed to find the images (its columns "
+    "are: {names}). Give the column with the images' file names that name in the first line, and "
+    "zip the export again.",
+)
+
+
+def empty(failure: UnreadableError) -> Said | None:
+    return EMPTY()
+
+
+def no_rows(failure: UnreadableError) -> Said | None:
+    return NO_ROWS()
+
+
+def two_columns(failure: UnreadableError) -> Said | None:
+    header, name = _header(failure), failure.source.image_column
+    number = sum(_folded(each) == _folded(name) for each in header)
+    return TWO_COLUMNS(number=number, column=name, names=header)
+
+
+def separator_line(failure: UnreadableError) -> Said | None:
+    first = _first_line(failure.source)
+    return SEPARATOR_LINE(line=first.strip('"')) if first.lower().startswith("sep=") else None
+
+
+def other_separator(failure: UnreadableError) -> Said | None:
+    line = _first_line(failure.source)
+    wanted = bare(failure.source.image_column).casefold()
+    for separator, words in SEPARATORS.items():
+        names = {bare(name.strip().strip('"')).casefold() for name in line.split(separator)}
+        if separator != failure.source.separator and separator in line and wanted in names:
+            return SEMICOLONS() if separator == ";" else SEPARATED_BY(separator=words)
+    return None
+
+
+def whole_lines(failure: UnreadableError) -> Said | None:
+    header = _header(failure)
+    is_one = len(header) == 1 and "," in header[0]
+    names = map(unwrapped, header[0].split(",")) if is_one else ()
+    return WHOLE_LINES(line=header[0]) if failure.source.image_column in names else None
+
+
+def wrapped_name(failure: UnreadableError) -> Said | None:
+    wanted = failure.source.image_column
+    name = next((name for name in _header(failure) if unwrapped(name) == wanted), None)
+    return WRAPPED_NAME(name=name, column=wanted) if name else None
+
+
+def similar_name(failure: UnreadableError) -> Said | None:
+    header, wanted = _header(failure), failure.source.image_column
+    name = next((name for name in header if _folded(name) == _folded(wanted)), None)
+    return SIMILAR_NAME(column=wanted, name=name, names=header) if name else None
+
+
+def no_header(failure: UnreadableError) -> Said | None:
+    return (
+        NO_HEADER()
+        if any(name in failure.source.files.by_name for name in _header(failure))
+        else None
+    )
+
+
+def header_below(failure: UnreadableError) -> Said | None:
+    wanted = bare(failure.source.image_column)
+    records = failure.source.records()
+    _, title = next(records)
+    try:
+        for number, cells in islice(records, LINES_ABOVE_HEADER):
+            names = (name for cell in cells for name in re.split(r"[;\t|]", cell))
+            if any(bare(name.strip('"')) == wanted for name in names):
+                return HEADER_BELOW(row=row_words(number), title=",".join(title))
+    except UnreadableError:
+        pass
+    return None
+
+
+def no_column(failure: UnreadableError) -> Said | None:
+    return NO_COLUMN(column=failure.source.image_column, names=_header(failure))
+
+
+def _header(failure: UnreadableError) -> list[str]:
+    return next(failure.source.records(), (0, [""]))[1]
+
+
+def _first_line(source: Source) -> str:
+    lines = (found.group().strip() for found in LINE.finditer(source.text))
+    first = next(filter(None, lines), b"")
+    return first.replace(b"\0", b"").decode(errors="replace")
+
+
+def _folded(name: str) -> str:
+    visible = "".join(character for character in name if not is_invisible(character))
+    return JOINTS.sub("", visible).casefold()
+
+
+# Rows of the wrong width
+
+HEADER_AGAIN = Sentence(
+    "manifest.header-again",
+    "The manifest has its header, the names of its columns, once more in {row}: another manifest "
+    "was pasted below the first. Keep one, or delete that row if both belong to this export, and "
+    "zip it again.",
+)
+TOTAL_ROW = Sentence(
+    "manifest.total-row",
+    "The manifest's last row, {row}, is not the row of an image but looks like a total ({text}). "
+    "Delete it and zip the export again.",
+)
+SHORT_HEADER = Sentence(
+    "manifest.header-too-short",
+    "The manifest's first line has {names} names of columns, and each row has {cells} cells: the "
+    "header lacks the name of one column, probably the first, as R's write.table leaves it out. "
+    "Add the name (in R: col.names=NA, or row.names=FALSE) and zip the export again.",
+)
+WRONG_WIDTH = Sentence(
+    "manifest.rows-of-wrong-length",
+    "The manifest has {number} of the wrong length: {rows}. Correct the manifest or export it "
+    "again.",
+)
+
+
+def header_again(failure: UnreadableError) -> Said | None:
+    table = failure.table
+    name = table.header[table.column]
+    for number, cells in _rows(table):
+        is_whole = len(table.header) <= len(cells) <= table.full_width
+        if name in (cells[table.column : table.column + 1] if is_whole else cells):
+            return HEADER_AGAIN(row=row_words(number))
+    return None
+
+
+def total_row(failure: UnreadableError) -> Said | None:
+    """The last row, if it is the only one at fault."""
+    table = failure.table
+    rows = list(_rows(table))
+    if not rows:
+        return None
+    number, cells = last = rows[-1]
+    others = [row for row in _misfits(failure) if row != last]
+    if failure.row != number or others or not is_total(last, table.column):
+        return None
+    text = ", ".join(cell for cell in cells if cell)
+    return TOTAL_ROW(row=row_words(number), text=text)
+
+
+def short_header(failure: UnreadableError) -> Said | None:
+    table = failure.table
+    widths = [len(cells) for _, cells in _rows(table)]
+    one_more = len(table.header) + 1
+    if len(widths) > 1 and set(widths) == {one_more}:
+        return SHORT_HEADER(names=len(table.header), cells=one_more)
+    return None
+
+
+def wrong_width(failure: UnreadableError) -> Said | None:
+    table, rows = failure.table, _misfits(failure)
+    named = [
+        f"{table.where(number, cells)} has {count(len(cells), 'cell')} instead of "
+        f"{len(table.header)}"
+        for number, cells in rows[:SHOWN]
+    ]
+    more = f"; and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
+    number = Words(count(len(rows), "row"))
+    return WRONG_WIDTH(number=number, rows=Words("; ".join(named) + more)) if rows else None
+
+
+def _misfits(failure: UnreadableError) -> list[Row]:
+    """The rows with more or fewer cells than the header."""
+    table = failure.table
+    rows = [row for row in _rows(table) if len(row[1]) != table.full_width]
+    is_here = failure.fault is Fault.WIDTH
+    return [
+        (number, cells)
+        for number, cells in rows
+        if not table.is_completable(cells) or (is_here and number == failure.row)
+    ]
+
+
+def _rows(table: Table) -> Iterator[Row]:
+    """The lines below the header that look like rows, as far as the text can be read."""
+    records = table.source.records()
+    next(records)
+    try:
+        yield from (row for row in records if not table.is_empty(row[1]))
+    except UnreadableError:
+        return
+
+
+def is_total(row: Row, column: int) -> bool:
+    """Whether a row names no image, is mostly empty, and has a word for a total."""
+    _, cells = row
+    image = bare(cells[column]) if column < len(cells) else ""
+    return (
+        not FILE_NAME.search(image)
+        and sum(map(bool, cells)) <= MOST_OF_A_TOTAL
+        and any(TOTAL.search(cell) for cell in cells)
+    )
+
+
+ANY_FAULT: Sequence[Check] = (compressed, other_file, web_page, utf_16)
+"""Checks that come first, whatever the reader stumbled over."""
+
+CHECKS: Mapping[Fault, Sequence[Check]] = {
+    Fault.ENCODING: (other_separator, code_page),
+    Fault.TWO_READINGS: (two_readings,),
+    Fault.QUOTES: (other_separator, mark_out_of_place),
+    Fault.EMPTY: (empty,),
+    Fault.NO_COLUMN: (
+        separator_line,
+        other_separator,
+        whole_lines,
+        wrapped_name,
+        similar_name,
+        no_header,
+        header_below,
+        no_column,
+    ),
+    Fault.TWO_COLUMNS: (two_columns,),
+    Fault.NO_ROWS: (no_rows,),
+    Fault.WIDTH: (header_again, total_row, short_header, wrong_width),
+    Fault.IMAGE: (total_row, images.no_image, images.unusable_image),
+}
+"""The checks of each fault, in order; the last one always has a sentence."""
+
+
+def explain(failure: UnreadableError) -> ManifestError:
+    """The error with the sentence of a failure, for a project manager."""
+    failure = _worse(failure) or failure
+    for check in (*ANY_FAULT, *CHECKS[failure.fault]):
+        if said := check(failure):
+            return ManifestError(said)
+    raise AssertionError(failure.fault)
+
+
+def _worse(failure: UnreadableError) -> UnreadableError | None:
+    """A failure further down that matters more: of the text, or of the shape of a row."""
+    try:
+        if failure.begun:
+            deque(failure.source.records(), maxlen=0)
+            deque(failure.table.shaped(), maxlen=0)
+    except UnreadableError as other:
+        return other
+    return None
+
+
+# The name of the manifest
+
+DOCUMENT = Sentence(
+    "manifest.document-instead", "The export is {document}; " + formats.SEND_INSTEAD + "."
+)
+INNER_ARCHIVE = Sentence(
+    "manifest.archive-inside",
+    "The archive has no manifest.csv, but another archive inside, {name}; send that one.",
+)
+OTHER_TABLE = Sentence(
+    "manifest.other-table",
+    "The archive has no manifest.csv, but {name}, {kind}. Open it in Excel or LibreOffice, "
+    f"{SAVE_AS}.",
+)
+TOO_DEEP = Sentence(
+    "manifest.too-deep",
+    "The archive has no manifest.csv at its root or in one folder around everything, but {name}, "
+    "too deep inside. Zip the content of that folder again.",
+)
+NO_MANIFEST = Sentence(
+    "manifest.none",
+    "The archive has no manifest.csv, neither at its root nor in one folder around everything; "
+    "export it again.",
+)
+
+# Tables that another program saved in the manifest's place, by the end of their names.
+OTHER_TABLES = {
+    ".xlsx": Words("an Excel workbook"),
+    ".xlsm": Words("an Excel workbook"),
+    ".xls": Words("an old Excel workbook"),
+    ".ods": Words("a LibreOffice workbook"),
+    ".numbers": Words("a Numbers workbook"),
+    ".tsv": Words("a table with tabs"),
+    ".tab": Words("a table with tabs"),
+    ".csv.txt": Words("a manifest with another name"),
+    "manifest.txt": Words("a manifest with another name"),
+}
+
+
+def document(names: Collection[str]) -> Said | None:
+    kind = formats.document(names)
+    return DOCUMENT(document=Words(kind)) if kind else None
+
+
+def inner_archive(names: Collection[str]) -> Said | None:
+    inner = next((name for name in names if name.lower().endswith(ARCHIVE_SUFFIXES)), None)
+    return INNER_ARCHIVE(name=inner) if inner else None
+
+
+def other_table(names: Collection[str]) -> Said | None:
+    for ending, kind in OTHER_TABLES.items():
+        found = [name for name in names if name.lower().endswith(ending) and name.count("/") <= 1]
+        found = [name for name in found if "manifest" in name.lower()] or found
+        if len(found) == 1:
+            return OTHER_TABLE(name=found[0], kind=kind)
+    return None
+
+
+def too_deep(names: Collection[str]) -> Said | None:
+    deep = next((name for name in names if name.lower().endswith("/manifest.csv")), None)
+    return TOO_DEEP(name=deep) if deep else None
+
+
+def no_manifest(names: Collection[str]) -> Said | None:
+    return NO_MANIFEST()
+
+
+CHECKS_OF_NAMES = (document, inner_archive, other_table, too_deep, no_manifest)
+"""Checks of an archive without a manifest, by its files' names, in order."""
+
+
+def explain_names(names: Collection[str]) -> ManifestError:
+    """The error of an archive that has no manifest."""
+    return ManifestError(next(said for check in CHECKS_OF_NAMES if (said := check(names))))
