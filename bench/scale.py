@@ -7,9 +7,9 @@ index      read the central directory of a ZIP
 partition  read the manifest, check it against the members, cut it into batches
 plan       lay out every splice, with its manifest and its central directory
 
-Each is one thread that never waits, so its processor time is what it takes on a quiet machine. A
+Each is one thread that never waits, so its processor time is its duration on a quiet machine. A
 last line has the requests a second that one task makes of a store on the same machine. Limits are
-out of force here; a run refuses what is above MAX_MEMBERS, MAX_CELLS and MAX_IN_MEMORY.
+out of force here; a run refuses an export above MAX_MEMBERS, MAX_CELLS and MAX_IN_MEMORY.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def index(count: int) -> Callable[[], object]:
 
 def partition(count: int) -> Callable[[], object]:
     cells = ",".join('"free text, of a label"' for _ in COLUMNS[2:])
-    written = io.BytesIO()  # a list of the rows would take more than what is measured
+    written = io.BytesIO()  # a list of the rows would take more than the step itself
     written.write(f"{','.join(COLUMNS)}\n".encode())
     for name in names(count):
         written.write(f"{name[:-4]},{name},{cells}\n".encode())

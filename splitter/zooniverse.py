@@ -93,13 +93,13 @@ SMALL_SAMPLES = 50
 """Images smaller than any JPEG that are fetched as well."""
 
 START = 512
-"""Bytes of an image that tell what it is."""
+"""Bytes of an image that show its kind."""
 
 # The client asks libmagic and takes image/jpeg, png, gif and svg+xml (ALLOWED_MIME_TYPES; sound,
 # film and text are not for exports of images). File signatures as in libmagic's "images" and
 # "sgml".
 TAKEN = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
-# Atomic: what was taken for a comment is never tried as the begin of a longer one.
+# Atomic: a comment is never tried as the begin of a longer one.
 SVG = re.compile(
     rb"(?s)\s*+(?><\?xml.*?>\s*+)?+(?><!--.*?-->\s*+)*+(?:<!DOCTYPE svg.*?>\s*+)?<svg\b"
 )

@@ -30,7 +30,7 @@ UNUSABLE = Sentence("manifest.unusable", "The archive has the manifest {name}, w
 
 @dataclass(frozen=True)
 class Batch:
-    """What one batch ZIP holds.
+    """The content of one batch ZIP.
 
     Attributes:
         part: number of the batch, from 1.
@@ -50,7 +50,7 @@ class Batch:
         return self.last_row - self.first_row + 1
 
     def metadata(self, source_etag: str) -> dict[str, str]:
-        """What the batch's object says of its origin; the same words mean the same content."""
+        """The metadata of the batch's object: its origin; equal values mean equal content."""
         return {
             "source-etag": source_etag.strip('"'),
             "rows": f"{self.first_row}-{self.last_row}",
@@ -165,7 +165,7 @@ def find(names: Collection[str]) -> str:
 
 
 def folder_of(name: str) -> str:
-    """What stands before a manifest's name in the archive, and so before its images': ``name/``."""
+    """The folder of a manifest in the archive, and so of its images: ``name/`` or nothing."""
     return name[: name.rfind("/") + 1]
 
 

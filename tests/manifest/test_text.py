@@ -1,4 +1,4 @@
-"""Manifests that a person's program saved: read, or refused as what they are."""
+"""Manifests that another program saved: read, or refused with the cause."""
 
 import codecs
 

@@ -1,4 +1,4 @@
-"""What Zooniverse takes of the batches, by its own client, and what is said of the rest."""
+"""Batches as Zooniverse's own client takes them, and the warnings about the others."""
 
 import csv
 import io
