@@ -14,7 +14,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cli.pool_settings import POOL
-from cli.submit import main
+from cli.submit import SubmitError, main
 from devtools.services import served
 from splitter.errors import ExportError, SetupError
 from tests.conftest import EXPORTS
@@ -122,7 +122,7 @@ def test_a_setting_or_argument_that_is_missing_is_named(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises((ExportError, SetupError, SystemExit), match=sentence):
+    with pytest.raises((ExportError, SetupError, SubmitError, SystemExit), match=sentence):
         main([argument.format(archive=archive) for argument in arguments])
 
 
@@ -138,7 +138,7 @@ def test_without_prefect_nothing_is_submitted(options: list[str]) -> None:
 def test_a_refusal_is_one_line(biospex: Biospex) -> None:
     done = submit(biospex.address(EXPORTS[0]), BATCH_SIZE="many")
     assert done.returncode == 1
-    assert done.stderr.startswith("BATCH_SIZE='many'")
+    assert done.stderr.startswith("These settings cannot be used: BATCH_SIZE='many'")
     assert done.stderr.count("\n") == 1
 
 
