@@ -8,7 +8,7 @@ from prefect.settings import get_current_settings
 from blocks.saved import Aws
 from flows.support.heartbeats import websocket_problem
 from splitter.errors import SetupError
-from splitter.sentences import Actor, Sentence
+from splitter.sentences import Actor, Sentence, Words
 from splitter.settings import Settings
 
 NO_TRIGGER_QUEUE = Sentence(
@@ -31,14 +31,14 @@ NO_PREFECT_URL = Sentence(
 )
 PREFECT_REFUSES = Sentence(
     "setup.prefect-refuses",
-    "the Prefect API at {url:long} answers {status:bare}; are PREFECT_API_KEY or "
+    "the Prefect API at {url} answers {status:bare}; are PREFECT_API_KEY or "
     "PREFECT_API_AUTH_STRING right?",
     Actor.OPERATOR,
     "Correct the key or the auth string.",
 )
 PREFECT_SILENT = Sentence(
     "setup.prefect-silent",
-    "the Prefect API at {url:long} does not answer ({error}).",
+    "the Prefect API at {url} does not answer ({error}).",
     Actor.OPERATOR,
     "Check that the server runs and that this machine reaches it.",
 )
@@ -73,9 +73,9 @@ def check_services() -> None:
             prefect.read_flows(limit=1)
         except HTTPStatusError as error:
             status = str(error.response.status_code)
-            raise SetupError(PREFECT_REFUSES, url=url, status=status) from error
+            raise SetupError(PREFECT_REFUSES, url=Words(url), status=status) from error
         except TransportError as error:
-            raise SetupError(PREFECT_SILENT, url=url, error=str(error)) from error
+            raise SetupError(PREFECT_SILENT, url=Words(url), error=str(error)) from error
     if problem := websocket_problem():
         log.warning(problem)
     if Aws().session.get_credentials() is None:

@@ -459,7 +459,12 @@ authorization reference: https://docs.aws.amazon.com/service-authorization/lates
 
 SELDOM = {
     "WorkerRoleArn": {"ecs:StopTask", "logs:GetLogEvents", "sqs:ChangeMessageVisibility"},
-    "ListenerRoleArn": {"sqs:SendMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"},
+    "ListenerRoleArn": {
+        "sqs:SendMessage",
+        "sqs:ChangeMessageVisibility",
+        "sqs:GetQueueAttributes",
+        "ecs:StopTask",
+    },
     "SplitterRoleArn": {
         "s3:DeleteObject",
         "s3:AbortMultipartUpload",
