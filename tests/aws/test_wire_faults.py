@@ -249,7 +249,7 @@ LASTING = {
             Rule("UploadPartCopy", "refused", about="splice", times=MANY),
             Rule("CreateMultipartUpload", "refused", about="shuffled", times=MANY),
         ],
-        "Amazon storage refused the batch service something (AccessDenied from",
+        "Amazon storage refused a request of the batch service (AccessDenied from",
     ),
 }
 
