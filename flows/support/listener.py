@@ -22,7 +22,7 @@ from flows.support.callbacks import client_for
 from flows.support.heartbeats import Heartbeats, ServerClock
 from flows.support.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
 from flows.support.outage import is_outage
-from flows.support.processes import end_run
+from flows.support.processes import end_leftovers, end_run
 from flows.support.progress import best_effort
 from flows.support.recovery import (
     force_cancelled,
@@ -203,10 +203,11 @@ class Listener:
 
     def _carry_on(self, export: InFlight, run: FlowRun, verdict: decision.Decision) -> None:
         match verdict:
-            case decision.Extend(reason) if reason != export.waits_for:
-                export.waits_for = reason
-                if reason:
+            case decision.Extend(reason):
+                if reason and reason != export.waits_for:
                     self._logger.info("%s waits for %s", run.name, reason)
+                export.waits_for = reason
+                end_leftovers(run, self._clock.now(), self._logger)
             case decision.Retry(reason):
                 self._logger.warning("%s is tried again. %s", run.name, reason)
                 retry(self._prefect, run, verdict, self._clock.now())

@@ -22,7 +22,7 @@ from prefect.states import AwaitingRetry
 from flows.support.decision import MISSED_HEARTBEATS, TIME_TO_CANCEL, TIME_TO_START_HERE
 from flows.support.heartbeats import FREQUENCY, ServerClock, last_arrival
 from flows.support.prefect_texts import SERVICE_STOPPED
-from flows.support.processes import end_run, machine_load
+from flows.support.processes import end_leftovers, end_run, machine_load
 from flows.support.recovery import FAILED, force_cancelled
 
 log = get_logger("serve")
@@ -106,6 +106,8 @@ class Upkeep:
                 log.warning("%s is dead and starts again", run.name)
                 schedule_restart(self._prefect, run.id, "It died", timedelta())
                 end_run(run, log)
+            else:
+                end_leftovers(run, self._clock.now(), log)
         if unfinished:
             return
         ended = self._runs(ENDED, FlowRunSort.END_TIME_DESC)
