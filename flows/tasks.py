@@ -148,7 +148,15 @@ def _put_batch(batch: Batch, parts: Sequence[Part], export: Export, uploads: Upl
     key = export.request.batch_key(batch.part)
     total = sum(part.size for part in parts)
     metadata = batch.metadata(export.source.etag)
-    if assemble(export.bucket, key, parts, metadata, uploads.pool, uploads.progress):
+    if uploads.timeout:
+        raise uploads.timeout
+    try:
+        is_new = assemble(export.bucket, key, parts, metadata, uploads.pool, uploads.progress)
+    except Exception as error:
+        if is_timeout(error):
+            uploads.timeout = error
+        raise
+    if is_new:
         get_run_logger().info("Put %s to %s", size(total), key)
     else:
         get_run_logger().info("%s already exists and is complete", key)
