@@ -2,7 +2,7 @@
 
 Retries, from the inside out: botocore sends a request up to 5 times within seconds; a ranged read
 resumes a broken response up to 5 times; a task is retried 4 times within minutes, which outlasts a
-longer outage; the listener starts a run MAX_ATTEMPTS times.
+longer outage, unless S3 did not answer at all; the listener starts a run MAX_ATTEMPTS times.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from splitter.aws import sqs as queues
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import Part, assemble
 from splitter.batches.lanes import Export
-from splitter.errors import is_transient
+from splitter.errors import is_timeout, is_transient
 from splitter.manifest.partition import Batch, Partition, partition_export
 from splitter.messages import Failure, ReplyAddress, Result
 from splitter.settings import Settings
@@ -38,8 +38,13 @@ if TYPE_CHECKING:
 
 
 def is_retryable(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Whether another attempt of a failed task can succeed; a bad archive stays bad."""
-    return is_transient(state.result(raise_on_failure=False))
+    """Whether another attempt of a failed task can succeed; a bad archive stays bad.
+
+    Requests that time out have taken minutes by then. The run ends, so that an S3 that does not
+    answer does not hold up the exports behind it for an hour; the listener tries it again.
+    """
+    error = state.result(raise_on_failure=False)
+    return is_transient(error) and not is_timeout(error)
 
 
 STEP: dict[str, Any] = {
@@ -143,7 +148,15 @@ def _put_batch(batch: Batch, parts: Sequence[Part], export: Export, uploads: Upl
     key = export.request.batch_key(batch.part)
     total = sum(part.size for part in parts)
     metadata = batch.metadata(export.source.etag)
-    if assemble(export.bucket, key, parts, metadata, uploads.pool, uploads.progress):
+    if uploads.timeout:
+        raise uploads.timeout
+    try:
+        is_new = assemble(export.bucket, key, parts, metadata, uploads.pool, uploads.progress)
+    except Exception as error:
+        if is_timeout(error):
+            uploads.timeout = error
+        raise
+    if is_new:
         get_run_logger().info("Put %s to %s", size(total), key)
     else:
         get_run_logger().info("%s already exists and is complete", key)

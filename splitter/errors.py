@@ -164,6 +164,8 @@ TRANSIENT_TYPES = (
     TimeoutError,
 )
 
+TIMEOUT_TYPES = (botocore.ConnectTimeoutError, botocore.ReadTimeoutError)
+
 
 def meaning_of(error: BaseException) -> Meaning | None:
     """What the table says of an error; None for one of another service or code."""
@@ -193,6 +195,13 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, TRANSIENT_TYPES):
         return True
     return error.__cause__ is not None and is_transient(error.__cause__)
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Whether a service did not answer at all, for as long as the client waits."""
+    if isinstance(error, TIMEOUT_TYPES):
+        return True
+    return error.__cause__ is not None and is_timeout(error.__cause__)
 
 
 def operator_fix(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from prefect.client.schemas.objects import State
 
-from flows.support.prefect_texts import EXCEPTION_OF_FLOW, IN_LINE, SERVICE_STOPPED
+from flows.support.prefect_texts import EXCEPTION_OF_FLOW, IN_LINE, LATE, SERVICE_STOPPED
 from splitter.settings import Settings
 
 MISSED_HEARTBEATS = 3
@@ -58,8 +58,10 @@ class Run:
         failed_starts: how many starts failed before its own code began, since the last attempt.
         age: time in its state.
         waited: time since it last ran, or since it was created if it never did.
+        stalled: the same, but at most the time since another run of its pool, or else of its
+            deployment, has run.
         missed_heartbeats: how many heartbeats are overdue; 0 where that cannot be known.
-        others_running: how many other runs of its pool, or else of its deployment, are running.
+        others_run: whether other runs of its pool, or else of its deployment, are running.
         load: runnable processes per processor of this machine; 1 or less if it is not overloaded.
     """
 
@@ -70,8 +72,9 @@ class Run:
     failed_starts: int = 0
     age: timedelta = timedelta()
     waited: timedelta = timedelta()
+    stalled: timedelta = timedelta()
     missed_heartbeats: float = 0.0
-    others_running: int = 0
+    others_run: bool = False
     load: float = 1.0
 
 
@@ -138,8 +141,10 @@ def decide(run: Run | None, settings: Settings) -> Decision:
         return Extend()
     if state.is_cancelling():
         return give_up(CANCELLED) if run.age > TIME_TO_CANCEL else Extend()
-    if state.is_pending() and run.age > time_to_start(run):
-        return MarkCrashed("The service or worker that took it did not start it")
+    if state.is_pending():  # however long it waited before, it is about to begin
+        if run.age > time_to_start(run):
+            return MarkCrashed("The service or worker that took it did not start it")
+        return Extend()
     return decide_waiting(run, settings)
 
 
@@ -148,11 +153,11 @@ def decide_waiting(run: Run, settings: Settings) -> Decision:
     state = run.state
     if state.name == IN_LINE:
         return Extend("a concurrency limit of Prefect")
-    is_late = run.waited > timedelta(seconds=settings.start_timeout)
-    if is_late and state.is_scheduled() and run.others_running:
-        return Extend(f"the {run.others_running} runs of its pool or service that are running")
-    if is_late:
+    waited = run.stalled if state.is_scheduled() else run.waited
+    if waited > timedelta(seconds=settings.start_timeout):
         return give_up(f"the run that makes them did not begin in time, it stayed {state.name}")
+    if state.name == LATE and run.others_run:
+        return Extend("the other runs of its pool or service")
     return Extend()
 
 
@@ -171,7 +176,7 @@ def decide_finished(run: Run, settings: Settings) -> Decision:
     if state.is_cancelled() and state.message != SERVICE_STOPPED:
         return give_up(CANCELLED)
     if run.failed_starts:  # no capacity, a quota, an image: not a fault of the export
-        if run.waited > timedelta(seconds=settings.start_timeout) and not run.others_running:
+        if run.stalled > timedelta(seconds=settings.start_timeout):
             return give_up("the run that makes them could not be started in time")
         return Retry(
             f"Not started yet, tried until START_TIMEOUT; last time: {state.message}",

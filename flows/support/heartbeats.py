@@ -9,6 +9,7 @@ both are compared by the time of their arrival.
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from uuid import UUID
@@ -32,6 +33,9 @@ from splitter.wording import duration
 FREQUENCY = 30
 """Seconds between two heartbeats. The automation "listen comes back" in prefect.yaml fires after 45
 seconds; Prefect's default of 180 would start a new listener every minute."""
+
+LONGEST_PAUSE = 60
+"""Seconds between two answers of Prefect's API, above which it counts as having been away."""
 
 LARGEST_SKEW = timedelta(minutes=2)
 """Between two clocks, above which an operator is warned."""
@@ -99,15 +103,21 @@ class ServerClock:
 
     def __init__(self) -> None:
         self._ahead = timedelta()
+        self._answered_at = float("-inf")
+        self._answers_since: datetime | None = None
 
     def note(self, response: Response) -> None:
         """Read an answer's Date; an event hook of httpx."""
-        try:
-            there = parsedate_to_datetime(response.headers.get("Date", ""))
-        except ValueError:
+        if response.is_server_error:  # a proxy's, perhaps
             return
-        if there.tzinfo:  # not where a proxy has added a second date
-            self._ahead = there - datetime.now(UTC)
+        with suppress(ValueError):
+            there = parsedate_to_datetime(response.headers.get("Date", ""))
+            if there.tzinfo:  # not where a proxy has added a second date
+                self._ahead = there - datetime.now(UTC)
+        moment = time.monotonic()
+        if moment - self._answered_at > LONGEST_PAUSE:
+            self._answers_since = self.now()
+        self._answered_at = moment
 
     def client(self) -> SyncPrefectClient:
         """A client of Prefect's API that keeps this clock right."""
@@ -117,6 +127,13 @@ class ServerClock:
     def now(self) -> datetime:
         """The time at Prefect's API, to a second; this machine's before its first answer."""
         return datetime.now(UTC) + self._ahead
+
+    def elapsed(self, since: datetime) -> timedelta:
+        """The time since a moment, without any before the last outage of Prefect's API.
+
+        Nothing can begin during an outage, nor while this process is not there or is frozen.
+        """
+        return self.now() - max(since, self._answers_since or since)
 
     @property
     def skew(self) -> timedelta:

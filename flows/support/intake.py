@@ -133,9 +133,12 @@ class Intake:
                 )
         except Exception as error:
             if is_deployment_gone(error):
-                self._find_deployment()  # it may have been created again, under the same name
-                return None
-            if not self._is_at_fault(waiting, error):
+                gone = self._deployment
+                self._find_deployment()
+                is_new = self._deployment != gone  # created again, under the same name
+                if is_new or not self._is_refused_for_good(waiting):
+                    return None
+            elif not self._is_at_fault(waiting, error):
                 raise
             name = f"message {waiting.delivery.message_id}"
             run = self._refuse(waiting, address, name, explain(error))
@@ -172,6 +175,10 @@ class Intake:
         if self._prefect.api_healthcheck() is not None:
             waiting.refusals = 0
             return False
+        return self._is_refused_for_good(waiting)
+
+    def _is_refused_for_good(self, waiting: Waiting) -> bool:
+        """Count a refusal; whether Prefect creates other runs meanwhile, or it lasts too long."""
         if not waiting.refusals:
             waiting.refused_since = time.monotonic()
         waiting.refusals += 1

@@ -7,7 +7,6 @@ the run's idempotency key is the message's id, finds the same run.
 
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -23,7 +22,7 @@ from flows.support.callbacks import client_for
 from flows.support.heartbeats import Heartbeats, ServerClock
 from flows.support.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
 from flows.support.outage import is_outage
-from flows.support.processes import end_run
+from flows.support.processes import end_leftovers, end_run
 from flows.support.progress import best_effort
 from flows.support.recovery import (
     force_cancelled,
@@ -113,6 +112,7 @@ class Listener:
         # Those that were refused least come first, so that one bad message delays no other.
         for waiting in sorted(self._waiting.values(), key=lambda waiting: waiting.refusals):
             delivery = waiting.delivery
+            self.extend_visibility()
             try:
                 created = self._intake.create_run(waiting)
             except UnanswerableError as error:
@@ -124,6 +124,10 @@ class Listener:
                 self._answer(delivery, error.address, error.sentence)
                 continue
             if created is None:
+                if waiting.refusals == 1:
+                    self._logger.warning(
+                        "Prefect answers 404 to the run of message %s", delivery.message_id
+                    )
                 continue
             address, run = created
             del self._waiting[delivery.message_id]
@@ -161,6 +165,7 @@ class Listener:
             if state == export.state and moment < export.next_look:
                 continue
             export.state, export.next_look = state, moment + SECONDS_BETWEEN_LOOKS
+            self.extend_visibility()  # because each look can take seconds
             try:
                 self._reconcile(export, run)
             except Exception as error:
@@ -198,10 +203,11 @@ class Listener:
 
     def _carry_on(self, export: InFlight, run: FlowRun, verdict: decision.Decision) -> None:
         match verdict:
-            case decision.Extend(reason) if reason != export.waits_for:
-                export.waits_for = reason
-                if reason:
+            case decision.Extend(reason):
+                if reason and reason != export.waits_for:
                     self._logger.info("%s waits for %s", run.name, reason)
+                export.waits_for = reason
+                end_leftovers(run, self._clock.now(), self._logger)
             case decision.Retry(reason):
                 self._logger.warning("%s is tried again. %s", run.name, reason)
                 retry(self._prefect, run, verdict, self._clock.now())
@@ -270,8 +276,10 @@ class Listener:
     def _reject(self, delivery: Delivery, why: str) -> None:
         """Log why a message cannot be answered, and move it to the dead-letter queue in time."""
         is_moved = False
-        with suppress(Exception):  # it comes again when its visibility timeout is over
+        try:
             is_moved = self._queue.reject(delivery)
+        except Exception as error:  # it comes again when its visibility timeout is over
+            self._logger.error("A message cannot be moved to the dead-letter queue: %r", error)
         if is_moved:
             self._logger.error("Message %s is now a dead letter: %s", delivery.message_id, why)
         else:

@@ -11,6 +11,10 @@ IN_LINE = "AwaitingConcurrencySlot"
 """Name of the state of a run that waits for a concurrency limit
 (``prefect.server.orchestration.core_policy``)."""
 
+LATE = "Late"
+"""Name of the state of a run that should have begun some seconds ago
+(``prefect.server.schemas.states``)."""
+
 EXCEPTION_OF_FLOW = "Flow run encountered an exception"
 """Beginning of the message of a state that Prefect made from an exception
 (``prefect.flow_engine``)."""

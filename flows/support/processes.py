@@ -7,6 +7,7 @@ whose process it still holds.
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime, timedelta
 
 import psutil
 from botocore.config import Config
@@ -18,6 +19,9 @@ from flows.support.progress import Logger
 
 TIME_TO_TERMINATE = 5
 """Seconds between SIGTERM and SIGKILL."""
+
+OVERDUE = timedelta(seconds=60)
+"""After the moment at which a run was to start, when no earlier attempt can still be ending."""
 
 RUN_ID = "PREFECT__FLOW_RUN_ID"
 """The environment variable that Prefect gives to the process of a run."""
@@ -40,6 +44,17 @@ def end_run(run: FlowRun, logger: Logger) -> None:
             stop_task(str(run.infrastructure_pid))
         except (ClientError, BotoCoreError) as error:
             logger.warning("%s: its ECS task was not stopped, stop it by hand: %s", run.name, error)
+
+
+def end_leftovers(run: FlowRun, now: datetime, logger: Logger) -> None:
+    """End the processes of an earlier attempt that keep a run from starting on this machine.
+
+    Args:
+        now: the time at Prefect's API.
+    """
+    due = run.next_scheduled_start_time
+    if not run.work_pool_name and due and now - due > OVERDUE:
+        end_run(run, logger)
 
 
 def end_processes(run: FlowRun) -> int:

@@ -18,14 +18,16 @@ from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
     FlowRunFilter,
+    FlowRunFilterEndTime,
     FlowRunFilterId,
+    FlowRunFilterStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
     WorkPoolFilter,
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.client.schemas.sorting import ArtifactSort
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.context import FlowRunContext, SyncClientContext
 from prefect.exceptions import Abort
 from prefect.logging import get_run_logger
@@ -113,7 +115,11 @@ def observe(
         return None
     states = sorted(prefect.read_flow_run_states(run.id), key=lambda state: state.timestamp)
     waiting = states_since_it_ran(states) or [run.state]
-    now = clock.now()
+    is_running = run.state.is_running()
+    others_run = not is_running and do_others_run(prefect, run)
+    progress = waiting[0].timestamp
+    if not is_running and not others_run:
+        progress = max(progress, last_end_of_others(prefect, run) or progress)
     ends = count_ends(waiting)
     has_run = len(waiting) < len(states)
     return Run(
@@ -122,10 +128,11 @@ def observe(
         is_answered=run.state.is_final() and callback_of(prefect, run) is not None,
         attempts=len(failed_attempts(states)),
         failed_starts=max(ends - has_run, 0),  # the first of them ended the last attempt
-        age=now - run.state.timestamp,
-        waited=now - waiting[0].timestamp,
+        age=clock.now() - run.state.timestamp if is_running else clock.elapsed(run.state.timestamp),
+        waited=clock.elapsed(waiting[0].timestamp),
+        stalled=timedelta() if others_run else clock.elapsed(progress),
         missed_heartbeats=heartbeats.missed(run),
-        others_running=0 if run.state.is_running() else count_others_running(prefect, run),
+        others_run=others_run,
         load=machine_load(),
     )
 
@@ -138,22 +145,37 @@ def count_ends(states: Sequence[State[Any]]) -> int:
     )
 
 
-def count_others_running(prefect: SyncPrefectClient, run: FlowRun) -> int:
-    """How many other runs of a run's pool, or else of its deployment, are running."""
+def do_others_run(prefect: SyncPrefectClient, run: FlowRun) -> bool:
+    """Whether other runs of a run's pool, or else of its deployment, are running."""
     running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
-    pool, deployment = None, None
-    if run.work_pool_name:
-        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[run.work_pool_name]))
-    elif run.deployment_id:
-        deployment = DeploymentFilter(id=DeploymentFilterId(any_=[run.deployment_id]))
-    return len(
-        prefect.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=running),
-            work_pool_filter=pool,
-            deployment_filter=deployment,
-            limit=50,
-        )
+    return bool(
+        prefect.read_flow_runs(flow_run_filter=FlowRunFilter(state=running), limit=1, **beside(run))
     )
+
+
+def last_end_of_others(prefect: SyncPrefectClient, run: FlowRun) -> datetime | None:
+    """When another run of a run's pool, or else of its deployment, last ended that had begun."""
+    ended = prefect.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            id=FlowRunFilterId(not_any_=[run.id]),
+            start_time=FlowRunFilterStartTime(is_null_=False),
+            end_time=FlowRunFilterEndTime(is_null_=False),
+        ),
+        sort=FlowRunSort.END_TIME_DESC,
+        limit=10,
+        **beside(run),
+    )
+    # Prefect notes the end of a run that never began as its beginning, too.
+    return next((one.end_time for one in ended if one.end_time != one.start_time), None)
+
+
+def beside(run: FlowRun) -> dict[str, Any]:
+    """Filters for the runs of a run's pool, or else of its deployment."""
+    if run.work_pool_name:
+        name = WorkPoolFilterName(any_=[run.work_pool_name])
+        return {"work_pool_filter": WorkPoolFilter(name=name)}
+    deployment = DeploymentFilterId(any_=[run.deployment_id] if run.deployment_id else [])
+    return {"deployment_filter": DeploymentFilter(id=deployment)}
 
 
 def states_since_it_ran(states: Sequence[State[Any]]) -> Sequence[State[Any]]:

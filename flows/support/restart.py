@@ -19,11 +19,11 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.logging import get_logger
 from prefect.states import AwaitingRetry
 
-from flows.support.decision import MISSED_HEARTBEATS, TIME_TO_START_HERE
+from flows.support.decision import MISSED_HEARTBEATS, TIME_TO_CANCEL, TIME_TO_START_HERE
 from flows.support.heartbeats import FREQUENCY, ServerClock, last_arrival
 from flows.support.prefect_texts import SERVICE_STOPPED
-from flows.support.processes import end_run, machine_load
-from flows.support.recovery import FAILED
+from flows.support.processes import end_leftovers, end_run, machine_load
+from flows.support.recovery import FAILED, force_cancelled
 
 log = get_logger("serve")
 
@@ -82,27 +82,35 @@ class Upkeep:
         self._prefect = prefect
         self._deployment = deployment
         self._clock = clock
-        self._heard_at = float("-inf")
+        self._heard_at: dict[UUID, float] = {}
 
     def begin(self) -> None:
         """Restart the listener that an earlier service left unfinished, or create one."""
         left = self._runs(UNFINISHED)
         for run in left:
-            schedule_restart(self._prefect, run.id, "Served again", timedelta())
-        if not left:
+            if is_cancelling(run):  # Prefect allows it no other state
+                force_cancelled(self._prefect, run, "The service that ran it has ended")
+            else:
+                schedule_restart(self._prefect, run.id, "Served again", timedelta())
+        if all(is_cancelling(run) for run in left):
             self._prefect.create_flow_run_from_deployment(self._deployment)
 
     def look(self) -> None:
         """Restart a listener that has ended or died, unless a person cancelled it."""
         unfinished = self._runs(UNFINISHED)
         for run in unfinished:
-            if self._is_dead(run):
+            if is_cancelling(run) and self._age(run) > TIME_TO_CANCEL:
+                force_cancelled(self._prefect, run, "Cancelled, but nothing stopped it")
+                end_run(run, log)
+            elif self._is_dead(run):
                 log.warning("%s is dead and starts again", run.name)
                 schedule_restart(self._prefect, run.id, "It died", timedelta())
                 end_run(run, log)
+            else:
+                end_leftovers(run, self._clock.now(), log)
         if unfinished:
             return
-        ended = self._runs(ENDED)
+        ended = self._runs(ENDED, FlowRunSort.END_TIME_DESC)
         if not ended or ended[0].state is None:
             self._prefect.create_flow_run_from_deployment(self._deployment)
             return
@@ -117,14 +125,16 @@ class Upkeep:
             log.warning("The service that ran %s was stopped; it starts again here", run.name)
             schedule_restart(self._prefect, run.id, "Its service was stopped", timedelta())
 
-    def _runs(self, kinds: list[StateType]) -> list[FlowRun]:
+    def _runs(
+        self, kinds: list[StateType], sort: FlowRunSort = FlowRunSort.EXPECTED_START_TIME_DESC
+    ) -> list[FlowRun]:
         """The listener's runs in some kinds of state, the latest first."""
         return self._prefect.read_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self._deployment])),
             flow_run_filter=FlowRunFilter(
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=kinds))
             ),
-            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+            sort=sort,
             limit=20,
         )
 
@@ -135,11 +145,19 @@ class Upkeep:
         """
         if run.state is None:
             return False
-        now = self._clock.now()
         if run.state.is_pending():
-            return now - run.state.timestamp > TIME_TO_START_HERE * max(machine_load(), 1.0)
-        if not run.state.is_running() or time.monotonic() - self._heard_at < FREQUENCY:
+            return self._age(run) > TIME_TO_START_HERE * max(machine_load(), 1.0)
+        heard_at = self._heard_at.get(run.id, float("-inf"))
+        if not run.state.is_running() or time.monotonic() - heard_at < FREQUENCY:
             return False
-        self._heard_at = time.monotonic()
+        self._heard_at[run.id] = time.monotonic()
         last = last_arrival(self._prefect, run.id, run.state.timestamp)
-        return last is not None and now - last.received > SILENCE
+        return last is not None and self._clock.elapsed(last.received) > SILENCE
+
+    def _age(self, run: FlowRun) -> timedelta:
+        """Time in its state, without that of an outage."""
+        return self._clock.elapsed(run.state.timestamp) if run.state else timedelta()
+
+
+def is_cancelling(run: FlowRun) -> bool:
+    return bool(run.state and run.state.is_cancelling())

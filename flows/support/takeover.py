@@ -1,7 +1,7 @@
 """Keeps one listener: of those of one deployment, the one that started last goes on."""
 
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from uuid import UUID
 
@@ -55,7 +55,7 @@ class Takeover:
         here = self._prefect.read_flow_run(UUID(runtime.flow_run.id))
         if is_superseded(here):
             return Standing.NOT_RUNNING
-        if not here.deployment_id or not here.start_time:
+        if not here.deployment_id:
             return Standing.LISTENS
         others = self._prefect.read_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[here.deployment_id])),
@@ -65,20 +65,22 @@ class Takeover:
                 )
             ),
         )
-        started = [run.start_time for run in others if is_running(run) and run.start_time]
-        if max(started, default=here.start_time) > here.start_time:
+        if any(is_running(run) and began(run) > began(here) for run in others):
             return Standing.TAKEN_OVER
         if time.monotonic() - self._checked_at >= SECONDS_BETWEEN_LOOKS:
             self._checked_at = time.monotonic()
             for run in others:
-                if run.id != here.id and self._is_dead(run, here.start_time):
+                if run.id != here.id and self._is_dead(run):
                     self._logger.warning("%s gave no sign of life; this run takes over", run.name)
                     force_cancelled(self._prefect, run, "Died; another listener has taken over")
         return Standing.LISTENS
 
-    def _is_dead(self, run: FlowRun, started: datetime) -> bool:
+    def _is_dead(self, run: FlowRun) -> bool:
         if is_running(run):
-            if not run.start_time or run.start_time >= started:
-                return False
             return self._heartbeats.missed(run) >= MISSED_HEARTBEATS
         return run.state is not None and self._clock.now() - run.state.timestamp > TIME_TO_START
+
+
+def began(run: FlowRun) -> datetime:
+    """When the present attempt of a running run began; Prefect's ``start_time`` is the first's."""
+    return run.state.timestamp if run.state else datetime.min.replace(tzinfo=UTC)

@@ -27,11 +27,15 @@ def task_runner(scheduler: str | None) -> TaskRunner[Any]:
 class UploadPool:
     """The threads that send the parts of batches, and who is told of every part in place.
 
+    Attributes:
+        timeout: the error of a batch whose requests S3 did not answer; the next ones do not begin.
+
     Pickled, for another process, it becomes that process's own, which tells nobody.
     """
 
     def __init__(self, progress: Callable[[int], object]) -> None:
         self.progress = progress
+        self.timeout: Exception | None = None
         self.pool = PartPool()
 
     def __reduce__(self) -> Any:

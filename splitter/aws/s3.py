@@ -40,7 +40,7 @@ CLIENT_CONFIG = Config(
     retries={"mode": "adaptive", "total_max_attempts": 5},
     max_pool_connections=128,  # one for each thread that sends requests
     connect_timeout=10,
-    read_timeout=60,
+    read_timeout=30,  # without a byte; S3 sends some while it copies or completes
     # TLS protects the data. A CRC would have to be declared for the whole upload, copied parts
     # included, and a store might have to read the copied data again for it.
     request_checksum_calculation="when_required",

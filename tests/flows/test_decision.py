@@ -60,9 +60,15 @@ TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
     ),
     "late, but others of its pool run": (
         Scheduled(name="Late"),
-        {"waited": LONG, "others_running": 1},
+        {"waited": LONG, "others_run": True},
         Extend,
     ),
+    "late, just after another of its pool ended": (
+        Scheduled(name="Late"),
+        {"waited": LONG, "stalled": SHORT},
+        Extend,
+    ),
+    "taken after it waited for long": (Pending(), {"waited": LONG, "stalled": LONG}, Extend),
     "slow to start on an overloaded machine": (
         Pending(),
         {"has_pool": False, "age": TIME_TO_START_HERE * 2, "load": 3.0},
@@ -91,7 +97,7 @@ TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
     ),
     "no capacity for long, but others of its pool run": (
         Crashed(),
-        {"failed_starts": 20, "waited": LONG, "others_running": 1},
+        {"failed_starts": 20, "waited": LONG, "others_run": True},
         Retry,
     ),
     # its process is dead
@@ -109,10 +115,13 @@ TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
     "cancelled, but nothing stops it": (Cancelling(), {"age": TIME_TO_CANCEL * 2}, Fail),
     "crashed too often": (Crashed(), {"attempts": 3}, Fail),
     "failed too often": (Failed(message="A sentence."), {"attempts": 3}, Fail),
-    "waits for a machine for too long": (Pending(), {"waited": LONG}, Fail),
-    "scheduled for too long": (Scheduled(), {"waited": LONG}, Fail),
-    "paused for too long": (Paused(), {"waited": LONG}, Fail),
-    "no capacity for too long": (Crashed(), {"failed_starts": 20, "waited": LONG}, Fail),
+    "scheduled for too long": (Scheduled(), {"waited": LONG, "stalled": LONG}, Fail),
+    "paused for too long, though others run": (
+        Paused(),
+        {"waited": LONG, "others_run": True},
+        Fail,
+    ),
+    "no capacity for too long": (Crashed(), {"failed_starts": 20, "stalled": LONG}, Fail),
 }
 
 
@@ -177,5 +186,5 @@ def test_a_container_has_time_to_stop_before_the_next_one_starts(
 
 
 def test_the_reason_for_waiting_names_what_is_in_front() -> None:
-    run = Run(Scheduled(name="Late"), waited=LONG, others_running=2)
-    assert decide(run, SETTINGS) == Extend("the 2 runs of its pool or service that are running")
+    run = Run(Scheduled(name="Late"), others_run=True)
+    assert decide(run, SETTINGS) == Extend("the other runs of its pool or service")

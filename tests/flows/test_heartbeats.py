@@ -1,5 +1,6 @@
 """Heartbeats: a run is judged by their arrival at Prefect, and only while one's own arrive."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from prefect.states import Pending, Running
 from flows.support.heartbeats import (
     FREQUENCY,
     LARGEST_SKEW,
+    LONGEST_PAUSE,
     Heartbeats,
     ServerClock,
     check_frequency,
@@ -147,6 +149,21 @@ def test_the_clock_of_the_api_is_read_from_its_answers() -> None:
         clock.note(Response(200, headers={"Date": date}))
     clock.note(Response(200))
     assert clock.skew > LARGEST_SKEW
+
+
+def test_the_time_of_an_outage_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, long_ago = ServerClock(), datetime.now(UTC) - timedelta(hours=1)
+    clock.note(Response(200))
+    assert clock.elapsed(long_ago) < timedelta(seconds=5)  # nothing is known of the time before
+    monkeypatch.setattr(clock, "_answers_since", long_ago)
+    for status in (200, 502):
+        clock.note(Response(status))
+    assert clock.elapsed(long_ago) >= timedelta(hours=1)
+    monkeypatch.setattr(clock, "_answered_at", time.monotonic() - 2 * LONGEST_PAUSE)
+    clock.note(Response(502))
+    assert clock.elapsed(long_ago) >= timedelta(hours=1)
+    clock.note(Response(200))
+    assert clock.elapsed(long_ago) < timedelta(seconds=5)
 
 
 @pytest.mark.parametrize("frequency", [180, None])

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,14 +18,16 @@ from uuid import UUID, uuid4
 import pytest
 from httpx import HTTPStatusError, Request, Response
 from moto.server import ThreadedMotoServer
-from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
 )
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import disable_run_logger
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import (
     Cancelled,
     Completed,
@@ -34,6 +36,7 @@ from prefect.states import (
     Paused,
     Pending,
     Running,
+    Scheduled,
 )
 
 from devtools.services import free_port
@@ -47,6 +50,7 @@ from splitter.aws.sqs import TriggerQueue
 from splitter.settings import Allowed, Settings
 from tests.conftest import BOTH_DATABASES, EXPORTS
 from tests.helpers.biospex import Biospex
+from tests.helpers.broken_prefect import broken_prefect, creations
 from tests.helpers.processes import eventually
 
 pytestmark = [pytest.mark.usefixtures("prefect_api", "aws", "workspace"), BOTH_DATABASES]
@@ -488,7 +492,32 @@ def test_a_run_that_was_taken_but_never_started_is_tried_again(
     assert biospex.callbacks() == []
 
 
-@pytest.mark.parametrize("state", [Pending(), Paused()], ids=lambda state: state.name)
+def test_a_404_about_a_deployment_that_exists_fails_the_listener_if_it_lasts(
+    prefect_api: dict[str, str],
+    deployment: Deployment,
+    biospex: Biospex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        broken_prefect(prefect_api["PREFECT_API_URL"]) as broken,
+        temporary_settings({PREFECT_API_URL: broken.url}),
+        get_client(sync_client=True) as client,
+    ):
+        listener = replace(deployment, prefect=client).listener(max_in_flight=1)
+        broken.fault = creations(404)
+        biospex.send(biospex.request(EXPORTS[0]))
+        while not listener._waiting:
+            receive(listener)
+        receive(listener)
+        monkeypatch.setattr("flows.support.intake.LONGEST_REFUSAL", 0)
+        with pytest.raises((ObjectNotFound, HTTPStatusError)):
+            receive(listener)
+        broken.fault = lambda method, path: None
+        receive(listener)
+    assert len(deployment.runs()) == 1
+
+
+@pytest.mark.parametrize("state", [Scheduled(), Paused()], ids=lambda state: state.name)
 def test_a_run_that_does_not_get_going_is_ended_and_answered(
     state: State[Any],
     listener: Listener,

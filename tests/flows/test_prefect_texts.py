@@ -13,6 +13,7 @@ from flows.support import prefect_texts
     [
         (prefect_texts.SERVICE_STOPPED, "prefect.runner._cancellation_manager"),
         (prefect_texts.IN_LINE, "prefect.server.orchestration.core_policy"),
+        (prefect_texts.LATE, "prefect.server.schemas.states"),
         (prefect_texts.EXCEPTION_OF_FLOW, "prefect.flow_engine"),
         (prefect_texts.RAISED_ONCE_MORE, "prefect.flow_engine"),
         (prefect_texts.NO_EVENTS_SOCKET, "prefect.events.clients"),

@@ -1,16 +1,19 @@
 """The process of a run that was marked crashed is ended, even if it hangs."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 from uuid import uuid4
 
 import boto3
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from flows.support.processes import RUN_ID, end_processes, stop_task
+from flows.support.processes import RUN_ID, end_leftovers, end_processes, stop_task
 from tests.helpers.processes import eventually
 
 
@@ -30,6 +33,25 @@ def test_a_process_of_the_run_ends(number: signal.Signals) -> None:
     assert end_processes(run) == 1
     process.wait(timeout=30)
     process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("minutes", "pool", "is_ended"),
+    [(2, None, True), (0, None, False), (2, "pool", False), (None, None, False)],
+    ids=["overdue", "due", "in a pool", "running"],
+)
+def test_what_an_earlier_attempt_left_is_ended_where_its_run_is_overdue(
+    minutes: int | None, pool: str | None, is_ended: bool
+) -> None:
+    now = datetime.now(UTC)
+    due = None if minutes is None else now - timedelta(minutes=minutes)
+    run = FlowRun(id=uuid4(), flow_id=uuid4(), work_pool_name=pool, name="run")
+    run.next_scheduled_start_time = cast(Any, due)
+    process = subprocess.Popen(["sleep", "600"], env={**os.environ, RUN_ID: str(run.id)})
+    end_leftovers(run, now, logging.getLogger())
+    assert (process.poll() is not None) is is_ended
+    process.kill()
+    process.wait()
 
 
 @pytest.mark.usefixtures("prefect_api")

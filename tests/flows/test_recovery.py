@@ -1,5 +1,6 @@
 """What is read of a run's history, and what is written to it, on a real Prefect server."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -102,14 +103,32 @@ def test_an_end_that_two_processes_report_is_one(states: list[State[Any]], count
     assert recovery.count_ends(states) == count
 
 
-def test_the_other_running_runs_of_a_deployment_are_counted(
-    run: FlowRun, prefect: SyncPrefectClient
+@pytest.mark.parametrize(
+    ("others", "others_run", "has_progressed"),
+    [
+        ([], False, False),
+        ([Running()], True, True),
+        ([Running(), Completed()], False, True),
+        ([Pending(), Crashed()], False, False),
+    ],
+    ids=["no others", "one runs", "one has run", "one never began"],
+)
+def test_a_run_is_not_stalled_while_others_of_its_deployment_run(
+    others: list[State[Any]],
+    others_run: bool,
+    has_progressed: bool,
+    run: FlowRun,
+    prefect: SyncPrefectClient,
 ) -> None:
     assert run.deployment_id
-    assert recovery.count_others_running(prefect, run) == 0
+    time.sleep(0.5)
     other = prefect.create_flow_run_from_deployment(run.deployment_id)
-    prefect.set_flow_run_state(other.id, Running(), force=True)
-    assert recovery.count_others_running(prefect, run) == 1
+    for state in others:
+        prefect.set_flow_run_state(other.id, state, force=True)
+    seen = observe(prefect, prefect.read_flow_run(run.id))
+    assert seen
+    assert seen.others_run is others_run
+    assert (seen.waited - seen.stalled > timedelta(seconds=0.4)) is has_progressed
 
 
 def test_a_run_is_answered_once_the_callback_is_noted_on_it(

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
+from httpx import Response
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
@@ -13,6 +15,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments.runner import RunnerDeployment
 from prefect.states import (
     Cancelled,
+    Cancelling,
     Completed,
     Crashed,
     Failed,
@@ -123,6 +126,52 @@ def test_a_listener_that_a_dead_service_took_starts_again(
     served.create(Pending())
     served.upkeep.look()
     assert [run.state_name for run in served.runs()] == ["AwaitingRetry"]
+
+
+def test_a_person_s_cancel_counts_although_the_run_is_older_than_others(served: Served) -> None:
+    older = served.create(Pending())
+    served.create(Completed())
+    states: list[State[Any]] = [Running(), Cancelled()]
+    for state in states:  # a person presses Retry, then Cancel
+        served.prefect.set_flow_run_state(older, state, force=True)
+    served.upkeep.look()
+    assert sorted(str(run.state_name) for run in served.runs()) == ["Cancelled", "Completed"]
+
+
+def test_a_listener_that_nothing_stops_counts_as_cancelled(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = served.create(Running())
+    served.prefect.set_flow_run_state(run, Cancelling(), force=True)
+    served.upkeep.look()
+    assert [run.state_name for run in served.runs()] == ["Cancelling"]
+    monkeypatch.setattr(restart, "TIME_TO_CANCEL", timedelta(seconds=-1))
+    served.upkeep.look()
+    served.upkeep.look()
+    assert [run.state_name for run in served.runs()] == ["Cancelled"]
+
+
+def test_a_new_service_listens_although_the_last_one_ended_while_it_cancelled(
+    served: Served,
+) -> None:
+    run = served.create(Running())
+    served.prefect.set_flow_run_state(run, Cancelling(), force=True)
+    served.upkeep.begin()
+    assert sorted(str(run.state_name) for run in served.runs()) == ["Cancelled", "Scheduled"]
+
+
+@pytest.mark.parametrize(("is_away", "state"), [(True, "Running"), (False, "AwaitingRetry")])
+def test_a_listener_is_not_dead_because_prefect_was_away(
+    is_away: bool, state: str, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heartbeat = SimpleNamespace(received=datetime.now(UTC) - timedelta(minutes=10))
+    monkeypatch.setattr(restart, "last_arrival", lambda *_: heartbeat)
+    served.create(Running())
+    clock = ServerClock()
+    if is_away:
+        clock.note(Response(200))  # the first answer since
+    Upkeep(served.prefect, served.id, clock).look()
+    assert [run.state_name for run in served.runs()] == [state]
 
 
 def test_a_new_service_restarts_the_listener_of_the_last_one(served: Served) -> None:

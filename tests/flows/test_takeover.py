@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flow_engine import run_flow
 from prefect.logging import disable_run_logger
-from prefect.states import Cancelled, Cancelling, Paused, Pending, Running
+from prefect.states import AwaitingRetry, Cancelled, Cancelling, Paused, Pending, Running
 
 from flows.support.decision import MISSED_HEARTBEATS
 from flows.support.heartbeats import ServerClock
@@ -107,6 +107,19 @@ def test_a_listener_hears_of_one_that_started_later(prefect: SyncPrefectClient) 
 
     later, here = runs_of(overtaken, prefect)
     assert run_flow(overtaken, here) is Standing.TAKEN_OVER
+
+
+def test_a_listener_that_was_restarted_later_goes_on(prefect: SyncPrefectClient) -> None:
+    """Prefect's ``start_time`` is that of the first attempt."""
+    here, other = runs_of(standing, prefect)
+    history: list[tuple[FlowRun, State[Any]]] = [
+        (here, Running()),
+        (here, AwaitingRetry()),
+        (other, Running()),
+    ]
+    for run, state in history:
+        prefect.set_flow_run_state(run.id, state, force=True)
+    assert run_flow(standing, flow_run=prefect.read_flow_run(here.id)) is Standing.LISTENS
 
 
 def test_a_listener_that_no_deployment_started_listens_alone() -> None:

@@ -20,6 +20,7 @@ from splitter.errors import (
     SetupError,
     explain,
     is_kind,
+    is_timeout,
     is_transient,
     judge,
     meaning_of,
@@ -74,6 +75,13 @@ PERMANENT = [
 def test_throttling_server_faults_and_lost_connections_may_pass(error: Exception) -> None:
     assert is_transient(error)
     assert "ask for the batches again later" in explain(error)
+
+
+@pytest.mark.parametrize("error", TRANSIENT, ids=repr)
+def test_a_service_that_does_not_answer_is_told_from_one_that_does(error: Exception) -> None:
+    timeouts = (ConnectTimeoutError, ReadTimeoutError)
+    assert is_timeout(error) is isinstance(error, timeouts)
+    assert is_timeout(caused_by(error)) is isinstance(error, timeouts)
 
 
 @pytest.mark.parametrize("error", PERMANENT, ids=repr)
