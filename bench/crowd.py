@@ -196,7 +196,7 @@ class Hall:
         return self._messages(f"{self._triggers}-dead")
 
     def wrongs(self) -> Iterator[str]:
-        """What is not as it should be in the end."""
+        """The differences from the expected end."""
         for key in sorted(self._crowd.answers.keys() | self.answers.keys()):
             wanted, found = self._crowd.answers[key], self.answers[key]
             if wanted != found:

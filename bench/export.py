@@ -173,7 +173,7 @@ def _grain() -> Image.Image:
 
 
 def _comment(text: str) -> bytes:
-    """What makes an image of a picture: a comment, which a JPEG may have anywhere, and the end."""
+    """The bytes that follow a picture: a JPEG comment, allowed anywhere, and the end marker."""
     return JPEG_COMMENT + struct.pack(">H", 2 + len(text)) + text.encode() + JPEG_END
 
 

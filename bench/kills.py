@@ -1,4 +1,4 @@
-"""What is left of the promise when processes are killed: ``python -m bench.kills --rounds 50``.
+"""Kills processes during exports and checks the guarantees: ``python -m bench.kills --rounds 50``.
 
 Each round puts a ZIP, which is spliced, and a tar.gz, which is extracted, into a bucket of its own,
 starts ``flows.serve`` and kills (SIGKILL) its victim at a random moment:
@@ -172,7 +172,7 @@ class Served:
         return True
 
     def left(self) -> Processes:
-        """What has not ended within TIME_TO_EXIT after flows.serve has."""
+        """Processes that outlive flows.serve by more than TIME_TO_EXIT."""
         deadline = time.monotonic() + TIME_TO_EXIT
         while (found := self.processes()) and time.monotonic() < deadline:
             time.sleep(POLL)
@@ -324,7 +324,7 @@ class Place:
         return None
 
     def _find(self, victim: Victim | None, served: Served, updates: str) -> list[Processes]:
-        """What a kill may choose among: processes that die together."""
+        """The candidates of a kill: groups of processes that die together."""
         every = served.processes()
         exports: list[Processes] = []
         listeners: list[Processes] = []
@@ -507,7 +507,7 @@ class Place:
         return [run for run in self._runs() if run.id not in before]
 
     def _name(self, run_id: UUID | None) -> str:
-        """What a process is for."""
+        """The role of a process."""
         if run_id is None:
             return "a service"
         if run_id not in self._names:
@@ -589,7 +589,7 @@ def make_exports(directory: Path) -> list[Path]:
 
 
 def line(this: Round) -> str:
-    """What is printed of a round."""
+    """The printed line of a round."""
     hit = f"{this.hit} after {this.moment:.1f} s" if this.hit else "nothing, all was over"
     took = f", {this.seconds:.0f} s to the last callback" if this.seconds is not None else ""
     extra = "".join(f"\n      {note}" for note in this.notes)

@@ -1,4 +1,4 @@
-"""How far one task goes: ``python -m bench.scale``.
+"""Measures the limits of one task: ``python -m bench.scale``.
 
 Synthetic exports of 20 thousand, 1 million and 10 million rows go through the steps that work on
 the whole of an export in memory, each in a process of its own:

@@ -37,7 +37,7 @@ def load_workspace(settings: Settings) -> Workspace:
 
 
 def origin(block: Block) -> str:
-    """Where a block's values come from, for the log of a run."""
+    """The origin of a block's values, for the log of a run."""
     if block._block_document_name:
         return f"{block.get_block_type_slug()} block '{block._block_document_name}'"
     return "environment"

@@ -174,5 +174,5 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def _grpc_socket(service: str, port: int) -> Path:
-    """Where `weed server` puts a Unix socket next to a gRPC port; a killed one leaves it there."""
+    """The Unix socket that `weed server` makes beside a gRPC port and leaves behind if killed."""
     return Path("/tmp") / f"seaweedfs-{service}-grpc-{port + GRPC_OFFSET}.sock"

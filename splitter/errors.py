@@ -40,7 +40,7 @@ class SetupError(SentenceError):
 
 
 class Kind(Enum):
-    """What an error code of S3 or SQS means for whoever made the call."""
+    """The meaning of an error code of S3 or SQS for the caller."""
 
     TRANSIENT = auto()
     """The same call can succeed later."""
@@ -69,7 +69,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Meaning:
-    """What an error code means.
+    """The meaning of an error code.
 
     Attributes:
         fix: what an operator has to do, where only he can help.
@@ -168,7 +168,7 @@ TIMEOUT_TYPES = (botocore.ConnectTimeoutError, botocore.ReadTimeoutError)
 
 
 def meaning_of(error: BaseException) -> Meaning | None:
-    """What the table says of an error; None for one of another service or code."""
+    """The table's entry for an error; None for another service or code."""
     if not isinstance(error, botocore.ClientError):
         return None
     code = error_code(error)
@@ -205,7 +205,7 @@ def is_timeout(error: BaseException) -> bool:
 
 
 def operator_fix(error: BaseException) -> str:
-    """What an operator has to do about an error of AWS; empty where the table knows nothing."""
+    """The operator's action for an error of AWS; empty if the table has none."""
     meaning = meaning_of(error)
     if meaning:
         return meaning.fix
@@ -213,7 +213,7 @@ def operator_fix(error: BaseException) -> str:
 
 
 def require_field(answer: Mapping[str, Any], name: str) -> Any:
-    """What a service's answer says of ``name``, as every whole one does.
+    """The field ``name`` of a service's answer, which every complete answer has.
 
     botocore takes an answer that was cut off behind its headers for a short one.
 
@@ -284,7 +284,7 @@ DEFAULT_ADVICE = {
 
 
 def default_advice(sentence: Sentence) -> str:
-    """What an operator does about a sentence: its own advice, or what its actor implies."""
+    """The advice of a sentence, or the default advice for its actor."""
     return sentence.advice or DEFAULT_ADVICE[sentence.actor]
 
 

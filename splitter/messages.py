@@ -239,7 +239,7 @@ class ReplyAddress(WireModel):
 
     @classmethod
     def of(cls, message: Any) -> "ReplyAddress | None":
-        """Where the answer to ``message`` goes, or None if it names no usable place."""
+        """The address for the callback of ``message``, or None if it names no usable one."""
         if isinstance(message, ReplyAddress):
             return message if message.updates_queue_url != NOBODY else None
         try:

@@ -26,7 +26,7 @@ JOINERS = "\u200c\u200d"
 
 
 class Actor(Enum):
-    """Who must act on a sentence."""
+    """The person who must act on a sentence."""
 
     MAKER = "whoever made the export"
     OPERATOR = "the operator of the batch service"

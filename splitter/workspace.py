@@ -55,7 +55,7 @@ RAN_OUT = Sentence(
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where runs may work.
+    """The directories in which runs may work.
 
     Attributes:
         tmp_path: for archives of up to ``max_tmp_size`` bytes.

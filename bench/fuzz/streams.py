@@ -94,7 +94,7 @@ PACKERS: Final[Mapping[int, Callable[[bytes, random.Random], bytes]]] = {
     ZSTANDARD: _zstandard,
     XZ: _xz,
 }
-"""How content is compressed, by the methods' numbers; each can be read here."""
+"""Compressors by the number of their ZIP method; each method is readable here."""
 
 
 def zip_by(

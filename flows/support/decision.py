@@ -127,7 +127,7 @@ Decision = Extend | Acknowledge | Retry | MarkCrashed | Cancel | Fail
 
 
 def decide(run: Run | None, settings: Settings) -> Decision:
-    """What the listener does about a run; ``None`` is a run that was deleted."""
+    """Decides about a run; ``None`` is a run that was deleted."""
     if run is None:
         return give_up("the run that makes them was deleted by an operator")
     state = run.state

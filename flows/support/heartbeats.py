@@ -80,7 +80,7 @@ def check_frequency() -> None:
 
 
 def websocket_problem() -> str | None:
-    """What is wrong with the WebSocket to Prefect's API, if it does not open."""
+    """A sentence if the WebSocket to Prefect's API does not open, else None."""
 
     async def connect() -> None:
         async with get_events_client(reconnection_attempts=0):

@@ -100,7 +100,7 @@ def is_deployed() -> bool:
 
 
 def earlier_attempts() -> list[State[Any]]:
-    """How the current run has ended so far, if it has been retried."""
+    """The ends of the current run's earlier attempts."""
     if not is_deployed():
         return []
     with get_client(sync_client=True) as prefect:

@@ -1,4 +1,4 @@
-"""Where the batches of an export are made: in this process, or on the workers of a Dask cluster."""
+"""Runs the batches of an export in this process or on the workers of a Dask cluster."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,7 +10,7 @@ from splitter.batches.assembly import PARALLEL_BATCHES, PartPool
 
 
 def task_runner(scheduler: str | None) -> TaskRunner[Any]:
-    """What runs the tasks of the batches.
+    """The task runner of the batches.
 
     Args:
         scheduler: address of a Dask scheduler, ``tcp://host:8786``; None for this process. The

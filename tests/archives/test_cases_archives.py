@@ -180,7 +180,7 @@ def test_a_manifest_that_spells_names_otherwise_than_the_archive_is_extracted(
 
 
 def check(batches: list[bytes], rows: Any, images: dict[str, str], directory: Path) -> None:
-    """That the batches hold the rows and images, for every program that can be asked."""
+    """Check that every installed program reads the rows and images of the batches."""
     found_rows: list[list[str]] = []
     found_images: dict[str, str] = {}
     for number, data in enumerate(batches):

@@ -211,7 +211,7 @@ def test_a_changed_byte_of_a_stored_image_is_noticed(position: int) -> None:
 
 
 def zip_data_spans(data: bytes) -> list[tuple[int, int]]:
-    """Where the compressed bytes of each member lie."""
+    """The positions of the compressed bytes of each member."""
     spans = []
     with tempfile.TemporaryFile() as file:
         file.write(data)

@@ -109,7 +109,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Wire:
-    """What is between the flow and AWS, and what became of the exports behind it."""
+    """The proxy between the flow and AWS, and the results of the exports behind it."""
 
     proxy: FaultyProxy
     biospex: Biospex

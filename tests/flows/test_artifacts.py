@@ -1,4 +1,4 @@
-"""What the run page tells: the questions that people come to it with."""
+"""The run page answers the questions of its readers."""
 
 import json
 import re

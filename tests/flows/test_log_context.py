@@ -1,4 +1,4 @@
-"""What the log of a run leaves out."""
+"""Lines that the log of a run leaves out."""
 
 import logging
 import sys

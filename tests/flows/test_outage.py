@@ -1,4 +1,4 @@
-"""What counts as an outage, and how a loop goes through one."""
+"""Errors that count as an outage, and a loop that goes through one."""
 
 import threading
 from collections.abc import Iterator

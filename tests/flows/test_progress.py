@@ -19,7 +19,7 @@ Shown = Callable[[Progress], float]
 
 @pytest.fixture
 def shown(prefect: SyncPrefectClient) -> Shown:
-    """What the page shows at this moment, in per cent."""
+    """The percentage on the page at this moment."""
 
     def read(progress: Progress) -> float:
         assert progress._artifact

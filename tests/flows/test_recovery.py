@@ -1,4 +1,4 @@
-"""What is read of a run's history, and what is written to it, on a real Prefect server."""
+"""Reading a run's history and setting its state, on a real Prefect server."""
 
 import time
 from datetime import UTC, datetime, timedelta

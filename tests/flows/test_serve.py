@@ -36,7 +36,7 @@ FIELDS = ["file", "exportPath", "totalSize", "s3Bucket"]
 
 @dataclass(frozen=True)
 class Crowd:
-    """What becomes of many messages, good and bad.
+    """The results of many messages, good and bad.
 
     Attributes:
         answers: all callbacks.

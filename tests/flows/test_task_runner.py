@@ -1,4 +1,4 @@
-"""Where batches are made: in this process, or by machines that have no threads of ours."""
+"""Batches are made in this process or on other machines."""
 
 import pickle
 

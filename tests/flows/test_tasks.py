@@ -1,4 +1,4 @@
-"""What a failed task means for itself and for those behind it."""
+"""A failed task: its retries, and the tasks behind it."""
 
 from types import SimpleNamespace
 from typing import Any, cast

@@ -61,7 +61,7 @@ def python_csv(table: Table, lineterminator: str = "\r\n", quote_all: bool = Fal
 
 
 def php_csv(table: Table) -> str:
-    """What PHP's ``fputcsv`` writes with its default escape character."""
+    """The output of PHP's ``fputcsv`` with its default escape character."""
     return "".join(",".join(map(php_cell, row)) + "\n" for row in table)
 
 
