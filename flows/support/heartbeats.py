@@ -57,7 +57,10 @@ NO_HEARTBEATS = (
     "from healthy ones. No run is marked crashed until they do. A proxy in front of Prefect's API "
     "has to pass WebSocket upgrades: see {page}."
 )
-
+UNHEARD = (
+    "No heartbeat of {run} has arrived at Prefect, nor of any other export, so it would not be "
+    "noticed if it died. Where exports run, a proxy has to pass WebSocket upgrades: see {page}."
+)
 
 TOO_FEW_HEARTBEATS = Sentence(
     "setup.heartbeats",
@@ -163,6 +166,8 @@ class Heartbeats:
         self._own: list[datetime] = []
         self._read_at = float("-inf")
         self._is_silence_logged = False
+        self._is_any_heard = False
+        self._unheard: set[UUID] = set()
         self._skewed: set[UUID] = set()
         self._logger = get_run_logger()
 
@@ -170,7 +175,9 @@ class Heartbeats:
         """How many heartbeats a running run has missed.
 
         Counts only while this process's own heartbeats arrive without a gap, so it is 0 behind a
-        proxy without WebSockets, during an outage, and for a while after one.
+        proxy without WebSockets, during an outage, and for a while after one. It is 0 as well for a
+        run of a work pool that has never sent any, until another has: its machine may be behind
+        another proxy.
         """
         if run.state is None or not run.state.is_running():
             return 0.0
@@ -183,7 +190,10 @@ class Heartbeats:
             return 0.0
         last = last_arrival(self._prefect, run.id, since)
         if last:
+            self._is_any_heard = True
             self._warn_of_skew(run, last)
+        elif run.work_pool_name and not self._is_heard(run):
+            return 0.0
         silence = own[0] - (last.received if last else since)
         return max(silence.total_seconds() / frequency.total_seconds(), 0.0)
 
@@ -218,6 +228,17 @@ class Heartbeats:
             self._own = sorted((event.received for event in events), reverse=True)
             self._read_at = time.monotonic()
         return self._own
+
+    def _is_heard(self, run: FlowRun) -> bool:
+        """Whether a heartbeat of a run, or of any other, has ever arrived; warns if not."""
+        if not self._is_any_heard:
+            page = self._prefect.read_events(_heartbeats_of(run.id), limit=1)
+            self._is_any_heard = bool(page.events)
+        if not self._is_any_heard and run.id not in self._unheard:
+            self._unheard.add(run.id)
+            where = Docs().page("where-prefect-runs.md")
+            self._logger.warning("%s", UNHEARD.format(run=run.name, page=where))
+        return self._is_any_heard
 
     def _warn_of_skew(self, run: FlowRun, heartbeat: ReceivedEvent) -> None:
         skew = abs(heartbeat.received - heartbeat.occurred)

@@ -126,6 +126,14 @@ def test_heartbeats_that_a_run_has_missed(
     assert heard == pytest.approx(missed)
 
 
+def test_a_run_of_a_pool_that_was_never_heard_of_is_judged_once_another_was_heard() -> None:
+    run, other = a_run(300), a_run(300)
+    run.work_pool_name = "pool"
+    events = Events({OWN: REGULAR, other.id: seconds_ago(5)})
+    heartbeats = Heartbeats(cast(SyncPrefectClient, events), OWN, ServerClock())
+    assert [heartbeats.missed(each) for each in (run, other, run)] == [0, pytest.approx(5 / 30), 4]
+
+
 def test_a_run_that_is_not_running_misses_none() -> None:
     run = FlowRun(id=uuid4(), flow_id=uuid4(), state=Pending(timestamp=NOW - timedelta(hours=1)))
     events = cast(SyncPrefectClient, Events({OWN: REGULAR}))
