@@ -1,19 +1,26 @@
 """The export of one run, and the lane it takes: spliced inside S3, or extracted on a disk."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from splitter.archives import formats, zip_sample
 from splitter.archives.members import Limits
 from splitter.archives.zip_index import ZipIndex
-from splitter.aws.s3 import Bucket, StoredObject
+from splitter.aws.s3 import MIB, Bucket, StoredObject
 from splitter.errors import SetupError
 from splitter.manifest import partition as manifest
 from splitter.manifest.partition import Partition
 from splitter.messages import Request
 from splitter.sentences import MAX_ADDRESS, Actor, Sentence, escaped
 from splitter.settings import Settings
+
+RANGE = 2 * MIB
+"""Bytes that one request reads, at most; those of an image come together."""
+
+PARALLEL_RANGES = 16
 
 CANNOT_SPLICE = Sentence(
     "lane.cannot-splice",
@@ -50,8 +57,14 @@ class Export:
         return self._bucket
 
     def read(self, start: int, length: int) -> bytes:
-        """Bytes of the archive, as it was when the run began."""
-        return self.bucket.read(self.request.export_path, self.source.etag, start, length)
+        """Bytes of the archive as it was when the run began, read in parallel ranges."""
+        read = partial(self.bucket.read, self.request.export_path, self.source.etag)
+        if length <= RANGE:
+            return read(start, length)
+        starts = range(start, start + length, RANGE)
+        lengths = [min(RANGE, start + length - each) for each in starts]
+        with ThreadPoolExecutor(PARALLEL_RANGES) as pool:
+            return b"".join(pool.map(read, starts, lengths))
 
     def identify(self) -> formats.Format:
         """The archive's format, by its content.

@@ -1,11 +1,14 @@
-"""The outcome of an export: one value, of which page, log, metric and callback are views."""
+"""The outcome of an export; the run page, log, metric and callback are views of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from splitter.manifest.partition import Batch, Partition
 from splitter.messages import Request, Result
 from splitter.wording import count, size
+
+if TYPE_CHECKING:  # it imports pandas, which the listener does not need
+    from splitter.manifest.partition import Batch, Partition
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,14 @@ class Outcome:
     archive_size: int
     lane: str
     reason: str
-    parts: Partition
+    parts: "Partition"
     sizes: Sequence[int]
     warnings: Sequence[object]
     zooniverse: Sequence[object]
     seconds: float
 
     @property
-    def batches(self) -> list[Batch]:
+    def batches(self) -> "list[Batch]":
         return self.parts.batches
 
     @property

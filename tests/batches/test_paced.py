@@ -11,6 +11,7 @@ import pytest
 from bench.export import make_sparse_export
 from bench.paced_store import PacedStore, Stored
 from splitter.archives.zip_index import ZipIndex
+from splitter.archives.zip_sample import SAMPLE
 from splitter.aws.s3 import CLIENT_CONFIG, PARALLEL_DOWNLOADS, Bucket
 from splitter.batches.assembly import (
     PARALLEL_BATCHES,
@@ -19,7 +20,7 @@ from splitter.batches.assembly import (
     PartPool,
     assemble,
 )
-from splitter.batches.lanes import Export, Splice, choose_lane
+from splitter.batches.lanes import RANGE, Export, Splice, choose_lane
 from splitter.batches.splice import parts, plan_batch
 from splitter.messages import Request
 from splitter.settings import Settings
@@ -113,7 +114,18 @@ def test_looking_at_an_archive_takes_few_rounds_of_requests(
     lane = choose_lane(export, Settings(splice_min_size=0))
     assert isinstance(lane, Splice)
     assert store.traffic.requests["GET"] < 100
-    assert store.traffic.most > 8  # side by side
+    assert store.traffic.most > SAMPLE // 2
+
+
+def test_a_long_stretch_is_read_in_parallel_ranges(archive: Path, servers: ExitStack) -> None:
+    store = PacedStore(first_byte=0.2, rate=1e9)
+    store.add(KEY, archive)
+    export = export_in(bucket_of(store, servers))
+    start, length = 3 * IMAGE - 5, 9 * RANGE + 1
+    with archive.open("rb") as file:
+        file.seek(start)
+        assert export.read(start, length) == file.read(length)
+    assert store.traffic.requests["GET"] == store.traffic.most == 10
 
 
 def test_a_download_keeps_as_many_ranges_under_way_as_it_may(
