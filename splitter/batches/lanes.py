@@ -1,4 +1,4 @@
-"""The export of one run, and the lane it takes: spliced inside S3, or extracted on a disk."""
+"""The export of one run and its lane: spliced inside S3, or extracted on a disk."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,9 +31,9 @@ CANNOT_SPLICE = Sentence(
 
 
 class Export:
-    """What is asked for, the archive as it was found, and what it may be.
+    """A request, its archive as the run found it, and the limits of archives.
 
-    Pickled, for another process, it connects there by itself, when it is used.
+    An unpickled export, in another process, connects when it is used.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Export:
         connect: Callable[[str], Bucket],
         bucket: Bucket | None = None,
     ) -> None:
-        """``connect``: gives the bucket of that name, in any process; a function of a module."""
+        """``connect``: returns the bucket of a name; it is pickled with the export."""
         self.request = request
         self.source = source
         self.limits = limits
@@ -70,12 +70,12 @@ class Export:
         """The archive's format, by its content.
 
         Raises:
-            ArchiveError: if it is none that can be read, with what it is instead.
+            ArchiveError: if it cannot be read, with its actual kind.
         """
         return formats.identify(self.read, self.source.size)
 
     def index(self) -> ZipIndex:
-        """Where the members of the archive, a ZIP, stand."""
+        """The places of the members of a ZIP."""
         return ZipIndex(self.read, self.source.size, self.limits)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -87,8 +87,8 @@ class Splice:
     """S3 itself copies the members of the archive into the batches.
 
     Attributes:
-        reason: why, for the summary.
-        remarks: what is unusual about the archive, for the summary.
+        reason: for this lane, for the summary.
+        remarks: on an unusual archive, for the summary.
     """
 
     index: ZipIndex
@@ -99,11 +99,11 @@ class Splice:
 
 @dataclass(frozen=True)
 class Extract:
-    """The archive is downloaded, unpacked and zipped anew.
+    """The archive is downloaded, unpacked and zipped again.
 
     Attributes:
-        reason, remarks: as for ``Splice``.
-        unpacked: bytes of its members, where its index tells; else None.
+        reason, remarks: as in ``Splice``.
+        unpacked: bytes of its members by its index, or None.
     """
 
     reason: str
@@ -119,7 +119,7 @@ class Spliceable:
     """A ZIP that S3 can copy, provided that its manifest spells the names as the ZIP does.
 
     Attributes:
-        reason, remarks, unpacked: as for ``Splice`` and ``Extract``.
+        reason, remarks, unpacked: as in ``Splice`` and ``Extract``.
     """
 
     index: ZipIndex
@@ -128,7 +128,7 @@ class Spliceable:
     unpacked: int
 
     def with_batches(self, parts: Partition, settings: Settings) -> Lane:
-        """The lane, now that the manifest has been read.
+        """The lane, once the manifest has been read.
 
         Raises:
             SetupError: if SPLIT_STRATEGY asks for a splice, and the manifest rules it out.
@@ -156,11 +156,11 @@ def partition_index(index: ZipIndex, settings: Settings) -> Partition:
 
 
 def choose_lane(export: Export, settings: Settings) -> Lane:
-    """The lane of an archive; a flow calls the same functions with its tasks in between.
+    """The lane of an archive; a flow calls the same functions in its tasks.
 
     Raises:
         ExportError: if the archive is of no known format, its index is broken, or its manifest
-            does not fit what the index lists.
+            names files that the index does not list.
         SetupError: if SPLIT_STRATEGY asks for a splice of an archive that cannot be spliced.
     """
     format = export.identify()
@@ -195,7 +195,7 @@ def lane_of_zip(export: Export, index: ZipIndex, settings: Settings) -> Extract 
     unpacked = sum(span.info.file_size for span in index.members.values())
     name = manifest.find([*index.members, *index.unusable])
     if index.unusable:
-        partition_index(index, settings)  # which refuses a row that names one
+        partition_index(index, settings)  # refuses a row that names one
     if settings.split_strategy == "extract":
         return Extract("SPLIT_STRATEGY asks for it", remarks, unpacked)
     if settings.split_strategy == "auto" and export.source.size <= settings.splice_min_size:
@@ -219,7 +219,7 @@ def _extract(
 
 
 def _respelled(parts: Partition) -> str:
-    """Why batches whose names are other ones than the archive's cannot be spliced, or ""."""
+    """The reason why batches that rename members cannot be spliced, or ""."""
     for image, file in parts.images.items():
         if file != parts.folder + image:
             return f"its manifest spells '{file}' in another way"

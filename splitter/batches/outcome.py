@@ -13,12 +13,12 @@ if TYPE_CHECKING:  # it imports pandas, which the listener does not need
 
 @dataclass(frozen=True)
 class Outcome:
-    """The batches that were made of an export.
+    """The batches of an export, and how they were made.
 
     Attributes:
         archive_size: bytes.
         lane: ``splice`` or ``extract``.
-        reason: why this lane.
+        reason: for this lane.
         sizes: bytes of each batch ZIP, in the order of ``parts.batches``.
         warnings: sentences about the request, the archive and the manifest.
         zooniverse: sentences about Zooniverse, for the summary.
