@@ -1,7 +1,7 @@
-"""What a split costs, from its plan and the measured rates: ``python -m bench.cost``.
+"""Dollars of a split, from its plan and the measured rates: ``python -m bench.cost``.
 
-No store is needed: a plan is data. Prices are list prices in us-east-2 and constants below; storage
-of the objects and transfer within the region are not in them.
+It needs no store, because a plan is data. Prices are list prices in us-east-2 and constants below;
+they leave out the storage of the objects and the transfer within the region.
 """
 
 import random
@@ -12,6 +12,7 @@ from bench.export import Order
 from splitter.archives.zip_index import MemberSpan
 from splitter.aws.s3 import DOWNLOAD_PART_SIZE
 from splitter.batches import splice as splicing
+from splitter.batches.plan import COPIED_IN_S3, EXTRACTED, START
 from splitter.batches.splice import Cost
 from splitter.batches.zip import PART_SIZE
 from splitter.manifest.partition import Batch
@@ -34,14 +35,13 @@ LAMBDA_GB = 0.0000166667
 LAMBDA_SECONDS, LAMBDA_DISK_GB = 900, 10
 
 TASK_CPUS, TASK_GB = 2, 4
-START_SECONDS = 60  # of a Fargate task, an estimate: image pull, Python and Prefect
-SPLICED, EXTRACTED = 0.5, 0.15  # GB a second, near the table of docs/performance.md
-SPACE = 2.1  # bytes of disk for each of the archive, as in splitter/workspace.py
+TASK_START = 60  # seconds, an estimate: image pull, Python and Prefect
+SPACE = 2.1  # bytes of disk for each byte of the archive, as in splitter/workspace.py
 MODIFIED = (2026, 11, 24, 0, 0, 0)
 
 
 def cost_of(gigabytes: int, order: Order) -> tuple[int, Cost]:
-    """The number of images of a synthetic export, and what its splice takes."""
+    """The number of images of a synthetic export, and the requests of its splice."""
     count = round(gigabytes * 1e9 / MEAN_IMAGE)
     names = [f"{number:024x}.jpg" for number in range(count)]
     rng = random.Random(gigabytes)
@@ -73,7 +73,7 @@ def compute(seconds: float, disk_gb: float = 0) -> float:
     """Dollars of a Fargate task, its start included."""
     hourly = TASK_CPUS * FARGATE_CPU + TASK_GB * FARGATE_GB
     hourly += max(0, disk_gb - FREE_DISK_GB) * FARGATE_DISK_GB
-    return (START_SECONDS + seconds) / 3600 * hourly
+    return (TASK_START + seconds) / 3600 * hourly
 
 
 def ways_to_split(gigabytes: int) -> Iterator[str]:
@@ -86,12 +86,12 @@ def ways_to_split(gigabytes: int) -> Iterator[str]:
         )
 
     _, cost = cost_of(gigabytes, "sorted")
-    seconds = gigabytes / SPLICED
+    seconds = START + gigabytes * 1e9 / COPIED_IN_S3
     yield line("splice", seconds, compute(seconds), 0, dollars(cost))
 
     parts, ranges = gigabytes * 1e9 / PART_SIZE, gigabytes * 1e9 / DOWNLOAD_PART_SIZE
     requests = parts * DOLLARS_TO_WRITE + ranges * DOLLARS_TO_READ
-    seconds = gigabytes / EXTRACTED
+    seconds = START + gigabytes * 1e9 / EXTRACTED
     disk = gigabytes * SPACE
     if disk <= LARGEST_DISK_GB:
         yield line("extract, task's disk", seconds, compute(seconds, disk), 0, requests)

@@ -7,7 +7,7 @@ twice is shown twice.
 import json
 from base64 import b64encode
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import UUID
 
@@ -26,11 +26,13 @@ from flows.support.markdown import code, link, plain
 from splitter.aws.s3 import Bucket
 from splitter.batches.outcome import Outcome
 from splitter.errors import Verdict
-from splitter.manifest.partition import Batch, Partition
 from splitter.messages import BATCH_FOLDER, Failure, Request, Result, to_json
 from splitter.sentences import escaped
 from splitter.settings import Docs
 from splitter.wording import count, duration, size
+
+if TYPE_CHECKING:  # it imports pandas, which the listener does not need
+    from splitter.manifest.partition import Batch, Partition
 
 CALLBACK_KEY = "callback"
 """Key of the artifact that records a callback that was sent; the listener looks for it."""
@@ -49,7 +51,7 @@ LINK_SECONDS = 72 * 3600
 """How long a link works; the links in BIOSPEX's mail work as long."""
 
 
-def publish_plan(request: Request, parts: Partition) -> None:
+def publish_plan(request: Request, parts: "Partition") -> None:
     """Attach a summary to a run that is about to make its batches; ``publish`` replaces it."""
     _remove("summary", "batches")
     batches = count(len(parts.batches), "batch", "batches")
@@ -250,7 +252,7 @@ def _place(request: Request) -> str:
     return code(f"s3://{request.s3_bucket}/{request.export_path}")
 
 
-def _rows(batch: Batch) -> str:
+def _rows(batch: "Batch") -> str:
     return f"rows {batch.first_row:,} to {batch.last_row:,}"
 
 

@@ -58,6 +58,9 @@ from splitter.sentences import Said, Sentence, Words, shown
 READ_AT_ONCE = 2 * 1024 * 1024
 """Bytes of a member that are read together with its header: an image takes one request."""
 
+READ_IN_MEMORY = 16 * 1024 * 1024
+"""The same of a member that is kept in memory, such as the manifest."""
+
 OVERSIZED = Sentence(
     "file.size-unknown",
     "is larger than 4 GiB, and macOS does not note the size of such a file; zip the export again "
@@ -147,8 +150,9 @@ class ZipIndex:
         Raises:
             ArchiveError: if they are damaged, or too many.
         """
-        check_in_memory(name, self.members[name].info.file_size, self._limits)
-        return b"".join(self.chunks(name))
+        span = self.members[name]
+        check_in_memory(name, span.info.file_size, self._limits)
+        return b"".join(content(name, span, self.read_at, READ_IN_MEMORY))
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The bytes of a member of any size, piece by piece. Any thread may read any member.
@@ -252,15 +256,20 @@ def local_header(name: str, span: MemberSpan, read: Read) -> LocalHeader:
     return header
 
 
-def content(name: str, span: MemberSpan, read: Read) -> Iterator[bytes]:
+def content(
+    name: str, span: MemberSpan, read: Read, at_once: int = READ_AT_ONCE
+) -> Iterator[bytes]:
     """The bytes of a member, piece by piece, compared with its entry in the central directory.
+
+    Args:
+        at_once: bytes that are read together with the header.
 
     Raises:
         ArchiveError: for a header that ``local_header`` refuses, for another name in it, and in
             the end for another size or CRC.
     """
     info = span.info
-    first = read(span.start, min(span.size, READ_AT_ONCE))
+    first = read(span.start, min(span.size, at_once))
 
     def near(offset: int, length: int) -> bytes:
         """Up to ``length`` bytes of the member."""

@@ -1,7 +1,7 @@
-"""A sample of a ZIP's members, compared with its central directory before they are copied.
+"""Compares a sample of a ZIP's members with its central directory before S3 copies them.
 
-A batch that S3 copies keeps each member's local header and data descriptor as they are. Programs
-read the one or the other, so both must agree with the directory, for the strictest of unzip, 7z,
+A batch that S3 copies keeps each member's local header and data descriptor as they are. Some
+programs read these and some the directory, so they must agree, for the strictest of unzip, 7z,
 bsdtar, Java, Go and Python. A writer that disagrees with itself does so in every member, which a
 sample shows. Section numbers are those of PKWARE's APPNOTE.
 """
@@ -30,20 +30,20 @@ from splitter.archives.zip_records import (
 from splitter.sentences import Actor, Said, Sentence, Words
 
 SAMPLE = 64
-"""Members whose headers are compared; all of an archive that has no more."""
+"""Members whose headers are compared; all members of a smaller archive."""
 
 UNPACKED = 4
-"""Members of the sample that are also unpacked: the first, the last and some between."""
+"""Members of the sample that are also unpacked: the first, the last and some between them."""
 
 LARGEST_UNPACKED = 8 * 1024 * 1024
-"""Bytes of a member, packed, that is fetched for that; images are smaller."""
+"""Packed bytes of the largest member that is unpacked; images are smaller."""
 
-REQUESTS = 16
-"""Threads, each of which asks for one member's bytes at a time."""
+REQUESTS = SAMPLE
+"""Threads; each reads one member. A request mostly waits, so none waits for another."""
 
-LATEST_VERSION = 46  # 4.4.3.2, ten times; Info-ZIP's unzip skips members that need a later one
+LATEST_VERSION = 46  # 4.6 (4.4.3.2); Info-ZIP's unzip skips members that need a later version
 
-# Reasons against a splice: the archive is extracted instead.
+# Reasons to extract the archive instead.
 IN_FRONT = Sentence(
     "member.header-differs",
     "{field} in front of the data of {name} differs from the table of contents",
@@ -80,10 +80,10 @@ SLACK_INSIDE = Sentence(
 
 
 def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
-    """The first difference that forbids a copy of the archive's members, and the comparisons made.
+    """The first difference that rules out a splice, and a summary of the comparisons.
 
     Args:
-        read: gives bytes of the archive, to any number of threads; its errors are passed on.
+        read: returns bytes of the archive, in any thread; its errors are passed on.
     """
     files = list(index.members.items())
     chosen = sample([span for _, span in files])
@@ -110,10 +110,10 @@ def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
 
 
 def sample(spans: Sequence[MemberSpan]) -> list[int]:
-    """The numbers of the members to look at: both ends of each run, and others between.
+    """The numbers of the members to compare: both ends of each run, and others between them.
 
-    A run is the work of one program at one time, as far as it can be seen: in merged archives,
-    versions and names begin anew.
+    A run is written by one program at one time. It ends where the program's version or flags change
+    or where the names no longer ascend, as in merged archives.
     """
     count = len(spans)
     if count <= SAMPLE:
@@ -123,7 +123,7 @@ def sample(spans: Sequence[MemberSpan]) -> list[int]:
         for number, (one, other) in enumerate(pairwise(spans), 1)
         if _kind(one) != _kind(other) or one.info.filename > other.info.filename
     ]
-    # Of a shuffled archive, in which every file seems to begin a run, some must do.
+    # In a shuffled archive, nearly every file seems to begin a run; take some of them.
     few = {ends[len(ends) * n // (SAMPLE // 4)] for n in range(SAMPLE // 4)} if ends else set()
     chosen = {0, count - 1, *few, *(number - 1 for number in few)}
     rest = SAMPLE - len(chosen)
@@ -170,14 +170,14 @@ def header_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
         return SLACK(name=name) if left else None
     if left > LONGEST_DATA_DESCRIPTOR:
         return SLACK(name=name)
-    # Before version 22, Java goes by the size; bsdtar and later versions go by the Zip64 field.
+    # Java before version 22 uses the size; bsdtar and later versions use the Zip64 field.
     if wide:
         return WIDE(name=name)
     return None if read(span.end - left, left) in data_descriptors(info) else BEHIND(name=name)
 
 
 def _sizes_agree(header: LocalHeader, wide: tuple[int, int] | None, span: MemberSpan) -> bool:
-    """Whether a header's checksum and sizes are right, or left to the data descriptor."""
+    """Whether a header's checksum and sizes are right, or only in the data descriptor."""
     info = span.info
     found = [header.crc, header.compress_size, header.file_size]
     wanted = [info.CRC, info.compress_size, info.file_size]

@@ -1,4 +1,4 @@
-"""An object put together of parts: copied by S3 from another object, or sent from here."""
+"""Assembles an object in S3 from parts: copied from another object, or sent by this machine."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PARALLEL_PARTS = 8
-"""Threads that send parts. They bound the memory: each holds one part of about 8 MiB."""
+"""Threads that send parts. Each holds one part of about 8 MiB, so they bound the memory."""
 
 PARALLEL_COPIES = 64
-"""Copies under way. They take no memory and no bandwidth here. S3 copies about 85 MB a second in
-each, so the requests stay far below the 3,500 a second that it takes for one prefix:
+"""Copies at a time. They take no memory and no bandwidth of this machine. S3 copies about 85 MB a
+second in each, so the requests stay far below the limit of 3,500 a second for a prefix:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html"""
 
 PARALLEL_BATCHES = 16
-"""Objects put together at the same time. Their parts wait for the threads in shared queues."""
+"""Objects that are assembled at a time. Their parts wait for the threads in shared queues."""
 
 
 class AssemblyError(Exception):
-    """S3 holds another object than it was asked to put together."""
+    """S3 holds another object than the parts make."""
 
 
 def _nothing() -> None:
@@ -45,10 +45,10 @@ class SentPart:
 
     Attributes:
         size: bytes.
-        content: makes them, when it is the part's turn.
-        position: in the archive, of its last byte. Of all parts that wait, the first is next.
-        expect: called when the part begins to wait for its turn.
-        drop: called when it is not sent after all.
+        content: makes the bytes when it is the part's turn.
+        position: of its last byte in the archive; waiting parts are sent in this order.
+        expect: called when the part begins to wait.
+        drop: called if the part is not sent.
     """
 
     size: int
@@ -63,7 +63,7 @@ class SentPart:
 
 @dataclass(frozen=True, slots=True)
 class CopiedPart:
-    """A part that S3 copies: bytes from ``start`` up to ``end`` of an object with ``etag``."""
+    """A part that S3 copies: the bytes from ``start`` up to ``end`` of an object with ``etag``."""
 
     key: str
     etag: str
@@ -85,18 +85,18 @@ Part = SentPart | CopiedPart
 
 
 class PartPool:
-    """Threads that put parts in place: some send parts, many others wait for copies.
+    """Threads for parts: some send parts, many others wait for copies.
 
-    Copies start in the order in which they are submitted. Of the parts to be sent, the first in the
-    archive is next, then the first submitted: batches that are fetched from all over an archive
-    pass over it side by side in this way.
+    Copies start in the order in which they are submitted. Parts are sent in the order of the
+    archive, then of submission, so that batches whose images are spread over an archive read it
+    together, from front to end.
     """
 
     def __init__(self, senders: int = PARALLEL_PARTS, copies: int = PARALLEL_COPIES) -> None:
         """
         Args:
-            senders: threads for parts that are sent.
-            copies: that may be under way.
+            senders: threads that send parts.
+            copies: threads that wait for copies.
         """
         self._senders = ThreadPoolExecutor(senders)
         self._copiers = ThreadPoolExecutor(copies)
@@ -110,7 +110,7 @@ class PartPool:
         self.close()
 
     def submit(self, part: Part, work: Callable[[], T]) -> "Future[T]":
-        """Have ``work`` done when it is the part's turn."""
+        """Run ``work`` in a thread when it is the part's turn."""
         if isinstance(part, CopiedPart):
             return self._copiers.submit(work)
         part.expect()
@@ -128,7 +128,7 @@ class PartPool:
         return future
 
     def close(self) -> None:
-        """Wait for what has been submitted."""
+        """Wait until all submitted work is done."""
         self._copiers.shutdown()
         self._senders.shutdown()
 
@@ -145,22 +145,22 @@ def assemble(
     pool: PartPool,
     progress: Callable[[int], object],
 ) -> bool:
-    """Put a ZIP together in S3, unless an object of that size and metadata is there.
+    """Assemble a ZIP in S3, unless an object of that size and metadata exists.
 
-    Whole or not at all: S3 shows a multipart upload only when it is complete. A single part that is
-    sent is a plain put.
+    The object appears whole or not at all: S3 shows a multipart upload only when it is complete. A
+    single part that is sent is a plain put.
 
     Args:
-        parts: in order; all but the last of the size that S3 asks for.
-        pool: sends the parts, of any number of objects.
-        progress: told the number of bytes in place since the last call, from any thread.
+        parts: in order; all but the last have at least S3's smallest part size.
+        pool: handles the parts of any number of objects.
+        progress: called with the number of bytes in place since the last call, by any thread.
 
     Returns:
-        False if there was nothing to do.
+        False if the object existed.
 
     Raises:
         ObjectError: if the object that parts are copied from has been replaced.
-        AssemblyError: if the outcome has another size than the parts together; it is removed.
+        AssemblyError: if the object has another size than its parts together; it is removed.
     """
     size = sum(part.size for part in parts)
     if bucket.holds(key, size, metadata):
@@ -179,15 +179,15 @@ def assemble(
             try:
                 _upload(bucket.begin_upload(key, metadata), parts, pool, progress)
             except ClientError as error:
-                # An upload that is gone may be complete: the answer to that can have been lost.
+                # An upload that is gone may be complete, if the response to that was lost.
                 gone = is_kind(error, Kind.UPLOAD_GONE)
                 if not (gone and bucket.holds(key, size, metadata)):
                     raise
     found = bucket.find(key)
     if not found or found.size != size:
         bucket.delete(key)
-        having = found.size if found else 0
-        raise AssemblyError(f"{key} has {having:,} bytes instead of {size:,}.")
+        actual = found.size if found else 0
+        raise AssemblyError(f"{key} has {actual:,} bytes instead of {size:,}.")
     return True
 
 
@@ -197,7 +197,7 @@ def _upload(
     pool: PartPool,
     progress: Callable[[int], object],
 ) -> None:
-    """Send the parts and complete the upload, or leave nothing behind."""
+    """Put the parts in place and complete the upload; abort it if that fails."""
 
     def send(number: int, part: Part) -> "CompletedPartTypeDef":
         sent = part.send(upload, number)
@@ -216,8 +216,8 @@ def _upload(
         wait(futures)  # S3 may keep a part that arrives after the abort
         for part in parts:
             part.drop()
-        # What an abort leaves, the bucket's rule for incomplete uploads removes; the first error
-        # is the one that counts.
+        # If the abort fails too, the bucket's rule for incomplete uploads removes the parts. The
+        # first error is the one to raise.
         with suppress(BotoCoreError, ClientError):
             upload.abort()
         raise

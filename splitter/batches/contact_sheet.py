@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -53,14 +54,16 @@ def contact_sheet(names: Sequence[str], read: Callable[[str], bytes | None]) -> 
     """A JPEG with a thumbnail of each image, in order; tiles with a text replace other files.
 
     Args:
-        read: returns the bytes of an image, or None if it has more than ``MAX_IMAGE_BYTES``.
+        read: returns the bytes of an image, or None if it has more than ``MAX_IMAGE_BYTES``; any
+            thread may call it.
 
     Raises:
         TimeoutExpired: if it takes longer than ``SECONDS``.
         CalledProcessError: if the process died, for example at its memory limit.
         Exception: any that ``read`` raises.
     """
-    images = b"".join(_packed(read(name)) for name in names)
+    with ThreadPoolExecutor(THUMBNAILS) as pool:
+        images = b"".join(map(_packed, pool.map(read, names)))
     program = [sys.executable, "-I", __file__]
     drawn = subprocess.run(  # noqa: S603 - this program, without foreign arguments
         program, input=images, capture_output=True, env={}, timeout=SECONDS, check=True

@@ -1,19 +1,26 @@
-"""The export of one run, and the lane it takes: spliced inside S3, or extracted on a disk."""
+"""The export of one run and its lane: spliced inside S3, or extracted on a disk."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from splitter.archives import formats, zip_sample
 from splitter.archives.members import Limits
 from splitter.archives.zip_index import ZipIndex
-from splitter.aws.s3 import Bucket, StoredObject
+from splitter.aws.s3 import MIB, Bucket, StoredObject
 from splitter.errors import SetupError
 from splitter.manifest import partition as manifest
 from splitter.manifest.partition import Partition
 from splitter.messages import Request
 from splitter.sentences import MAX_ADDRESS, Actor, Sentence, escaped
 from splitter.settings import Settings
+
+RANGE = 2 * MIB
+"""Bytes that one request reads, at most; those of an image come together."""
+
+PARALLEL_RANGES = 16
 
 CANNOT_SPLICE = Sentence(
     "lane.cannot-splice",
@@ -24,9 +31,9 @@ CANNOT_SPLICE = Sentence(
 
 
 class Export:
-    """What is asked for, the archive as it was found, and what it may be.
+    """A request, its archive as the run found it, and the limits of archives.
 
-    Pickled, for another process, it connects there by itself, when it is used.
+    An unpickled export, in another process, connects when it is used.
     """
 
     def __init__(
@@ -37,7 +44,7 @@ class Export:
         connect: Callable[[str], Bucket],
         bucket: Bucket | None = None,
     ) -> None:
-        """``connect``: gives the bucket of that name, in any process; a function of a module."""
+        """``connect``: returns the bucket of a name; it is pickled with the export."""
         self.request = request
         self.source = source
         self.limits = limits
@@ -50,19 +57,25 @@ class Export:
         return self._bucket
 
     def read(self, start: int, length: int) -> bytes:
-        """Bytes of the archive, as it was when the run began."""
-        return self.bucket.read(self.request.export_path, self.source.etag, start, length)
+        """Bytes of the archive as it was when the run began, read in parallel ranges."""
+        read = partial(self.bucket.read, self.request.export_path, self.source.etag)
+        if length <= RANGE:
+            return read(start, length)
+        starts = range(start, start + length, RANGE)
+        lengths = [min(RANGE, start + length - each) for each in starts]
+        with ThreadPoolExecutor(PARALLEL_RANGES) as pool:
+            return b"".join(pool.map(read, starts, lengths))
 
     def identify(self) -> formats.Format:
         """The archive's format, by its content.
 
         Raises:
-            ArchiveError: if it is none that can be read, with what it is instead.
+            ArchiveError: if it cannot be read, with its actual kind.
         """
         return formats.identify(self.read, self.source.size)
 
     def index(self) -> ZipIndex:
-        """Where the members of the archive, a ZIP, stand."""
+        """The places of the members of a ZIP."""
         return ZipIndex(self.read, self.source.size, self.limits)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,8 +87,8 @@ class Splice:
     """S3 itself copies the members of the archive into the batches.
 
     Attributes:
-        reason: why, for the summary.
-        remarks: what is unusual about the archive, for the summary.
+        reason: for this lane, for the summary.
+        remarks: on an unusual archive, for the summary.
     """
 
     index: ZipIndex
@@ -86,11 +99,11 @@ class Splice:
 
 @dataclass(frozen=True)
 class Extract:
-    """The archive is downloaded, unpacked and zipped anew.
+    """The archive is downloaded, unpacked and zipped again.
 
     Attributes:
-        reason, remarks: as for ``Splice``.
-        unpacked: bytes of its members, where its index tells; else None.
+        reason, remarks: as in ``Splice``.
+        unpacked: bytes of its members by its index, or None.
     """
 
     reason: str
@@ -106,7 +119,7 @@ class Spliceable:
     """A ZIP that S3 can copy, provided that its manifest spells the names as the ZIP does.
 
     Attributes:
-        reason, remarks, unpacked: as for ``Splice`` and ``Extract``.
+        reason, remarks, unpacked: as in ``Splice`` and ``Extract``.
     """
 
     index: ZipIndex
@@ -115,7 +128,7 @@ class Spliceable:
     unpacked: int
 
     def with_batches(self, parts: Partition, settings: Settings) -> Lane:
-        """The lane, now that the manifest has been read.
+        """The lane, once the manifest has been read.
 
         Raises:
             SetupError: if SPLIT_STRATEGY asks for a splice, and the manifest rules it out.
@@ -143,11 +156,11 @@ def partition_index(index: ZipIndex, settings: Settings) -> Partition:
 
 
 def choose_lane(export: Export, settings: Settings) -> Lane:
-    """The lane of an archive; a flow calls the same functions with its tasks in between.
+    """The lane of an archive; a flow calls the same functions in its tasks.
 
     Raises:
         ExportError: if the archive is of no known format, its index is broken, or its manifest
-            does not fit what the index lists.
+            names files that the index does not list.
         SetupError: if SPLIT_STRATEGY asks for a splice of an archive that cannot be spliced.
     """
     format = export.identify()
@@ -182,7 +195,7 @@ def lane_of_zip(export: Export, index: ZipIndex, settings: Settings) -> Extract 
     unpacked = sum(span.info.file_size for span in index.members.values())
     name = manifest.find([*index.members, *index.unusable])
     if index.unusable:
-        partition_index(index, settings)  # which refuses a row that names one
+        partition_index(index, settings)  # refuses a row that names one
     if settings.split_strategy == "extract":
         return Extract("SPLIT_STRATEGY asks for it", remarks, unpacked)
     if settings.split_strategy == "auto" and export.source.size <= settings.splice_min_size:
@@ -206,7 +219,7 @@ def _extract(
 
 
 def _respelled(parts: Partition) -> str:
-    """Why batches whose names are other ones than the archive's cannot be spliced, or ""."""
+    """The reason why batches that rename members cannot be spliced, or ""."""
     for image, file in parts.images.items():
         if file != parts.folder + image:
             return f"its manifest spells '{file}' in another way"

@@ -1,21 +1,24 @@
-"""The outcome of an export: one value, of which page, log, metric and callback are views."""
+"""The outcome of an export; the run page, log, metric and callback are views of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from splitter.manifest.partition import Batch, Partition
 from splitter.messages import Request, Result
 from splitter.wording import count, size
+
+if TYPE_CHECKING:  # it imports pandas, which the listener does not need
+    from splitter.manifest.partition import Batch, Partition
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The batches that were made of an export.
+    """The batches of an export, and how they were made.
 
     Attributes:
         archive_size: bytes.
         lane: ``splice`` or ``extract``.
-        reason: why this lane.
+        reason: for this lane.
         sizes: bytes of each batch ZIP, in the order of ``parts.batches``.
         warnings: sentences about the request, the archive and the manifest.
         zooniverse: sentences about Zooniverse, for the summary.
@@ -26,14 +29,14 @@ class Outcome:
     archive_size: int
     lane: str
     reason: str
-    parts: Partition
+    parts: "Partition"
     sizes: Sequence[int]
     warnings: Sequence[object]
     zooniverse: Sequence[object]
     seconds: float
 
     @property
-    def batches(self) -> list[Batch]:
+    def batches(self) -> "list[Batch]":
         return self.parts.batches
 
     @property

@@ -1,8 +1,8 @@
-"""Batches put together inside S3: ranges of the archive, copied by S3, and one uploaded end.
+"""Assembles batches inside S3: S3 copies ranges of the archive, this machine uploads the end.
 
-A ZIP holds each member, compressed, in one run of bytes. The members of a batch, in the archive's
+A ZIP stores each member, compressed, in one run of bytes. The members of a batch, in the archive's
 order, form a few long runs, usually one. So a batch is a multipart upload: S3 copies the runs, and
-this machine uploads the batch's manifest and its central directory.
+this machine uploads the batch's manifest and central directory.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ from splitter.manifest import MANIFEST, Batch
 from splitter.sentences import Sentence
 
 VERIFY_WINDOW = 8 * MIB
-"""Bytes of a request that reads a batch back; each batch that is verified at a time keeps one."""
+"""Bytes of a request that reads a batch back. Each batch that is being verified keeps so many."""
 
 DISAGREES = Sentence(
     "archive.zip-disagrees-with-itself",
@@ -48,11 +48,11 @@ class PartLimits:
         max_copy_size: of one copied part, at most. S3 takes 5 GiB; smaller parts are copied side by
             side, and a batch of 2 GB fills the copies that may be under way.
         max_parts: of one upload.
-        max_gap: between two ranges that are fetched by one request. Bytes read in vain take less
-            time than another request.
-        window: fetched by one request, at most.
-        batches: that share what is fetched. All of them want their next bytes from the same stretch
-            of a shuffled archive, and so each has a part in memory that is filled meanwhile.
+        max_gap: between two ranges that one request reads. Unneeded bytes take less time than
+            another request.
+        window: bytes that one request reads, at most.
+        batches: that share each window. In a shuffled archive, all of them need bytes of the same
+            stretch, so each has a part in memory that is being filled.
     """
 
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
@@ -92,7 +92,7 @@ class Uploaded:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one batch is put together.
+    """The parts of one batch.
 
     Attributes:
         parts: in order; the last is uploaded. A batch of one part is a plain put.
@@ -105,7 +105,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The S3 requests of some plans, and the bytes that pass through this machine.
+    """The S3 requests of plans, and the bytes that pass through this machine.
 
     Attributes:
         copies: UploadPartCopy.
@@ -131,7 +131,7 @@ def plan_batch(
     modified: DosDateTime,
     limits: PartLimits = S3_LIMITS,
 ) -> Plan:
-    """Lay out a batch: its images in the archive's order, its manifest, its central directory.
+    """The plan of a batch: its images in the archive's order, its manifest, its central directory.
 
     Args:
         batch: its rows and images.
@@ -154,7 +154,7 @@ def plan_batch(
             runs[-1] = Range(runs[-1].start, span.end)
         else:
             runs.append(Range(span.start, span.end))
-    # Stored, as in the other lane: no version of zlib has a say in the batch's bytes.
+    # Stored, as in the other lane: the batch's bytes must not depend on the version of zlib.
     info = zip_records.stored_member(MANIFEST, len(batch.manifest), crc32(batch.manifest), modified)
     info.header_offset = end
     infos.append(info)
@@ -165,7 +165,7 @@ def plan_batch(
 
 
 def cost(plans: Sequence[Plan], limits: PartLimits = S3_LIMITS) -> Cost:
-    """The requests that ``plans`` take if no batch is there yet."""
+    """The requests that ``plans`` take if no batch exists yet."""
     uploads = [part for plan in plans for part in plan.parts if isinstance(part, Uploaded)]
     windows = [window for some in _groups(plans, limits) for window in _windows(some, limits)]
     return Cost(
@@ -186,15 +186,15 @@ def parts(
     source: StoredObject,
     limits: PartLimits = S3_LIMITS,
 ) -> list[list[Part]]:
-    """The plan of each batch as parts to be assembled in ``bucket``.
+    """The parts of each batch, to be assembled in ``bucket``.
 
     Args:
-        key, source: of the archive that the plans were made for; a part of another one fails.
+        key, source: of the archive of the plans; if it is replaced, its parts fail.
     """
     read = partial(bucket.pieces, key, source.etag)
     batches: list[list[Part]] = []
     for some in _groups(plans, limits):
-        # One of each batch, and some that begin where those end.
+        # A part of each batch, and some that begin where those end.
         windows = Windows(_windows(some, limits), len(some) + PARALLEL_PARTS, read)
         for plan in some:
             batches.append([_part(part, key, source, windows) for part in plan.parts])
@@ -204,7 +204,7 @@ def parts(
 def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMITS) -> None:
     """Read a batch back from S3 and check its names, manifest, headers and every member's CRC.
 
-    Takes a few MiB of memory and no disk. An object that fails is removed.
+    It takes a few MiB of memory and no disk. An object that fails is removed.
 
     Raises:
         ArchiveError: if the archive that the batch was spliced from is damaged.
@@ -212,7 +212,7 @@ def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMI
     """
     stored = bucket.find(key)
     if stored is None:
-        raise AssemblyError(f"{key} is not there.")
+        raise AssemblyError(f"{key} does not exist.")
     try:
         read = partial(bucket.read, key, stored.etag)
         index = ZipIndex(_read_ahead(read, stored.size), stored.size, limits)
@@ -231,7 +231,7 @@ def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMI
 
 
 def _read_ahead(read: Read, size: int) -> Read:
-    """``read`` for one thread that goes forward: in long requests, the last of which is kept."""
+    """``read`` for one thread that reads forward: long requests, of which it keeps the last."""
     kept, data = 0, b""
 
     def ahead(offset: int, length: int) -> bytes:
@@ -248,8 +248,8 @@ def _parts(
 ) -> Iterator[Copied | Uploaded]:
     """Cut ``runs``, in their order, into copied and uploaded parts; the last ends with ``end``.
 
-    A run too short for a part of its own waits for the bytes that follow, up to the front of a
-    long run, until together they are a part.
+    A run that is too short to copy is joined with the bytes that follow it, if necessary with the
+    front of a long run, to a part that is uploaded.
     """
     least = max(limits.min_part_size, -(-size // (limits.max_parts - 1)))
     waiting: list[Range] = []
@@ -272,20 +272,20 @@ def _parts(
 
 
 def _even(whole: Range, most: int) -> Iterator[Range]:
-    """As few pieces as may be of at most ``most`` bytes, all of the same size, give or take one."""
+    """The fewest pieces of at most ``most`` bytes, whose sizes differ by one byte at most."""
     count = -(-whole.size // most)
     cuts = [whole.start + whole.size * i // count for i in range(count + 1)]
     return map(Range, cuts, cuts[1:])
 
 
 def _groups(plans: Sequence[Plan], limits: PartLimits) -> Iterator[Sequence[Plan]]:
-    """The plans whose batches are put together at the same time, and share their reads."""
+    """The plans whose batches are assembled at the same time and share windows."""
     for first in range(0, len(plans), limits.batches):
         yield plans[first : first + limits.batches]
 
 
 def _windows(plans: Iterable[Plan], limits: PartLimits) -> list[Range]:
-    """The ranges to read for the uploaded parts of some batches, a request each."""
+    """The ranges, one a request, to read for the uploaded parts of some batches."""
     uploads = (part for plan in plans for part in plan.parts if isinstance(part, Uploaded))
     ranges = (found for part in uploads for found in part.ranges)
     return list(windows_over(ranges, limits.window, limits.max_gap))
@@ -295,7 +295,7 @@ def _part(part: Copied | Uploaded, key: str, source: StoredObject, windows: Wind
     if isinstance(part, Copied):
         return CopiedPart(key, source.etag, part.range.start, part.range.end)
     gathered = Gathered(windows, part.ranges)
-    # In the order of the archive, so that the batches pass over it together.
+    # In the order of the archive, so that the batches read it together.
     position = part.ranges[-1].end if part.ranges else 0
     return SentPart(
         part.size, partial(_content, gathered, part.end), position, gathered.expect, gathered.drop

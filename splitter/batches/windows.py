@@ -1,4 +1,4 @@
-"""Ranges of an archive read by few requests: neighbours together, once for all who want them."""
+"""Reads ranges of an archive by few requests: neighbours together, each byte once."""
 
 import mmap
 from bisect import bisect_right
@@ -23,11 +23,11 @@ class Range:
 
 
 def windows_over(ranges: Iterable[Range], size: int, max_gap: int) -> Iterator[Range]:
-    """As few windows as cover ``ranges``, ascending, each of at most ``size`` bytes.
+    """The fewest windows that cover ``ranges``, ascending, each of at most ``size`` bytes.
 
     Args:
         ranges: in any order; they may overlap.
-        max_gap: between two ranges of a window, in bytes. It is read in vain.
+        max_gap: bytes between two ranges of a window; they are read but not used.
     """
     start = end = -1
     for found in sorted(ranges, key=lambda one: one.start):
@@ -44,10 +44,10 @@ def windows_over(ranges: Iterable[Range], size: int, max_gap: int) -> Iterator[R
 
 
 class Windows:
-    """Windows of an archive. What one holds goes, as it is read, to all who wait for it.
+    """Windows of an archive. The bytes of one go, as they are read, to all parts that need them.
 
-    So each is read once, by the first thread that needs it, and none is kept. A thread whose
-    reading fails fails alone, for the others then read that window themselves.
+    Each window is read once, by the first thread that needs it, and not kept. If that thread fails,
+    the others read the window themselves.
     """
 
     def __init__(
@@ -56,10 +56,9 @@ class Windows:
         """
         Args:
             windows: ascending.
-            most: parts that may have come in half, but for those that a thread is filling. Others
-                have to wait for their turn, and what they missed is read again.
-            read: gives so many bytes of the archive from a start on, piece by piece:
-                ``read(start, length)``.
+            most: incomplete parts in memory, except those that a thread is filling. Other parts
+                wait for their turn, and then read again what they missed.
+            read: yields bytes of the archive in pieces: ``read(start, length)``.
         """
         self._windows = windows
         self._starts = [window.start for window in windows]
@@ -92,20 +91,20 @@ class Windows:
             self._begun.discard(gathering)
 
     def fill(self, gathering: "_Gathering") -> None:
-        """Have all in place that ``gathering`` waits for.
+        """Read all windows that ``gathering`` needs, or wait for the threads that read them.
 
         Raises:
-            Exception: what reading a window raised.
+            Exception: any that reading a window raises.
         """
         numbers = sorted(gathering.numbers)
         for number in numbers:
             self._read_if_waiting(gathering, number)
-        for number in numbers:  # what other threads were reading
+        for number in numbers:  # those that other threads were reading
             while not self._is_filled(gathering, number):
                 self._read_if_waiting(gathering, number)
 
     def _is_filled(self, gathering: "_Gathering", number: int) -> bool:
-        """Wait until the thread that reads a window has done so; False if it could not."""
+        """Wait for the thread that reads a window; False if it failed."""
         with self._changed:
             self._changed.wait_for(
                 lambda: number in gathering.filled or gathering in self._waiting[number]
@@ -113,7 +112,7 @@ class Windows:
             return number in gathering.filled
 
     def _read_if_waiting(self, gathering: "_Gathering", number: int) -> None:
-        """Read a window for all who wait for it, unless another thread has begun to."""
+        """Read a window for all that wait for it, unless another thread is reading it."""
         with self._changed:
             if gathering not in self._waiting[number]:
                 return
@@ -135,7 +134,7 @@ class Windows:
     def _in_memory(
         self, gathering: "_Gathering", waiting: Iterable["_Gathering"]
     ) -> set["_Gathering"]:
-        """Those of ``waiting`` that have begun to take memory, or may: the first to be complete."""
+        """Those of ``waiting`` that take memory already or may begin to, the earliest end first."""
         self._begun.add(gathering)
         for each in sorted(waiting, key=lambda one: one.end):
             if len(self._begun) < self._most:
@@ -143,7 +142,7 @@ class Windows:
         return self._begun.intersection(waiting)
 
     def _scatter(self, window: Range, targets: "Iterable[_Target]") -> None:
-        """Read a window, and put its bytes into each buffer that is for a range of it."""
+        """Read a window and copy its bytes into the buffers of its ranges."""
         coming = sorted(targets, key=lambda target: -target[0].start)
         begun: list[_Target] = []
         start = window.start
@@ -161,7 +160,7 @@ class Windows:
 
 
 class Gathered:
-    """Ranges of an archive, one after the other, gathered from windows whoever reads those.
+    """The bytes of some ranges of an archive, one after the other, from windows that are shared.
 
     It takes memory as its bytes come in.
     """
@@ -172,23 +171,23 @@ class Gathered:
         self._gathering: _Gathering | None = None
 
     def expect(self) -> "_Gathering":
-        """Begin to take what is read for others, as these bytes will be asked for, once."""
+        """Begin to collect bytes from windows that are read for other parts too."""
         self.drop()
         self._gathering = _Gathering(self._windows, self._ranges)
         self._windows.expect(self._gathering)
         return self._gathering
 
     def drop(self) -> None:
-        """Give back the memory; the bytes will not be asked for."""
+        """Release the memory; the bytes are not needed."""
         if self._gathering:
             self._windows.forget(self._gathering)
             self._gathering = None
 
     def read(self) -> memoryview:
-        """The bytes, of which those that are still missing are read.
+        """The bytes; reads those that are still missing.
 
         Raises:
-            Exception: what reading a window raised.
+            Exception: any that reading a window raises.
         """
         gathering = self._gathering or self.expect()
         self._windows.fill(gathering)
@@ -197,18 +196,18 @@ class Gathered:
 
 
 _Target = tuple[Range, memoryview]
-"""A range of a window, and the buffer of that size that it is for."""
+"""A range of a window, and the buffer of that size for its bytes."""
 
 
 class _Gathering:
-    """What has come in of some ranges, for one attempt at sending them.
+    """The bytes received of some ranges, for one attempt at sending them.
 
-    The next begins anew: a thread may still be writing for an attempt that was dropped.
+    Each attempt has its own, because a thread may still write for an attempt that was dropped.
 
     Attributes:
         numbers: of the windows that it needs.
         end: of the last range.
-        filled: those of them whose bytes are in place.
+        filled: numbers of windows whose bytes are in place.
         buffer: for all ranges together.
     """
 
@@ -222,7 +221,7 @@ class _Gathering:
     @cached_property
     def buffer(self) -> memoryview:
         size = sum(found.size for found in self._ranges)
-        # Mapped, for a page of it takes memory only once something is written there.
+        # Mapped: a page takes memory only once it is written to.
         return memoryview(mmap.mmap(-1, size or 1))[:size]
 
     def targets(self, number: int) -> Sequence[_Target]:

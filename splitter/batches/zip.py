@@ -1,4 +1,4 @@
-"""One batch as a ZIP file of unpacked images: any stretch of its bytes, when it is asked for."""
+"""One batch as a ZIP of unpacked images, of which any stretch of bytes can be read."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ PART_SIZE = 8 * MIB
 
 
 class BatchZip:
-    """The bytes of a batch ZIP: no copy on disk, none in memory but the stretch asked for.
+    """The bytes of a batch ZIP, without a copy on disk or in memory.
 
-    Same batch and store, same bytes. JPEGs do not get smaller, so members are stored; their CRCs
-    and sizes are known beforehand, so each local header is complete and any program can read the
-    file as a stream.
+    The same batch and store give the same bytes. JPEGs do not get smaller, so members are stored.
+    Their CRCs and sizes are known beforehand, so each local header is complete and any program can
+    read the file as a stream.
 
     Args:
-        batch: what goes in.
+        batch: its rows and images.
         images: the archive's members by the names that the batch's rows use.
         store: the file that ``archive.extract`` filled.
         modified: the time stamp of ``manifest.csv``.
@@ -58,7 +58,7 @@ class BatchZip:
         *self._starts, self.size = accumulate(map(_size, self._pieces), initial=0)
 
     def parts(self) -> list[SentPart]:
-        """The whole ZIP, cut for an upload."""
+        """The whole ZIP in parts for an upload."""
         length = max(PART_SIZE, -(-self.size // MAX_PARTS))
         cuts = [*range(0, self.size, length), self.size]
         return [
@@ -66,10 +66,10 @@ class BatchZip:
         ]
 
     def read(self, start: int, end: int) -> bytearray:
-        """The bytes from ``start`` up to, not including, ``end``; for any thread.
+        """The bytes from ``start`` up to, not including, ``end``; any thread may read.
 
         Raises:
-            OSError: if the store is not what it was.
+            OSError: if the store is shorter than before.
         """
         content = bytearray(end - start)
         rest = memoryview(content)

@@ -109,8 +109,11 @@ def test_an_image_takes_one_request(size: int, requests: int) -> None:
     image = random.Random(size).randbytes(size)
     index = index_of(zip_of({"0.jpg": image, "1.jpg": bytes(200_000), **FILES}), asked)
     asked.clear()
-    assert index.read("0.jpg") == image
+    assert b"".join(index.chunks("0.jpg")) == image
     assert len(asked) == requests
+    asked.clear()
+    assert index.read("0.jpg") == image
+    assert len(asked) == 1
 
 
 def test_a_long_directory_takes_few_requests() -> None:

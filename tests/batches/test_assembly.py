@@ -46,7 +46,7 @@ def nothing_is_left(biospex: Biospex) -> bool:
     return not biospex.batches() and not biospex.incomplete_uploads()
 
 
-def test_parts_become_one_zip_object_that_says_where_it_comes_from(
+def test_parts_become_one_zip_with_its_metadata(
     pieces: list[bytes], biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     steps: list[int] = []
@@ -57,7 +57,7 @@ def test_parts_become_one_zip_object_that_says_where_it_comes_from(
     assert sum(steps) == sum(map(len, pieces))
 
 
-def test_what_is_there_is_neither_made_nor_sent_again(
+def test_an_existing_object_is_not_sent_again(
     pieces: list[bytes], bucket: Bucket, pool: PartPool
 ) -> None:
     assemble(bucket, KEY, parts_of(pieces), METADATA, pool, lambda _: None)
@@ -70,7 +70,7 @@ def test_what_is_there_is_neither_made_nor_sent_again(
 @pytest.mark.parametrize(
     ("data", "rows"), [(b"longer", "1-2000"), (b"other", "1-10")], ids=["size", "metadata"]
 )
-def test_another_batch_in_its_place_is_replaced(
+def test_an_object_of_another_size_or_metadata_is_replaced(
     data: bytes, rows: str, biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     assemble(bucket, KEY, parts_of([b"first"]), {"rows": "1-2000"}, pool, lambda _: None)
@@ -79,7 +79,7 @@ def test_another_batch_in_its_place_is_replaced(
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
-def test_a_part_that_cannot_be_made_leaves_nothing(
+def test_a_failed_part_leaves_nothing(
     failing: int, biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     parts = parts_of([bytes(8 * MIB)] * 3)
@@ -89,7 +89,7 @@ def test_a_part_that_cannot_be_made_leaves_nothing(
     assert nothing_is_left(biospex)
 
 
-def test_a_single_part_that_cannot_be_made_leaves_nothing(
+def test_a_failed_single_part_leaves_nothing(
     biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     with pytest.raises(OSError, match="the images are gone"):
@@ -97,7 +97,7 @@ def test_a_single_part_that_cannot_be_made_leaves_nothing(
     assert nothing_is_left(biospex)
 
 
-def test_parts_that_s3_does_not_take_together_leave_nothing(
+def test_parts_that_s3_refuses_leave_nothing(
     biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     parts = parts_of([bytes(5 * MIB - 1), b"end"])
@@ -106,9 +106,7 @@ def test_parts_that_s3_does_not_take_together_leave_nothing(
     assert nothing_is_left(biospex)
 
 
-def test_the_parts_not_yet_begun_when_one_fails_are_not_made(
-    biospex: Biospex, bucket: Bucket
-) -> None:
+def test_after_a_failure_waiting_parts_are_not_made(biospex: Biospex, bucket: Bucket) -> None:
     made: list[int] = []
 
     def make() -> bytearray:
@@ -122,7 +120,7 @@ def test_the_parts_not_yet_begun_when_one_fails_are_not_made(
     assert nothing_is_left(biospex)
 
 
-def test_an_upload_that_cannot_be_dropped_does_not_hide_why_it_failed(
+def test_a_failed_abort_does_not_hide_the_first_error(
     bucket: Bucket, pool: PartPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def abort(_: MultipartUpload) -> None:
@@ -134,7 +132,7 @@ def test_an_upload_that_cannot_be_dropped_does_not_hide_why_it_failed(
     assert bucket.find(KEY) is None
 
 
-def test_parts_stand_in_their_order_whichever_is_there_first(
+def test_parts_are_in_order_whichever_is_sent_first(
     biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     pieces = [bytes([number]) * 5 * MIB for number in range(3)]
@@ -166,7 +164,7 @@ def test_an_object_of_another_size_than_its_parts_is_removed(
     assert nothing_is_left(biospex)
 
 
-def test_a_part_is_made_when_it_is_its_turn(bucket: Bucket, pool: PartPool) -> None:
+def test_a_part_is_in_memory_only_while_it_is_sent(bucket: Bucket, pool: PartPool) -> None:
     alive: Counter[str] = Counter()
     most = 0
 
@@ -184,7 +182,7 @@ def test_a_part_is_made_when_it_is_its_turn(bucket: Bucket, pool: PartPool) -> N
     assert 1 <= most <= 5  # one for each thread, and one that is just being let go
 
 
-def test_what_stands_first_in_the_archive_is_next_whoever_submitted_it_first() -> None:
+def test_waiting_parts_are_sent_in_the_order_of_the_archive() -> None:
     begun, go_on = threading.Event(), threading.Event()
     done: list[int] = []
 

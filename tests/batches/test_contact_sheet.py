@@ -54,7 +54,7 @@ def test_the_images_shown_are_spread_from_the_first_to_the_last(
     assert spread([str(number) for number in range(count)]) == [str(n) for n in expected]
 
 
-def test_thumbnails_stand_in_order_and_what_is_no_image_is_a_grey_tile() -> None:
+def test_thumbnails_are_in_order_and_a_grey_tile_replaces_other_files() -> None:
     files = {
         "a": image("red"),
         "b": image("blue", (4000, 300), "PNG"),
@@ -77,7 +77,7 @@ def test_a_sheet_of_noise_is_still_small() -> None:
 
 
 def many_scans() -> bytes:
-    """A progressive JPEG whose last scan is there 4,000 times: each is a pass over the image."""
+    """A progressive JPEG whose last scan is repeated 4,000 times; each is a pass over the image."""
     written = io.BytesIO()
     Image.new("RGB", (4000, 4000), "red").save(written, "JPEG", progressive=True)
     data = written.getvalue()
@@ -86,7 +86,7 @@ def many_scans() -> bytes:
 
 
 def claims(width: int, height: int) -> bytes:
-    """A PNG that claims to be as large as that."""
+    """A PNG whose header claims this size."""
     data = image("red", (1, 1), "PNG")
     header = b"IHDR" + width.to_bytes(4) + height.to_bytes(4) + data[24:29]
     return data[:12] + header + zlib.crc32(header).to_bytes(4) + data[33:]
@@ -102,7 +102,7 @@ def claims(width: int, height: int) -> bytes:
         pytest.param(None, id="many bytes"),
     ],
 )
-def test_an_image_that_is_made_to_be_dear_is_a_tile_beside_the_others(
+def test_a_tile_replaces_an_image_that_is_costly_to_decode(
     hostile: bytes | None,
 ) -> None:
     files = {"a": image("red"), "b": hostile, "c": image("red")}
@@ -113,7 +113,7 @@ def test_an_image_that_is_made_to_be_dear_is_a_tile_beside_the_others(
     ]
 
 
-def test_a_sheet_that_takes_too_long_or_too_much_is_given_up(
+def test_drawing_stops_at_its_limits_of_time_and_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("splitter.batches.contact_sheet.SECONDS", 0.01)
@@ -121,6 +121,6 @@ def test_a_sheet_that_takes_too_long_or_too_much_is_given_up(
         contact_sheet(["a"], lambda _: image("red"))
 
 
-def test_the_memory_of_the_process_that_decodes_is_enough_for_the_largest_png() -> None:
+def test_the_memory_limit_is_enough_for_the_largest_png() -> None:
     large = image("red", (6_300, 6_300), "PNG")
     assert colours(contact_sheet(["a"], lambda _: large), 1) == [(4, 0, 0)]

@@ -1,4 +1,4 @@
-"""Which way an archive goes, and why: of archives in S3."""
+"""The lanes of archives in S3 and the reasons for them."""
 
 import pickle
 import unicodedata
@@ -58,7 +58,7 @@ def test_a_zip_that_s3_can_copy_is_spliced_with_its_batches(bucket: Bucket) -> N
     ],
     ids=["tar", "tar, asked", "ZIP, asked", "small", "folder", "method", "stream", "checksum"],
 )  # fmt: skip
-def test_what_is_extracted_and_why(
+def test_archives_that_are_extracted_and_the_reasons(
     data: bytes, changes: dict[str, Any], reason: str, bucket: Bucket
 ) -> None:
     lane = choose_lane(export_of(bucket, data), settings_of(**changes))
@@ -66,12 +66,12 @@ def test_what_is_extracted_and_why(
     assert reason in lane.reason
 
 
-def test_a_zip_just_above_the_least_size_is_spliced(bucket: Bucket) -> None:
+def test_a_zip_just_above_the_minimum_size_is_spliced(bucket: Bucket) -> None:
     settings = settings_of(splice_min_size=len(STREAMED) - 1)
     assert isinstance(choose_lane(export_of(bucket, STREAMED), settings), Splice)
 
 
-def test_names_that_the_manifest_spells_in_another_way_are_not_copied(bucket: Bucket) -> None:
+def test_an_archive_whose_manifest_spells_names_differently_is_extracted(bucket: Bucket) -> None:
     files = {"Å.jpg": b"1", "manifest.csv": f"imageName\n{DECOMPOSED}\n".encode()}
     lane = choose_lane(export_of(bucket, zip_of(files)), settings_of())
     assert isinstance(lane, Extract)
@@ -79,13 +79,13 @@ def test_names_that_the_manifest_spells_in_another_way_are_not_copied(bucket: Bu
 
 
 @pytest.mark.parametrize("data", [TAR, zip_of(FILES, zipfile.ZIP_BZIP2)], ids=["tar", "method"])
-def test_a_splice_that_cannot_be_is_refused_with_the_reason(data: bytes, bucket: Bucket) -> None:
+def test_an_impossible_splice_is_refused_with_the_reason(data: bytes, bucket: Bucket) -> None:
     with pytest.raises(SetupError, match="SPLIT_STRATEGY is splice, but "):
         choose_lane(export_of(bucket, data), settings_of(split_strategy="splice"))
 
 
 @pytest.mark.parametrize("strategy", ["auto", "extract", "splice"])
-def test_a_row_that_names_what_no_batch_may_hold_is_refused_before_any_lane(
+def test_a_row_that_names_an_unusable_file_is_refused_before_any_lane(
     strategy: str, bucket: Bucket
 ) -> None:
     data, name, said = ODD_ZIPS["encryption"]
@@ -94,7 +94,7 @@ def test_a_row_that_names_what_no_batch_may_hold_is_refused_before_any_lane(
         choose_lane(export_of(bucket, data), settings_of(split_strategy=strategy))
 
 
-def test_the_reason_shows_a_name_without_characters_that_act(bucket: Bucket) -> None:
+def test_the_reason_escapes_a_name(bucket: Bucket) -> None:
     renamed = STREAMED.replace(b"a.jpg", b"\x1b.jpg")
     hidden = with_directory(renamed, set_on(0, orig_filename="\u202e.jpg", flag_bits=0x808))
     lane = choose_lane(export_of(bucket, hidden), settings_of())
@@ -106,7 +106,7 @@ def connect(name: str) -> Bucket:
     raise ConnectionError(name)
 
 
-def test_an_export_in_another_process_connects_there_when_it_is_used(bucket: Bucket) -> None:
+def test_an_unpickled_export_connects_when_it_is_used(bucket: Bucket) -> None:
     here = export_of(bucket, STREAMED)
     there = pickle.loads(pickle.dumps(Export(here.request, here.source, here.limits, connect)))
     assert (there.request, there.source) == (here.request, here.source)
@@ -114,7 +114,7 @@ def test_an_export_in_another_process_connects_there_when_it_is_used(bucket: Buc
         there.identify()
 
 
-def test_an_archive_that_is_replaced_after_it_was_found_is_not_read(bucket: Bucket) -> None:
+def test_a_replaced_archive_is_not_read(bucket: Bucket) -> None:
     export = export_of(bucket, STREAMED)
     bucket.put(KEY, bytearray(TAR), {})
     with pytest.raises(ExportError, match="replaced or deleted"):

@@ -1,4 +1,4 @@
-"""How wide the lanes are, on a store whose requests wait as S3's do."""
+"""Parallel requests of the lanes, on a store whose requests wait as S3's do."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +11,7 @@ import pytest
 from bench.export import make_sparse_export
 from bench.paced_store import PacedStore, Stored
 from splitter.archives.zip_index import ZipIndex
+from splitter.archives.zip_sample import SAMPLE
 from splitter.aws.s3 import CLIENT_CONFIG, PARALLEL_DOWNLOADS, Bucket
 from splitter.batches.assembly import (
     PARALLEL_BATCHES,
@@ -19,7 +20,7 @@ from splitter.batches.assembly import (
     PartPool,
     assemble,
 )
-from splitter.batches.lanes import Export, Splice, choose_lane
+from splitter.batches.lanes import RANGE, Export, Splice, choose_lane
 from splitter.batches.splice import parts, plan_batch
 from splitter.messages import Request
 from splitter.settings import Settings
@@ -63,7 +64,7 @@ def export_in(bucket: Bucket) -> Export:
 
 
 def splice(bucket: Bucket, archive: Path, batch_size: int = 1000) -> list[int]:
-    """Put the batches of an export together, side by side; returns their sizes."""
+    """Assemble the batches of an export in parallel; returns their sizes."""
     export = export_in(bucket)
     with archive.open("rb") as file:
         index = ZipIndex.of_file(file)
@@ -84,7 +85,7 @@ def stored(store: PacedStore) -> list[Stored]:
     return [found for key, found in sorted(store.objects.items()) if key.startswith("batch/")]
 
 
-def test_as_many_copies_are_under_way_as_there_may_be(archive: Path, servers: ExitStack) -> None:
+def test_copies_fill_the_width_of_the_pool(archive: Path, servers: ExitStack) -> None:
     store = PacedStore(first_byte=0.03, rate=1e9)
     store.add(KEY, archive)
     sizes = splice(bucket_of(store, servers), archive)
@@ -94,8 +95,8 @@ def test_as_many_copies_are_under_way_as_there_may_be(archive: Path, servers: Ex
     assert not store.uploads
 
 
-def test_what_the_store_turns_away_is_asked_for_again(archive: Path, servers: ExitStack) -> None:
-    """S3 answers SlowDown where it is asked for more than it can do at the time."""
+def test_copies_that_are_throttled_are_sent_again(archive: Path, servers: ExitStack) -> None:
+    """S3 answers SlowDown to requests beyond its capacity."""
     store = PacedStore(first_byte=0.03, rate=250e6, most_copies=PARALLEL_COPIES // 2)
     store.add(KEY, archive)
     sizes = splice(bucket_of(store, servers), archive)
@@ -104,21 +105,28 @@ def test_what_the_store_turns_away_is_asked_for_again(archive: Path, servers: Ex
     assert not store.uploads
 
 
-def test_looking_at_an_archive_takes_few_rounds_of_requests(
-    archive: Path, servers: ExitStack
-) -> None:
+def test_the_members_of_a_sample_are_read_in_parallel(archive: Path, servers: ExitStack) -> None:
     store = PacedStore(first_byte=0.2, rate=1e9)
     store.add(KEY, archive)
     export = export_in(bucket_of(store, servers))
     lane = choose_lane(export, Settings(splice_min_size=0))
     assert isinstance(lane, Splice)
     assert store.traffic.requests["GET"] < 100
-    assert store.traffic.most > 8  # side by side
+    assert store.traffic.most > SAMPLE // 2
 
 
-def test_a_download_keeps_as_many_ranges_under_way_as_it_may(
-    tmp_path: Path, servers: ExitStack
-) -> None:
+def test_a_long_stretch_is_read_in_parallel_ranges(archive: Path, servers: ExitStack) -> None:
+    store = PacedStore(first_byte=0.2, rate=1e9)
+    store.add(KEY, archive)
+    export = export_in(bucket_of(store, servers))
+    start, length = 3 * IMAGE - 5, 9 * RANGE + 1
+    with archive.open("rb") as file:
+        file.seek(start)
+        assert export.read(start, length) == file.read(length)
+    assert store.traffic.requests["GET"] == store.traffic.most == 10
+
+
+def test_a_download_reads_ranges_in_parallel(tmp_path: Path, servers: ExitStack) -> None:
     make_sparse_export(tmp_path / "a.zip", 400, IMAGE)
     store = PacedStore(first_byte=0.2, rate=1e9)
     store.add(KEY, tmp_path / "a.zip")
@@ -129,6 +137,6 @@ def test_a_download_keeps_as_many_ranges_under_way_as_it_may(
     assert path.stat().st_size == export.source.size
 
 
-def test_each_thread_that_asks_has_a_connection() -> None:
+def test_each_thread_that_sends_requests_has_a_connection() -> None:
     threads = PARALLEL_COPIES + PARALLEL_PARTS + PARALLEL_BATCHES
     assert CLIENT_CONFIG.max_pool_connections >= threads  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A plan is what a run then makes; of what cannot be planned it says so."""
+"""Plans match the batches of a run, or state that they cannot."""
 
 import re
 
@@ -23,7 +23,7 @@ def planned(export: Export, settings: Settings) -> str:
 
 @pytest.mark.usefixtures("prefect_api", "workspace")
 @pytest.mark.parametrize("splice_min_size", [0, 999999999], ids=["splice", "extract"])
-def test_the_plan_of_a_zip_is_what_a_run_then_makes(
+def test_the_plan_of_a_zip_matches_the_batches_of_a_run(
     splice_min_size: int, biospex: Biospex, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BATCH_SIZE", "10")
@@ -48,14 +48,14 @@ def test_the_plan_of_a_zip_is_what_a_run_then_makes(
     assert f"{sum(entry['Size'] for entry in made):,}" in printed
 
 
-def test_the_plan_of_a_tar_says_what_cannot_be_known(bucket: Bucket) -> None:
+def test_the_plan_of_a_tar_has_no_batches(bucket: Bucket) -> None:
     [tar] = [path for path in EXPORTS if path.suffix == ".gz"]
     printed = planned(export_of(bucket, tar.read_bytes()), settings_of())
     assert "Lane: extract, a tar.gz archive cannot be copied piece by piece" in printed
-    assert "known when it has been unpacked" in printed
+    assert "known only when it has been unpacked" in printed
 
 
-def test_a_plan_says_what_is_in_no_row_and_what_zooniverse_will_not_like(bucket: Bucket) -> None:
+def test_a_plan_lists_unlisted_files_and_findings_for_zooniverse(bucket: Bucket) -> None:
     data = zip_of({**FILES, "c.jpg": b"", "notes.txt": b"in no row"})
     printed = planned(export_of(bucket, data), settings_of())
     assert "1 batches, 2 files in no row" in printed
@@ -65,7 +65,7 @@ def test_a_plan_says_what_is_in_no_row_and_what_zooniverse_will_not_like(bucket:
 
 
 @pytest.mark.parametrize("strategy", ["auto", "extract"])
-def test_what_a_run_would_refuse_is_refused(strategy: str, bucket: Bucket) -> None:
+def test_a_plan_refuses_an_export_that_a_run_refuses(strategy: str, bucket: Bucket) -> None:
     data = zip_of({**FILES, "manifest.csv": b"imageName\nz.jpg\n"})
     with pytest.raises(ExportError, match=r"row 2 names 'z\.jpg'"):
         planned(export_of(bucket, data), settings_of(split_strategy=strategy))

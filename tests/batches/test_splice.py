@@ -61,7 +61,7 @@ def planned(data: bytes, images: Sequence[str], limits: PartLimits = S3_LIMITS) 
 
 
 def assembled(plan: Plan, source: bytes) -> bytes:
-    """The batch as S3 would put it together."""
+    """The batch as S3 assembles it."""
     content = b""
     for part in plan.parts:
         if isinstance(part, Copied):
@@ -106,7 +106,7 @@ small_limits = st.builds(
 
 
 @given(st.data(), sources(), small_limits)
-def test_a_plan_keeps_the_limits_and_gives_a_whole_zip(
+def test_a_plan_keeps_the_limits_and_makes_a_complete_zip(
     draws: st.DataObject, source: bytes, limits: PartLimits
 ) -> None:
     members = index_of(source).members
@@ -148,7 +148,7 @@ def kinds(plan: Plan) -> str:
     return "".join(type(part).__name__[0] for part in plan.parts)
 
 
-def test_a_run_is_one_copied_part_and_a_long_one_several_of_the_same_size() -> None:
+def test_a_long_run_is_copied_in_parts_of_the_same_size() -> None:
     files = {f"{number}.jpg": bytes(100) for number in range(10)}
     source = zip_of(files, zipfile.ZIP_STORED)
     plan = planned(source, list(files), PartLimits(min_part_size=50, max_copy_size=1350))
@@ -159,14 +159,14 @@ def test_a_run_is_one_copied_part_and_a_long_one_several_of_the_same_size() -> N
 
 
 @pytest.mark.parametrize("name", ["contiguous", "scattered", "mixed"])
-def test_a_batch_has_the_same_bytes_however_it_is_cut_into_parts(name: str) -> None:
+def test_the_bytes_of_a_batch_do_not_depend_on_its_parts(name: str) -> None:
     images, _ = BATCHES[name]
     plans = [planned(ARCHIVE, images, PartLimits(max_copy_size=size * MIB)) for size in (5, 256)]
     few, many = (assembled(plan, ARCHIVE) for plan in plans)
     assert few == many
 
 
-def test_a_batch_of_2_gb_fills_the_copies_that_may_be_under_way() -> None:
+def test_ten_batches_of_2_gb_fill_the_width_of_the_copies() -> None:
     info = zipfile.ZipInfo("a.jpg", MODIFIED)
     info.CRC = 0
     span = MemberSpan(info, 0, 2_000_000_000)
@@ -188,7 +188,7 @@ def test_a_short_run_is_filled_up_from_the_front_of_a_long_one() -> None:
 
 
 @pytest.mark.parametrize("mode", [0o100000, 0o100400, 0o104755], ids=oct)
-def test_a_batch_holds_plain_files_whichever_mode_they_had(mode: int) -> None:
+def test_members_of_a_batch_are_plain_files_whatever_their_mode(mode: int) -> None:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         info = zipfile.ZipInfo("a.jpg")
@@ -200,7 +200,7 @@ def test_a_batch_holds_plain_files_whichever_mode_they_had(mode: int) -> None:
         assert {info.external_attr for info in made.infolist()} == {0o100644 << 16}
 
 
-def test_small_gaps_are_read_over() -> None:
+def test_small_gaps_are_read_with_their_neighbours() -> None:
     """As in ZIPs of macOS: a resource fork of some hundred bytes after every image."""
     files: dict[str, bytes] = {}
     for number in range(50):
@@ -402,7 +402,7 @@ def nothing_is_left(object_store: Any, bucket: Bucket, key: str) -> bool:
 
 
 @pytest.mark.parametrize("name", BATCHES)
-def test_a_batch_is_put_together_as_planned(
+def test_a_batch_is_assembled_as_planned(
     name: str,
     object_store: Any,
     bucket: Bucket,
@@ -443,14 +443,14 @@ def requests_of(cost: Cost) -> Counter[str]:
     return +counter
 
 
-def test_batches_from_all_over_an_archive_read_it_once_together(
+def test_batches_of_a_shuffled_archive_read_it_once_together(
     object_store: Any,
     bucket: Bucket,
     source: StoredObject,
     requests: Counter[str],
     pool: PartPool,
 ) -> None:
-    """As many as are put together at the same time; the bytes are those of batches made alone."""
+    """As many batches as are assembled at a time; each has the bytes of a batch made alone."""
     limits = PartLimits(window=MIB, batches=3)
     plans = [planned(ARCHIVE, NAMES[first::3]) for first in range(3)]
     planned_parts = parts(plans, bucket, KEY, source, limits)
@@ -471,7 +471,7 @@ def test_batches_from_all_over_an_archive_read_it_once_together(
 
 
 @pytest.mark.parametrize("name", ["contiguous", "scattered", "a single put"])
-def test_a_source_replaced_after_the_plan_is_a_failure_that_leaves_nothing(
+def test_a_source_replaced_after_the_plan_fails_and_leaves_nothing(
     name: str, object_store: Any, bucket: Bucket, pool: PartPool
 ) -> None:
     key, source_key = f"batch/{name}-replaced.zip", "export/replaced.zip"
@@ -485,7 +485,7 @@ def test_a_source_replaced_after_the_plan_is_a_failure_that_leaves_nothing(
     assert nothing_is_left(object_store, bucket, key)
 
 
-def test_a_part_that_fails_takes_the_upload_with_it(
+def test_a_failed_part_aborts_the_upload(
     object_store: Any, bucket: Bucket, splice_to: Callable[[Plan, str], bool]
 ) -> None:
     plan = planned(ARCHIVE, NAMES)
@@ -534,7 +534,7 @@ def test_the_index_is_read_from_s3(bucket: Bucket, source: StoredObject) -> None
     assert index.read("01.jpg") == IMAGES["01.jpg"]
 
 
-def test_the_rest_of_an_answer_that_breaks_off_is_requested() -> None:
+def test_a_broken_response_is_resumed() -> None:
     class Breaking(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             raise ConnectionResetError

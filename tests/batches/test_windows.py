@@ -27,13 +27,13 @@ def bytes_of(found: list[Range]) -> bytes:
 
 
 def read(start: int, length: int) -> Iterator[bytes]:
-    """In pieces, as they come over a wire."""
+    """Yield pieces, as a connection does."""
     for at in range(start, start + length, 7):
         yield DATA[at : min(at + 7, start + length)]
 
 
 def counting(reads: Counter[int]) -> Callable[[int, int], Iterator[bytes]]:
-    """``read``, which also counts how often it is asked for what begins where."""
+    """``read`` that counts its calls by their first byte."""
 
     def counted(start: int, length: int) -> Iterator[bytes]:
         reads[start] += 1
@@ -49,9 +49,7 @@ def gathered(windows: Windows, found: Sequence[Range]) -> bytes:
 
 
 @given(ranges, st.integers(1, 300), st.integers(0, 100))
-def test_windows_cover_what_is_wanted_and_give_its_bytes(
-    found: list[Range], size: int, max_gap: int
-) -> None:
+def test_windows_cover_all_ranges(found: list[Range], size: int, max_gap: int) -> None:
     windows = list(windows_over(found, size, max_gap))
     assert all(0 < window.size <= size for window in windows)
     assert all(one.end <= other.start for one, other in pairwise(windows))
@@ -79,7 +77,7 @@ def test_parts_of_any_ranges_get_their_bytes_from_windows_read_once(
     assert set(reads.values()) == {1}
 
 
-def test_threads_that_want_the_same_windows_read_each_once() -> None:
+def test_threads_that_need_the_same_windows_read_each_once() -> None:
     reads: Counter[int] = Counter()
     barrier = threading.Barrier(4)
     windows = Windows([Range(at, at + 100) for at in range(0, 1000, 100)], 4, counting(reads))
@@ -96,7 +94,7 @@ def test_threads_that_want_the_same_windows_read_each_once() -> None:
     assert set(reads.values()) == {1}
 
 
-def test_a_window_that_cannot_be_read_fails_only_the_thread_that_tried() -> None:
+def test_a_failed_read_fails_only_its_own_thread() -> None:
     begun, fail = threading.Event(), threading.Event()
     attempts: list[int] = []
 
@@ -125,7 +123,7 @@ def test_a_window_that_cannot_be_read_fails_only_the_thread_that_tried() -> None
     assert failing.read() == DATA[5:50]
 
 
-def test_what_is_read_for_others_does_not_go_to_a_part_that_was_dropped() -> None:
+def test_a_dropped_part_receives_no_bytes() -> None:
     reads: Counter[int] = Counter()
     windows = Windows([Range(0, 100)], 2, counting(reads))
     dropped, other = Gathered(windows, [Range(0, 50)]), Gathered(windows, [Range(20, 90)])
@@ -138,7 +136,7 @@ def test_what_is_read_for_others_does_not_go_to_a_part_that_was_dropped() -> Non
     assert reads == {0: 2}
 
 
-def test_no_more_parts_than_allowed_are_in_memory_before_their_turn() -> None:
+def test_the_number_of_incomplete_parts_in_memory_is_limited() -> None:
     reads: Counter[int] = Counter()
     windows = Windows([Range(0, 100)], 2, counting(reads))
     parts = [Gathered(windows, [Range(0, end)]) for end in (90, 80, 70)]

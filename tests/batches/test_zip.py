@@ -49,7 +49,7 @@ def batch_of(rows: str) -> Batch:
 
 
 class Store:
-    """Images in a file, as ``archive.extract`` leaves them."""
+    """Images in a file, as ``extract`` writes them."""
 
     def __init__(self, path: Path, images: dict[str, bytes]) -> None:
         self.path = path
@@ -123,7 +123,9 @@ def test_the_size_is_known_before_a_byte_is_read(data: bytes, store: Store) -> N
 
 @settings(deadline=None)
 @given(source=st.data())
-def test_any_stretch_of_it_can_be_read(source: st.DataObject, data: bytes, store: Store) -> None:
+def test_any_stretch_of_a_batch_can_be_read(
+    source: st.DataObject, data: bytes, store: Store
+) -> None:
     start = source.draw(st.integers(0, len(data) - 1))
     end = source.draw(st.integers(start, len(data)))
     assert store.zip_of(batch_of(ROWS)).read(start, end) == data[start:end]
@@ -131,7 +133,7 @@ def test_any_stretch_of_it_can_be_read(source: st.DataObject, data: bytes, store
 
 @settings(deadline=None)
 @given(source=st.data())
-def test_it_does_not_matter_into_which_stretches_it_is_cut(
+def test_stretches_join_to_the_whole_batch(
     source: st.DataObject, data: bytes, store: Store
 ) -> None:
     cuts = source.draw(st.lists(st.integers(0, len(data))).map(sorted))
@@ -148,7 +150,7 @@ def test_several_threads_may_read_at_once(data: bytes, store: Store) -> None:
         assert list(found) == [data[start : start + 99_991] for start in starts]
 
 
-def test_its_parts_are_the_whole_in_order(tmp_path: Path) -> None:
+def test_parts_are_the_whole_batch_in_order(tmp_path: Path) -> None:
     images = {f"{number}.jpg": os.urandom(3_000_000) for number in range(7)}
     content = Store(tmp_path / "store", images).zip_of(batch_of("\n".join(["imageName", *images])))
     parts = content.parts()
@@ -156,7 +158,7 @@ def test_its_parts_are_the_whole_in_order(tmp_path: Path) -> None:
     assert b"".join(part.content() for part in parts) == whole(content)
 
 
-def test_parts_grow_where_there_would_be_too_many(tmp_path: Path) -> None:
+def test_parts_grow_with_the_batch_to_stay_within_the_limit(tmp_path: Path) -> None:
     huge = {"a.jpg": Member(0, 8 * MIB * MAX_PARTS, 0, MODIFIED)}
     parts = BatchZip(batch_of("imageName\na.jpg\n"), huge, tmp_path, MODIFIED).parts()
     assert len(parts) == MAX_PARTS
@@ -185,7 +187,7 @@ def batch_of_size(size: int, store: Path) -> BatchZip:
     ],
     ids="{:,}".format,
 )
-def test_parts_are_what_s3_takes(size: int, length: int, count: int, tmp_path: Path) -> None:
+def test_parts_keep_the_limits_of_s3(size: int, length: int, count: int, tmp_path: Path) -> None:
     content = batch_of_size(size, tmp_path / "store")
     assert content.size == size
     *parts, last = content.parts()
@@ -197,7 +199,7 @@ def test_parts_are_what_s3_takes(size: int, length: int, count: int, tmp_path: P
     assert content.read(size - 22, size).startswith(b"PK\5\6")
 
 
-def test_bytes_far_into_a_batch_beyond_4_gib_are_where_they_belong(tmp_path: Path) -> None:
+def test_bytes_beyond_4_gib_are_in_place(tmp_path: Path) -> None:
     size = 8 * MIB * MAX_PARTS
     content = batch_of_size(size, tmp_path / "store")
     with (tmp_path / "store").open("r+b") as store:
@@ -218,7 +220,7 @@ def test_bytes_far_into_a_batch_beyond_4_gib_are_where_they_belong(tmp_path: Pat
         min_size=1,
     )
 )
-def test_any_image_of_any_name_comes_back(
+def test_images_of_any_name_and_content_come_back(
     tmp_path_factory: pytest.TempPathFactory, images: dict[str, bytes]
 ) -> None:
     images.pop("manifest.csv", None)
@@ -231,7 +233,7 @@ def test_any_image_of_any_name_comes_back(
         }
 
 
-def test_images_that_end_early_are_an_error_not_a_shorter_batch(tmp_path: Path) -> None:
+def test_a_store_that_ends_early_is_an_error(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", {"a.jpg": b"x" * 1000})
     os.truncate(store.path, 999)
     with pytest.raises(OSError, match="images end before a batch does"):
@@ -272,7 +274,7 @@ def test_other_programs_read_a_batch(program: str, data: bytes, tmp_path: Path) 
     accepts(program, path)
 
 
-def test_a_batch_of_65_535_members_is_read_right(tmp_path: Path) -> None:
+def test_a_batch_of_65_535_members_is_read_correctly(tmp_path: Path) -> None:
     with zipfile.ZipFile(crowd_of(65_534, tmp_path)) as found:
         assert len(found.namelist()) == 65_535
         assert found.read("65533.jpg") == b"ab"
