@@ -30,14 +30,14 @@ def serving(
     return served({"TRIGGER_QUEUE_URL": biospex.trigger_queue_url, **environment}, output)
 
 
-def eventually(look: Callable[[], Found | None]) -> Found:
+def eventually(look: Callable[[], Found | None], within: float = 180) -> Found:
     """Return the result of ``look`` as soon as it is not empty."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         if found := look():
             return found
         time.sleep(0.2)
-    raise AssertionError("It did not happen within three minutes.")
+    raise AssertionError(f"It did not happen within {within} seconds.")
 
 
 def run_named(prefect: SyncPrefectClient, name: str, state: StateType | None = None) -> FlowRun:
