@@ -240,6 +240,9 @@ class Listener:
             try:
                 self._give_up(export, run, explain(error))
             except Exception as unsent:
+                if is_outage(unsent):
+                    self._logger.warning("Message %s has to wait: %r", message, unsent)
+                    return  # still in flight: the next look tries again
                 self._forget(export)
                 self._reject(export.delivery, repr(unsent))
 

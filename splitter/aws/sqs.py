@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 MAX_RECEIVE = 10
 MAX_WAIT = 20
 
-RECEIVES_BEFORE_DEAD_LETTER = 6
-"""How often a message that cannot be answered is received before it becomes a dead letter."""
+REJECTIONS_BEFORE_DEAD_LETTER = 6
+"""How often a message is rejected by one listener before it becomes a dead letter."""
 
 SECONDS_BETWEEN_RECEIVES = 10
 """Of a message that cannot be answered: a minute in all, in which its queue may be repaired."""
@@ -48,14 +49,12 @@ class Delivery:
 
     Attributes:
         received: ``time.monotonic()`` of the request that brought it, seconds.
-        receive_count: how often SQS has delivered it, about.
     """
 
     message_id: str
     body: str
     receipt_handle: str
     received: float
-    receive_count: int = 1
 
 
 class CallbackError(SetupError):
@@ -88,6 +87,7 @@ class TriggerQueue:
         """``visibility_timeout``: seconds a message stays invisible after each extension."""
         self._client = client
         self._dead_letter_queue: str | None = None
+        self._rejections: Counter[str] = Counter()
         self.url = url
         self.visibility_timeout = visibility_timeout
 
@@ -105,7 +105,6 @@ class TriggerQueue:
         asked = time.monotonic()
         answer = self._ask(
             self._client.receive_message,
-            AttributeNames=["ApproximateReceiveCount"],
             MaxNumberOfMessages=min(limit, MAX_RECEIVE),
             WaitTimeSeconds=min(wait, MAX_WAIT),
             VisibilityTimeout=self.visibility_timeout,
@@ -116,7 +115,6 @@ class TriggerQueue:
                 message["Body"],
                 message["ReceiptHandle"],
                 asked,
-                int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
             )
 
     def extend_visibility(self, delivery: Delivery) -> bool:
@@ -131,7 +129,8 @@ class TriggerQueue:
         """Move a message that cannot be answered to the dead-letter queue.
 
         Done here because the queue's own ``maxReceiveCount`` counts each restart of the listener
-        too. The message first comes back a few times, for about a minute.
+        too. The message first comes back a few times, for about a minute, however often it was
+        received before.
 
         Returns:
             Whether it was moved; without a dead-letter queue it never is.
@@ -139,10 +138,12 @@ class TriggerQueue:
         if not self._dead_letter_queue:
             self._change(delivery, self.visibility_timeout)
             return False
-        if delivery.receive_count < RECEIVES_BEFORE_DEAD_LETTER:
+        self._rejections[delivery.message_id] += 1
+        if self._rejections[delivery.message_id] < REJECTIONS_BEFORE_DEAD_LETTER:
             self._change(delivery, SECONDS_BETWEEN_RECEIVES)
             return False
         self._client.send_message(QueueUrl=self._dead_letter_queue, MessageBody=delivery.body)
+        del self._rejections[delivery.message_id]
         return self.acknowledge(delivery)
 
     def acknowledge(self, delivery: Delivery) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
-from httpx import HTTPStatusError, Request, Response
+from httpx import ConnectError, HTTPStatusError, Request, Response
 from moto.server import ThreadedMotoServer
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
@@ -360,6 +360,26 @@ def test_an_unexpected_error_about_one_export_is_answered_and_stays_with_it(
     listener.poll()
     assert sorted(callback["downloadId"] for callback in biospex.callbacks()) == [0, 1]
     assert listener._in_flight == {}
+
+
+def test_an_outage_while_an_unexpected_error_is_answered_costs_no_message(
+    listener: Listener, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception) -> Callable[..., Any]:
+        def failing(*_: Any) -> Any:
+            raise error
+
+        return failing
+
+    monkeypatch.setattr("flows.support.listener.observe", fail(ValueError("odd")))
+    with monkeypatch.context() as during:
+        during.setattr("flows.support.listener.force_cancelled", fail(ConnectError("away")))
+        for _ in range(7):  # more than a message is rejected
+            listener.poll()
+    assert len(listener._in_flight) == 1
+    listener.poll()
+    assert biospex.statuses() == ["failed"]
+    assert biospex.triggers() == (0, 0)
 
 
 def test_what_fails_before_the_flows_code_has_begun_is_no_attempt(
