@@ -147,7 +147,7 @@ class Bench:
             check=True,
         )
         found = json.loads(done.stdout.splitlines()[-1])  # after the flow's own line
-        if found["state"] != "Completed":
+        if not str(found["state"]).startswith("Completed"):
             raise RuntimeError(f"The {strategy} lane ended {found['state']}.")
         return Measured(**{name: found[name] for name in Measured.__dataclass_fields__})
 

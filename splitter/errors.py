@@ -72,7 +72,7 @@ class Meaning:
     """The meaning of an error code.
 
     Attributes:
-        fix: what an operator has to do, where only he can help.
+        fix: what an operator has to do, where only they can help.
         where: lower-case words of the service's message; the meaning holds only with them in it.
     """
 

@@ -35,11 +35,11 @@ def best_effort(what: str, logger: Logger, *, waits: bool = True) -> Iterator[No
     """Log and ignore errors in display-only code.
 
     Requests in it are repeated a few times only, so that one that Prefect refuses again and again
-    does not hold the export. An outage that has begun before is waited out first.
+    does not hold the export. It waits first for the end of an outage.
 
     Args:
         what: the subject of the log line, such as "The summary".
-        waits: whether an outage is waited out.
+        waits: whether it waits for the end of an outage.
     """
     if waits:
         wait_for_prefect()
