@@ -11,7 +11,7 @@ from typing import Self, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.client.orchestration import get_client
+from prefect.context import SyncClientContext
 from prefect.logging import get_run_logger
 
 from flows.support.outage import FEW_RETRIES, waits_for_prefect
@@ -22,12 +22,6 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 Logger = LoggerAdapter[logging.Logger] | logging.Logger
-
-
-LONGEST_WAIT = 15 * 60
-"""Seconds for which display-only code waits for Prefect's API."""
-
-SECONDS_BETWEEN_TRIES = 5
 
 
 @contextmanager
@@ -51,11 +45,9 @@ def best_effort(what: str, logger: Logger, *, waits: bool = True) -> Iterator[No
 
 
 def wait_for_prefect() -> None:
-    """Wait until the health route of Prefect's API answers, or for a quarter of an hour."""
-    deadline = time.monotonic() + LONGEST_WAIT
-    with waits_for_prefect(0), get_client(sync_client=True) as prefect:
-        while prefect.api_healthcheck() is not None and time.monotonic() < deadline:
-            time.sleep(SECONDS_BETWEEN_TRIES)
+    """Ask the health route of Prefect's API, repeatedly if the run's settings say so."""
+    with SyncClientContext.get_or_create() as context:
+        context.client.api_healthcheck()
 
 
 class Progress:
