@@ -66,7 +66,7 @@ $(DEMO): requirements-demo.lock
 	@touch $@
 
 $(INSTALLED): $(DEMO) requirements-dev.lock requirements-zooniverse.lock
-	@echo "Installing the packages of the tests and checks into $(VENV), which is 1 GB on disk then."
+	@echo "Installing the packages of the tests and checks into $(VENV), which is 1.5 GB on disk then."
 	$(call install,$(VENV),requirements-dev.lock)
 	@$(BIN)/uv pip check --quiet --python $(VENV)
 	@$(PYTHON) -m venv --without-pip $(VENV)/zooniverse
