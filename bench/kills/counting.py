@@ -13,6 +13,10 @@ from bench.kills.victims import VICTIMS, Victim
 
 IMAGES = 500
 BATCH_SIZE = 100
+OURS = "biospex-batch-"
+PREFECTS = "prefect-workspace-attempt-"
+"""Where Prefect keeps the files of an attempt; a worker that is killed leaves them."""
+
 LEFTOVERS = ("uploads", "files", "other files", "messages", "dead letters", "runs", "processes")
 
 
@@ -99,7 +103,7 @@ def count_leftovers(this: Round, aws: Aws, tmp: Path, runs: Runs) -> None:
     """Nothing is left."""
     # Not Prefect's empty directories: a runner leaves one even when it is stopped cleanly.
     paths = [path.relative_to(tmp) for path in sorted(tmp.rglob("*")) if path.is_file()]
-    others = [str(path) for path in paths if not path.parts[0].startswith("biospex-batch-")]
+    others = [str(path) for path in paths if not path.parts[0].startswith((OURS, PREFECTS))]
     unfinished = [
         f"{run.name} {run.state_name}"
         for run in runs.current()
@@ -107,7 +111,7 @@ def count_leftovers(this: Round, aws: Aws, tmp: Path, runs: Runs) -> None:
     ]
     details = {
         "uploads": aws.uploads(),
-        "files": sorted(path.name for path in tmp.glob("biospex-batch-*")),
+        "files": sorted(path.name for path in tmp.glob(f"{OURS}*")),
         "other files": others,
         "runs": unfinished,
     }

@@ -165,7 +165,7 @@ class Place:
         subprocess.run(
             [*command, "--name", "create-batches"],
             cwd=ROOT,
-            env={**os.environ, **self._environment},
+            env={**os.environ, **self._environment, "PREFECT_LOGGING_LEVEL": "ERROR"},
             stdout=subprocess.DEVNULL,
             check=True,
         )

@@ -78,7 +78,12 @@ class Served:
 
     def stop(self) -> bool:
         """Ask it to end, as systemd or a container engine would; whether it did in time."""
-        return _stop(self.process)
+        self.process.terminate()
+        try:
+            self.process.wait(TIME_TO_STOP)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def left(self) -> Processes:
         """Processes that outlive it by more than TIME_TO_EXIT."""
@@ -119,8 +124,9 @@ class Pooled(Served):
         self.worker = self._start(*self.work)
 
     def stop(self) -> bool:
-        is_stopped = _stop(self.worker)
-        return super().stop() and is_stopped
+        self.worker.kill()  # after SIGTERM Prefect's worker was still there 90 seconds later
+        self.worker.wait()
+        return super().stop()
 
     def kill(self) -> None:
         super().kill()
@@ -209,12 +215,3 @@ def kill(pids: Iterable[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> bool:
-    process.terminate()
-    try:
-        process.wait(TIME_TO_STOP)
-    except subprocess.TimeoutExpired:
-        return False
-    return True

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from devtools.processes import process_of
-from devtools.proxy import NGINX, nginx
+from devtools.proxy import CADDY, NGINX, caddy, nginx
 from flows.support.heartbeats import websocket_problem
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
@@ -29,7 +29,7 @@ needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
 @needs_nginx
 @pytest.mark.parametrize("passes_upgrades", [True, False])
-def test_the_documented_proxy_passes_heartbeats_and_a_plain_one_does_not(
+def test_nginx_passes_heartbeats_as_documented_and_not_by_default(
     passes_upgrades: bool, prefect_api: dict[str, str], tmp_path: Path
 ) -> None:
     setup = None if passes_upgrades else NO_UPGRADE
@@ -37,8 +37,16 @@ def test_the_documented_proxy_passes_heartbeats_and_a_plain_one_does_not(
         nginx(prefect_api["PREFECT_API_URL"], tmp_path, setup) as url,
         temporary_settings({PREFECT_API_URL: url}),
     ):
-        problem = eventually(lambda: [websocket_problem()])[0]
-        assert (problem is None) == passes_upgrades
+        assert (websocket_problem() is None) == passes_upgrades
+
+
+@pytest.mark.skipif(CADDY is None, reason="Caddy is not installed")
+def test_caddy_passes_heartbeats_as_documented(prefect_api: dict[str, str], tmp_path: Path) -> None:
+    with (
+        caddy(prefect_api["PREFECT_API_URL"], tmp_path) as url,
+        temporary_settings({PREFECT_API_URL: url}),
+    ):
+        assert websocket_problem() is None
 
 
 @needs_nginx
