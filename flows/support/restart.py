@@ -19,7 +19,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.logging import get_logger
 from prefect.states import AwaitingRetry
 
-from flows.support.decision import MISSED_HEARTBEATS, TIME_TO_CANCEL, TIME_TO_START_HERE
+from flows.support.decision import MISSED_HEARTBEATS, TIME_TO_CANCEL, time_to_start_here
 from flows.support.heartbeats import FREQUENCY, SECONDS_BETWEEN_SIGNS, ServerClock, last_arrival
 from flows.support.prefect_texts import SERVICE_STOPPED
 from flows.support.processes import end_leftovers, end_run, machine_load
@@ -149,7 +149,7 @@ class Upkeep:
         if run.state is None:
             return False
         if run.state.is_pending():
-            return self._age(run) > TIME_TO_START_HERE * max(machine_load(), 1.0)
+            return self._age(run) > time_to_start_here(machine_load())
         heard_at = self._heard_at.get(run.id, float("-inf"))
         if not run.state.is_running() or time.monotonic() - heard_at < FREQUENCY:
             return False

@@ -123,7 +123,7 @@ def test_a_listener_that_lives_or_that_a_person_stopped_is_left_alone(
 def test_a_listener_that_a_dead_service_took_starts_again(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restart, "TIME_TO_START_HERE", timedelta(seconds=-1))
+    monkeypatch.setattr("flows.support.decision.TIME_TO_START_HERE", timedelta(seconds=-1))
     served.create(Pending())
     served.upkeep.look()
     assert [run.state_name for run in served.runs()] == ["AwaitingRetry"]
