@@ -1,4 +1,4 @@
-"""The blocks that an operator has saved as `biospex`, or their defaults from the environment."""
+"""Loads the blocks named `biospex`, or their defaults from the environment."""
 
 import os
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
@@ -32,7 +32,7 @@ BlockType = TypeVar("BlockType", bound=Block)
 
 
 def load_workspace(settings: Settings) -> Workspace:
-    """The saved Workspace block; without one, a block with the environment's settings."""
+    """The saved Workspace block, or a block with the environment's settings."""
     return _load(Workspace) or Workspace.from_settings(settings)
 
 
@@ -44,13 +44,9 @@ def origin(block: Block) -> str:
 
 
 class Aws:
-    """Makes boto3 clients with the saved credentials; without a saved block, boto3 finds its own.
+    """Creates boto3 clients with the saved credentials, or with boto3's own.
 
-    All clients of a run share one session, as each session loads botocore's service tables again.
-
-    Attributes:
-        origin: where the credentials come from, for the log.
-        session: the boto3 session.
+    All clients of a run share a session, because each session loads botocore's service tables.
     """
 
     def __init__(self) -> None:
@@ -61,7 +57,7 @@ class Aws:
 
     @property
     def has_long_term_credentials(self) -> bool:
-        """Whether the keys stay valid, unlike those of a role, which end within hours."""
+        """Whether the keys do not expire. A role's keys expire within hours."""
         credentials = self.session.get_credentials()
         return credentials is not None and credentials.get_frozen_credentials().token is None
 
@@ -76,7 +72,7 @@ class Aws:
     def client(
         self, service: Literal["s3", "sqs", "ecs"], config: Config, region: str | None = None
     ) -> Any:
-        """A boto3 client with the block's endpoint, and our own retries and timeouts."""
+        """A boto3 client with the block's endpoint and ``config``'s retries and timeouts."""
         parameters = self._parameters.get_params_override()
         parameters["config"] = config.merge(parameters.get("config") or Config())
         region = region or self.session.region_name or os.environ.get("AWS_REGION") or REGION

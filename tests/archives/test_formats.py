@@ -48,7 +48,7 @@ OTHERS = {
     "XHTML": (b"<?xml version='1.0'?>\n<!-- <p> -->\n" + PAGE, "a web page titled 'Sign in"),
     "web page in UTF-16": (PAGE.decode().encode("utf-16"), "a web page titled 'Sign in"),
     "nothing": (b"", "empty"),
-    "noise": (b"\x8f\x01\x02\x03" * 9, "no format that is known here"),
+    "noise": (b"\x8f\x01\x02\x03" * 9, "not a ZIP or tar archive, and its format is unknown"),
 }
 
 

@@ -13,8 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from cli.pool_settings import POOL
-from cli.submit import SubmitError, main
+from cli.submit import POOL, SubmitError, main
 from devtools.services import served
 from splitter.errors import ExportError, SetupError
 from tests.conftest import EXPORTS
