@@ -8,7 +8,6 @@ import stat
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import IO, Self
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipInfo
 
@@ -214,17 +213,17 @@ class Tail:
 
 def file_reader(file: IO[bytes]) -> Read:
     """A thread-safe ``Read`` for a local file."""
-    return partial(_pread, file.fileno())
 
+    def read(start: int, length: int) -> bytes:
+        pieces = []
+        # os.pread may return fewer bytes before the file's end.
+        while length > 0 and (piece := os.pread(file.fileno(), length, start)):
+            pieces.append(piece)
+            start += len(piece)
+            length -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-def _pread(descriptor: int, start: int, length: int) -> bytes:
-    # os.pread may return fewer bytes before the file's end.
-    pieces = []
-    while length > 0 and (piece := os.pread(descriptor, length, start)):
-        pieces.append(piece)
-        start += len(piece)
-        length -= len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return read
 
 
 def header_guess(span: MemberSpan) -> int:

@@ -144,10 +144,6 @@ MARK_OUT_OF_PLACE = Sentence(
 )
 
 
-def two_readings(failure: UnreadableError) -> Said | None:
-    return TWO_READINGS(row=_where(failure))
-
-
 def mark_out_of_place(failure: UnreadableError) -> Said | None:
     line, _ = _line_of(failure)
     return MARK_OUT_OF_PLACE(row=_where(failure), line=line, cause=str(failure.cause))
@@ -237,14 +233,6 @@ NO_COLUMN = Sentence(
 )
 
 
-def empty(failure: UnreadableError) -> Said | None:
-    return EMPTY()
-
-
-def no_rows(failure: UnreadableError) -> Said | None:
-    return NO_ROWS()
-
-
 def two_columns(failure: UnreadableError) -> Said | None:
     header, name = _header(failure), failure.source.image_column
     number = sum(_folded(each) == _folded(name) for each in header)
@@ -286,11 +274,8 @@ def similar_name(failure: UnreadableError) -> Said | None:
 
 
 def no_header(failure: UnreadableError) -> Said | None:
-    return (
-        NO_HEADER()
-        if any(name in failure.source.files.by_name for name in _header(failure))
-        else None
-    )
+    files = failure.source.files.by_name
+    return NO_HEADER() if any(name in files for name in _header(failure)) else None
 
 
 def header_below(failure: UnreadableError) -> Said | None:
@@ -435,9 +420,9 @@ ANY_FAULT: Sequence[Check] = (compressed, other_file, web_page, utf_16)
 
 CHECKS: Mapping[Fault, Sequence[Check]] = {
     Fault.ENCODING: (other_separator, code_page),
-    Fault.TWO_READINGS: (two_readings,),
+    Fault.TWO_READINGS: (lambda failure: TWO_READINGS(row=_where(failure)),),
     Fault.QUOTES: (other_separator, mark_out_of_place),
-    Fault.EMPTY: (empty,),
+    Fault.EMPTY: (lambda failure: EMPTY(),),
     Fault.NO_COLUMN: (
         separator_line,
         other_separator,
@@ -449,7 +434,7 @@ CHECKS: Mapping[Fault, Sequence[Check]] = {
         no_column,
     ),
     Fault.TWO_COLUMNS: (two_columns,),
-    Fault.NO_ROWS: (no_rows,),
+    Fault.NO_ROWS: (lambda failure: NO_ROWS(),),
     Fault.WIDTH: (header_again, total_row, short_header, wrong_width),
     Fault.IMAGE: (total_row, images.no_image, images.unusable_image),
 }
@@ -539,14 +524,11 @@ def too_deep(names: Collection[str]) -> Said | None:
     return TOO_DEEP(name=deep) if deep else None
 
 
-def no_manifest(names: Collection[str]) -> Said | None:
-    return NO_MANIFEST()
-
-
-CHECKS_OF_NAMES = (document, inner_archive, other_table, too_deep, no_manifest)
+CHECKS_OF_NAMES = (document, inner_archive, other_table, too_deep)
 """The checks of the file names of an archive without a manifest, in order."""
 
 
 def explain_names(names: Collection[str]) -> ManifestError:
     """The error for an archive without a manifest."""
-    return ManifestError(next(said for check in CHECKS_OF_NAMES if (said := check(names))))
+    found = (said for check in CHECKS_OF_NAMES if (said := check(names)))
+    return ManifestError(next(found, NO_MANIFEST()))

@@ -199,56 +199,25 @@ def unwrapped(name: str) -> str:
     return bare(name).strip(AROUND)
 
 
-def is_wrapped(name: str, file: str) -> bool:
-    return unwrapped(name) != bare(name)
-
-
-def is_url(name: str, file: str) -> bool:
-    return "://" in name
-
-
-def is_path(name: str, file: str) -> bool:
-    return "\\" in name or name.startswith("/") or name.count("/") > file.count("/")
-
-
-def is_in_folder(name: str, file: str) -> bool:
-    return name.count("/") < file.count("/")
-
-
-def has_blanks(name: str, file: str) -> bool:
-    return bare(name) != name and bare(name).casefold() == bare(file).casefold()
-
-
-def has_file_with_blanks(name: str, file: str) -> bool:
-    return bare(file) != file
-
-
-def is_in_other_case(name: str, file: str) -> bool:
-    return name.casefold() == file.casefold()
-
-
-def is_spelled_otherwise(name: str, file: str) -> bool:
-    return _key(name) == _key(file) and name.count("/") == file.count("/")
-
-
-def is_in_other_folder(name: str, file: str) -> bool:
-    return name.rpartition("/")[2] == file.rpartition("/")[2]
-
-
-def is_in_other_encoding(name: str, file: str) -> bool:
-    return True
-
-
 REASONS: tuple[tuple[Sentence, Callable[[str, str], bool]], ...] = (
-    (WRAPPED, is_wrapped),
-    (URL, is_url),
-    (PATH, is_path),
-    (IN_FOLDER, is_in_folder),
-    (BLANKS_IN_CELL, has_blanks),
-    (BLANKS_IN_FILE, has_file_with_blanks),
-    (CASE, is_in_other_case),
-    (OTHER_FOLDER, is_in_other_folder),
-    (SPELLING, is_spelled_otherwise),
-    (ENCODING, is_in_other_encoding),
+    (WRAPPED, lambda name, file: unwrapped(name) != bare(name)),
+    (URL, lambda name, file: "://" in name),
+    (
+        PATH,
+        lambda name, file: "\\" in name or name[:1] == "/" or name.count("/") > file.count("/"),
+    ),
+    (IN_FOLDER, lambda name, file: name.count("/") < file.count("/")),
+    (
+        BLANKS_IN_CELL,
+        lambda name, file: bare(name) != name and bare(name).casefold() == bare(file).casefold(),
+    ),
+    (BLANKS_IN_FILE, lambda name, file: bare(file) != file),
+    (CASE, lambda name, file: name.casefold() == file.casefold()),
+    (OTHER_FOLDER, lambda name, file: name.rpartition("/")[2] == file.rpartition("/")[2]),
+    (
+        SPELLING,
+        lambda name, file: _key(name) == _key(file) and name.count("/") == file.count("/"),
+    ),
+    (ENCODING, lambda name, file: True),
 )
 """Reasons why a cell differs from the most similar file. The first match counts."""
