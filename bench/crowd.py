@@ -303,7 +303,7 @@ def main() -> int:
         home = Path(stack.enter_context(TemporaryDirectory(prefix="bench-crowd-")))
         aws = stack.enter_context(embedded_aws())
         database = stack.enter_context(postgresql())
-        prefect = stack.enter_context(embedded_prefect(home, database=database))
+        prefect = stack.enter_context(embedded_prefect(home, database=database.url))
         keys = (aws["AWS_ACCESS_KEY_ID"], aws["AWS_SECRET_ACCESS_KEY"])
         session = boto3.Session(*keys, region_name=REGION)
         s3 = session.client("s3", endpoint_url=aws["AWS_ENDPOINT_URL"])

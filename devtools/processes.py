@@ -1,9 +1,11 @@
-"""Finds the processes of flow runs by their environment, in /proc: proc(5)."""
+"""Finds processes: those of flow runs by their environment, in /proc, proc(5)."""
 
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
+
+import psutil
 
 
 def processes_with(variable: str) -> Iterator[tuple[int, list[bytes]]]:
@@ -18,3 +20,9 @@ def processes_with(variable: str) -> Iterator[tuple[int, list[bytes]]]:
 def process_of(flow_run_id: UUID | str | None) -> int | None:
     found = processes_with(f"PREFECT__FLOW_RUN_ID={flow_run_id}")
     return next((pid for pid, _ in found), None)
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    first = psutil.Process(pid)
+    return [pid, *(child.pid for child in first.children(recursive=True))]

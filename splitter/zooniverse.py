@@ -18,6 +18,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -86,11 +87,10 @@ FOLDERS = (".", "..", "/", "./", "../")
 ADVISED_ROWS = 1000
 """The web page: "We strongly recommend uploading subjects in batches of 500 - 1,000 at a time"."""
 
-SAMPLES = 3
-"""Images that are fetched from elsewhere to look at their bytes."""
-
 SMALL_SAMPLES = 50
 """Images smaller than any JPEG that are fetched as well."""
+
+PARALLEL_SAMPLES = 16
 
 START = 512
 """Bytes of an image that show its kind."""
@@ -424,14 +424,18 @@ def _sampled(index: ZipIndex, names: Mapping[str, str]) -> Iterator[Look]:
     sizes = {image: index.members[file].info.file_size for image, file in names.items()}
     small = (image for image, size in sizes.items() if 0 < size < SMALLEST_JPEG)
     chosen = [images[position] for position in sorted({0, len(images) // 2, len(images) - 1})]
-    for image in dict.fromkeys([*chosen, *islice(small, SMALL_SAMPLES)]):
-        if not 0 < sizes[image] <= LARGEST_SAMPLE:
-            continue
+    sampled = dict.fromkeys([*chosen, *islice(small, SMALL_SAMPLES)])
+
+    def look(image: str) -> Look | None:
         try:
             data = b"".join(index.chunks(names[image]))
         except ExportError:  # damaged; VERIFY is for that
-            continue
-        yield Look(image, data[:START], data[-TAIL:])
+            return None
+        return Look(image, data[:START], data[-TAIL:])
+
+    with ThreadPoolExecutor(PARALLEL_SAMPLES) as pool:
+        looks = pool.map(look, (name for name in sampled if 0 < sizes[name] <= LARGEST_SAMPLE))
+        yield from filter(None, looks)
 
 
 def _not_images(looks: Iterable[Look]) -> Iterator[Said]:
