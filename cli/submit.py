@@ -168,7 +168,7 @@ def follow(prefect: SyncPrefectClient, find_run: FindRun) -> int:
             time.sleep(SECONDS_BETWEEN_LOOKS)
             waited += SECONDS_BETWEEN_LOOKS
     except KeyboardInterrupt:
-        print("\nNo longer following the run. It continues; its page shows its outcome.")
+        print("\nNo longer following. The run continues; its page shows its outcome.")
         return STOPPED
 
 

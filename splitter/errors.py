@@ -9,17 +9,13 @@ from botocore import exceptions as botocore
 from botocore.parsers import ResponseParserError
 from urllib3 import exceptions as urllib3
 
-from splitter.sentences import Actor, Said, Sentence, Words, escaped
+from splitter.sentences import Actor, Said, Sentence
 
 
 class SentenceError(Exception):
     """An error with a sentence of the catalogue."""
 
-    def __init__(self, sentence: Sentence | Said | str, **values: Any) -> None:
-        if isinstance(sentence, str):
-            sentence = UNFILED(
-                text=Words(escaped(" ".join(sentence[:MAX_UNFILED].split()), MAX_UNFILED))
-            )
+    def __init__(self, sentence: Sentence | Said, **values: Any) -> None:
         self.said = sentence if isinstance(sentence, Said) else sentence(**values)
         super().__init__(self.said.text)
 
@@ -38,30 +34,14 @@ class SetupError(SentenceError):
 class Kind(Enum):
     """A group of error codes of S3 and SQS."""
 
-    TRANSIENT = auto()
-    """The same call can succeed later."""
-
-    EXPIRED = auto()
-    """The credentials' session has expired. Also transient, because a role renews them."""
-
-    MISSING = auto()
-    """There is no such object, bucket or queue."""
-
-    REPLACED = auto()
-    """The object was replaced by another one."""
-
-    UPLOAD_GONE = auto()
-    """Another process completed or aborted the multipart upload. Also transient."""
-
-    LEASE_LOST = auto()
-    """A message is visible again, was received by another listener or deleted, or is 12 hours old.
-    """
-
-    REFUSED = auto()
-    """The credentials or their role lack a permission, which an operator must grant."""
-
-    STATE = auto()
-    """The bucket's or object's configuration forbids the call; an operator must change it."""
+    TRANSIENT = auto()  # the same call can succeed later
+    EXPIRED = auto()  # the credentials' session; also transient, because a role renews it
+    MISSING = auto()  # there is no such object, bucket or queue
+    REPLACED = auto()  # the object was replaced by another one
+    UPLOAD_GONE = auto()  # the upload was completed or aborted by another process; also transient
+    LEASE_LOST = auto()  # the message was deleted, is visible or with another listener, or 12 h old
+    REFUSED = auto()  # the credentials or their role lack a permission
+    STATE = auto()  # the configuration of the bucket or object forbids the call
 
 
 @dataclass(frozen=True)
@@ -228,9 +208,6 @@ def error_code(error: botocore.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-MAX_UNFILED = 2000
-UNFILED = Sentence("service.message", "{text}")
-
 SETUP = Sentence(
     "service.setup",
     "The batch service is not set up correctly, please tell the operator: {problem}",
@@ -299,9 +276,7 @@ class Verdict:
 def judge(error: BaseException) -> Verdict:
     """The report of any error that ends a run."""
     if isinstance(error, SetupError):
-        said = SETUP(problem=error.said)
-        if error.said.sentence is not UNFILED:
-            said = Said(error.said.sentence, said.text)
+        said = Said(error.said.sentence, SETUP(problem=error.said).text)
         return Verdict(said, default_advice(said.sentence))
     if isinstance(error, ExportError):
         return Verdict(error.said, default_advice(error.said.sentence))

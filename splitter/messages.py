@@ -85,7 +85,7 @@ HIDDEN_CHARACTERS = _sentence(
     "hidden-characters", "'{field}' must not contain control or direction characters"
 )
 VALUE_TOO_LONG = _sentence("value-too-long", "'{field}' must not be longer than {limit} bytes")
-NOT_A_TEXT = _sentence("not-a-text", "'{field}' must be a text, and not an empty one")
+NOT_A_TEXT = _sentence("not-a-text", "'{field}' must be a non-empty text")
 NOT_A_FILE_NAME = _sentence(
     "not-a-file-name", "'file' must be a plain file name, without a slash or '..'"
 )
@@ -110,7 +110,7 @@ NOT_A_BUCKET = _sentence(
 NOT_A_QUEUE = _sentence("not-a-queue", "'updatesQueueUrl' must be the http(s) URL of an SQS queue")
 NOT_AN_ADDRESS = _sentence(
     "not-an-address",
-    "The request {address} is no address of an archive; write it like "
+    "The request {address} is not the address of an archive; write it like "
     "s3://biospex-app/export/41.zip.",
 )
 

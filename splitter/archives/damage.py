@@ -100,7 +100,7 @@ MISPLACED = Sentence(
 )
 TWO_ZIPS = Sentence(
     "archive.two-zips",
-    "The archive is two ZIPs, one behind the other, of which most programs read only the last; "
+    "The archive is two ZIPs, one after the other, and most programs read only the last; "
     "unpack both and make one ordinary ZIP of their content.",
 )
 

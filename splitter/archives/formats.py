@@ -66,8 +66,8 @@ UNKNOWN = Sentence(
 )
 SENT_AS_TEXT = Sentence(
     "archive.sent-as-text",
-    "The archive was destroyed by a program that took it for text when it sent or saved it; export "
-    "it again, and transfer it as a file.",
+    "The archive was destroyed by a program that sent or saved it as text; export it again, and "
+    "transfer it as a file.",
 )
 NO_TAR = Sentence(
     "archive.compressed-file-without-tar",

@@ -18,20 +18,12 @@ class Kind(Enum):
     """A group of files with the same advice."""
 
     ZIP = auto()
-    COMPRESSED = auto()
-    """A single compressed file; it may contain a tar."""
-
-    ARCHIVE = auto()
-    """An archive or disk image of an unsupported format."""
-
-    PROGRAM = auto()
-    """Perhaps a self-extracting archive."""
-
+    COMPRESSED = auto()  # a single compressed file; it may contain a tar
+    ARCHIVE = auto()  # an archive or disk image of an unsupported format
+    PROGRAM = auto()  # perhaps a self-extracting archive
     DOCUMENT = auto()
     IMAGE = auto()
-    APPLE_NOTES = auto()
-    """Metadata that macOS stores beside a file."""
-
+    APPLE_NOTES = auto()  # metadata that macOS stores beside a file
     WEB_PAGE = auto()
     XML = auto()
 

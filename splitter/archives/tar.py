@@ -67,7 +67,7 @@ SPARSE = Sentence(
 )
 NO_END = Sentence(
     "archive.tar-without-end",
-    "The tar ends behind a file, without the zeros that mark its end. Every file that the manifest "
+    "The tar ends after a file, without the zeros that mark its end. Every file that the manifest "
     "names is there; files that no row names may be missing.",
     Actor.NOBODY,
 )
@@ -79,7 +79,7 @@ ONE_VOLUME = Sentence(
 )
 TWO_TARS = Sentence(
     "archive.two-tars",
-    "The export is two tar archives, one behind the other, of which most programs read only the "
+    "The export is two tar archives, one after the other, and most programs read only the "
     "first; unpack both and make one ordinary ZIP of their content.",
 )
 BYTES_BEHIND_TAR = Sentence(

@@ -40,7 +40,7 @@ TAIL = 128 * 1024
 rest allows for bytes that a transfer added."""
 
 LONGEST_PADDING = 2 * 1024 * 1024
-"""Bytes read from the end if the first ``TAIL`` bytes are zeros, which pad a file to whole blocks.
+"""Bytes read from the end if the last ``TAIL`` bytes are zeros, which pad a file to whole blocks.
 """
 
 WRAP = 2**32
@@ -58,7 +58,7 @@ BYTES_BEHIND = Sentence(
 )
 WRAPPED = Sentence(
     "archive.zip-larger-than-its-format",
-    "The archive is larger than its format allows, as macOS makes it; it was read all the same.",
+    "The archive is larger than its format allows, as archives of macOS can be. It was read.",
     Actor.NOBODY,
 )
 
@@ -66,32 +66,15 @@ WRAPPED = Sentence(
 class Symptom(Enum):
     """The reason why a central directory cannot be read."""
 
-    NO_END = auto()
-    """There is no end record."""
-
-    ENDS_EARLY = auto()
-    """The end record's comment is longer than the archive."""
-
-    NOT_FOUND = auto()
-    """There is no directory at the offset of the end records."""
-
-    UNREADABLE = auto()
-    """Other bytes are between the entries."""
-
-    CUT_OFF = auto()
-    """The last entry is longer than the directory."""
-
-    MISCOUNTED = auto()
-    """The end records state another number of entries."""
-
-    BEFORE_START = auto()
-    """Offsets are before the archive's first byte."""
-
-    MISPLACED = auto()
-    """Local headers are not at the offsets in the directory."""
-
-    TWO_ARCHIVES = auto()
-    """Another complete ZIP precedes this one."""
+    NO_END = auto()  # there is no end record
+    ENDS_EARLY = auto()  # the end record's comment is longer than the archive
+    NOT_FOUND = auto()  # there is no directory at the offset of the end records
+    UNREADABLE = auto()  # other bytes are between the entries
+    CUT_OFF = auto()  # the last entry is longer than the directory
+    MISCOUNTED = auto()  # the end records state another number of entries
+    BEFORE_START = auto()  # offsets are before the archive's first byte
+    MISPLACED = auto()  # local headers are not at the offsets in the directory
+    TWO_ARCHIVES = auto()  # another complete ZIP precedes this one
 
 
 class DirectoryError(Exception):

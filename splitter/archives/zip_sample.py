@@ -51,12 +51,12 @@ IN_FRONT = Sentence(
 )
 BEHIND = Sentence(
     "member.descriptor-differs",
-    "the checksum or the size behind the data of {name} differs from the table of contents",
+    "the checksum or the size after the data of {name} differs from the table of contents",
     Actor.NOBODY,
 )
 WIDE = Sentence(
     "member.wide-descriptor",
-    "the sizes behind the data of {name} have 64 bits, which Java does not read",
+    "the sizes after the data of {name} have 64 bits, which Java does not read",
     Actor.NOBODY,
 )
 NEWER = Sentence(
@@ -74,7 +74,7 @@ SLACK = Sentence(
 )
 SLACK_INSIDE = Sentence(
     "member.stray-bytes-inside",
-    "behind the compressed data of {name}, within its size, are bytes that belong to no file",
+    "after the compressed data of {name}, within its size, are bytes that belong to no file",
     Actor.NOBODY,
 )
 

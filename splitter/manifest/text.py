@@ -127,32 +127,15 @@ class ManifestError(ExportError):
 class Fault(Enum):
     """The reason why a manifest cannot be read."""
 
-    ENCODING = auto()
-    """The bytes are not UTF-8."""
-
-    TWO_READINGS = auto()
-    """A quotation mark after a backslash may end its cell or belong to it."""
-
-    QUOTES = auto()
-    """A quotation mark is missing or out of place."""
-
-    EMPTY = auto()
-    """There is no header."""
-
-    NO_COLUMN = auto()
-    """The header has no image column."""
-
-    TWO_COLUMNS = auto()
-    """The header has more than one image column."""
-
-    NO_ROWS = auto()
-    """There are no rows below the header."""
-
-    WIDTH = auto()
-    """A row has more or fewer cells than the header."""
-
-    IMAGE = auto()
-    """A row names no usable image of the archive."""
+    ENCODING = auto()  # the bytes are not UTF-8
+    TWO_READINGS = auto()  # a quotation mark after a backslash may end its cell or belong to it
+    QUOTES = auto()  # a quotation mark is missing or out of place
+    EMPTY = auto()  # there is no header
+    NO_COLUMN = auto()  # the header has no image column
+    TWO_COLUMNS = auto()  # the header has more than one image column
+    NO_ROWS = auto()  # there are no rows below the header
+    WIDTH = auto()  # a row has more or fewer cells than the header
+    IMAGE = auto()  # a row names no usable image of the archive
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def test_an_empty_compressed_file_is_to_be_exported_again() -> None:
 
 @pytest.mark.parametrize("name", ["zip", "tar.gz", "tar.xz"])
 def test_an_archive_sent_as_text_is_recognised(name: str) -> None:
-    with pytest.raises(ArchiveError, match="took it for text"):
+    with pytest.raises(ArchiveError, match="sent or saved it as text"):
         identified(READ[name].decode("utf-8", "replace").encode())
 
 

@@ -161,6 +161,6 @@ def test_ctrl_c_ends_in_one_line_and_leaves_the_run_alone(
     process.send_signal(signal.SIGINT)
     printed, complaints = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "The run goes on" in printed
+    assert "The run continues" in printed
     assert complaints == ""
     assert biospex.triggers() == (1, 0)

@@ -165,7 +165,7 @@ BROKEN_ZIPS = {
     "only a piece of its directory": (STREAMED[-60:], "the last part of one that was split (.zip."),
     "two of them": (
         zip_of({"a.jpg": b"a"}) + STREAMED,
-        "is two ZIPs, one behind the other",
+        "is two ZIPs, one after the other",
     ),
     "overlap": (
         with_directory(STREAMED, set_on(1, header_offset=0)),
