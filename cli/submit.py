@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with get_client(sync_client=True) as prefect:
         if options.answer:
-            request = _request_with_answer(settings, options.archive, options.download_id)
+            request = _request_with_answer(settings, options.archive)
             allowed.check(request)
             find_run = _send_trigger(prefect, aws, settings, request)
         else:
@@ -115,14 +115,14 @@ def _start_run(prefect: SyncPrefectClient, archive: str) -> FindRun:
     return lambda: prefect.read_flow_run(run.id)
 
 
-def _request_with_answer(settings: Settings, archive: str, download_id: str | None) -> Request:
+def _request_with_answer(settings: Settings, archive: str) -> Request:
     """BIOSPEX's request, with UPDATES_QUEUE_URL as callback queue."""
     if not settings.trigger_queue_url or not settings.updates_queue_url:
         raise SubmitError(
             "TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set for an answer: the queue of the "
             "trigger, and the queue of the callback."
         )
-    return Request.parse(spelled_out(archive, settings.updates_queue_url, download_id))
+    return Request.parse(spelled_out(archive, settings.updates_queue_url))
 
 
 def _send_trigger(
@@ -188,7 +188,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="send BIOSPEX's trigger; UPDATES_QUEUE_URL gets the callback",
     )
-    parser.add_argument("--download-id", help="with --answer: the id in the callback (the time)")
     return parser.parse_args(arguments)
 
 

@@ -470,11 +470,8 @@ def _refused(problems: list[Said]) -> Said:
     return Said(problems[0].sentence, said.text) if len(problems) == 1 else said
 
 
-def spelled_out(address: str, updates_queue_url: str, download_id: str | None = None) -> Any:
-    """The trigger message for ``s3://bucket/key``.
-
-    Args:
-        download_id: defaults to the time.
+def spelled_out(address: str, updates_queue_url: str) -> Any:
+    """The trigger message for ``s3://bucket/key``, with the time as download id.
 
     Raises:
         RequestError: if the address is invalid.
@@ -483,7 +480,7 @@ def spelled_out(address: str, updates_queue_url: str, download_id: str | None = 
     if not address.startswith("s3://") or not bucket or not key:
         raise RequestError(NOT_AN_ADDRESS, address=address)
     return {
-        "downloadId": download_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
+        "downloadId": f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
         "file": key.rpartition("/")[2],
         "exportPath": key,
         "s3Bucket": bucket,

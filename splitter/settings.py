@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     )
     split_strategy: Literal["auto", "splice", "extract"] = Field(
         default="auto",
-        description="`auto`, `splice` or `extract`: the lane; `auto` takes the fastest one that "
+        description="`auto`, `splice` or `extract`: the lane; `auto` takes the faster one that "
         "the archive allows",
     )
     splice_min_size: int = Field(
