@@ -1,7 +1,7 @@
 """Loads the blocks named `biospex`, or their defaults from the environment."""
 
 import os
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from botocore.config import Config
 from prefect.blocks.core import Block
@@ -10,6 +10,7 @@ from prefect_aws import AwsCredentials
 from pydantic import ValidationError
 
 from blocks.workspace import Workspace
+from splitter.aws import s3, sqs
 from splitter.errors import SetupError
 from splitter.sentences import Actor, Sentence, Words
 from splitter.settings import Settings
@@ -61,14 +62,13 @@ class Aws:
         credentials = self.session.get_credentials()
         return credentials is not None and credentials.get_frozen_credentials().token is None
 
-    @overload
-    def client(self, service: Literal["s3"], config: Config) -> "S3Client": ...
-    @overload
-    def client(
-        self, service: Literal["sqs"], config: Config, region: str | None = None
-    ) -> "SQSClient": ...
-    @overload
-    def client(self, service: Literal["ecs"], config: Config, region: str | None = None) -> Any: ...
+    def s3(self) -> "S3Client":
+        return cast("S3Client", self.client("s3", s3.CLIENT_CONFIG))
+
+    def sqs(self, queue_url: str) -> "SQSClient":
+        """A client for one queue, in the region that its URL names."""
+        return cast("SQSClient", self.client("sqs", sqs.CLIENT_CONFIG, sqs.region_of(queue_url)))
+
     def client(
         self, service: Literal["s3", "sqs", "ecs"], config: Config, region: str | None = None
     ) -> Any:

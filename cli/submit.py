@@ -25,7 +25,6 @@ from flows.split import bucket_named
 from flows.support.recovery import callback_of
 from flows.support.run_tags import run_page
 from flows.support.setup import check_services
-from splitter.aws import sqs as queues
 from splitter.batches.lanes import Export
 from splitter.batches.plan import plan
 from splitter.errors import ExportError, SetupError, explain
@@ -128,8 +127,7 @@ def _request_with_answer(settings: Settings, archive: str) -> Request:
 def _send_trigger(
     prefect: SyncPrefectClient, aws: Aws, settings: Settings, request: Request
 ) -> FindRun:
-    region = queues.region_of(str(settings.trigger_queue_url))
-    sqs = aws.client("sqs", queues.CLIENT_CONFIG, region)
+    sqs = aws.sqs(str(settings.trigger_queue_url))
     sent = sqs.send_message(QueueUrl=str(settings.trigger_queue_url), MessageBody=to_json(request))
     print(f"Sent the trigger for {request.file} as download {request.download_id}", flush=True)
     # The message id is the run's idempotency key.
