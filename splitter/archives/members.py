@@ -146,6 +146,10 @@ class Member:
     crc: int
     modified: DosDateTime
 
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
 
 class Names:
     """The names of an archive's files, with a reason for each file that no batch may hold.

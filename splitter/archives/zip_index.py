@@ -110,7 +110,6 @@ class ZipIndex:
         read: Read,
         size: int,
         limits: Limits = DEFAULT_LIMITS,
-        names: Names | None = None,
     ) -> None:
         """Read the central directory.
 
@@ -118,14 +117,13 @@ class ZipIndex:
             read: gives bytes of the archive, to any number of threads; its errors are passed on.
             size: bytes of the archive.
             limits: of the archive.
-            names: takes the names, if the caller needs them too.
 
         Raises:
             ArchiveError: a damaged or truncated archive, members that overlap, one volume of
                 several, more than the limits allow.
         """
         self._limits = limits
-        names = names or Names(limits)
+        names = Names(limits)
         self.read_at = Tail(read, size)
         with reading():
             directory = read_directory(self.read_at, size, limits)
@@ -138,11 +136,9 @@ class ZipIndex:
         self.remarks = list(map(str, (*directory.remarks, *names.remarks())))
 
     @classmethod
-    def of_file(
-        cls, file: IO[bytes], limits: Limits = DEFAULT_LIMITS, names: Names | None = None
-    ) -> Self:
+    def of_file(cls, file: IO[bytes], limits: Limits = DEFAULT_LIMITS) -> Self:
         """The index of a file of this machine, which must stay open."""
-        return cls(file_reader(file), os.fstat(file.fileno()).st_size, limits, names)
+        return cls(file_reader(file), os.fstat(file.fileno()).st_size, limits)
 
     def read(self, name: str) -> bytes:
         """The bytes of one member.
