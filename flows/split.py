@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -182,7 +182,7 @@ def drop_abandoned_uploads(export: Export) -> None:
     """Abort the multipart uploads of batches that killed attempts left open.
 
     Only uploads that began before this run are aborted. If two runs of one export are alive, the
-    later one aborts at most one upload of the earlier run, which then begins it again.
+    later one aborts the open uploads of the earlier run, which then begins them again.
     """
     prefix = export.request.batch_key(1).removesuffix("1.zip")
     try:
@@ -237,27 +237,17 @@ def split_on_disk(export: Export, lane: Extract, settings: Settings) -> Made:
 
 
 def fill_store(export: Export, archive: Path, index: ZipIndex, contents: Contents) -> None:
-    """Download a ZIP and unpack its files as they arrive; batches may appear at the end."""
-    arrived = Watermark()
+    """Download a ZIP and unpack its files as they arrive; in the end its batches may appear."""
     archive.touch()
-    try:
-        with task_runner() as tasks:
-            downloaded = tasks.submit(
-                download, {"export": export, "archive": archive, "arrived": arrived}
-            )
-            downloaded.add_done_callback(lambda _: arrived.stop())
-            try:
-                extract_zip(export, archive, arrived, index, contents)
-            except StoppedError:
-                downloaded.result()  # raises the reason
-                raise
-            finally:
-                arrived.stop()
+    with contents.unpacked, task_runner() as tasks, Watermark() as arrived:
+        downloaded = tasks.submit(
+            download, {"export": export, "archive": archive, "arrived": arrived}
+        )
+        downloaded.add_done_callback(lambda _: arrived.stop())
+        with suppress(StoppedError):  # the download has failed
+            extract_zip(export, archive, arrived, index, contents)
         downloaded.result()
         contents.unpacked.finish()
-    except BaseException:
-        contents.unpacked.stop()
-        raise
 
 
 def put_batches(

@@ -2,7 +2,7 @@
 
 from math import inf
 from threading import Condition
-from typing import Any
+from typing import Any, Self
 
 
 class StoppedError(Exception):
@@ -12,7 +12,8 @@ class StoppedError(Exception):
 class Watermark:
     """How far a file has been written: all bytes before the mark are in place.
 
-    Pickled, for another process, it stays where it is.
+    As a context manager, it stops if an error ends the block. Pickled, for another process, it
+    stays where it is.
     """
 
     def __init__(self, position: float = 0) -> None:
@@ -52,6 +53,13 @@ class Watermark:
             self._changed.wait_for(lambda: self._is_stopped or self._position >= position)
             if self._position < position:
                 raise StoppedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind:
+            self.stop()
 
     def __reduce__(self) -> Any:
         return Watermark, (self._position,)

@@ -1,5 +1,6 @@
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 
 import pytest
 
@@ -42,6 +43,16 @@ def test_all_bytes_are_not_yet_a_complete_file() -> None:
         complete.result(10)
     mark.stop()
     mark.wait_for()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_error_in_the_block_stops_it(fails: bool) -> None:
+    mark = Watermark()
+    with suppress(ValueError), mark:
+        if fails:
+            raise ValueError
+    with pytest.raises(StoppedError) if fails else nullcontext():
+        mark.advance(1)
 
 
 def test_a_complete_file_is_complete_in_another_process_too() -> None:

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,6 +90,25 @@ def test_parts_are_sent_before_the_archive_is_there(
     assert first.pop("manifest.csv") != second.pop("manifest.csv")
     assert list((first | second).items()) == list(IMAGES.items())
     assert biospex.incomplete_uploads() == []
+
+
+def test_the_end_of_the_archive_may_arrive_after_its_files(
+    archive: Path, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(archive, "a") as export:
+        end = export.start_dir
+    monkeypatch.setattr(
+        s3, "DOWNLOAD_PART_SIZE", end
+    )  # so that the directory is a range of its own
+    pieces = Bucket.pieces
+
+    def late(bucket: Bucket, key: str, etag: str, start: int, length: int) -> Iterator[bytes]:
+        if start == end:
+            time.sleep(2)
+        return pieces(bucket, key, etag, start, length)
+
+    monkeypatch.setattr(Bucket, "pieces", late)
+    assert create_batches(biospex.request(archive)).batch_files == NAMES
 
 
 def test_damage_found_after_parts_were_sent_leaves_nothing(
