@@ -18,7 +18,6 @@ from prefect.logging import get_run_logger
 
 from blocks.saved import Aws
 from flows.support import decision
-from flows.support.callbacks import client_for
 from flows.support.heartbeats import Heartbeats, ServerClock
 from flows.support.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
 from flows.support.outage import is_outage
@@ -252,7 +251,7 @@ class Listener:
         if run and run.state and not run.state.is_final():
             force_cancelled(self._prefect, run, sentence)
         failure = Failure(download_id=export.address.download_id, error=sentence)
-        queues.send_callback(client_for(Aws(), export.address), export.address, failure)
+        queues.send_callback(Aws().sqs(export.address.updates_queue_url), export.address, failure)
         if run:
             # The message is deleted next; an error here would send the callback once more.
             with best_effort("The callback, which was sent,", self._logger, waits=False):
@@ -264,7 +263,7 @@ class Listener:
         self._logger.error("Giving up on message %s: %s", delivery.message_id, sentence)
         failure = Failure(download_id=address.download_id, error=sentence)
         try:
-            queues.send_callback(client_for(Aws(), address), address, failure)
+            queues.send_callback(Aws().sqs(address.updates_queue_url), address, failure)
             self._queue.acknowledge(delivery)
         except CallbackError as unsent:
             self._reject(delivery, str(unsent))

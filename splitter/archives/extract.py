@@ -1,4 +1,4 @@
-"""Unpacks an archive of any format into one file, and checks it."""
+"""Unpacks an archive of any format into one file and checks it."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +23,15 @@ from splitter.sentences import Said
 
 
 class Contents:
-    """The files of an archive by their names, unpacked into one store.
+    """The files of an archive by name, unpacked into one store.
 
-    An ordinary class, so that Prefect hands it from task to task as it is.
+    Not a dataclass, because Prefect visits every value inside a dataclass that a task receives.
 
     Attributes:
-        store: the file with every member's bytes, one after the other.
-        members: without folders and the noise of desktop systems.
-        unusable: files that no batch may hold, with the reason, as ``members.Names`` has them.
-        remarks: on an unusual archive, for the summary.
+        store: the file with the bytes of all members, one after another.
+        members: the files, without folders and noise of desktop systems.
+        unusable: files that no batch may contain, with the reason; see ``members.Names``.
+        remarks: warnings about the archive.
         unpacked: how far the store is filled.
     """
 
@@ -66,7 +66,7 @@ class Contents:
         """The bytes of one member.
 
         Raises:
-            ArchiveError: if they are too many.
+            ArchiveError: above ``max_in_memory`` bytes.
         """
         member = self.members[name]
         check_in_memory(name, member.size, self._limits)
@@ -80,19 +80,18 @@ def extract(
     progress: Callable[[int], object] = lambda _: None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Contents:
-    """Unpack every file of the archive into ``store``, one after the other, and check it.
+    """Unpack every file of the archive into ``store``, one after another, and check it.
 
-    One file instead of thousands: no name of the archive ever becomes a path of this machine, and
-    a network file system holds one file, not 20,000.
+    With a single file, no member's name becomes a path on this machine, and a network file system
+    has to handle one file instead of 20,000.
 
     Args:
-        archive: a ZIP or a tar, compressed or not.
+        archive: a ZIP, a tar or a compressed tar.
         store: the file to write.
-        progress: gets the number of bytes unpacked since the last call, from any thread.
-        limits: of the archive.
+        progress: called from any thread with the number of bytes unpacked since the last call.
 
     Raises:
-        ArchiveError: a damaged or truncated archive, a wrong checksum, more than the limits allow.
+        ArchiveError: if the archive is damaged, has a wrong checksum or exceeds ``limits``.
     """
     size = archive.stat().st_size
     with archive.open("rb") as source:
@@ -129,7 +128,7 @@ def extract_zip(
         arrived: how far the ZIP is on disk.
 
     Raises:
-        ArchiveError: a damaged file, a wrong checksum.
+        ArchiveError: if a member is damaged or has a wrong checksum.
         StoppedError: if the rest of the ZIP does not arrive.
     """
     with archive.open("rb") as source, contents.store.open("wb") as output:
@@ -145,7 +144,7 @@ def extract_zip(
                 progress(len(chunk))
             return position
 
-        # zlib, CRC and file calls release the GIL, so threads use every core.
+        # Inflating, CRC-32 and file calls release the GIL, so threads use every core.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
                 for end in pool.map(unpack, contents.members):
