@@ -36,7 +36,7 @@ PARALLEL_BATCHES = 16
 
 
 class AssemblyError(Exception):
-    """S3 holds another object than the parts make."""
+    """The object in S3 differs from its parts."""
 
 
 def _nothing() -> None:
@@ -49,8 +49,8 @@ class SentPart:
 
     Attributes:
         size: bytes.
-        content: makes the bytes when it is the part's turn.
-        position: of its last byte in the archive; waiting parts are sent in this order.
+        content: returns the bytes when it is the part's turn.
+        position: of its last byte in the archive or store; waiting parts are sent in this order.
         expect: called when the part begins to wait.
         drop: called if the part is not sent.
     """
@@ -67,7 +67,7 @@ class SentPart:
 
 @dataclass(frozen=True, slots=True)
 class CopiedPart:
-    """A part that S3 copies: the bytes from ``start`` up to ``end`` of an object with ``etag``."""
+    """A part that S3 copies: the bytes from ``start`` up to ``end`` of another object."""
 
     key: str
     etag: str
@@ -89,7 +89,7 @@ Part = SentPart | CopiedPart
 
 
 class PartPool:
-    """Threads for parts: some send parts, many others wait for copies.
+    """Threads that send parts, and many more that wait for copies.
 
     Copies start in the order in which they are submitted. Parts are sent in the order of the
     archive, then of submission, so that batches whose images are spread over an archive read it

@@ -31,7 +31,7 @@ CANNOT_SPLICE = Sentence(
 
 
 class Export:
-    """A request, its archive as the run found it, and the limits of archives.
+    """A request, its archive at the start of the run, and the limits of archives.
 
     An unpickled export, in another process, connects when it is used.
     """
@@ -44,7 +44,7 @@ class Export:
         connect: Callable[[str], Bucket],
         bucket: Bucket | None = None,
     ) -> None:
-        """``connect``: returns the bucket of a name; it is pickled with the export."""
+        """``connect`` returns the bucket of a name; it is pickled with the export."""
         self.request = request
         self.source = source
         self.limits = limits
@@ -57,7 +57,7 @@ class Export:
         return self._bucket
 
     def read(self, start: int, length: int) -> bytes:
-        """Bytes of the archive as it was when the run began, read in parallel ranges."""
+        """Bytes of the archive, read in parallel ranges; fails if the archive was replaced."""
         read = partial(self.bucket.read, self.request.export_path, self.source.etag)
         if length <= RANGE:
             return read(start, length)

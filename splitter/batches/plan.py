@@ -1,7 +1,7 @@
-"""The plan of an export: its batches, requests, bytes and seconds; nothing is written.
+"""The plan of an export: batches, requests, bytes and seconds; nothing is written.
 
-A ZIP is planned to the byte, from its index and manifest. The content of a tar is known only when
-it has been unpacked.
+A ZIP is planned to the byte, from its index and manifest. A tar cannot be planned, because its
+content is known only when it has been unpacked.
 """
 
 from collections.abc import Iterator, Sequence

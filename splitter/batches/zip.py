@@ -1,4 +1,4 @@
-"""One batch as a ZIP of unpacked images, of which any stretch of bytes can be read."""
+"""A batch ZIP of unpacked images, from which any range of bytes can be read."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ PART_SIZE = 5 * MIB
 
 
 def parts(cut: Partition, contents: Contents) -> list[list[SentPart]]:
-    """The parts of each batch of an export; the archive may still be on its way to the store."""
+    """The parts of each batch of an export. The images may still be on their way to the store."""
     images = {name: contents.members[file] for name, file in cut.images.items()}
     modified = contents.members[cut.manifest].modified
     return [
@@ -33,9 +33,9 @@ def parts(cut: Partition, contents: Contents) -> list[list[SentPart]]:
 class BatchZip:
     """The bytes of a batch ZIP, without a copy on disk or in memory.
 
-    The same batch and store give the same bytes. JPEGs do not get smaller, so members are stored.
-    Their CRCs and sizes are known beforehand, so each local header is complete and any program can
-    read the file as a stream.
+    The same batch and store give the same bytes. Members are stored, because JPEGs do not get
+    smaller. Each local header is complete, because CRC and size are known beforehand, so any
+    program can read the file as a stream.
 
     Args:
         batch: its rows and images.
@@ -78,17 +78,17 @@ class BatchZip:
         *self._starts, self.size = accumulate(map(_size, self._pieces), initial=0)
 
     def parts(self) -> list[SentPart]:
-        """The whole ZIP in parts for an upload."""
+        """The parts of the ZIP, for a multipart upload."""
         length = max(PART_SIZE, -(-self.size // MAX_PARTS))
         cuts = [*range(0, self.size, length), self.size]
         return [
-            # In the order of the store, as it is filled.
+            # Sent in the order in which the store is filled.
             SentPart(end - start, partial(self.read, start, end), self._needed(start, end))
             for start, end in pairwise(cuts)
         ]
 
     def read(self, start: int, end: int) -> bytearray:
-        """The bytes from ``start`` up to, not including, ``end``; any thread may read.
+        """The bytes from ``start`` up to, not including, ``end``, in any thread.
 
         Raises:
             OSError: if the store is shorter than before.
@@ -113,7 +113,7 @@ class BatchZip:
         return content
 
     def _needed(self, start: int, end: int) -> int:
-        """How far the store must be filled for the bytes from ``start`` up to ``end``."""
+        """The bytes of the store, from its front, that a range of the ZIP is made of."""
         pieces = self._pieces[
             bisect_right(self._starts, start) - 1 : bisect_left(self._starts, end)
         ]
