@@ -146,6 +146,10 @@ class Member:
     crc: int
     modified: DosDateTime
 
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
 
 class Names:
     """Collects the names of an archive's files and the reasons why some files are unusable.

@@ -103,26 +103,19 @@ class ZipIndex:
         remarks: warnings about the archive.
     """
 
-    def __init__(
-        self,
-        read: Read,
-        size: int,
-        limits: Limits = DEFAULT_LIMITS,
-        names: Names | None = None,
-    ) -> None:
+    def __init__(self, read: Read, size: int, limits: Limits = DEFAULT_LIMITS) -> None:
         """Read the central directory.
 
         Args:
             read: returns bytes of the archive, in any thread. Its errors are passed on.
             size: bytes of the archive.
-            names: receives the members' names, if the caller needs them.
 
         Raises:
             ArchiveError: if the archive is damaged or truncated, has overlapping members, is one
                 volume of several, or exceeds ``limits``.
         """
         self._limits = limits
-        names = names or Names(limits)
+        names = Names(limits)
         self.read_at = Tail(read, size)
         with reading():
             directory = read_directory(self.read_at, size, limits)
@@ -135,11 +128,9 @@ class ZipIndex:
         self.remarks = list(map(str, (*directory.remarks, *names.remarks())))
 
     @classmethod
-    def of_file(
-        cls, file: IO[bytes], limits: Limits = DEFAULT_LIMITS, names: Names | None = None
-    ) -> Self:
+    def of_file(cls, file: IO[bytes], limits: Limits = DEFAULT_LIMITS) -> Self:
         """The index of a local file, which must stay open."""
-        return cls(file_reader(file), os.fstat(file.fileno()).st_size, limits, names)
+        return cls(file_reader(file), os.fstat(file.fileno()).st_size, limits)
 
     def read(self, name: str) -> bytes:
         """The bytes of one member.

@@ -164,7 +164,12 @@ class Bucket:
         return True
 
     def download(
-        self, key: str, source: StoredObject, path: Path, progress: Callable[[int], object]
+        self,
+        key: str,
+        source: StoredObject,
+        path: Path,
+        progress: Callable[[int], object],
+        arrived: Callable[[int], object] = lambda _: None,
     ) -> None:
         """Download an object with parallel ranged requests.
 
@@ -173,24 +178,26 @@ class Bucket:
         Args:
             source: the object at the start of the run.
             progress: called from any thread with the number of bytes received since the last call.
+            arrived: called with the number of bytes from the front that are on disk.
 
         Raises:
             ObjectError: if the object was replaced since then.
         """
         path.touch()
 
-        def fetch(start: int) -> None:
+        def fetch(start: int) -> int:
             length = min(DOWNLOAD_PART_SIZE, source.size - start)
             with path.open("r+b") as file:
                 file.seek(start)
                 for piece in self.pieces(key, source.etag, start, length):
                     file.write(piece)
                     progress(len(piece))
+            return start + length
 
         with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
             try:
-                for _ in pool.map(fetch, range(0, source.size, DOWNLOAD_PART_SIZE)):
-                    pass
+                for end in pool.map(fetch, range(0, source.size, DOWNLOAD_PART_SIZE)):
+                    arrived(end)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
