@@ -21,6 +21,9 @@ TIME_TO_START_HERE = timedelta(seconds=120)
 """Between the moment at which a service takes a run, without a work pool, and its start, on a
 machine that is not overloaded. After it the service counts as dead; START_TIMEOUT is for a pool."""
 
+LONGEST_LOAD = 5.0
+"""The most by which an overloaded machine lengthens that; starts took a minute at a load of 17."""
+
 TIME_TO_START_IN_POOL = timedelta(minutes=15)
 """Between the moment at which a worker takes a run and its start. Fargate needs up to five minutes;
 after fifteen the worker counts as dead."""
@@ -163,7 +166,12 @@ def decide_waiting(run: Run, settings: Settings) -> Decision:
 
 def time_to_start(run: Run) -> timedelta:
     """How long a run may be Pending; the interpreters of an overloaded machine start slowly."""
-    return TIME_TO_START_IN_POOL if run.has_pool else TIME_TO_START_HERE * max(run.load, 1.0)
+    return TIME_TO_START_IN_POOL if run.has_pool else time_to_start_here(run.load)
+
+
+def time_to_start_here(load: float) -> timedelta:
+    """The same of a run without a work pool, by the load of this machine."""
+    return TIME_TO_START_HERE * min(max(load, 1.0), LONGEST_LOAD)
 
 
 def decide_finished(run: Run, settings: Settings) -> Decision:

@@ -7,9 +7,10 @@ both are compared by the time of their arrival.
 """
 
 import asyncio
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from uuid import UUID
@@ -33,6 +34,9 @@ from splitter.wording import duration
 FREQUENCY = 30
 """Seconds between two heartbeats. The automation "listen comes back" in prefect.yaml fires after 45
 seconds; Prefect's default of 180 would start a new listener every minute."""
+
+SECONDS_BETWEEN_SIGNS = 60
+"""Between two signs of life of a listener over HTTP."""
 
 LONGEST_PAUSE = 60
 """Seconds between two answers of Prefect's API, above which it counts as having been away."""
@@ -94,6 +98,27 @@ def websocket_problem() -> str | None:
     except Exception as error:
         return NO_WEBSOCKET.format(error=error, page=Docs().page("where-prefect-runs.md"))
     return None
+
+
+@contextmanager
+def shows_life(run: UUID) -> Iterator[None]:
+    """Change a run in Prefect every minute until the end of the block.
+
+    This goes over HTTP, and so tells that a listener lives whose WebSocket is refused.
+    """
+    is_over = threading.Event()
+
+    def show() -> None:
+        with get_client(sync_client=True) as prefect:
+            while not is_over.wait(SECONDS_BETWEEN_SIGNS):
+                with suppress(Exception):  # while Prefect is away nobody is judged
+                    prefect.update_flow_run_labels(run, {"biospex.listens": True})
+
+    threading.Thread(target=show, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
 
 
 def own_frequency() -> timedelta:
