@@ -44,10 +44,10 @@ BUSY_WAIT = 2
 """Seconds of a long poll between two looks at the runs in flight."""
 
 SECONDS_BETWEEN_LOOKS = 30
-"""Between two looks at a run whose state stays the same; a new state is looked at at once."""
+"""Seconds between two checks of a run in the same state; a new state is checked at once."""
 
 SECONDS_BETWEEN_STARTS = 1
-"""Between two runs that this machine is to start: several interpreters at once start slowly."""
+"""Seconds between two starts on this machine: several interpreters at once start slowly."""
 
 
 @dataclass
