@@ -40,6 +40,7 @@ from devtools.services import (
     FIXTURES,
     REGION,
     child,
+    create_queues,
     embedded_aws,
     embedded_prefect,
     trigger,
@@ -219,21 +220,6 @@ class Hall:
         return sum(map(int, answer["Attributes"].values()))
 
 
-def create_queues(sqs: "SQSClient") -> tuple[str, str]:
-    """Create the trigger queue with a low ``maxReceiveCount``, and the callback queue."""
-    dead = sqs.create_queue(QueueName="crowd-batch-trigger-dead")["QueueUrl"]
-    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
-    redrive = {
-        "deadLetterTargetArn": arn["Attributes"]["QueueArn"],
-        "maxReceiveCount": str(MAX_RECEIVE_COUNT),
-    }
-    triggers = sqs.create_queue(
-        QueueName="crowd-batch-trigger", Attributes={"RedrivePolicy": json.dumps(redrive)}
-    )
-    updates = sqs.create_queue(QueueName="crowd-batch-update")
-    return triggers["QueueUrl"], updates["QueueUrl"]
-
-
 class Runs:
     """The flow runs of a Prefect server."""
 
@@ -311,7 +297,7 @@ def main() -> int:
         s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
         for path in archives:
             s3.upload_file(str(path), BUCKET, f"export/{path.name}")
-        triggers, updates = create_queues(sqs)
+        triggers, updates = create_queues(sqs, "crowd", MAX_RECEIVE_COUNT)
         crowd = make_crowd(options.triggers, archives, updates)
         hall = Hall(sqs, crowd, triggers, updates)
         hall.fill()

@@ -157,11 +157,14 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def create_queues(sqs: "SQSClient", prefix: str) -> tuple[str, str]:
+def create_queues(sqs: "SQSClient", prefix: str, max_receive_count: int = 1000) -> tuple[str, str]:
     """Create a trigger queue with a dead-letter queue and a callback queue; returns both URLs."""
     dead = sqs.create_queue(QueueName=f"{prefix}-batch-trigger-dead")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
-    redrive = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": "1000"}
+    redrive = {
+        "deadLetterTargetArn": arn["Attributes"]["QueueArn"],
+        "maxReceiveCount": str(max_receive_count),
+    }
     triggers = sqs.create_queue(
         QueueName=f"{prefix}-batch-trigger", Attributes={"RedrivePolicy": json.dumps(redrive)}
     )

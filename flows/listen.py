@@ -24,7 +24,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed
 
 from blocks.saved import Aws
-from flows.support.heartbeats import Heartbeats, ServerClock, check_frequency
+from flows.support.heartbeats import Heartbeats, ServerClock, check_frequency, shows_life
 from flows.support.intake import Intake, is_denied
 from flows.support.listener import Listener
 from flows.support.log_context import label_lines
@@ -106,12 +106,14 @@ def listen_until_stopped(queue_url: str | None, deployment: str) -> None:
     url = queue_url or trigger_queue(settings)
     queue = TriggerQueue(Aws().sqs(url), url, settings.visibility_timeout)
     clock = ServerClock()
+    run = UUID(runtime.flow_run.id)
     with (
         clock.client() as prefect,
+        shows_life(run),
         stopped_by_signal() as stopping,
         waits_for_prefect(FEW_RETRIES),  # because messages must be kept invisible meanwhile
     ):
-        heartbeats = Heartbeats(prefect, UUID(runtime.flow_run.id), clock)
+        heartbeats = Heartbeats(prefect, run, clock)
         takeover = Takeover(prefect, heartbeats, clock)
         intake = Intake(prefect, deployment, allowed)
         listener = Listener(queue, prefect, intake, settings, heartbeats, clock)

@@ -33,7 +33,6 @@ from splitter import workspace, zooniverse
 from splitter.archives.extract import Contents
 from splitter.archives.watermark import StoppedError, Watermark
 from splitter.archives.zip_index import ZipIndex
-from splitter.aws import s3 as storage
 from splitter.aws.s3 import Bucket
 from splitter.batches import splice as splicing
 from splitter.batches import zip as zipping
@@ -109,7 +108,7 @@ def bucket_named(name: str, aws: Aws | None = None, owner: str | None = None) ->
         aws: credentials; without it, those that this process finds.
         owner: the AWS account that must own the bucket.
     """
-    return Bucket((aws or Aws()).client("s3", storage.CLIENT_CONFIG), name, owner)
+    return Bucket((aws or Aws()).s3(), name, owner)
 
 
 def split(
@@ -161,8 +160,7 @@ def split(
         log.warning("%s", warning)
     with best_effort("The summary", log):
         presigned = settings.presigned_links and aws.has_long_term_credentials
-        links = artifacts.batch_links(bucket, request, len(made.sizes), presigned)
-        artifacts.publish(outcome, links, earlier, docs)
+        artifacts.publish(outcome, bucket, presigned, earlier, docs)
     return Split(outcome, made)
 
 

@@ -23,7 +23,7 @@ from bench.kills.counting import (
     count_callbacks,
     count_leftovers,
 )
-from bench.kills.runs import Runs
+from bench.kills.runs import Runs, download_in
 from bench.kills.victims import (
     OUTAGES,
     POOL,
@@ -209,7 +209,7 @@ class Place:
                 names = [self._runs.name(run) for one in exports for run in one.values()]
                 sent = aws.answered()  # last, as time is short
                 named = zip(names, exports, strict=True)
-                return [one for name, one in named if name.rpartition(" ")[2] in sent]
+                return [one for name, one in named if download_in(name) in sent]
             case "listener":
                 return listeners
             case "both":

@@ -88,10 +88,15 @@ class Runs:
         return ", ".join(f"{name} {moment - start:+.3f}" for moment, name in sorted(lines))
 
     def _of(self, download: str) -> list[FlowRun]:
-        return [run for run in self.current() if run.name.endswith(f"for download {download}")]
+        return [run for run in self.current() if download_in(run.name) == download]
 
     def _all(self) -> Iterator[FlowRun]:
         offset = 0
         while found := self._prefect.read_flow_runs(limit=200, offset=offset):
             yield from found
             offset += len(found)
+
+
+def download_in(name: str) -> str:
+    """The download that the name of an export's run begins with."""
+    return name.removeprefix("download ").partition(":")[0]

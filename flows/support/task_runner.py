@@ -25,12 +25,12 @@ def task_runner(scheduler: str | None = None) -> TaskRunner[Any]:
 
 
 class UploadPool:
-    """The threads that send the parts of batches, and who is told of every part in place.
+    """The threads that send the parts of batches, and the progress that they report.
 
     Attributes:
-        timeout: the error of a batch whose requests S3 did not answer; the next ones do not begin.
+        timeout: the error of a batch whose requests timed out; no further batch begins.
 
-    Pickled, for another process, it becomes that process's own, which tells nobody.
+    In another process, a pickled pool is that process's own pool, without progress.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from devtools.processes import process_of
+from devtools.processes import family, process_of
 from devtools.proxy import CADDY, NGINX, caddy, nginx
 from flows.support.heartbeats import websocket_problem
 from tests.conftest import EXPORTS
@@ -112,4 +112,26 @@ def test_of_two_services_either_may_be_stopped(
             biospex.send(biospex.request(EXPORTS[0]))
             eventually(lambda: biospex.triggers()[0] == 0, within=45)
             eventually(lambda: not sum(biospex.triggers()))
+    assert biospex.statuses() == ["success"]
+
+
+@needs_nginx
+@pytest.mark.soak
+def test_of_two_services_behind_a_proxy_without_websockets_one_may_be_killed(
+    prefect_api: dict[str, str], prefect: SyncPrefectClient, biospex: Biospex, tmp_path: Path
+) -> None:
+    logs = [tmp_path / "first", tmp_path / "second"]
+    with (
+        nginx(prefect_api["PREFECT_API_URL"], tmp_path, NO_UPGRADE) as url,
+        logs[0].open("wb") as first,
+        logs[1].open("wb") as second,
+        serving(biospex, first, PREFECT_API_URL=url, EFS_PATH=str(tmp_path)),
+    ):
+        run_named(prefect, "listen for exports", StateType.RUNNING)
+        with serving(biospex, second, PREFECT_API_URL=url, EFS_PATH=str(tmp_path)) as in_charge:
+            eventually(lambda: "Listening to" in logs[1].read_text())
+            for process in family(in_charge.pid):
+                os.kill(process, signal.SIGKILL)
+            biospex.send(biospex.request(EXPORTS[0]))
+            eventually(lambda: not sum(biospex.triggers()), within=480)
     assert biospex.statuses() == ["success"]
