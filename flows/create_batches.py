@@ -62,9 +62,9 @@ def create_batches(request: Request | str) -> Result:
     """Split one export into batch ZIPs of BATCH_SIZE rows and tell BIOSPEX where they are.
 
     A large ZIP is **spliced**: S3 itself copies the images' bytes into the batches. Any other
-    archive is **extracted**: downloaded, unpacked, checked as a whole, and zipped again. Nothing is
-    uploaded before the whole manifest has been checked, and complete batches of an earlier run are
-    kept.
+    archive is **extracted**: downloaded, unpacked and zipped again; its batches appear when all of
+    it has been checked. No batch appears before the whole manifest has been checked, and complete
+    batches of an earlier run are kept.
 
     The callback goes to the request's `updatesQueueUrl`. It names every batch. If the export or the
     installation is at fault, it has one sentence that says why there are no batches. After any
