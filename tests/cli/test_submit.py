@@ -11,8 +11,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from cli.pool_settings import POOL
-from cli.submit import SubmitError, follow, main
+from cli.submit import POOL, SubmitError, follow, main
 from flows.create_batches import create_batches
 from splitter.errors import ExportError, SetupError
 from tests.conftest import EXPORTS
@@ -135,5 +134,5 @@ def test_ctrl_c_ends_in_one_line_and_leaves_the_run_alone(
     assert main([biospex.address(EXPORTS[0]), "--answer"]) == 130
     sent, _, *rest = capsys.readouterr().out.splitlines()
     assert sent.startswith("Sent the trigger")
-    assert rest == ["Stopped following. The run goes on; its page shows how it ends."]
+    assert rest == ["No longer following. The run continues; its page shows its outcome."]
     assert biospex.triggers() == (1, 0)
