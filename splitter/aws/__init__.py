@@ -1,10 +1,13 @@
-"""S3 and SQS: the archive and the batches in a bucket, the triggers and callbacks in queues.
+"""Calls S3 and SQS. ``splitter.errors`` classifies the errors of both."""
 
-Everything here speaks HTTP through boto3 and nothing else; the errors of both services are judged
-in ``splitter.errors``.
-"""
-
-from splitter.aws.s3 import Bucket
+from splitter.aws.s3 import Bucket, StoredObject
 from splitter.aws.sqs import CallbackError, Delivery, TriggerQueue, send_callback
 
-__all__ = ["Bucket", "CallbackError", "Delivery", "TriggerQueue", "send_callback"]
+__all__ = [
+    "Bucket",
+    "CallbackError",
+    "Delivery",
+    "StoredObject",
+    "TriggerQueue",
+    "send_callback",
+]
