@@ -23,8 +23,8 @@ from flows.support.progress import best_effort
 from flows.support.recovery import earlier_attempts, leave_if_superseded
 from flows.support.run_tags import documented, tag_this_run
 from flows.tasks import notify
+from splitter.aws import CallbackError
 from splitter.aws import sqs as queues
-from splitter.aws.sqs import CallbackError
 from splitter.batches.outcome import metric_line
 from splitter.errors import ExportError, SetupError, Verdict, explain, judge
 from splitter.messages import Failure, ReplyAddress, Request, Result, title

@@ -10,7 +10,7 @@ from splitter.messages import Request, Result
 from splitter.wording import count, size
 
 if TYPE_CHECKING:  # it imports pandas, which the listener does not need
-    from splitter.manifest.partition import Batch, Partition
+    from splitter.manifest import Batch, Partition
 
 NAMESPACE = "BIOSPEX"
 UNITS = {

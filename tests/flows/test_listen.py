@@ -1,13 +1,11 @@
 """The listener, against SQS over HTTP and a real Prefect server."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,8 +37,9 @@ from prefect.states import (
     Scheduled,
 )
 
-from devtools.services import free_port
+from devtools.services import child, free_port
 from flows.create_batches import create_batches
+from flows.listen import listen
 from flows.support.decision import MISSED_HEARTBEATS
 from flows.support.heartbeats import Heartbeats, ServerClock
 from flows.support.intake import Intake
@@ -627,58 +626,25 @@ def test_a_run_that_completed_gets_no_second_callback(
     assert biospex.triggers() == (0, 0)
 
 
-@pytest.fixture
-def listening(
-    deployment: Deployment, biospex: Biospex
-) -> Callable[..., AbstractContextManager[subprocess.Popen[str]]]:
-    """Runs the flow `listen` as a process, its log a file to read."""
-
-    @contextmanager
-    def start(log: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-        arguments = f"{biospex.trigger_queue_url!r}, {deployment.name!r}"
-        code = f"from flows.listen import listen; listen({arguments})"
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                env={**os.environ, **environment},
-                stderr=output,
-                text=True,
-            )
-        try:
-            yield process
-        finally:
-            process.terminate()  # killed, it would leave a run that is Running for ever
-            process.wait(timeout=60)
-
-    return start
-
-
-def test_sigterm_ends_the_listener_cleanly_and_hands_its_messages_back(
-    listening: Any, biospex: Biospex, tmp_path: Path
-) -> None:
-    biospex.send(biospex.request(EXPORTS[0]))
-    with listening(tmp_path / "log") as process:
-        eventually(lambda: biospex.triggers() == (0, 1))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
-    assert biospex.triggers() == (1, 0)
-
-
-def test_a_listener_waits_for_a_service_that_is_away_and_says_so_once(
-    listening: Any, biospex: Biospex, tmp_path: Path
+def test_a_listener_waits_for_aws_and_hands_its_messages_back_at_sigterm(
+    deployment: Deployment, biospex: Biospex, tmp_path: Path
 ) -> None:
     biospex.send(biospex.request(EXPORTS[0]))
     port, log = free_port(), tmp_path / "log"
-    with listening(log, AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}") as process:
+    arguments = f"{biospex.trigger_queue_url!r}, {deployment.name!r}"
+    command = [sys.executable, "-c", f"from flows.listen import listen; listen({arguments})"]
+    environment = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    with log.open("wb") as output, child(command, environment, output) as process:
         eventually(lambda: "Waiting for a service" in log.read_text())
         late = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
         late.start()  # with the queues of the other one, being in the same process
         try:
             eventually(lambda: biospex.triggers() == (0, 1))
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=60) == 0
         finally:
             late.stop()
+    assert biospex.triggers() == (1, 0)
     assert log.read_text().count("Waiting for a service") == 1
 
 
@@ -707,13 +673,10 @@ def refusing_aws(code: str) -> Iterator[str]:
     [("ExpiredToken", "ExpiredToken"), ("AccessDenied", "let the listener's role use")],
 )
 def test_a_listener_that_aws_refuses_fails_with_a_sentence(
-    code: str, sentence: str, listening: Any, tmp_path: Path
+    code: str, sentence: str, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = tmp_path / "log"
-    with (
-        refusing_aws(code) as url,
-        listening(log, AWS_ENDPOINT_URL=url) as process,
-    ):
-        assert process.wait(timeout=60) == 1
-    assert sentence in log.read_text()
-    assert "Waiting for a service" not in log.read_text()
+    with refusing_aws(code) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        state: State[Any] = listen(f"{url}/1/triggers", deployment.name, return_state=True)
+    assert state.is_failed()
+    assert sentence in str(state.message)
