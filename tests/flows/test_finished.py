@@ -303,7 +303,7 @@ def test_the_page_shows_the_rows_the_place_and_pictures_of_a_batch(
 
 
 @pytest.mark.parametrize("name", ["by hand", "wrong size"])
-def test_the_console_is_linked_where_a_link_may_not_be_signed_or_would_not_last(
+def test_the_console_is_linked_where_a_signed_link_would_not_do(
     name: str, finished: Runs, prefect: SyncPrefectClient
 ) -> None:
     summary = str(page_of(prefect, finished(name).state)["summary"].data)

@@ -122,7 +122,7 @@ def test_any_table_written_by_python_comes_back_cell_for_cell(
 
 @settings(deadline=None)
 @given(tables(cells(without="\r")), BATCH_SIZES, st.booleans())
-def test_any_table_written_by_python_with_plain_line_feeds_comes_back_cell_for_cell(
+def test_any_table_of_python_with_line_feeds_comes_back_cell_for_cell(
     table: Table, batch_size: int, quote_all: bool
 ) -> None:
     assert_comes_back(table, python_csv(table, "\n", quote_all), batch_size)
@@ -287,7 +287,7 @@ def test_the_folder_is_what_stands_before_the_manifests_name(name: str, folder: 
     assert manifest.folder_of(name) == folder
 
 
-def test_images_stand_beside_the_manifest_and_what_no_row_names_is_reported() -> None:
+def test_images_are_beside_the_manifest_and_unlisted_files_are_reported() -> None:
     names = ["x/a.jpg", "x/sub/b.jpg", "x/manifest.csv", "x/readme.txt", "stray.jpg"]
     export = partition_export("imageName\nsub/b.jpg\na.jpg\n", names)
     assert export.folder == "x/"
