@@ -126,7 +126,8 @@ def test_the_images_that_zooniverse_might_refuse_are_read_in_parallel(
     assert isinstance(lane, Splice)
     store.traffic = Traffic()
     zooniverse.inspect(lane.parts, lane.index)
-    assert store.traffic.requests["GET"] == store.traffic.most == 3
+    assert store.traffic.requests["GET"] == 3
+    assert store.traffic.most > 1
 
 
 def test_a_long_stretch_is_read_in_parallel_ranges(archive: Path, servers: ExitStack) -> None:
