@@ -1,7 +1,6 @@
-"""Dollars of a split, from its plan and the measured rates: ``python -m bench.cost``.
+"""Calculates the price of a split from its plan and the measured rates: ``python -m bench.cost``.
 
-It needs no store, because a plan is data. Prices are list prices in us-east-2 and constants below;
-they leave out the storage of the objects and the transfer within the region.
+Needs no store. Uses the list prices of us-east-2 below, without storage and transfer in the region.
 """
 
 import random
@@ -41,7 +40,7 @@ MODIFIED = (2026, 11, 24, 0, 0, 0)
 
 
 def cost_of(gigabytes: int, order: Order) -> tuple[int, Cost]:
-    """The number of images of a synthetic export, and the requests of its splice."""
+    """The number of images of a synthetic export and the requests of its splice."""
     count = round(gigabytes * 1e9 / MEAN_IMAGE)
     names = [f"{number:024x}.jpg" for number in range(count)]
     rng = random.Random(gigabytes)
@@ -70,14 +69,14 @@ def cost_of(gigabytes: int, order: Order) -> tuple[int, Cost]:
 
 
 def compute(seconds: float, disk_gb: float = 0) -> float:
-    """Dollars of a Fargate task, its start included."""
+    """Dollars of a Fargate task, including its start."""
     hourly = TASK_CPUS * FARGATE_CPU + TASK_GB * FARGATE_GB
     hourly += max(0, disk_gb - FREE_DISK_GB) * FARGATE_DISK_GB
     return (TASK_START + seconds) / 3600 * hourly
 
 
 def ways_to_split(gigabytes: int) -> Iterator[str]:
-    """A line of a Markdown table for each way to split an export of that size."""
+    """A row of a Markdown table for each way to split an export."""
 
     def line(way: str, seconds: float, machine: float, efs: float, requests: float) -> str:
         return (
@@ -99,9 +98,9 @@ def ways_to_split(gigabytes: int) -> Iterator[str]:
     efs = 2 * gigabytes * (EFS_READ + EFS_WRITTEN)
     yield line("extract, EFS", seconds, compute(seconds), efs, requests)
     if disk <= LAMBDA_DISK_GB and seconds <= LAMBDA_SECONDS:
-        yield line("the Lambda, at that pace", seconds, seconds * 5 * LAMBDA_GB, 0, requests)
+        yield line("the Lambda, at the same speed", seconds, seconds * 5 * LAMBDA_GB, 0, requests)
     else:
-        yield f"| {gigabytes} GB, the Lambda | cannot: {LAMBDA_DISK_GB} GB of disk | | | | |"
+        yield f"| {gigabytes} GB, the Lambda | impossible: {LAMBDA_DISK_GB} GB of disk | | | | |"
 
 
 def dollars(cost: Cost) -> float:

@@ -1,12 +1,15 @@
-"""Many triggers at once, and what the listener's memory does: ``python -m bench.crowd``.
+"""Sends many triggers at once and measures the listener's memory: ``python -m bench.crowd``.
 
-Among the ``--triggers`` messages are, one in ten each: two messages with one download, which are
-two requests and are answered twice; a message that SQS delivers once more while its run is going
-on, which is answered once; requests that cannot be carried out and are answered with a failure; and
-junk that nobody can answer, which has to end in the dead-letter queue. The rest are small exports.
-AWS is moto's; the Prefect server, on PostgreSQL, and ``flows.serve`` are real. Resident memory
-(VmRSS) of the listener and of flows.serve is read every five seconds. The exit status is 1 if a
-message was not answered as often as it should be, or is not where it should be.
+One in ten of the ``--triggers`` messages is of each of these kinds:
+
+- one of two messages with the same download, which get a callback each;
+- a message that SQS delivers again while its run is active, which gets one callback;
+- an invalid request, which gets a failure callback;
+- junk without an address for a callback, which becomes a dead letter.
+
+The others are small exports. AWS is moto's; ``flows.serve`` and the Prefect server on PostgreSQL
+are real. Reads the resident memory (VmRSS) of the listener and of flows.serve every five seconds.
+Exits with 1 if a message got a wrong number of callbacks or is in a wrong queue.
 """
 
 import argparse
@@ -37,6 +40,7 @@ from devtools.services import (
     FIXTURES,
     REGION,
     child,
+    create_queues,
     embedded_aws,
     embedded_prefect,
     trigger,
@@ -46,7 +50,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 MAX_RECEIVE_COUNT = 4
-"""Enough for a message that the bench receives once and SQS delivers twice."""
+"""Enough for a message that the bench receives once and the listener twice."""
 
 SETTINGS = {
     "BATCH_SIZE": "10",
@@ -58,18 +62,18 @@ SETTINGS = {
 }
 SECONDS_BETWEEN_LOOKS = 5.0
 WARM_UP = 0.1
-"""Of the answers; memory before is not counted."""
+"""Share of the callbacks before memory is counted."""
 
 
 @dataclass
 class Crowd:
-    """Messages to send, and what is to become of them.
+    """Messages to send and the expected results.
 
     Attributes:
-        bodies: messages that are sent once, and delivered once.
-        repeated: messages that are delivered once more while they are in flight.
-        answers: how often each pair of download id and status is to come back.
-        junk: how many of ``bodies`` end in the dead-letter queue.
+        bodies: messages that are delivered once.
+        repeated: messages that are delivered again while they are in flight.
+        answers: expected number of callbacks for each download id and status.
+        junk: number of ``bodies`` that become dead letters.
     """
 
     bodies: list[str] = field(default_factory=list)
@@ -84,7 +88,7 @@ class Crowd:
 
 @dataclass
 class Sample:
-    """Resident memory at a moment: seconds since the start, messages answered, MiB by process."""
+    """Seconds since the start, callbacks received, and MiB of resident memory by process."""
 
     second: float
     answered: int
@@ -92,14 +96,13 @@ class Sample:
 
 
 def make_crowd(size: int, archives: Sequence[Path], updates: str) -> Crowd:
-    """``size`` messages, of every kind."""
     crowd = Crowd()
     exports = cycle(archives)
     for number in range(size):
         export = next(exports)
         good = {**trigger(0, export, updates), "downloadId": f"download-{number}"}
         match number % 10:
-            case 1 if number + 1 < size:  # and once more by the next number
+            case 1 if number + 1 < size:  # the next number sends it again
                 twin = json.dumps(good)
                 crowd.bodies.append(twin)
                 crowd.answers[str(good["downloadId"]), "success"] = 2
@@ -121,7 +124,7 @@ def make_crowd(size: int, archives: Sequence[Path], updates: str) -> Crowd:
 
 
 def _wrong(number: int) -> dict[str, Any]:
-    """Fields that make a request one that is answered with a failure."""
+    """Fields that make a request invalid."""
     kinds: list[dict[str, Any]] = [
         {"file": "../export.zip"},
         {"totalSize": "many"},
@@ -132,7 +135,7 @@ def _wrong(number: int) -> dict[str, Any]:
 
 
 def _junk(number: int, good: Mapping[str, Any]) -> str:
-    """A message that cannot be answered."""
+    """A message without an address for a callback."""
     kinds = [
         "not JSON",
         json.dumps([good]),
@@ -144,7 +147,7 @@ def _junk(number: int, good: Mapping[str, Any]) -> str:
 
 
 class Hall:
-    """The queues, the crowd in them, and what comes out."""
+    """The queues with the crowd's messages and callbacks."""
 
     def __init__(self, sqs: "SQSClient", crowd: Crowd, triggers: str, updates: str) -> None:
         self._sqs = sqs
@@ -156,7 +159,7 @@ class Hall:
         self.answers: Counter[tuple[str, str]] = Counter()
 
     def fill(self) -> None:
-        """Send every message; those to be repeated first, for the receipt handles they give."""
+        """Send all messages. Receives those to be repeated first, for their receipt handles."""
         for body in self._crowd.repeated:
             self._sqs.send_message(QueueUrl=self._triggers, MessageBody=body)
         while len(self._handles) < len(self._crowd.repeated):
@@ -170,14 +173,14 @@ class Hall:
             self._sqs.send_message(QueueUrl=self._triggers, MessageBody=body)
 
     def repeat(self, running: set[str]) -> None:
-        """Let SQS deliver again the messages to be repeated whose exports are under way."""
+        """Make SQS deliver the messages of active exports again."""
         for download in running & self._handles.keys():
-            with suppress(ClientError):  # it has just been deleted
+            with suppress(ClientError):  # it was deleted meanwhile
                 self._show(self._handles.pop(download))
                 self.redelivered += 1
 
     def listen(self) -> None:
-        """Take the answers that have come in."""
+        """Receive callbacks."""
         while messages := self._sqs.receive_message(
             QueueUrl=self._updates, MaxNumberOfMessages=10
         ).get("Messages"):
@@ -188,15 +191,13 @@ class Hall:
                 self._sqs.delete_message(QueueUrl=self._updates, ReceiptHandle=handle)
 
     def waiting(self) -> int:
-        """How many messages the trigger queue holds, visible or not."""
         return self._messages(self._triggers)
 
     def dead(self) -> int:
-        """How many messages are in the dead-letter queue."""
         return self._messages(f"{self._triggers}-dead")
 
     def wrongs(self) -> Iterator[str]:
-        """The differences from the expected end."""
+        """The differences from the expected results."""
         for key in sorted(self._crowd.answers.keys() | self.answers.keys()):
             wanted, found = self._crowd.answers[key], self.answers[key]
             if wanted != found:
@@ -207,7 +208,6 @@ class Hall:
             yield f"{self.dead()} dead letters instead of {self._crowd.junk}"
 
     def _show(self, handle: str) -> None:
-        """Make a message visible."""
         self._sqs.change_message_visibility(
             QueueUrl=self._triggers, ReceiptHandle=handle, VisibilityTimeout=0
         )
@@ -220,21 +220,6 @@ class Hall:
         return sum(map(int, answer["Attributes"].values()))
 
 
-def create_queues(sqs: "SQSClient") -> tuple[str, str]:
-    """The trigger queue, whose dead-letter queue gets a message soon, and the callback queue."""
-    dead = sqs.create_queue(QueueName="crowd-batch-trigger-dead")["QueueUrl"]
-    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
-    redrive = {
-        "deadLetterTargetArn": arn["Attributes"]["QueueArn"],
-        "maxReceiveCount": str(MAX_RECEIVE_COUNT),
-    }
-    triggers = sqs.create_queue(
-        QueueName="crowd-batch-trigger", Attributes={"RedrivePolicy": json.dumps(redrive)}
-    )
-    updates = sqs.create_queue(QueueName="crowd-batch-update")
-    return triggers["QueueUrl"], updates["QueueUrl"]
-
-
 class Runs:
     """The flow runs of a Prefect server."""
 
@@ -242,18 +227,17 @@ class Runs:
         self._prefect = SyncPrefectClient(api)
 
     def listener(self) -> str | None:
-        """The id of the listener's run."""
         runs = self._prefect.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=["listen"]))
         )
         return str(runs[0].id) if runs else None
 
     def exports(self) -> Counter[str]:
-        """How many runs of exports there are of each state."""
+        """The number of runs of exports by state."""
         return Counter(run.state_name or "" for run in self._all())
 
     def under_way(self) -> set[str]:
-        """The downloads whose runs are going on."""
+        """The downloads of active runs."""
         return {
             tag.removeprefix("download-")
             for run in self._all()
@@ -271,7 +255,7 @@ class Runs:
 
 
 def resident(pid: int) -> float | None:
-    """MiB of a process in memory; None if it is gone."""
+    """MiB of resident memory of a process; None if it has ended."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
@@ -281,7 +265,7 @@ def resident(pid: int) -> float | None:
 
 def memory_table(samples: Sequence[Sample], answers: int) -> Iterator[str]:
     """A Markdown table of the memory after the warm-up."""
-    yield "| MiB resident | first | median | last | max | KiB more a trigger |"
+    yield "| MiB resident | first | median | last | max | KiB added by a trigger |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for name in ("listener", "flows.serve"):
         warm = [
@@ -305,7 +289,7 @@ def main() -> int:
         home = Path(stack.enter_context(TemporaryDirectory(prefix="bench-crowd-")))
         aws = stack.enter_context(embedded_aws())
         database = stack.enter_context(postgresql())
-        prefect = stack.enter_context(embedded_prefect(home, database=database))
+        prefect = stack.enter_context(embedded_prefect(home, database=database.url))
         keys = (aws["AWS_ACCESS_KEY_ID"], aws["AWS_SECRET_ACCESS_KEY"])
         session = boto3.Session(*keys, region_name=REGION)
         s3 = session.client("s3", endpoint_url=aws["AWS_ENDPOINT_URL"])
@@ -313,7 +297,7 @@ def main() -> int:
         s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
         for path in archives:
             s3.upload_file(str(path), BUCKET, f"export/{path.name}")
-        triggers, updates = create_queues(sqs)
+        triggers, updates = create_queues(sqs, "crowd", MAX_RECEIVE_COUNT)
         crowd = make_crowd(options.triggers, archives, updates)
         hall = Hall(sqs, crowd, triggers, updates)
         hall.fill()
@@ -355,7 +339,7 @@ def main() -> int:
 def report(
     crowd: Crowd, hall: Hall, ended: Counter[str], seconds: float, max_in_flight: int
 ) -> Iterator[str]:
-    """A Markdown table of what was to be and what was."""
+    """A Markdown table of expected and actual results."""
     yield (
         f"{crowd.size} triggers, MAX_IN_FLIGHT={max_in_flight}; {seconds:.0f} s; "
         f"{os.cpu_count()} cores, {platform.machine()}, {time.strftime('%Y-%m-%d')}\n"
@@ -366,7 +350,7 @@ def report(
     for status in ("success", "failed"):
         found = _of(status, hall.answers)
         yield f"| answered {status} | {_of(status, crowd.answers)} | {found} |"
-    yield f"| delivered once more | {len(crowd.repeated)} | {hall.redelivered} |"
+    yield f"| delivered again | {len(crowd.repeated)} | {hall.redelivered} |"
     yield f"| dead letters | {crowd.junk} | {hall.dead()} |"
 
 

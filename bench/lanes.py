@@ -1,6 +1,7 @@
-"""What both lanes take, beside the floor and the limit: ``make bench GIGABYTES=1.6``.
+"""Measures both lanes beside a floor and a limit: ``make bench GIGABYTES=1.6``.
 
-In turn, on this machine, against SeaweedFS, with exports of real JPEGs (``bench/export.py``):
+The ways take turns on this machine, against SeaweedFS, with exports of real JPEGs
+(``bench/export.py``):
 
 floor             s5cmd downloads the ZIP and uploads it again
 limit             the UploadPartCopy calls of the splice lane's plan, and nothing else
@@ -10,9 +11,9 @@ splice            create_batches with SPLIT_STRATEGY=splice, images in the order
 splice merged     images in four such runs, as in an export of more than 8,000
 splice shuffled   images in random order
 
-Seconds of the lanes are the flow run's own; the start of Python and Prefect is not in them. Peak
-memory is that of the largest process. Figures are the medians of ``--repeat`` rounds; in each round
-every way has its turn, so that a slow minute of the machine falls on all of them.
+Seconds of the lanes are those of the flow run, without the start of Python and Prefect. Peak memory
+is that of the largest process. Figures are medians of ``--repeat`` rounds; each round runs every
+way, so a slow minute of the machine affects all of them.
 """
 
 import argparse
@@ -45,7 +46,7 @@ from splitter.batches.assembly import PARALLEL_COPIES, CopiedPart
 from splitter.manifest import partition as manifest
 
 MAX_BATCH_SIZE, MIN_BATCHES = 2000, 4
-"""A small export is cut into as many batches, so that its order makes a difference."""
+"""A small export is cut into 4 batches, so that the order of its images matters."""
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 Way = Callable[[Path, Path, str], "Measured"]
@@ -54,7 +55,7 @@ Way = Callable[[Path, Path, str], "Measured"]
 
 @dataclass
 class Measured:
-    """One way to split an export, once. Bytes are those of the worker; None is not measured."""
+    """One run of one way. Bytes are those of the worker; None is not measured."""
 
     seconds: float
     received: int | None = None
@@ -81,7 +82,7 @@ class Bench:
         self.updates = sqs.create_queue(QueueName="updates")["QueueUrl"]
 
     def measure(self, way: Callable[[Path, str], Measured], archive: Path) -> Measured:
-        """Split ``archive`` in a bucket of its own, on a machine that has written all it has to."""
+        """Split ``archive`` in a bucket of its own, after the disk has written its backlog."""
         bucket = f"bench-{uuid4()}"
         self.s3.create_bucket(Bucket=bucket)
         self.s3.upload_file(
@@ -110,7 +111,7 @@ class Bench:
         )
 
     def limit(self, archive: Path, scratch: Path, bucket_name: str) -> Measured:
-        """The copies alone: the batches' plans are made beforehand, the uploads never completed."""
+        """The copies alone: plans are made beforehand, uploads are not completed."""
         bucket = Bucket(self.s3, bucket_name)
         key = f"export/{archive.name}"
         source = bucket.archive(key)
@@ -171,7 +172,7 @@ class Bench:
 
 
 def typical(rounds: Sequence[Measured]) -> Measured:
-    """The round with the median time, with the highest memory of all."""
+    """The round with the median time, and the highest memory of all rounds."""
     middle = sorted(rounds, key=lambda one: one.seconds)[len(rounds) // 2]
     peaks = [one.peak_memory for one in rounds if one.peak_memory is not None]
     return Measured(

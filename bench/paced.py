@@ -1,11 +1,10 @@
-"""What a lane takes where requests wait as they do at S3: ``python -m bench.paced``.
+"""Measures a lane on a store whose requests wait as S3's do: ``python -m bench.paced``.
 
-The bench of two cores (``bench.lanes``) shows the cost of processor time; this one shows the cost
-of waiting. The store (``bench/paced_store.py``) answers after 30 ms and gives 85 MB/s to each
-connection, AWS's guideline. The export is a sparse file of stored images, 1 MB each, in the order
-of the rows.
+``bench.lanes`` shows the cost of processor time; this bench shows the cost of waiting. The store
+(``bench/paced_store.py``) answers after 30 ms and gives each connection 85 MB/s, by AWS's
+guideline. The export is a sparse file of stored images, 1 MB each, in the order of the rows.
 
-Seconds go from the first request to the last. Dollars are those of the requests alone.
+Seconds go from the first request to the last. Dollars are for requests only.
 """
 
 import argparse
@@ -30,6 +29,7 @@ READING = {"GET", "HEAD"}
 
 
 def dollars(traffic: Traffic) -> float:
+    """The list price of the requests."""
     return sum(
         count * (DOLLARS_TO_READ if kind in READING else DOLLARS_TO_WRITE)
         for kind, count in traffic.requests.items()

@@ -1,8 +1,8 @@
-"""A stand-in for S3 that takes as long as S3 does, and moves as little as it can.
+"""A stand-in for S3 that takes as long as S3 and moves few bytes.
 
 A request waits for its first byte, then for its bytes at the rate of one connection; any number of
-requests waits side by side. Archives are files, which may be sparse. Copies are only noted, and of
-the bytes that are sent only their number is kept. S3's limits on parts hold.
+requests wait side by side. Archives are files, which may be sparse. Copies are only recorded, and
+of received bytes only the number is kept. S3's limits on parts apply.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ METADATA = "x-amz-meta-"
 
 @dataclass
 class Stored:
-    """An object: a file's bytes, or only so many of them."""
+    """An object: the bytes of a file, or only their number."""
 
     size: int
     path: Path | None = None
@@ -57,7 +57,7 @@ class Upload:
 
 @dataclass
 class Traffic:
-    """What the store was asked for.
+    """The requests that the store received.
 
     Attributes:
         requests: by method; COPY is UploadPartCopy, LIST is ListMultipartUploads.
@@ -105,7 +105,7 @@ class Request:
 
 @dataclass
 class Answer:
-    """What a request gets; ``moved``: the bytes that it takes the time of, on top of the body."""
+    """The answer to a request; ``moved``: bytes whose transfer time it takes, besides the body."""
 
     status: HTTPStatus = HTTPStatus.OK
     body: bytes = b""
@@ -135,7 +135,7 @@ class PacedStore:
         Args:
             first_byte: seconds that each request waits.
             rate: bytes a second of one connection, or of one copy.
-            most_copies: under way at the same time; any more is answered by SlowDown.
+            most_copies: under way at the same time; further copies are answered by SlowDown.
         """
         self.objects: dict[str, Stored] = {}
         self.uploads: dict[str, Upload] = {}
@@ -147,12 +147,12 @@ class PacedStore:
         self._numbers = itertools.count(1)
 
     def add(self, key: str, path: Path) -> None:
-        """Have a file's bytes, as they are when they are read, under a key."""
+        """Store a file under a key; its bytes are read at each request."""
         self.objects[key] = Stored(path.stat().st_size, path)
 
     @contextmanager
     def served(self) -> Iterator[str]:
-        """Serve for the length of a ``with`` block; yields the endpoint's URL."""
+        """Serve within a ``with`` block; yields the endpoint's URL."""
         loop = asyncio.new_event_loop()
         server = loop.run_until_complete(asyncio.start_server(self._connected, "127.0.0.1", 0))
         thread = threading.Thread(target=loop.run_forever)
@@ -202,7 +202,7 @@ class PacedStore:
             traffic.ended = time.monotonic()
 
     async def _received(self, request: Request, reader: asyncio.StreamReader) -> bytes:
-        """The body, of which the bytes of an object are only counted."""
+        """The body of a request; the bytes of an object are counted and dropped."""
         self.traffic.received += request.length
         if request.method != "PUT":
             return await reader.readexactly(request.length)

@@ -1,15 +1,15 @@
 """Measures the limits of one task: ``python -m bench.scale``.
 
-Synthetic exports of 20 thousand, 1 million and 10 million rows go through the steps that work on
-the whole of an export in memory, each in a process of its own:
+Runs the steps that keep a whole export in memory, with 20 thousand, 1 million and 10 million
+synthetic rows, each step in its own process:
 
 index      read the central directory of a ZIP
 partition  read the manifest, check it against the members, cut it into batches
-plan       lay out every splice, with its manifest and its central directory
+plan       plan every splice, with its manifest and its central directory
 
-Each is one thread that never waits, so its processor time is its duration on a quiet machine. A
-last line has the requests a second that one task makes of a store on the same machine. Limits are
-out of force here; a run refuses an export above MAX_MEMBERS, MAX_CELLS and MAX_IN_MEMORY.
+Each step is one thread that never waits, so its processor time is its duration on an idle machine.
+The last line has the requests a second of one task to a store on the same machine. The limits of
+an export (MAX_MEMBERS, MAX_CELLS, MAX_IN_MEMORY) are disabled.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def names(count: int) -> Iterator[str]:
 
 
 def members(count: int) -> Iterator[ZipInfo]:
-    """The entries of an export's central directory, the manifest last."""
+    """The entries of an export's central directory, with the manifest at the end."""
     position = 0
     for name in (*names(count), MANIFEST):
         info = ZipInfo(name, MODIFIED)
@@ -80,7 +80,7 @@ def index(count: int) -> Callable[[], object]:
 
 def partition(count: int) -> Callable[[], object]:
     cells = ",".join('"free text, of a label"' for _ in COLUMNS[2:])
-    written = io.BytesIO()  # a list of the rows would take more than the step itself
+    written = io.BytesIO()  # a list of rows would need more memory than the step
     written.write(f"{','.join(COLUMNS)}\n".encode())
     for name in names(count):
         written.write(f"{name[:-4]},{name},{cells}\n".encode())
@@ -110,14 +110,14 @@ STEPS = {"index": index, "partition": partition, "plan": plan}
 
 
 def measure(step: str, count: int) -> None:
-    """Run one step in this process and print its processor seconds and the peak, in bytes.
+    """Run one step in this process and print its processor seconds and its peak in bytes.
 
-    Where the machine is too small it ends in a MemoryError, not in the kernel's choice of a victim.
+    If memory is too small, it ends with a MemoryError before the kernel kills a process.
     """
     most = int(0.9 * figure("/proc/meminfo", "MemAvailable"))
     resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
     run = STEPS[step](count)
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak: proc_pid_clear_refs(5)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak: proc_pid_clear_refs(5)
     started = time.process_time()
     result = run()
     seconds = time.process_time() - started
@@ -126,13 +126,13 @@ def measure(step: str, count: int) -> None:
 
 
 def figure(path: str, name: str) -> int:
-    """Bytes that the kernel states under a name: proc(5)."""
+    """A value of proc(5) in bytes."""
     lines = dict(line.split(":") for line in Path(path).read_text().splitlines())
     return int(lines[name].split()[0]) * 1024
 
 
 def requests_a_second() -> float:
-    """Ranged reads by the threads of one task, from a store on this machine."""
+    """Ranged reads a second by the threads of one task, from a store on this machine."""
     with TemporaryDirectory(prefix="bench-") as directory, seaweedfs(Path(directory)) as endpoint:
         session = boto3.Session("any", "any", region_name=REGION)
         s3 = session.client("s3", endpoint_url=endpoint, config=CLIENT_CONFIG)

@@ -1,6 +1,6 @@
-"""Saves the blocks of a deployment from the environment.
+"""Saves the Workspace and the AWS credentials blocks with the values of the environment.
 
-``.venv/bin/python -m blocks.register`` overwrites saved blocks, and so changes made in the UI.
+``.venv/bin/python -m blocks.register`` overwrites saved blocks, including changes made in the UI.
 """
 
 import os
@@ -17,15 +17,14 @@ from splitter.settings import Settings
 
 
 def register() -> None:
-    """Save the Workspace and the AWS credentials under the name ``biospex``."""
     Workspace.from_settings(Settings.load()).save(BLOCK_NAME, overwrite=True)
     credentials_from_environment().save(BLOCK_NAME, overwrite=True)
 
 
 def credentials_from_environment() -> AwsCredentials:
-    """The long-term keys of the environment; without keys, runs use a role, as on ECS.
+    """Credentials with the long-term keys of the environment. Without keys, runs use a role.
 
-    Keys with a session token are left out: they expire within hours, and Prefect's API shows the
+    Temporary keys are not saved: they expire within hours, and Prefect's API shows their session
     token as plain text.
     """
     environment = os.environ.get

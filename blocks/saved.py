@@ -1,7 +1,7 @@
-"""The blocks that an operator has saved as `biospex`, or their defaults from the environment."""
+"""Loads the blocks named `biospex`, or their defaults from the environment."""
 
 import os
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from botocore.config import Config
 from prefect.blocks.core import Block
@@ -10,6 +10,7 @@ from prefect_aws import AwsCredentials
 from pydantic import ValidationError
 
 from blocks.workspace import Workspace
+from splitter.aws import s3, sqs
 from splitter.errors import SetupError
 from splitter.sentences import Actor, Sentence, Words
 from splitter.settings import Settings
@@ -32,7 +33,7 @@ BlockType = TypeVar("BlockType", bound=Block)
 
 
 def load_workspace(settings: Settings) -> Workspace:
-    """The saved Workspace block; without one, a block with the environment's settings."""
+    """The saved Workspace block, or a block with the environment's settings."""
     return _load(Workspace) or Workspace.from_settings(settings)
 
 
@@ -44,13 +45,9 @@ def origin(block: Block) -> str:
 
 
 class Aws:
-    """Makes boto3 clients with the saved credentials; without a saved block, boto3 finds its own.
+    """Creates boto3 clients with the saved credentials, or with boto3's own.
 
-    All clients of a run share one session, as each session loads botocore's service tables again.
-
-    Attributes:
-        origin: where the credentials come from, for the log.
-        session: the boto3 session.
+    All clients of a run share a session, because each session loads botocore's service tables.
     """
 
     def __init__(self) -> None:
@@ -61,22 +58,21 @@ class Aws:
 
     @property
     def has_long_term_credentials(self) -> bool:
-        """Whether the keys stay valid, unlike those of a role, which end within hours."""
+        """Whether the keys do not expire. A role's keys expire within hours."""
         credentials = self.session.get_credentials()
         return credentials is not None and credentials.get_frozen_credentials().token is None
 
-    @overload
-    def client(self, service: Literal["s3"], config: Config) -> "S3Client": ...
-    @overload
-    def client(
-        self, service: Literal["sqs"], config: Config, region: str | None = None
-    ) -> "SQSClient": ...
-    @overload
-    def client(self, service: Literal["ecs"], config: Config, region: str | None = None) -> Any: ...
+    def s3(self) -> "S3Client":
+        return cast("S3Client", self.client("s3", s3.CLIENT_CONFIG))
+
+    def sqs(self, queue_url: str) -> "SQSClient":
+        """A client for one queue, in the region that its URL names."""
+        return cast("SQSClient", self.client("sqs", sqs.CLIENT_CONFIG, sqs.region_of(queue_url)))
+
     def client(
         self, service: Literal["s3", "sqs", "ecs"], config: Config, region: str | None = None
     ) -> Any:
-        """A boto3 client with the block's endpoint, and our own retries and timeouts."""
+        """A boto3 client with the block's endpoint and ``config``'s retries and timeouts."""
         parameters = self._parameters.get_params_override()
         parameters["config"] = config.merge(parameters.get("config") or Config())
         region = region or self.session.region_name or os.environ.get("AWS_REGION") or REGION

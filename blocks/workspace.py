@@ -1,4 +1,4 @@
-"""The Workspace block: directories for unpacking, which can be changed in the Prefect UI."""
+"""The Workspace block: the directories for unpacking, editable in the Prefect UI."""
 
 import tempfile
 from pathlib import Path
@@ -15,7 +15,7 @@ PAGE = Docs().address("configuration.md")
 class Workspace(Block):
     """Directories in which the batch creator unpacks exports, by the size of the archive.
 
-    Without a saved block named `biospex`, EFS_PATH and MAX_TMP_SIZE of the environment are used.
+    Without a saved block named `biospex`, runs use EFS_PATH and MAX_TMP_SIZE of the environment.
     """
 
     _block_type_name = "BIOSPEX Workspace"

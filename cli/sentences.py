@@ -1,4 +1,4 @@
-"""Writes docs/messages.md: every sentence of the catalogue, who must act and what they do.
+"""Writes docs/messages.md: every sentence of the catalogue, who must act and how.
 
 Run ``.venv/bin/python -m cli.sentences``; a test compares the page with the catalogue.
 """
@@ -12,7 +12,7 @@ from pkgutil import walk_packages
 import blocks
 import flows
 import splitter
-from splitter.errors import default_advice
+from splitter.errors import DEFAULT_ADVICE
 from splitter.sentences import CATALOGUE
 
 PLACEHOLDER = re.compile(r"\{(\w+)(?::\w+)?\}")
@@ -21,13 +21,19 @@ PAGE = Path(__file__).parent.parent / "docs" / "messages.md"
 INTRODUCTION = """\
 # Failures and warnings
 
-Every sentence that a failed export or a warning can have. Each one ends with its code in square
-brackets; search this page for that code. *Words in italics* stand for values such as a file name.
+Every sentence of a failed export or a warning. Each ends with its code in square brackets; search
+this page for that code. *Words in italics* stand for values such as a file name. Sentences under
+*request* that begin with a small letter are parts of `request.cannot-be-carried-out`.
 
-Under each sentence is who must act, and what the operator of the batch service does. Whoever made
-the export is usually the project manager: export again in BIOSPEX, or send a corrected archive to
-the operator, who [puts it in the old one's place][replace]. Sentences under *request* that begin
-with a small letter are parts of `request.cannot-be-carried-out`.
+After each sentence the page names who must act. Unless there is other advice, the operator of the
+batch service does this:
+
+| who must act | the operator |
+| --- | --- |
+{advice}
+
+Whoever made the export is usually the project manager: export again in BIOSPEX, or send a corrected
+archive to the operator, who [replaces the old one][replace].
 
 [replace]: operations.md#a-new-archive-for-a-failed-export
 
@@ -40,21 +46,20 @@ def page() -> str:
     for room in (splitter, blocks, flows):
         for module in walk_packages(room.__path__, f"{room.__name__}."):
             import_module(module.name)
-    parts = [INTRODUCTION]
+    advice = "\n".join(f"| {actor.value} | {text} |" for actor, text in DEFAULT_ADVICE.items())
+    lines = [INTRODUCTION.format(advice=advice)]
     declared = (sentence for sentence in CATALOGUE.values() if sentence.code[:5] != "test.")
     sentences = sorted(declared, key=lambda sentence: sentence.code)
     for room_name, group in groupby(sentences, lambda sentence: sentence.code.split(".")[0]):
-        parts.append(f"## {room_name}\n")
+        lines.append(f"## {room_name}\n")
         for sentence in group:
-            parts.append(
-                f"- **`{sentence.code}`** {PLACEHOLDER.sub(_in_italics, sentence.template)}\n"
-                f"  - Who acts: **{sentence.actor.value}**. Operator: {default_advice(sentence)}\n"
+            text = PLACEHOLDER.sub(
+                lambda found: f"*{found[1].replace('_', ' ')}*", sentence.template
             )
-    return "\n".join(parts)
-
-
-def _in_italics(placeholder: re.Match[str]) -> str:
-    return f"*{placeholder[1].replace('_', ' ')}*"
+            act = f"Who acts: **{sentence.actor.value}**. {sentence.advice}".strip()
+            lines.append(f"- **`{sentence.code}`** {text}<br>{act}")
+        lines.append("")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

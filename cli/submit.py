@@ -1,16 +1,17 @@
 """Split an archive in S3 without BIOSPEX: ``make submit ARCHIVE=s3://BUCKET/KEY``.
 
-Reads:      with ``--plan``, the archive's index and manifest, and nothing is written
-Writes:     a run of ``create-batches`` that sends no callback; with ``--answer``, the trigger
-            message that BIOSPEX would send, to ``TRIGGER_QUEUE_URL``
-Triggered:  by a person; prints the run's states until its end
+Starts a run of ``create-batches`` without a callback and prints its states until its end. With
+``--answer`` it sends BIOSPEX's trigger to ``TRIGGER_QUEUE_URL`` instead. With ``--plan`` it reads
+the archive's index and manifest, prints the batches and writes nothing.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -20,12 +21,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from blocks.saved import Aws
-from cli.pool_settings import planned_settings
 from flows.split import bucket_named
 from flows.support.recovery import callback_of
 from flows.support.run_tags import run_page
 from flows.support.setup import check_services
-from splitter.aws import sqs as queues
 from splitter.batches.lanes import Export
 from splitter.batches.plan import plan
 from splitter.errors import ExportError, SetupError, explain
@@ -33,20 +32,22 @@ from splitter.messages import Request, spelled_out, to_json
 from splitter.settings import Allowed, Settings
 
 DEPLOYMENT = "create-batches/create-batches"
+POOL = "biospex-ecs"
+"""The work pool of the exports, in prefect.yaml."""
 SECONDS_BETWEEN_LOOKS = 2
 PATIENCE = 60
-"""Seconds after which a line says that the run has not begun."""
-STOPPED = 130  # https://tldp.org/LDP/abs/html/exitcodes.html: ended by Ctrl-C
+"""Seconds until it reports that the run has not begun."""
+STOPPED = 130  # exit status after Ctrl-C: https://tldp.org/LDP/abs/html/exitcodes.html
 
 FindRun = Callable[[], FlowRun | None]
 
 
 class SubmitError(Exception):
-    """The command cannot be carried out; its message is for the terminal."""
+    """The command failed; the message is for the terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Submit an archive, or print the batches that a run would make; 0 if there are any."""
+    """Run the command and return its exit status: 0 if batches were or would be made."""
     options = _options(arguments)
     settings, allowed = Settings.load(), Allowed()
     request = Request.by_hand(options.archive)
@@ -55,14 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bucket = bucket_named(request.s3_bucket, aws, settings.bucket_owner)
     source = bucket.archive(request.export_path)
     if options.plan:
-        settings, said = planned_settings()
-        print(said)
+        settings, origins = planned_settings()
+        print(origins)
         for line in plan(Export(request, source, settings.limits, bucket_named, bucket), settings):
             print(line)
         return 0
     with get_client(sync_client=True) as prefect:
         if options.answer:
-            request = _request_with_answer(settings, options.archive, options.download_id)
+            request = _request_with_answer(settings, options.archive)
             allowed.check(request)
             find_run = _send_trigger(prefect, aws, settings, request)
         else:
@@ -71,8 +72,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return follow(prefect, find_run)
 
 
+def planned_settings() -> tuple[Settings, str]:
+    """The settings of a run, and a line with their origins.
+
+    On ECS these are the work pool's settings. A variable of the shell overrides them.
+    """
+    settings = Settings.load()
+    names = [name.upper() for name in Settings.model_fields]
+    shell = {name: os.environ[name] for name in names if name in os.environ}
+    pool = {name: value for name, value in _pool().items() if name in names and name not in shell}
+    if pool:
+        chosen: dict[str, Any] = {name.lower(): value for name, value in pool.items()}
+        settings = Settings(**chosen)
+    origins = [f"{name}={value} (this shell)" for name, value in shell.items()]
+    origins += [f"{name}={value} (work pool {POOL})" for name, value in pool.items()]
+    return settings, "Settings: " + ", ".join([*origins, "the others by default"])
+
+
+def _pool() -> dict[str, str]:
+    """The environment of the work pool's runs; empty without a pool."""
+    with get_client(sync_client=True) as prefect:
+        try:
+            template = prefect.read_work_pool(POOL).base_job_template
+        except ObjectNotFound:
+            return {}
+    env = template.get("variables", {}).get("properties", {}).get("env", {}).get("default", {})
+    return {name: value for name, value in env.items() if value is not None}
+
+
 def _start_run(prefect: SyncPrefectClient, archive: str) -> FindRun:
-    """Start a run as the form in Prefect's UI does; no callback is sent."""
+    """Start a run without a callback, like the form in Prefect's UI."""
     try:
         deployment = prefect.read_deployment_by_name(DEPLOYMENT)
     except ObjectNotFound:
@@ -85,25 +114,23 @@ def _start_run(prefect: SyncPrefectClient, archive: str) -> FindRun:
     return lambda: prefect.read_flow_run(run.id)
 
 
-def _request_with_answer(settings: Settings, archive: str, download_id: str | None) -> Request:
-    """The request that BIOSPEX would make, with UPDATES_QUEUE_URL for the callback."""
+def _request_with_answer(settings: Settings, archive: str) -> Request:
+    """BIOSPEX's request, with UPDATES_QUEUE_URL as callback queue."""
     if not settings.trigger_queue_url or not settings.updates_queue_url:
         raise SubmitError(
             "TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set for an answer: the queue of the "
             "trigger, and the queue of the callback."
         )
-    return Request.parse(spelled_out(archive, settings.updates_queue_url, download_id))
+    return Request.parse(spelled_out(archive, settings.updates_queue_url))
 
 
 def _send_trigger(
     prefect: SyncPrefectClient, aws: Aws, settings: Settings, request: Request
 ) -> FindRun:
-    """Send the trigger of a request to the trigger queue."""
-    region = queues.region_of(str(settings.trigger_queue_url))
-    sqs = aws.client("sqs", queues.CLIENT_CONFIG, region)
+    sqs = aws.sqs(str(settings.trigger_queue_url))
     sent = sqs.send_message(QueueUrl=str(settings.trigger_queue_url), MessageBody=to_json(request))
     print(f"Sent the trigger for {request.file} as download {request.download_id}", flush=True)
-    # The listener creates the run with the message's id as its idempotency key.
+    # The message id is the run's idempotency key.
     key = FlowRunFilterIdempotencyKey(any_=[sent["MessageId"]])
 
     def find_run() -> FlowRun | None:
@@ -114,7 +141,7 @@ def _send_trigger(
 
 
 def follow(prefect: SyncPrefectClient, find_run: FindRun) -> int:
-    """Print the states of a run up to its end and its callback; 0 if it made batches."""
+    """Print the states of a run and its callback; returns 0 if it made batches."""
     shown: str | None = None
     page: UUID | None = None
     waited = 0
@@ -139,7 +166,7 @@ def follow(prefect: SyncPrefectClient, find_run: FindRun) -> int:
             time.sleep(SECONDS_BETWEEN_LOOKS)
             waited += SECONDS_BETWEEN_LOOKS
     except KeyboardInterrupt:
-        print("\nStopped following. The run goes on; its page shows how it ends.")
+        print("\nNo longer following. The run continues; its page shows its outcome.")
         return STOPPED
 
 
@@ -159,7 +186,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="send BIOSPEX's trigger; UPDATES_QUEUE_URL gets the callback",
     )
-    parser.add_argument("--download-id", help="with --answer: the id in the callback (the time)")
     return parser.parse_args(arguments)
 
 

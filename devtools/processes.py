@@ -1,13 +1,15 @@
-"""Finds the processes of flow runs by their environment, in /proc: proc(5)."""
+"""Finds processes: those of flow runs by their environment, in /proc, proc(5)."""
 
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
+import psutil
+
 
 def processes_with(variable: str) -> Iterator[tuple[int, list[bytes]]]:
-    """The live processes whose environment has a variable as NAME=value, each with all of it."""
+    """Processes with ``variable`` (NAME=value) in their environment, and the whole environment."""
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
             variables = path.read_bytes().split(b"\0")
@@ -16,6 +18,11 @@ def processes_with(variable: str) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def process_of(flow_run_id: UUID | str | None) -> int | None:
-    """The process of a flow run."""
     found = processes_with(f"PREFECT__FLOW_RUN_ID={flow_run_id}")
     return next((pid for pid, _ in found), None)
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    first = psutil.Process(pid)
+    return [pid, *(child.pid for child in first.children(recursive=True))]

@@ -1,7 +1,7 @@
-"""AWS and Prefect on this machine, for the demonstration and for the tests.
+"""Runs AWS and Prefect on this machine, for the demo and the tests.
 
-AWS is moto's server in this process; the Prefect server, and ``flows.serve`` which does the work,
-are processes of their own that end with the block that started them.
+AWS is moto's server in this process. The Prefect server and ``flows.serve`` are processes that end
+with their ``with`` blocks.
 """
 
 import json
@@ -30,20 +30,20 @@ FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 
 
 class DemoError(Exception):
-    """The demo or an embedded service cannot run; its message is for the terminal."""
+    """The demo or an embedded service cannot run. The message is for the terminal."""
 
 
 SECONDS_TO_START = 120
 SECONDS_TO_END = 60
-"""After SIGTERM, before SIGKILL."""
+"""Between SIGTERM and SIGKILL."""
 
 
 @contextmanager
 def embedded_aws() -> Iterator[dict[str, str]]:
-    """moto's server on a free port; yields the environment variables that point boto3 to it."""
+    """Run moto's server on a free port; yields boto3's environment variables."""
     from moto.server import ThreadedMotoServer
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line for each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -62,15 +62,15 @@ def embedded_aws() -> Iterator[dict[str, str]]:
 def embedded_prefect(
     home: Path, port: int | None = None, database: str | None = None
 ) -> Iterator[dict[str, str]]:
-    """A Prefect server; yields the environment variables that point to it.
+    """Run a Prefect server; yields its clients' environment variables.
 
     Args:
-        home: the directory of its log, and of its data unless there is a database.
-        port: its TCP port; by default a free one.
+        home: the directory of its log and, without ``database``, its data.
+        port: a free one by default.
         database: URL of a PostgreSQL database.
 
     Raises:
-        DemoError: with the end of its log, if it does not start.
+        DemoError: if it does not start.
     """
     url = f"http://127.0.0.1:{port or free_port()}"
     environment = {
@@ -94,7 +94,7 @@ def embedded_prefect(
 def served(
     environment: Mapping[str, str], output: IO[bytes] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of ``python -m flows.serve``; its log goes to ``output``, by default to stderr."""
+    """Run ``python -m flows.serve`` with its log in ``output``, by default stderr."""
     with child([sys.executable, "-m", "flows.serve"], environment, output) as server:
         yield server
 
@@ -103,9 +103,9 @@ def served(
 def child(
     command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is ended with the block, together with its own children.
+    """Run a process; the end of the block ends it and its children.
 
-    It has its own process group, so that a terminal's Ctrl-C reaches this process alone.
+    It has its own process group, so that Ctrl-C in a terminal does not reach it.
     """
     process = None
     try:
@@ -119,7 +119,7 @@ def child(
                 start_new_session=True,
             )
         yield process
-    except KeyboardInterrupt:  # do not make the user wait
+    except KeyboardInterrupt:  # end without waiting
         with uninterrupted():
             if process:
                 end_at_once(process)
@@ -132,7 +132,7 @@ def child(
 
 def end_at_once(process: subprocess.Popen[bytes]) -> None:
     """Kill a child and its process group."""
-    with suppress(ProcessLookupError, PermissionError):  # the latter: macOS, of a dead group
+    with suppress(ProcessLookupError, PermissionError):  # PermissionError: a dead group on macOS
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -157,11 +157,14 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def create_queues(sqs: "SQSClient", prefix: str) -> tuple[str, str]:
-    """Create a trigger queue with a dead-letter queue, and a callback queue; returns their URLs."""
+def create_queues(sqs: "SQSClient", prefix: str, max_receive_count: int = 1000) -> tuple[str, str]:
+    """Create a trigger queue with a dead-letter queue and a callback queue; returns both URLs."""
     dead = sqs.create_queue(QueueName=f"{prefix}-batch-trigger-dead")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
-    redrive = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": "1000"}
+    redrive = {
+        "deadLetterTargetArn": arn["Attributes"]["QueueArn"],
+        "maxReceiveCount": str(max_receive_count),
+    }
     triggers = sqs.create_queue(
         QueueName=f"{prefix}-batch-trigger", Attributes={"RedrivePolicy": json.dumps(redrive)}
     )
@@ -170,7 +173,7 @@ def create_queues(sqs: "SQSClient", prefix: str) -> tuple[str, str]:
 
 
 def trigger(download_id: int, archive: Path, updates_queue_url: str) -> dict[str, Any]:
-    """The message that BIOSPEX sends for an archive."""
+    """BIOSPEX's trigger for an archive."""
     return {
         "downloadId": download_id,
         "file": archive.name,
@@ -182,10 +185,10 @@ def trigger(download_id: int, archive: Path, updates_queue_url: str) -> dict[str
 
 
 def fetch(s3: "S3Client", files: Sequence[str], directory: Path) -> int:
-    """Download batch ZIPs to ``directory``; returns their bytes."""
+    """Download batch ZIPs to ``directory`` and return their total size."""
     directory.mkdir(parents=True, exist_ok=True)
     for file in files:
-        # In one request: moto reads an object as a whole for every range of it.
+        # In one request, because moto reads the whole object for every range.
         body = s3.get_object(Bucket=BUCKET, Key=f"batch/{file}")["Body"]
         with (directory / file).open("wb") as output:
             shutil.copyfileobj(body, output)
@@ -193,7 +196,6 @@ def fetch(s3: "S3Client", files: Sequence[str], directory: Path) -> int:
 
 
 def free_port() -> int:
-    """A TCP port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,7 +1,4 @@
-"""Runs the demo and prints a line for each step and a summary at the end.
-
-The lines come from Prefect's API, like the run page: task runs, their durations and their logs.
-"""
+"""Runs the demo and prints each step and a summary, from Prefect's task runs and logs."""
 
 import fcntl
 import json
@@ -57,32 +54,32 @@ from splitter.wording import count, duration, size
 
 SECONDS_BETWEEN_LOOKS = 0.3
 SECONDS_FOR_LOGS = 5.0
-"""Wait for the last log lines of a run, which arrive after its end."""
+"""Wait for a run's last log lines, which arrive after its end."""
 
 BATCHES_SHOWN = 3
-"""Batches of one export with a line each; the others are counted."""
+"""Batches of an export with their own line."""
 
 ROOM_LEFT = 50 * 1024**2
-"""Free bytes of TMPDIR below which the demo stops; without room Prefect's database would hang."""
+"""Free bytes of TMPDIR below which the demo stops, because Prefect's database would hang."""
 
 BATCH_TASKS = (splice.task_key, zip_and_upload.task_key)
 
 
 def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool, verbose: bool) -> int:
-    """Split the archives on embedded services and print the steps; 0 if every one was split.
+    """Split the archives with embedded services and print the steps; 0 if every one was split.
 
     Args:
-        archives: without any, two examples are split in batches of 10 rows.
-        home: a directory for the files of the services.
-        out: gets ``batch/`` and the log.
-        keep: leave the UI up until Ctrl-C.
-        verbose: print the log as well.
+        archives: if empty, two examples are split into batches of 10 rows.
+        home: the directory for the files of the services.
+        out: the directory for ``batch/`` and the log.
+        keep: keep the UI running until Ctrl-C.
+        verbose: also print the log.
 
     Raises:
-        DemoError: for a setting that cannot be used, a service that does not start, another demo
-            that uses ``out``, a full disk.
+        DemoError: if a service does not start, another demo uses ``out`` or a disk is full.
+        SetupError: if a setting is invalid.
     """
-    settings = Settings.load()  # before anything is started
+    settings = Settings.load()
     rows = settings.batch_size if archives or os.environ.get("BATCH_SIZE") else 10
     log = out / "demo.log"
     console = Console(highlight=False, soft_wrap=True)
@@ -110,9 +107,9 @@ def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool, verbose: b
             **story.queues,
             "BATCH_SIZE": str(rows),
             "BIOSPEX_ENVIRONMENT": "loc",
-            "SPLICE_MIN_SIZE": "0",  # so that even a small ZIP shows the splice lane
+            "SPLICE_MIN_SIZE": "0",  # splice small ZIPs too
             "TMPDIR": str(home),
-            "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",  # log lines arrive at once
+            "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
         }
         server = stack.enter_context(served(environment, output))
         with story.progress:
@@ -125,16 +122,12 @@ def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool, verbose: b
         while keep and server.poll() is None:
             check_room(home)
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        end_at_once(server)  # its data is thrown away
+        end_at_once(server)  # its data is not needed
     return 1 if story.failed else 0
 
 
 def check_room(home: Path, needed: int = ROOM_LEFT) -> None:
-    """Make sure that there is room for the files of the services.
-
-    Raises:
-        DemoError: if less than ``needed`` bytes are free.
-    """
+    """Raise ``DemoError`` if fewer than ``needed`` bytes are free."""
     free = shutil.disk_usage(home).free
     if free < needed:
         raise DemoError(
@@ -145,11 +138,7 @@ def check_room(home: Path, needed: int = ROOM_LEFT) -> None:
 
 @contextmanager
 def _locked(log: Path) -> Iterator[IO[bytes]]:
-    """The log, empty and open for writing by this demo alone.
-
-    Raises:
-        DemoError: if another demo writes to it.
-    """
+    """The empty, locked log; raises ``DemoError`` if another demo has locked it."""
     with log.open("ab") as output:
         try:
             fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -167,10 +156,10 @@ class Export:
     """An export that was sent.
 
     Attributes:
-        began, over: ``time.monotonic()`` of the message and of the end.
-        log: the lines of its run, in order.
-        printed: the task runs and log lines that were printed.
-        batches: the batches made so far.
+        began, over: ``time.monotonic()`` of the trigger and of the end.
+        log: the log lines of its run.
+        printed: task runs and log lines that were printed.
+        batches: number of finished batches.
     """
 
     download: int
@@ -184,7 +173,7 @@ class Export:
 
 
 class Story:
-    """The exports that were sent, and the lines printed about them."""
+    """The exports that were sent, and their output."""
 
     def __init__(
         self, prefect: SyncPrefectClient, aws: Mapping[str, str], console: Console
@@ -226,7 +215,7 @@ class Story:
         self._bar = self.progress.add_task("waiting for the listener", total=100)
 
     def send(self, archive: Path) -> None:
-        """Put an archive into S3 and send the message that BIOSPEX would send."""
+        """Upload an archive to S3 and send BIOSPEX's trigger."""
         export = Export(len(self._exports) + 1, archive, time.monotonic())
         self._s3.upload_file(str(archive), BUCKET, f"export/{archive.name}")
         body = json.dumps(trigger(export.download, archive, self._updates))
@@ -235,9 +224,9 @@ class Story:
         self._waiting.append(export)
 
     def go_on(self, directory: Path) -> bool:
-        """Print new lines, and fetch the batches of finished exports; False when all is printed.
+        """Print new steps and download finished batches; False when all exports are printed.
 
-        Exports run in parallel and are printed one after the other.
+        Exports run in parallel and are printed one after another.
         """
         answer = self._sqs.receive_message(QueueUrl=self._updates, MaxNumberOfMessages=10)
         for message in answer.get("Messages", ()):
@@ -255,7 +244,7 @@ class Story:
         return False
 
     def end(self, out: Path, began: float, keep: bool) -> None:
-        """Print the last block: the batches, their folder, and commands to try next."""
+        """Print the summary: batches, folder and commands to try next."""
         lines = []
         if self._batches:
             lines += [
@@ -281,7 +270,7 @@ class Story:
         self._console.print("\n" + "\n".join(lines))
 
     def _print_steps(self, export: Export, run: FlowRun) -> bool:
-        """Print the finished steps of a run that are new; returns whether those were the last."""
+        """Print newly finished steps of a run; returns whether the run is printed completely."""
         if export.run is None:
             export.run = run.id
             self._console.print(
@@ -302,7 +291,7 @@ class Story:
         if over and export.over is None:
             export.over = time.monotonic()
         late = export.over is not None and time.monotonic() - export.over > SECONDS_FOR_LOGS
-        # Prefect records the end of a task a little later than the end of its run.
+        # Prefect may record the end of a task after the end of its run.
         ended = [task for task in tasks if task.state and task.state.is_final()]
         if len(ended) < len(tasks) or notify.task_key not in {task.task_key for task in ended}:
             over = over and late
@@ -316,7 +305,7 @@ class Story:
                 continue
             line = self._line(export, task)
             if line is None:
-                over = over and late  # its log lines have not arrived yet
+                over = over and late  # wait for its log lines
             elif task.task_key != notify.task_key:
                 news.append((task.end_time, task.id, line))
                 export.batches += task.task_key in BATCH_TASKS and task.id not in export.printed
@@ -329,15 +318,12 @@ class Story:
         return over
 
     def _line(self, export: Export, task: TaskRun) -> str | None:
-        """The line of a finished step: its name, its result and its duration.
-
-        None if its log has not arrived.
-        """
+        """Name, result and duration of a finished step; None if its log has not arrived."""
         took = duration(task.total_run_time.total_seconds())
         if task.task_key in (*BATCH_TASKS, notify.task_key):
             return f"  {task.name} ({took})"
         own = [line.message for line in export.log if line.task_run_id == task.id]
-        # Prefect logs the last line of a task.
+        # The last line is Prefect's.
         return f"  {task.name}: {own[-2]} ({took})" if len(own) > 1 else None
 
     def _print_end(self, export: Export, callback: Mapping[str, Any], directory: Path) -> None:
@@ -360,7 +346,6 @@ class Story:
                 self._console.print(f"  {escape(line.message)}")
 
     def _show_progress(self, of_run: FlowRunFilter, tasks: Sequence[TaskRun]) -> None:
-        """On a terminal, show the current step and its progress."""
         if not self._console.is_terminal:
             return
         running = [task.name for task in tasks if task.state and task.state.is_running()]
@@ -381,7 +366,7 @@ def _since(moment: float) -> str:
 
 @contextmanager
 def _printed(log: Path) -> Iterator[None]:
-    """Print a file while it grows."""
+    """Print the log while it grows."""
     over = threading.Event()
 
     def follow() -> None:

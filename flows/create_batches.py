@@ -16,8 +16,7 @@ from prefect.states import Completed, Failed
 
 from blocks.saved import Aws
 from flows.split import Split, split
-from flows.support import artifacts, metric
-from flows.support.callbacks import client_for
+from flows.support import artifacts
 from flows.support.log_context import label_lines
 from flows.support.outage import waits_for_prefect
 from flows.support.progress import best_effort
@@ -26,6 +25,7 @@ from flows.support.run_tags import documented, tag_this_run
 from flows.tasks import notify
 from splitter.aws import sqs as queues
 from splitter.aws.sqs import CallbackError
+from splitter.batches.outcome import metric_line
 from splitter.errors import ExportError, SetupError, Verdict, explain, judge
 from splitter.messages import Failure, ReplyAddress, Request, Result, title
 from splitter.sentences import Actor
@@ -98,7 +98,7 @@ def create_batches(request: Request | str) -> Result:
             settings = Settings.load()
             aws = Aws()
             if request.wants_answer:
-                sqs = client_for(aws, request)
+                sqs = aws.sqs(request.updates_queue_url)
                 queues.check_callback_queue(sqs, request)
             log.info("AWS credentials come from the %s", aws.origin)
             done = split(request, aws, settings, docs, earlier)
@@ -114,7 +114,7 @@ def create_batches(request: Request | str) -> Result:
             done.made.pictures.publish()
     outcome = done.outcome
     name = "Completed with warnings" if outcome.all_warnings else "Completed"
-    print(metric.line(name, request.download_id, outcome))
+    print(metric_line(name, request.download_id, outcome))
     return Completed(  # type: ignore[return-value]
         name=name, message=outcome.summary, data=outcome.result
     )
@@ -159,7 +159,7 @@ def failed(
         answer_failure(request, verdict, allowed)
     name = STATE_NAMES[verdict.actor] if is_final else "Failed"
     address = ReplyAddress.of(request)
-    print(metric.line(name, address and address.download_id, None))
+    print(metric_line(name, address and address.download_id, None))
     return Failed(
         name=name,
         message=f"{begin} {verdict.said}" if done else str(verdict.said),
@@ -175,6 +175,6 @@ def answer_failure(request: Any, verdict: Verdict, allowed: Allowed) -> None:
     try:
         failure = Failure(download_id=address.download_id, error=str(verdict.said))
         leave_if_superseded()
-        notify(client_for(Aws(), address), address, failure)
+        notify(Aws().sqs(address.updates_queue_url), address, failure)
     except Exception as unsent:
         get_run_logger().error("The failure could not be sent to BIOSPEX: %s", explain(unsent))

@@ -24,7 +24,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed
 
 from blocks.saved import Aws
-from flows.support.heartbeats import Heartbeats, ServerClock, check_frequency
+from flows.support.heartbeats import Heartbeats, ServerClock, check_frequency, shows_life
 from flows.support.intake import Intake, is_denied
 from flows.support.listener import Listener
 from flows.support.log_context import label_lines
@@ -34,7 +34,6 @@ from flows.support.restart import schedule_restart
 from flows.support.run_tags import documented
 from flows.support.setup import NO_CREDENTIALS, trigger_queue
 from flows.support.takeover import Standing, Takeover
-from splitter.aws import sqs as queues
 from splitter.aws.sqs import TriggerQueue
 from splitter.errors import Kind, SetupError, is_kind, judge
 from splitter.settings import Allowed, Settings
@@ -105,15 +104,16 @@ def listen_until_stopped(queue_url: str | None, deployment: str) -> None:
     settings = Settings.load()
     allowed = Allowed()
     url = queue_url or trigger_queue(settings)
-    sqs = Aws().client("sqs", queues.CLIENT_CONFIG, queues.region_of(url))
-    queue = TriggerQueue(sqs, url, settings.visibility_timeout)
+    queue = TriggerQueue(Aws().sqs(url), url, settings.visibility_timeout)
     clock = ServerClock()
+    run = UUID(runtime.flow_run.id)
     with (
         clock.client() as prefect,
+        shows_life(run),
         stopped_by_signal() as stopping,
         waits_for_prefect(FEW_RETRIES),  # because messages must be kept invisible meanwhile
     ):
-        heartbeats = Heartbeats(prefect, UUID(runtime.flow_run.id), clock)
+        heartbeats = Heartbeats(prefect, run, clock)
         takeover = Takeover(prefect, heartbeats, clock)
         intake = Intake(prefect, deployment, allowed)
         listener = Listener(queue, prefect, intake, settings, heartbeats, clock)

@@ -1,10 +1,11 @@
 """The split of one export: its lane, its batches, and the outcome on the run page."""
 
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -19,14 +20,23 @@ from flows.support import artifacts
 from flows.support.pictures import Pictures
 from flows.support.progress import Progress, best_effort
 from flows.support.task_runner import UploadPool, task_runner
-from flows.tasks import download, extract, partition, read_index, splice, zip_and_upload
+from flows.tasks import (
+    download,
+    extract,
+    extract_zip,
+    partition,
+    read_index,
+    splice,
+    zip_and_upload,
+)
 from splitter import workspace, zooniverse
 from splitter.archives.extract import Contents
+from splitter.archives.watermark import StoppedError, Watermark
 from splitter.archives.zip_index import ZipIndex
-from splitter.aws import s3 as storage
 from splitter.aws.s3 import Bucket
 from splitter.batches import splice as splicing
-from splitter.batches.assembly import Part
+from splitter.batches import zip as zipping
+from splitter.batches.assembly import PARALLEL_UPLOADS, Part
 from splitter.batches.lanes import (
     Export,
     Extract,
@@ -37,7 +47,6 @@ from splitter.batches.lanes import (
     lane_of_zip,
 )
 from splitter.batches.outcome import Outcome
-from splitter.batches.zip import BatchZip
 from splitter.manifest.partition import Partition
 from splitter.messages import Request
 from splitter.sentences import Actor, Sentence
@@ -99,7 +108,7 @@ def bucket_named(name: str, aws: Aws | None = None, owner: str | None = None) ->
         aws: credentials; without it, those that this process finds.
         owner: the AWS account that must own the bucket.
     """
-    return Bucket((aws or Aws()).client("s3", storage.CLIENT_CONFIG), name, owner)
+    return Bucket((aws or Aws()).s3(), name, owner)
 
 
 def split(
@@ -122,7 +131,8 @@ def split(
         warnings.append(STALE_SIZE(said=request.total_size, has=source.size))
 
     chosen = choose_lane(export, settings)
-    warnings += chosen.remarks
+    if chosen.index:
+        warnings += chosen.index.remarks
     lane = "splice" if isinstance(chosen, Splice) else "extract"
     log.info(LANE_LINE, lane, chosen.reason)
     if isinstance(chosen, Splice):
@@ -150,8 +160,7 @@ def split(
         log.warning("%s", warning)
     with best_effort("The summary", log):
         presigned = settings.presigned_links and aws.has_long_term_credentials
-        links = artifacts.batch_links(bucket, request, len(made.sizes), presigned)
-        artifacts.publish(outcome, links, earlier, docs)
+        artifacts.publish(outcome, bucket, presigned, earlier, docs)
     return Split(outcome, made)
 
 
@@ -171,7 +180,7 @@ def drop_abandoned_uploads(export: Export) -> None:
     """Abort the multipart uploads of batches that killed attempts left open.
 
     Only uploads that began before this run are aborted. If two runs of one export are alive, the
-    later one aborts at most one upload of the earlier run, which then begins it again.
+    later one aborts the open uploads of the earlier run, which then begins them again.
     """
     prefix = export.request.batch_key(1).removesuffix("1.zip")
     try:
@@ -196,25 +205,47 @@ def split_in_s3(export: Export, lane: Splice, settings: Settings) -> Made:
 
 
 def split_on_disk(export: Export, lane: Extract, settings: Settings) -> Made:
-    """Make the batches in the extract lane."""
+    """Make the batches in the extract lane.
+
+    The parts of a ZIP's batches are sent while it arrives, as its index and manifest can be read
+    beforehand; batches appear when all of it has been checked. A tar must be unpacked first.
+    """
     block = load_workspace(settings)
     root = block.paths().root_for(export.source.size, lane.unpacked)
     get_run_logger().info("Workspace is %s, from the %s", root, origin(block))
     for directory in workspace.sweep(root):
         get_run_logger().info("Removed %s, left by a dead run", directory)
+    # Other machines can only read an export that is unpacked on EFS.
+    scheduler = settings.dask_scheduler if root == block.efs_path else None
     with workspace.run_directory(root) as directory:
-        path = download(export, directory)
-        contents = extract(path, directory, export.limits)
-        parts = partition(export, contents, settings)
-        parts = replace(parts, warnings=(*parts.warnings, *contents.remarks))
-        images = {name: contents.members[file] for name, file in parts.images.items()}
-        modified = contents.members[parts.manifest].modified
-        plans = [
-            BatchZip(batch, images, contents.store, modified).parts() for batch in parts.batches
-        ]
-        # Other machines can only read an export that is unpacked on EFS.
-        scheduler = settings.dask_scheduler if root == block.efs_path else None
-        return put_batches(zip_and_upload, export, parts, plans, contents, scheduler)
+        archive, store = directory / "archive", directory / "images"
+        fill = None
+        if lane.index and not scheduler:
+            contents = Contents.expected(lane.index, store, export.limits)
+            fill = partial(fill_store, export, archive, lane.index, contents)
+            parts = partition(export, lane.index, settings)
+        else:
+            download(export, archive, Watermark())
+            contents = extract(export, archive, store)
+            archive.unlink()
+            parts = partition(export, contents, settings)
+            parts = replace(parts, warnings=(*parts.warnings, *contents.remarks))
+        plans = zipping.parts(parts, contents)
+        return put_batches(zip_and_upload, export, parts, plans, contents, fill, scheduler)
+
+
+def fill_store(export: Export, archive: Path, index: ZipIndex, contents: Contents) -> None:
+    """Download a ZIP and unpack its files as they arrive; in the end its batches may appear."""
+    archive.touch()
+    with contents.unpacked, task_runner() as tasks, Watermark() as arrived:
+        downloaded = tasks.submit(
+            download, {"export": export, "archive": archive, "arrived": arrived}
+        )
+        downloaded.add_done_callback(lambda _: arrived.stop())
+        with suppress(StoppedError):  # the download has failed
+            extract_zip(export, archive, arrived, index, contents)
+        downloaded.result()
+        contents.unpacked.finish()
 
 
 def put_batches(
@@ -223,16 +254,22 @@ def put_batches(
     parts: Partition,
     plans: Sequence[Sequence[Part]],
     files: Contents | ZipIndex,
+    fill: Callable[[], None] | None = None,
     scheduler: str | None = None,
     **options: Any,
 ) -> Made:
-    """Map a task over the batches and their parts; draw thumbnails at the same time."""
-    with best_effort("The plan", get_run_logger()):
+    """Map a task over the batches and their parts; look at the images at the same time.
+
+    Args:
+        fill: makes the files available, while parts that are ready are sent.
+    """
+    log = get_run_logger()
+    with best_effort("The plan", log):
         artifacts.publish_plan(export.request, parts)
     total = sum(part.size for plan in plans for part in plan)
     with (
         Progress("Upload", total) as progress,
-        closing(UploadPool(progress)) as uploads,
+        closing(upload_pool(progress, files)) as uploads,
         task_runner(scheduler) as runner,
     ):
         futures: PrefectFutureList[Any] = runner.map(
@@ -246,7 +283,18 @@ def put_batches(
                 **options,
             },
         )
+        if fill:
+            fill()
         pictures = Pictures(parts, files)
+        with best_effort("The check for Zooniverse", log):
+            parts = zooniverse.inspect(parts, files)
         wait(futures)  # even if one failed: the others still read the images
         sizes = list(futures.result())
         return Made(parts, sizes, [future.state for future in futures], pictures)
+
+
+def upload_pool(progress: Progress, files: Contents | ZipIndex) -> UploadPool:
+    """The threads that send the parts of batches of some files."""
+    if isinstance(files, Contents):
+        return UploadPool(progress, PARALLEL_UPLOADS, files.unpacked.wait_for)
+    return UploadPool(progress)

@@ -13,15 +13,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
+from prefect.states import Cancelled
 from prefect.tasks import Task, exponential_backoff
 
 from flows.support import artifacts
 from flows.support.progress import Progress, best_effort
 from flows.support.task_runner import UploadPool
-from splitter import zooniverse
+from splitter.archives import extract as archives
 from splitter.archives.extract import Contents
-from splitter.archives.extract import extract as extract_archive
-from splitter.archives.members import Limits
+from splitter.archives.watermark import StoppedError, Watermark
 from splitter.archives.zip_index import ZipIndex
 from splitter.aws import sqs as queues
 from splitter.batches import splice as splicing
@@ -67,23 +67,35 @@ def read_index(export: Export) -> ZipIndex:
 
 
 @task(task_run_name="download the archive", **STEP)
-def download(export: Export, directory: Path) -> Path:
+def download(export: Export, archive: Path, arrived: Watermark) -> None:
     """Download the archive from S3 to the workspace, with parallel ranged requests."""
-    path = directory / "archive"
-    with Progress("Download", export.source.size) as progress:
-        export.bucket.download(export.request.export_path, export.source, path, progress)
+    key = export.request.export_path
+    try:
+        with Progress("Download", export.source.size) as progress:
+            export.bucket.download(key, export.source, archive, progress, arrived.advance)
+    except StoppedError:
+        return Cancelled(message="The archive is not needed")  # type: ignore[return-value]
     get_run_logger().info("%s received", size(export.source.size))
-    return path
+    return None
 
 
 @task(task_run_name="extract", **STEP)
-def extract(path: Path, directory: Path, limits: Limits) -> Contents:
+def extract(export: Export, archive: Path, store: Path) -> Contents:
     """Unpack the archive, of any format, and verify the checksum of every member."""
-    with Progress("Extract", path.stat().st_size) as progress:  # JPEGs are as large unpacked
-        contents = extract_archive(path, directory / "images", progress, limits)
-    path.unlink()
+    with Progress("Extract", export.source.size) as progress:  # JPEGs are as large unpacked
+        contents = archives.extract(archive, store, progress, export.limits)
     get_run_logger().info("%s, all intact", count(len(contents.members), "file"))
     return contents
+
+
+@task(task_run_name="extract", **STEP)
+def extract_zip(
+    export: Export, archive: Path, arrived: Watermark, index: ZipIndex, contents: Contents
+) -> None:
+    """Unpack a ZIP while it arrives, and verify the checksum of every member."""
+    with Progress("Extract", export.source.size) as progress:
+        archives.extract_zip(archive, index, contents, progress, arrived)
+    get_run_logger().info("%s, all intact", count(len(contents.members), "file"))
 
 
 @task(task_run_name="partition into batches of {settings.batch_size} rows", **STEP)
@@ -102,8 +114,6 @@ def partition(export: Export, files: Contents | ZipIndex, settings: Settings) ->
     rows = sum(batch.rows for batch in parts.batches)
     batches = count(len(parts.batches), "batch", "batches")
     get_run_logger().info("%s in %s", count(rows, "row"), batches)
-    with best_effort("The check for Zooniverse", get_run_logger()):
-        return zooniverse.inspect(parts, files)
     return parts
 
 
@@ -151,7 +161,11 @@ def _put_batch(batch: Batch, parts: Sequence[Part], export: Export, uploads: Upl
     if uploads.timeout:
         raise uploads.timeout
     try:
-        is_new = assemble(export.bucket, key, parts, metadata, uploads.pool, uploads.progress)
+        is_new = assemble(
+            export.bucket, key, parts, metadata, uploads.pool, uploads.progress, uploads.may_appear
+        )
+    except StoppedError:
+        return Cancelled(message="The archive was not unpacked")  # type: ignore[return-value]
     except Exception as error:
         if is_timeout(error):
             uploads.timeout = error

@@ -1,1 +1,1 @@
-"""Plain Python below the flows: what a notebook could call to split an export into batches."""
+"""Splits an export into batches, without Prefect. A notebook can use it: docs/architecture.md."""

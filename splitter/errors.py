@@ -1,4 +1,4 @@
-"""Errors of an export: their sentence, who must act, and whether another attempt can help."""
+"""Classifies errors: the sentence, the person who must act, and whether a retry can help."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,21 +9,13 @@ from botocore import exceptions as botocore
 from botocore.parsers import ResponseParserError
 from urllib3 import exceptions as urllib3
 
-from splitter.sentences import Actor, Said, Sentence, Words, escaped
+from splitter.sentences import Actor, Said, Sentence
 
 
 class SentenceError(Exception):
-    """An error that is told with a sentence of the catalogue.
+    """An error with a sentence of the catalogue."""
 
-    Attributes:
-        said: the sentence with its values.
-    """
-
-    def __init__(self, sentence: Sentence | Said | str, **values: Any) -> None:
-        if isinstance(sentence, str):
-            sentence = UNFILED(
-                text=Words(escaped(" ".join(sentence[:MAX_UNFILED].split()), MAX_UNFILED))
-            )
+    def __init__(self, sentence: Sentence | Said, **values: Any) -> None:
         self.said = sentence if isinstance(sentence, Said) else sentence(**values)
         super().__init__(self.said.text)
 
@@ -32,7 +24,7 @@ class SentenceError(Exception):
 
 
 class ExportError(SentenceError):
-    """The export or its request is at fault. No attempt can help, so it is never retried."""
+    """The export or its request is at fault. It is never retried, because that cannot help."""
 
 
 class SetupError(SentenceError):
@@ -40,31 +32,16 @@ class SetupError(SentenceError):
 
 
 class Kind(Enum):
-    """The meaning of an error code of S3 or SQS for the caller."""
+    """A group of error codes of S3 and SQS."""
 
-    TRANSIENT = auto()
-    """The same call can succeed later."""
-
-    EXPIRED = auto()
-    """The session of the credentials is over; transient as well, since a role renews them."""
-
-    MISSING = auto()
-    """There is no such object, bucket or queue."""
-
-    REPLACED = auto()
-    """The object is there, and is another one than before."""
-
-    UPLOAD_GONE = auto()
-    """The multipart upload was completed or aborted by somebody else; transient as well."""
-
-    LEASE_LOST = auto()
-    """A message is visible again, with another listener, or deleted; or 12 hours are over."""
-
-    REFUSED = auto()
-    """The credentials or their role may not; an operator has to see to it."""
-
-    STATE = auto()
-    """The bucket or object is set up so that it cannot be done; an operator has to see to it."""
+    TRANSIENT = auto()  # the same call can succeed later
+    EXPIRED = auto()  # the credentials' session; also transient, because a role renews it
+    MISSING = auto()  # there is no such object, bucket or queue
+    REPLACED = auto()  # the object was replaced by another one
+    UPLOAD_GONE = auto()  # the upload was completed or aborted by another process; also transient
+    LEASE_LOST = auto()  # the message was deleted, is visible or with another listener, or 12 h old
+    REFUSED = auto()  # the credentials or their role lack a permission
+    STATE = auto()  # the configuration of the bucket or object forbids the call
 
 
 @dataclass(frozen=True)
@@ -72,8 +49,8 @@ class Meaning:
     """The meaning of an error code.
 
     Attributes:
-        fix: what an operator has to do, where only they can help.
-        where: lower-case words of the service's message; the meaning holds only with them in it.
+        fix: the operator's action, if only an operator can help.
+        where: lower-case words that the service's message must contain.
     """
 
     kind: Kind
@@ -96,7 +73,7 @@ MEANINGS: Mapping[str, tuple[Meaning, ...]] = {
         ("RequestThrottled", "ThrottlingException", "Throttling"), (Meaning(Kind.TRANSIENT),)
     ),
     "RequestExpired": (Meaning(Kind.TRANSIENT),),
-    # S3 calls it so, other services the other way
+    # S3's name and other services' name
     **dict.fromkeys(("ExpiredToken", "ExpiredTokenException"), (Meaning(Kind.EXPIRED),)),
     "NoSuchUpload": (Meaning(Kind.UPLOAD_GONE),),
     **dict.fromkeys(("404", "NotFound", "NoSuchKey"), (Meaning(Kind.MISSING),)),
@@ -150,7 +127,7 @@ MEANINGS: Mapping[str, tuple[Meaning, ...]] = {
         (Meaning(Kind.STATE, "switch the bucket's KMS key on again, or give it another"),),
     ),
 }
-"""Every code that something here depends on; all others are faults. The first that fits counts."""
+"""All codes that are handled. Other codes are faults. The first matching meaning counts."""
 
 TRANSIENT_TYPES = (
     botocore.ConnectionError,
@@ -168,12 +145,12 @@ TIMEOUT_TYPES = (botocore.ConnectTimeoutError, botocore.ReadTimeoutError)
 
 
 def meaning_of(error: BaseException) -> Meaning | None:
-    """The table's entry for an error; None for another service or code."""
+    """The entry of ``MEANINGS`` for an error, or None."""
     if not isinstance(error, botocore.ClientError):
         return None
     code = error_code(error)
     text = str(error.response.get("Error", {}).get("Message", "")).lower()
-    # SQS has AWS.SimpleQueueService. in front of some.
+    # Some codes of SQS begin with AWS.SimpleQueueService.
     for meaning in MEANINGS.get(code) or MEANINGS.get(code.rpartition(".")[2], ()):
         if meaning.where in text:
             return meaning
@@ -181,16 +158,16 @@ def meaning_of(error: BaseException) -> Meaning | None:
 
 
 def is_kind(error: BaseException, *kinds: Kind) -> bool:
-    """Whether the table has the error as one of these."""
+    """Whether ``MEANINGS`` assigns one of these kinds to the error."""
     meaning = meaning_of(error)
     return meaning is not None and meaning.kind in kinds
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call can succeed later: throttling, 5xx answers and lost connections."""
+    """Whether the same call can succeed later: throttling, 5xx answers, lost connections."""
     if isinstance(error, botocore.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        # An upload that is gone: another run of the same export took it for one of a dead run.
+        # UPLOAD_GONE: another run of the same export aborted it as a leftover.
         return status >= 500 or is_kind(error, Kind.TRANSIENT, Kind.EXPIRED, Kind.UPLOAD_GONE)
     if isinstance(error, TRANSIENT_TYPES):
         return True
@@ -198,14 +175,14 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_timeout(error: BaseException) -> bool:
-    """Whether a service did not answer at all, for as long as the client waits."""
+    """Whether a service did not answer within the client's timeout."""
     if isinstance(error, TIMEOUT_TYPES):
         return True
     return error.__cause__ is not None and is_timeout(error.__cause__)
 
 
 def operator_fix(error: BaseException) -> str:
-    """The operator's action for an error of AWS; empty if the table has none."""
+    """The operator's action for an error of AWS, or an empty string."""
     meaning = meaning_of(error)
     if meaning:
         return meaning.fix
@@ -213,12 +190,12 @@ def operator_fix(error: BaseException) -> str:
 
 
 def require_field(answer: Mapping[str, Any], name: str) -> Any:
-    """The field ``name`` of a service's answer, which every complete answer has.
+    """A mandatory field of a service's answer.
 
-    botocore takes an answer that was cut off behind its headers for a short one.
+    botocore accepts an answer that was cut off after its headers.
 
     Raises:
-        ConnectionError: if it does not say so.
+        ConnectionError: if the field is missing.
     """
     try:
         return answer[name]
@@ -227,12 +204,9 @@ def require_field(answer: Mapping[str, Any], name: str) -> Any:
 
 
 def error_code(error: botocore.ClientError) -> str:
-    """The service's code for an error, such as ``NoSuchKey``; ``404`` where a HEAD has no body."""
+    """The service's error code, such as ``NoSuchKey``; ``404`` for HEAD, which has no body."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
-
-MAX_UNFILED = 2000
-UNFILED = Sentence("service.message", "{text}")
 
 SETUP = Sentence(
     "service.setup",
@@ -274,7 +248,6 @@ REPLACE_ARCHIVE = (
 ASK_AGAIN = "Send this sentence to the administrator of BIOSPEX, who sends a corrected request."
 NOTHING = "Nothing has to be done."
 
-
 DEFAULT_ADVICE = {
     Actor.MAKER: REPLACE_ARCHIVE,
     Actor.OPERATOR: SETUP.advice,
@@ -284,18 +257,13 @@ DEFAULT_ADVICE = {
 
 
 def default_advice(sentence: Sentence) -> str:
-    """The advice of a sentence, or the default advice for its actor."""
+    """The operator's action for a sentence: its own advice or the default of its actor."""
     return sentence.advice or DEFAULT_ADVICE[sentence.actor]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A failure as people are told of it.
-
-    Attributes:
-        said: for a project manager.
-        advice: for an operator.
-    """
+    """The report of a failure: ``said`` for a project manager, ``advice`` for an operator."""
 
     said: Said
     advice: str
@@ -306,11 +274,9 @@ class Verdict:
 
 
 def judge(error: BaseException) -> Verdict:
-    """The sentence, who must act and what they do, for any error that ends a run."""
+    """The report of any error that ends a run."""
     if isinstance(error, SetupError):
-        said = SETUP(problem=error.said)
-        if error.said.sentence is not UNFILED:
-            said = Said(error.said.sentence, said.text)
+        said = Said(error.said.sentence, SETUP(problem=error.said).text)
         return Verdict(said, default_advice(said.sentence))
     if isinstance(error, ExportError):
         return Verdict(error.said, default_advice(error.said.sentence))
@@ -331,5 +297,5 @@ def judge(error: BaseException) -> Verdict:
 
 
 def explain(error: BaseException) -> str:
-    """One sentence about a failed export for a project manager, without a traceback."""
+    """One sentence for a project manager about any error."""
     return str(judge(error).said)

@@ -1,9 +1,9 @@
-"""The SQS messages on either side: the trigger that comes in, the callback that goes out.
+"""Parses the trigger messages and writes the callback messages of SQS.
 
-The wire's camelCase names stop here. Every message passes the same checks in the same order: the
-length of its body and its JSON (``parse_body``), its size, depth and characters (``find_flaw``),
-its fields (``Request.parse``). A check that costs more than one look at each character comes after
-the length of what it looks at; ``ReplyAddress.of`` bounds its own two fields.
+Only this module uses the wire's camelCase names. Every trigger passes the same checks in the same
+order: length of the body and JSON (``parse_body``), size, depth and characters (``find_flaw``),
+fields (``Request.parse``). Checks that take more than linear time come after length checks;
+``ReplyAddress.of`` limits its own two fields.
 """
 
 import json
@@ -41,25 +41,25 @@ MAX_KEY_BYTES = 1024
 MAX_FILE_BYTES = MAX_KEY_BYTES - len("batch/-part10000.zip")
 BATCH_FOLDER = "batch/"
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
-# SQS takes 1 MiB today; a queue made earlier takes 256 KiB unless it has been changed.
+# SQS accepts 1 MiB today; an older queue accepts 256 KiB unless it was changed.
 MAX_CALLBACK_BYTES = 256 * 1024
 MAX_BODY_BYTES = 1024**2
 
-# Nothing that BIOSPEX sends comes near: a trigger has six short fields.
+# BIOSPEX's triggers are far smaller: six short fields.
 MAX_TRIGGER_BYTES = 16 * 1024
 MAX_TRIGGER_DEPTH = 8
-# The name of a queue has 80 characters, and a host at most 253.
+# A queue's name has at most 80 characters, a host at most 253.
 MAX_QUEUE_URL = 512
 MAX_LABEL = 200
-# What Prefect's API and PostgreSQL take for a number.
+# The largest integer of Prefect's API and PostgreSQL.
 MAX_INTEGER = 2**63 - 1
 
-# Percent signs are left out: an encoded slash would pass a pattern of ALLOWED_QUEUES.
+# Without the percent sign, because an encoded slash would match a pattern of ALLOWED_QUEUES.
 QUEUE_URL_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-._:/[]")
 
 
 class RequestError(ExportError):
-    """A trigger message that cannot be carried out; the message names the field."""
+    """An invalid trigger message. The error names the field."""
 
 
 def _sentence(code: str, template: str) -> Sentence:
@@ -85,7 +85,7 @@ HIDDEN_CHARACTERS = _sentence(
     "hidden-characters", "'{field}' must not contain control or direction characters"
 )
 VALUE_TOO_LONG = _sentence("value-too-long", "'{field}' must not be longer than {limit} bytes")
-NOT_A_TEXT = _sentence("not-a-text", "'{field}' must be a text, and not an empty one")
+NOT_A_TEXT = _sentence("not-a-text", "'{field}' must be a non-empty text")
 NOT_A_FILE_NAME = _sentence(
     "not-a-file-name", "'file' must be a plain file name, without a slash or '..'"
 )
@@ -110,13 +110,12 @@ NOT_A_BUCKET = _sentence(
 NOT_A_QUEUE = _sentence("not-a-queue", "'updatesQueueUrl' must be the http(s) URL of an SQS queue")
 NOT_AN_ADDRESS = _sentence(
     "not-an-address",
-    "The request {address} is no address of an archive; write it like "
+    "The request {address} is not the address of an archive; write it like "
     "s3://biospex-app/export/41.zip.",
 )
 
-# A wrapped message names no queue to answer to, so it becomes a dead letter.
 
-
+# A wrapped message names no callback queue, so it becomes a dead letter.
 def _wrapped(code: str, template: str, advice: str) -> Sentence:
     return Sentence(f"request.{code}", template, Actor.OPERATOR, advice)
 
@@ -160,7 +159,7 @@ TOO_MANY_BATCHES = Sentence(
 
 
 class _WrongValueError(ValueError):
-    """A value that its field cannot have; pydantic hands it on."""
+    """An invalid value of a field; pydantic passes it on."""
 
     def __init__(self, said: Said) -> None:
         self.said = said
@@ -171,7 +170,7 @@ def _key(value: str, info: ValidationInfo) -> str:
     field = Words(to_camel(info.field_name or ""))
     if len(value) > MAX_KEY_BYTES or len(value.encode("utf-8", "replace")) > MAX_KEY_BYTES:
         raise _WrongValueError(VALUE_TOO_LONG(field=field, limit=MAX_KEY_BYTES))
-    # It is part of the callback, and of what people see.
+    # The key appears in the callback and on pages.
     if escaped(value, MAX_KEY_BYTES) != value:
         raise _WrongValueError(HIDDEN_CHARACTERS(field=field))
     return value
@@ -189,19 +188,19 @@ def _file_name(value: str) -> str:
 
 def _queue_url(value: str) -> str:
     wrong = _WrongValueError(NOT_A_QUEUE())
-    # First, as urlsplit normalises a host of other characters, which is quadratic.
+    # Checked first, because urlsplit normalises a non-ASCII host in quadratic time.
     if len(value) > MAX_QUEUE_URL or not QUEUE_URL_CHARACTERS.issuperset(value):
         raise wrong
     try:
         address = urlsplit(value)
-    except ValueError:  # half an IPv6 address
+    except ValueError:  # an incomplete IPv6 address
         raise wrong from None
     if address.scheme not in ("http", "https") or not address.hostname or ".." in address.path:
         raise wrong
     return value
 
 
-# JSON has no NaN and no infinity; Python's parser takes them, BIOSPEX's does not.
+# JSON has no NaN and no infinity. Python's parser accepts them, BIOSPEX's parser does not.
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 ShortText = Annotated[StrictStr, Field(max_length=MAX_TRIGGER_BYTES)]
 DownloadId = StrictInt | Number | StrictBool | ShortText
@@ -210,11 +209,11 @@ Key = Annotated[str, Field(min_length=1), AfterValidator(_key)]
 
 
 NOBODY = ""
-"""In place of a callback queue, in a request of a person; a trigger cannot say it."""
+"""The callback queue of a request by hand. A trigger with this value is invalid."""
 
 
 class WireModel(BaseModel):
-    """A message whose names on the wire are camelCase and whose unknown fields are ignored."""
+    """A message with camelCase names. Unknown fields are ignored."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -225,7 +224,7 @@ class WireModel(BaseModel):
 
 
 class ReplyAddress(WireModel):
-    """The part of a request that an answer needs, usable even where the rest is not."""
+    """The fields of a request that a callback needs; they may be valid if others are not."""
 
     download_id: DownloadId = Field(
         description="Id of the download record, such as 512; comes back unchanged in the callback.",
@@ -239,7 +238,7 @@ class ReplyAddress(WireModel):
 
     @classmethod
     def of(cls, message: Any) -> "ReplyAddress | None":
-        """The address for the callback of ``message``, or None if it names no usable one."""
+        """The address for the callback of ``message``; None if it has no valid one."""
         if isinstance(message, ReplyAddress):
             return message if message.updates_queue_url != NOBODY else None
         try:
@@ -276,10 +275,10 @@ class Request(ReplyAddress):
 
     @classmethod
     def parse(cls, message: Any) -> Self:
-        """Check a trigger message, a dict with the wire's names or a ``Request``.
+        """Validate a trigger message: a dict with the wire's names, or a ``Request``.
 
         Raises:
-            RequestError: naming every wrong or missing field.
+            RequestError: names every invalid or missing field.
         """
         if flaw := find_flaw(message):
             raise RequestError(flaw)
@@ -295,7 +294,7 @@ class Request(ReplyAddress):
             raise _WrongValueError(NOT_A_KEY())
         if path.startswith(BATCH_FOLDER):
             raise _WrongValueError(KEY_OF_A_BATCH())
-        # Else one request could overwrite the batches of another archive.
+        # Otherwise a request could overwrite the batches of another archive.
         file = info.data.get("file")
         if file is not None and path != file and not path.endswith(f"/{file}"):
             raise _WrongValueError(OTHER_ARCHIVE())
@@ -303,17 +302,17 @@ class Request(ReplyAddress):
 
     @classmethod
     def by_hand(cls, address: str) -> Self:
-        """The request that a person means by ``s3://bucket/key``; nobody gets a callback.
+        """The request for ``s3://bucket/key``, without a callback.
 
         Raises:
-            RequestError: if it is no such address.
+            RequestError: if the address is invalid.
         """
         request = cls.parse(spelled_out(address, "https://nobody.invalid/"))
         return request.model_copy(update={"updates_queue_url": NOBODY})
 
     @property
     def wants_answer(self) -> bool:
-        """Whether a callback queue is to be told of the outcome."""
+        """Whether the request names a callback queue."""
         return self.updates_queue_url != NOBODY
 
     @property
@@ -322,16 +321,16 @@ class Request(ReplyAddress):
         return archive_stem(self.file)
 
     def batch_file(self, part: int) -> str:
-        """File name of batch number ``part``, counted from 1."""
+        """File name of a batch; ``part`` counts from 1."""
         return f"{self.stem}-part{part}.zip"
 
     def batch_key(self, part: int) -> str:
-        """S3 key of batch number ``part``."""
+        """S3 key of a batch; ``part`` counts from 1."""
         return BATCH_FOLDER + self.batch_file(part)
 
 
 class Result(WireModel):
-    """The callback of an export that was split: every batch, in order, as a file name."""
+    """The callback of a successful export. ``batch_files`` has the batches' file names in order."""
 
     function: Literal["BiospexBatchCreator"] = "BiospexBatchCreator"
     status: Literal["success"] = "success"
@@ -340,10 +339,10 @@ class Result(WireModel):
 
     @classmethod
     def of(cls, request: Request, batches: int) -> Self:
-        """The callback that names so many batches of an export.
+        """The callback of an export with this number of batches.
 
         Raises:
-            SetupError: if they are too many to be named in one message.
+            SetupError: if the callback is too long for SQS.
         """
         files = [request.batch_file(part) for part in range(1, batches + 1)]
         result = cls(download_id=request.download_id, batch_files=files)
@@ -353,7 +352,7 @@ class Result(WireModel):
 
 
 class Failure(WireModel):
-    """The callback of an export that was not split: one sentence for a project manager."""
+    """The callback of a failed export. ``error`` is one sentence for a project manager."""
 
     function: Literal["BiospexBatchCreator"] = "BiospexBatchCreator"
     status: Literal["failed"] = "failed"
@@ -362,10 +361,10 @@ class Failure(WireModel):
 
 
 def parse_body(body: str) -> Any:
-    """A trigger's JSON; None for what is none: JavaScript's NaN, half a surrogate pair.
+    """A trigger's JSON; None for invalid JSON, including NaN and half surrogate pairs.
 
-    A body up to what SQS takes is parsed, which is linear, so that a message that is too long for
-    a trigger is answered nevertheless.
+    Parses any body that SQS accepts, in linear time, so that a trigger that is too long still gets
+    a callback.
     """
     if len(body) > MAX_BODY_BYTES:
         return None
@@ -378,8 +377,8 @@ def parse_body(body: str) -> Any:
 
 
 RESERVED = "__"
-"""Begins the names by which Prefect knows what to evaluate, as it would of a run that a person
-copies in its UI; no field of BIOSPEX has such a name."""
+"""Prefix of field names that Prefect evaluates when a person copies a run in the UI. BIOSPEX does
+not use it."""
 
 
 def _refuse_number(text: str) -> float:
@@ -392,7 +391,7 @@ def _finite(text: str) -> float:
 
 
 def find_wrapping(message: Any) -> Said | None:
-    """The service of AWS that wrapped a request or sent its own event in place of one."""
+    """The sentence about an AWS service that wrapped a request or sent its own event."""
     if not isinstance(message, dict) or "downloadId" in message:
         return None
     # https://docs.aws.amazon.com/sns/latest/dg/sns-sqs-as-subscriber.html
@@ -412,10 +411,10 @@ def find_wrapping(message: Any) -> Said | None:
 
 
 def find_flaw(message: Any) -> Said | None:
-    """A sentence about what makes a message one that no service should be given, if it is one.
+    """The reason why a message must not be passed to another service, or None.
 
-    That is what may be refused by a database or an API on the way, or fill them: PostgreSQL's jsonb
-    takes no U+0000 (https://www.postgresql.org/docs/current/datatype-json.html).
+    Prefect's API or its database may refuse it or fill up. For example, PostgreSQL's jsonb refuses
+    U+0000 (https://www.postgresql.org/docs/current/datatype-json.html).
     """
     if isinstance(message, Request):
         return None
@@ -426,7 +425,7 @@ def find_flaw(message: Any) -> Said | None:
 
 
 def _is_too_long(message: Any) -> bool:
-    """Whether a message is too long in UTF-8; its body may have escapes of up to six bytes."""
+    """Whether a message is too long in UTF-8. Its body may be longer because of escapes."""
     try:
         text = json.dumps(message, default=str, ensure_ascii=False)
     except RecursionError:
@@ -466,26 +465,22 @@ def _has_control(value: Any) -> bool:
 
 
 def _refused(problems: list[Said]) -> Said:
-    """The whole sentence; where there is one problem, its code says more than the sentence's."""
+    """The whole sentence. A single problem provides the code."""
     said = REFUSED(problems=problems)
     return Said(problems[0].sentence, said.text) if len(problems) == 1 else said
 
 
-def spelled_out(address: str, updates_queue_url: str, download_id: str | None = None) -> Any:
-    """The request that a person means by ``s3://bucket/key``; never what a trigger may be.
-
-    Args:
-        updates_queue_url: where the answer goes.
-        download_id: what the callback names; the time, if there is none.
+def spelled_out(address: str, updates_queue_url: str) -> Any:
+    """The trigger message for ``s3://bucket/key``, with the time as download id.
 
     Raises:
-        RequestError: if it is no such address.
+        RequestError: if the address is invalid.
     """
     bucket, _, key = address.removeprefix("s3://").partition("/")
     if not address.startswith("s3://") or not bucket or not key:
         raise RequestError(NOT_AN_ADDRESS, address=address)
     return {
-        "downloadId": download_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
+        "downloadId": f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
         "file": key.rpartition("/")[2],
         "exportPath": key,
         "s3Bucket": bucket,
@@ -494,7 +489,6 @@ def spelled_out(address: str, updates_queue_url: str, download_id: str | None = 
 
 
 def archive_stem(file: str) -> str:
-    """``file`` without ``.zip``, ``.tar.gz``, ``.tgz`` or ``.tar``."""
     for suffix in ARCHIVE_SUFFIXES:
         if file.lower().endswith(suffix):
             return file[: -len(suffix)]
@@ -502,9 +496,9 @@ def archive_stem(file: str) -> str:
 
 
 def title(message: Any) -> str:
-    """The download and the archive that a message is about, as far as it says so.
+    """``download 512: name.zip``, with placeholders for missing fields.
 
-    The download's id comes first, since Prefect's UI cuts long names off.
+    The id comes first, because Prefect's UI cuts long names.
     """
     address = ReplyAddress.of(message)
     wanted = message.model_dump(by_alias=True) if isinstance(message, Request) else message
@@ -514,12 +508,12 @@ def title(message: Any) -> str:
 
 
 def printable(value: Any) -> str:
-    """A value for a label: short, and without characters that act or hide."""
+    """A value for a label: short, without control and invisible characters."""
     return escaped(str(value), MAX_LABEL)
 
 
 def to_json(message: Request | Result | Failure) -> str:
-    """The body of a message, with the wire's names; ASCII, as SQS refuses some characters."""
+    """The body of a message. It is ASCII, because SQS refuses some characters."""
     return json.dumps(message.model_dump(by_alias=True))
 
 

@@ -1,8 +1,7 @@
-"""The catalogue of sentences: each failure and each warning is declared once, in its own room.
+"""The catalogue of sentences: each failure and each warning is declared once, where it is raised.
 
-A declaration has a stable code, a template and who must act. Its values are filled in here and
-nowhere else. A value that somebody else wrote is cut, escaped and put in quotation marks, so that
-it is harmless in a log, a database, a mail and a terminal, and cannot pass for our own words.
+Only this module fills in values. It cuts, escapes and quotes text that others wrote, so that the
+text is harmless in a log, a database, a mail and a terminal, and cannot look like our own words.
 """
 
 import string
@@ -13,16 +12,16 @@ from enum import Enum
 from typing import Any
 
 MAX_VALUE = 80
-"""Characters of a foreign value that a sentence shows."""
+"""Characters shown of a foreign value."""
 
 MAX_ADDRESS = 300
-"""Characters of an address or a cause that a sentence shows."""
+"""Characters shown of an address or a cause."""
 
 MAX_LISTED = 20
-"""Values of a list that a sentence shows."""
+"""Values shown of a list."""
 
 JOINERS = "\u200c\u200d"
-"""Format characters that Persian, Indic scripts and emoji need, and that change no direction."""
+"""Format characters of Persian, Indic scripts and emoji. They do not change the text direction."""
 
 
 class Actor(Enum):
@@ -35,7 +34,7 @@ class Actor(Enum):
 
 
 class Words(str):
-    """Text that this program wrote, for the middle of a sentence; it is not escaped."""
+    """Our own text for the middle of a sentence, which is not escaped."""
 
     __slots__ = ()
 
@@ -45,12 +44,11 @@ class Sentence:
     """A failure or a warning.
 
     Attributes:
-        code: stable, ``room.what-is-wrong``; people look it up and count it.
-        template: what is wrong, where, and what to do. ``{name}`` is filled in by ``shown``;
-            ``{name:long}`` allows an address, ``{name:bare}`` leaves
-            the quotation marks out.
-        actor: who must act.
-        advice: what an operator does who sees it on the run page; empty for what the actor implies.
+        code: stable, ``room.problem``; people search for it and count it.
+        template: the problem, its place and the remedy. ``{name}`` is quoted, ``{name:long}`` has
+            room for an address, ``{name:bare}`` omits the quotation marks.
+        actor: the person who must act.
+        advice: the operator's action; empty for the default advice of the actor.
     """
 
     code: str
@@ -64,18 +62,11 @@ class Sentence:
         CATALOGUE[self.code] = self
 
     def __call__(self, **values: Any) -> "Said":
-        """The sentence with its values.
-
-        Args:
-            values: text of other people, ``Words``, numbers, lists of them, or other sentences.
-
-        Raises:
-            KeyError: if the template names a value that is not given.
-        """
+        """Fill in foreign text, ``Words``, numbers, lists of these, or other sentences."""
         return Said(self, _FORMATTER.vformat(self.template, (), values))
 
     def __reduce__(self) -> Any:
-        # Unpickled in another process, it is that process's own declaration.
+        # Unpickling in another process returns that process's declaration.
         return _declared, (self.code,)
 
 
@@ -84,15 +75,15 @@ def _declared(code: str) -> Sentence:
 
 
 CATALOGUE: dict[str, Sentence] = {}
-"""Every sentence that has been declared, by its code."""
+"""All declared sentences by code."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """A sentence about one export.
+    """A sentence with its values.
 
     Attributes:
-        text: without the code, safe to show anywhere but in Markdown, which is escaped there.
+        text: without the code; safe everywhere except in Markdown, which is escaped separately.
     """
 
     sentence: Sentence
@@ -107,9 +98,9 @@ class Said:
 
 
 def shown(text: str, limit: int = MAX_VALUE) -> str:
-    """Foreign text in quotation marks: one line, at most ``limit`` characters, no hidden ones.
+    """Foreign text in quotation marks: one line of visible characters, cut at ``limit``.
 
-    A quotation mark inside is escaped, unless it stands between two letters: O'Brien.
+    Escapes quotation marks, except between two letters, as in O'Brien.
     """
     cut = text[:limit]
     safe = "".join(
@@ -120,14 +111,14 @@ def shown(text: str, limit: int = MAX_VALUE) -> str:
 
 
 def escaped(text: str, limit: int = MAX_VALUE) -> str:
-    """Foreign text without quotation marks: cut, and without characters that act or hide."""
+    """Foreign text without control and invisible characters, cut at ``limit``."""
     return "".join(map(_visible, text[:limit])) + ("…" if len(text) > limit else "")
 
 
 def _visible(character: str) -> str:
     kind = unicodedata.category(character)
     acts = kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and character not in JOINERS)
-    # U+FFFE, U+FFFF and their like are no characters: SQS and XML refuse them.
+    # SQS and XML refuse noncharacters such as U+FFFE and U+FFFF.
     if acts or ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF:
         return ascii(character)[1:-1]
     return character
@@ -138,7 +129,7 @@ def _is_between_letters(text: str, place: int) -> bool:
 
 
 class _Formatter(string.Formatter):
-    """Fills templates; a template can neither index nor call what it is given."""
+    """Fills templates, without access to attributes and indexes of the values."""
 
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> tuple[Any, str]:
         return kwargs[field_name], field_name

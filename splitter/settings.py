@@ -1,4 +1,4 @@
-"""All settings, read from the environment."""
+"""Reads all settings from the environment."""
 
 from dataclasses import fields
 from fnmatch import fnmatchcase
@@ -16,7 +16,7 @@ from splitter.sentences import Actor, Sentence
 
 
 def _absolute(path: Path) -> Path:
-    if not path.is_absolute():  # an empty one would be the working directory
+    if not path.is_absolute():  # an empty path would mean the working directory
         raise ValueError("must be an absolute path")
     return path
 
@@ -24,13 +24,12 @@ def _absolute(path: Path) -> Path:
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: 10,000 parts of 5 GiB.
 MAX_OBJECT = 10_000 * 5 * 1024**3
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html:
-# SQS keeps no message longer, so no export waits longer.
+# SQS keeps messages for at most 14 days, so no export waits longer.
 MAX_WAIT = 14 * 24 * 3600
 MAX_SHOWN = 100
-"""Characters of a value that a sentence shows."""
+"""Characters shown of a value."""
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-
 
 BAD_SETTINGS = Sentence(
     "settings.bad-value",
@@ -57,13 +56,13 @@ NOT_ALLOWED = {
 
 
 class Settings(BaseSettings):
-    """The environment of one process; docs/configuration.md is this class as a table."""
+    """The settings of one process; docs/configuration.md has the same table."""
 
-    batch_size: int = Field(default=2000, ge=1, le=1_000_000, description="rows of a batch")
+    batch_size: int = Field(default=2000, ge=1, le=1_000_000, description="rows in a batch")
     image_column: str = Field(
         default="imageName",
         min_length=1,
-        description="the manifest's column that names the image",
+        description="the manifest's column with the images' names",
     )
     split_strategy: Literal["auto", "splice", "extract"] = Field(
         default="auto",
@@ -74,59 +73,60 @@ class Settings(BaseSettings):
         default=64 * 1024**2,
         ge=0,
         le=MAX_OBJECT,
-        description="bytes; `auto` extracts a ZIP up to this size, which checks every image",
+        description="bytes; `auto` extracts ZIPs up to this size, which checks every image",
     )
     verify: bool = Field(
         default=False, description="read each spliced batch back and check every image"
     )
     efs_path: AbsolutePath = Field(
         default=Path("/efs/batch"),
-        description="mounted directory for archives above `MAX_TMP_SIZE`; it is never created",
+        description="mounted directory for archives above `MAX_TMP_SIZE`; never created",
     )
     max_tmp_size: int = Field(
         default=7 * 1024**3,
         ge=0,
         le=MAX_OBJECT,
-        description="bytes; an archive up to this size is extracted in `TMPDIR`",
+        description="bytes; archives up to this size are extracted in `TMPDIR`",
     )
     dask_scheduler: str | None = Field(
         default=None,
-        description="`tcp://host:8786`: the batches of exports on EFS are made on "
+        description="`tcp://host:8786`: batches of exports on EFS are made on "
         "[several machines](scale.md)",
     )
     trigger_queue_url: str | None = Field(
-        default=None, description="the queue to listen to; the listener needs it"
+        default=None, description="the queue of the triggers; the listener needs it"
     )
     updates_queue_url: str | None = Field(
         default=None,
-        description="the queue that `make submit ANSWER=1` asks to be answered at",
+        description="the callback queue of `make submit ANSWER=1`",
     )
-    # Prefect's API returns at most 200 runs; a run beyond them would be taken for deleted.
+    # Prefect's API returns at most 200 runs; further runs would appear to be deleted.
     max_in_flight: int = Field(default=4, ge=1, le=200, description="exports at a time")
     max_attempts: int = Field(
         default=3,
         ge=1,
         le=100,
-        description="attempts at an export whose run dies or meets an outage; then a failure is "
-        "sent",
+        description="attempts at an export whose run crashes or meets an outage; then a failure "
+        "callback is sent",
     )
     start_timeout: int = Field(
         default=3600,
         ge=1,
         le=MAX_WAIT,
-        description="seconds that a run may wait for a machine; then a failure is sent",
+        description="seconds that a run may wait for a machine; then a failure callback is sent",
     )
     run_timeout: int = Field(
         default=6 * 3600,
         ge=1,
         le=MAX_WAIT,
-        description="seconds that one attempt may take; then it is cancelled and a failure is sent",
+        description="seconds that one attempt may take; then it is cancelled and a failure "
+        "callback is sent",
     )
     visibility_timeout: int = Field(
         default=300,
         ge=30,
         le=43_200,
-        description="seconds after which a message is delivered again if its listener has died",
+        description="seconds after which a trigger is delivered again if its listener has died",
     )
     biospex_environment: str | None = Field(
         default=None, description="`prod`, `dev` or another word: a tag of every run"
@@ -134,51 +134,51 @@ class Settings(BaseSettings):
     bucket_owner: str | None = Field(
         default=None,
         pattern=r"^[0-9]{12}$",
-        description="the AWS account that must own the bucket, 12 digits; S3 then refuses every "
-        "request to a bucket of another account; unset allows any owner",
+        description="the AWS account that must own the bucket, 12 digits; S3 then refuses buckets "
+        "of other accounts; unset allows any owner",
     )
     presigned_links: bool = Field(
         default=True,
-        description="link each batch on the run page for 72 hours, where keys are there to sign "
-        "that; else its place in the AWS console is linked",
+        description="link each batch on the run page for 72 hours, if the credentials last that "
+        "long; else link its page in the AWS console",
     )
     max_expansion: int = Field(
         default=Limits.max_expansion,
         ge=1,
         le=100_000,
-        description="how many times its own size an archive may unpack to (64 MiB in any case)",
+        description="unpacked size of an archive as a multiple of its own size; 64 MiB are always "
+        "allowed",
     )
     max_members: int = Field(
-        default=Limits.max_members, ge=1, le=100_000_000, description="files of an archive, at most"
+        default=Limits.max_members, ge=1, le=100_000_000, description="files in an archive"
     )
     max_name_bytes: int = Field(
         default=Limits.max_name_bytes,
         ge=1,
         le=65_535,
-        description="bytes of a file's name, at most",
+        description="bytes of a file's name",
     )
     max_in_memory: int = Field(
         default=Limits.max_in_memory,
         ge=1,
         le=2**32,
-        description="bytes of the manifest, and of a ZIP's table of contents, at most",
+        description="bytes of the manifest, and bytes of a ZIP's table of contents",
     )
     max_cells: int = Field(
         default=Limits.max_cells,
         ge=1,
         le=1_000_000_000,
-        description="cells of the manifest, at most",
+        description="cells of the manifest",
     )
     max_columns: int = Field(
         default=Limits.max_columns,
         ge=1,
         le=100_000,
-        description="columns of the manifest, at most",
+        description="columns of the manifest",
     )
 
     @property
     def limits(self) -> Limits:
-        """The limits of an export."""
         return Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)})
 
     @classmethod
@@ -186,7 +186,7 @@ class Settings(BaseSettings):
         """Read the environment.
 
         Raises:
-            SetupError: naming each variable whose value cannot be used.
+            SetupError: names each variable with an invalid value.
         """
         try:
             return cls()
@@ -199,12 +199,12 @@ class Settings(BaseSettings):
 
 
 class Docs(BaseSettings):
-    """The address of the docs; apart from ``Settings``, whose errors link to them."""
+    """The address of the docs. Separate from ``Settings``, whose errors link to the docs."""
 
     docs_url: str | None = Field(
         default=None,
-        description="address of the folder `docs`, as a browser reads it; run pages, deployments "
-        "and blocks then link its pages",
+        description="web address of the folder `docs`; run pages, deployments and blocks link to "
+        "its pages",
     )
 
     def page(self, name: str) -> str:
@@ -234,37 +234,33 @@ Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns)]
 class Allowed(BaseSettings):
     """Buckets and queues that a trigger may name: shell patterns, separated by commas.
 
-    Without a value, all are allowed. In a queue's URL, ``*`` does not match a slash, nor a dot of
-    the host, so a pattern for one name never matches another host or account.
+    In a queue's URL, ``*`` matches neither a slash nor a dot of the host, so a pattern for one name
+    never matches another host or account.
 
-    Apart from ``Settings``, as every value of these is usable: even if another setting is wrong,
+    Separate from ``Settings``, because every value is valid here: even if another setting is wrong,
     nothing is sent to a queue that is not allowed.
     """
 
     allowed_buckets: Patterns | None = Field(
         default=None,
         description="buckets that a trigger may name, such as `biospex-app`, separated by commas; "
-        "a pattern such as `biospex-*` also allows buckets of strangers; unset allows all",
+        "a pattern such as `biospex-*` also allows buckets of other people; unset allows all",
     )
     allowed_queues: Patterns | None = Field(
         default=None,
-        description="callback queues that a trigger may name: their URLs, or patterns in which "
-        "`*` stays within one name; nothing is sent to any other; unset allows all",
+        description="callback queues that a trigger may name: URLs, or patterns in which `*` "
+        "stays within one name; nothing is sent to other queues; unset allows all",
     )
 
     def reply_address(self, message: Any) -> ReplyAddress | None:
-        """The address for the answer to a message; None if it names no usable, allowed queue."""
+        """The address for the callback; None if the message names no valid, allowed queue."""
         address = ReplyAddress.of(message)
         if address and _is_queue_allowed(address.updates_queue_url, self.allowed_queues):
             return address
         return None
 
     def check(self, request: Request) -> None:
-        """Make sure that the operator allows the bucket and the queue of a request.
-
-        Raises:
-            RequestError: naming the one that is not allowed.
-        """
+        """Raise ``RequestError`` if the bucket or the queue of a request is not allowed."""
         bucket, queue = request.s3_bucket, request.updates_queue_url
         if not _is_bucket_allowed(bucket, self.allowed_buckets):
             raise RequestError(NOT_ALLOWED["s3Bucket"], value=bucket)
@@ -288,5 +284,5 @@ def _pieces(url: str) -> list[str]:
     """The parts of a URL; a pattern's ``*`` matches within one of them."""
     scheme, _, rest = url.partition("://")
     host, *path = rest.split("/")
-    # One more dot in the host must not be balanced by one slash less.
+    # The slash separates host and path: one dot more must not compensate for one slash less.
     return [scheme, *host.split("."), "/", *path]

@@ -1,8 +1,8 @@
-"""Sizes and durations for people."""
+"""Formats sizes, durations and counts for people."""
 
 
 def size(count: int) -> str:
-    """Bytes in the unit that fits, decimal as S3's console and Zooniverse count: ``2.3 GB``."""
+    """``2.3 GB``: bytes in decimal units, like S3's console and Zooniverse."""
     if count < 1000:
         return f"{count} bytes"
     value = float(count)
@@ -27,5 +27,5 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int, thing: str, things: str | None = None) -> str:
-    """``1 row``, ``2,000 rows``; ``things``: the plural, where it takes more than an s."""
+    """``1 row``, ``2,000 rows``; ``things`` is an irregular plural."""
     return f"{number:,} {thing if number == 1 else things or thing + 's'}"

@@ -1,4 +1,4 @@
-"""The directory that one run works in: where it lies, that it is enough, that nothing stays."""
+"""Chooses a directory for each run, checks its free space and removes it afterwards."""
 
 import errno
 import fcntl
@@ -20,10 +20,10 @@ PENDING_SUFFIX = ".new"
 PENDING_SECONDS = 60
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The file system is full, the user's share of it is, or the file is as large as may be."""
+"""The file system or the user's quota is full, or the file has its largest possible size."""
 
 SPACE_PER_ARCHIVE_BYTE = 2.1
-"""The archive and its images side by side; JPEGs fill as much unpacked, the rest is margin."""
+"""The archive and its images. JPEGs need the same space unpacked; the rest is margin."""
 
 NO_DIRECTORY = Sentence(
     "workspace.no-directory",
@@ -55,12 +55,12 @@ RAN_OUT = Sentence(
 
 @dataclass(frozen=True)
 class Workspace:
-    """The directories in which runs may work.
+    """The directories for runs.
 
     Attributes:
         tmp_path: for archives of up to ``max_tmp_size`` bytes.
-        efs_path: for larger ones; the mount point of a shared file system.
-        tmp_name, efs_name: what an operator knows them by.
+        efs_path: for larger archives; the mount point of a shared file system.
+        tmp_name, efs_name: the names that sentences use.
     """
 
     tmp_path: Path
@@ -70,14 +70,15 @@ class Workspace:
     efs_name: str = "EFS_PATH"
 
     def root_for(self, archive_size: int, unpacked: int | None = None) -> Path:
-        """The directory that takes an archive of ``archive_size`` bytes, and has the room for it.
+        """The directory for an archive of ``archive_size`` bytes.
+
+        Never creates it: without the mount, that would fill a container's own disk.
 
         Args:
-            unpacked: bytes of its members, where its index tells.
+            unpacked: bytes of the unpacked members, if known.
 
         Raises:
-            SetupError: it does not exist (it is never created: on a container without the mount
-                that would fill the container's own disk), is not writable, or is too small.
+            SetupError: if it does not exist, is not writable or has too little space.
         """
         large = archive_size > self.max_tmp_size
         root = self.efs_path if large else self.tmp_path
@@ -99,17 +100,17 @@ class Workspace:
 
 @contextmanager
 def run_directory(root: Path) -> Iterator[Path]:
-    """A fresh directory for one run, gone at the end however the run ends.
+    """A new directory for one run, removed at the end.
 
-    A lock on the file beside it says that the run lives. The kernel, or the NFS server of EFS,
-    releases it when the process dies, and ``sweep`` goes by that.
+    A locked file beside it marks a live run. If the process dies, the kernel or the NFS server of
+    EFS releases the lock, and ``sweep`` removes the directory.
     """
     directory = root / f"{PREFIX}{uuid4().hex}"
     lock = directory.with_suffix(LOCK_SUFFIX)
     pending = directory.with_suffix(PENDING_SUFFIX)
     with pending.open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        pending.rename(lock)  # so a lock that nobody holds is that of a dead run, however young
+        pending.rename(lock)  # an existing lock file without a lock always means a dead run
         try:
             directory.mkdir(mode=0o700)
             yield directory
@@ -122,7 +123,7 @@ def run_directory(root: Path) -> Iterator[Path]:
 
 
 def sweep(root: Path) -> list[Path]:
-    """Remove what runs that died left under ``root``; returns the directories removed."""
+    """Remove the directories of dead runs under ``root`` and return their paths."""
     removed = []
     for pending in root.glob(f"{PREFIX}*{PENDING_SUFFIX}"):
         with suppress(OSError):
@@ -130,18 +131,18 @@ def sweep(root: Path) -> list[Path]:
                 pending.unlink()
     for lock in root.glob(f"{PREFIX}*{LOCK_SUFFIX}"):
         try:
-            with lock.open("r+b") as held:  # on NFS an exclusive lock needs a file open for writing
+            with lock.open("r+b") as held:  # NFS locks exclusively only if the file is writable
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 directory = lock.with_suffix("")
                 if _remove(directory, lock):
                     removed.append(directory)
-        except OSError:  # a live run holds it, another user owns it, or another sweep took it
+        except OSError:  # a live run or another sweep holds it, or another user owns it
             continue
     return removed
 
 
 def _remove(directory: Path, lock: Path) -> bool:
-    """Remove a directory and then its lock; what cannot be removed now is left to a later sweep."""
+    """Remove a directory and then its lock; False if a later sweep has to finish."""
     shutil.rmtree(directory, ignore_errors=True)
     if directory.exists():
         return False

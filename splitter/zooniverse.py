@@ -1,4 +1,4 @@
-"""Checks of the batches against Zooniverse's rules, by the names, sizes and cells that are known.
+"""Checks the batches against Zooniverse's rules, by names, sizes, cells and some image bytes.
 
 A batch is uploaded in one of two ways, and each has its own rules:
 
@@ -18,6 +18,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -31,10 +32,10 @@ from splitter.manifest.text import bare, row_words
 from splitter.sentences import Actor, Said, Sentence, Words, escaped, shown
 
 SHOWN = 3
-"""Cases of each kind that are named."""
+"""Cases of each kind that a warning names."""
 
 WEB_PAGE_SIZE = 1000 * 1024
-"""Bytes from which on the web page takes no file: its ``MAX_FILE_SIZE``, "up to 1000KB"."""
+"""Bytes from which on the web page refuses a file: its ``MAX_FILE_SIZE``, "up to 1000KB"."""
 
 CLIENT_SIZE = 1024 * 1024
 """Bytes above which the client refuses the whole batch: its ``MAX_UPLOAD_FILE_SIZE``."""
@@ -55,45 +56,46 @@ EXTENSIONS = (
 """The web page's ``VALID_SUBJECT_EXTENSIONS``."""
 
 FORBIDDEN = "/\\:,"
-"""The web page's ``INVALID_FILENAME_CHARS``; a name with one is looked for from behind it."""
+"""The web page's ``INVALID_FILENAME_CHARS``. Of a name with one, it uses the text behind it."""
 
 LIKE_AN_IMAGE = re.compile(
     rf"(?<=[^{re.escape(FORBIDDEN)}])(?:{'|'.join(map(re.escape, EXTENSIONS))})", re.IGNORECASE
 )
-"""Where the web page sees an image in a cell of any column, as ``_findFilesInMetadata`` does: in
-``http://example.org/1.jpg?size=2`` it is ``1.jpg``. It waits for that file in vain."""
+"""A part of a cell, in any column, that the web page takes for an image's name, in
+``_findFilesInMetadata``. In ``http://example.org/1.jpg?size=2`` it is ``1.jpg``. The page then
+waits for a file that does not come."""
 
 NOT_ON_WINDOWS = re.compile(r"(?i)[<>\"|?*]|[. ]$|^(?:con|prn|aux|nul|com[1-9]|lpt[1-9])(?:\.|$)")
-"""Names that Windows cannot hold, so that its users cannot unpack the batch:
+"""Names that Windows cannot hold, so its users cannot unpack the batch:
 https://learn.microsoft.com/windows/win32/fileio/naming-a-file"""
 
 SMALLEST_JPEG = 107
-"""Bytes of the smallest file that is a JPEG: https://github.com/mathiasbynens/small"""
+"""Bytes of the smallest JPEG: https://github.com/mathiasbynens/small"""
 
 END_OF_JPEG = b"\xff\xd9"
 TAIL = 64 * 1024
-"""Bytes of a JPEG's end where its end marker is looked for; some cameras write more behind it."""
+"""Bytes at the end of a JPEG that are searched for its end marker; some cameras write more data
+behind the marker."""
 
 LARGEST_SAMPLE = 8 * 1024 * 1024
-"""Bytes of a sampled image that are read from elsewhere to look at its end."""
+"""Bytes up to which an image in S3 is sampled; it is read whole."""
 
 LONGEST_CELL = 131_072
 """Characters that Python's ``csv.field_size_limit`` allows a cell; the client does not raise it."""
 
 FOLDERS = (".", "..", "/", "./", "../")
-"""In a batch's first row the client takes every cell that exists as a path for an image's name."""
+"""Cells of a batch's first row that the client takes for an image's name, since the paths exist."""
 
 ADVISED_ROWS = 1000
 """The web page: "We strongly recommend uploading subjects in batches of 500 - 1,000 at a time"."""
 
-SAMPLES = 3
-"""Images that are fetched from elsewhere to look at their bytes."""
-
 SMALL_SAMPLES = 50
-"""Images smaller than any JPEG that are fetched as well."""
+"""Images in S3, smaller than any JPEG, that are sampled too."""
+
+PARALLEL_SAMPLES = 16
 
 START = 512
-"""Bytes of an image that show its kind."""
+"""Bytes at the start of an image that show its format."""
 
 # The client asks libmagic and takes image/jpeg, png, gif and svg+xml (ALLOWED_MIME_TYPES; sound,
 # film and text are not for exports of images). File signatures as in libmagic's "images" and
@@ -210,7 +212,7 @@ LARGE_BATCH = Sentence(
 
 
 class Cases:
-    """All cases of one kind: their number, and the first of them.
+    """Counts the cases of one kind and keeps the first ones.
 
     Args:
         sentence: has the placeholders ``first`` and, for number and noun, the last word of
@@ -229,7 +231,7 @@ class Cases:
         """Count a case.
 
         Args:
-            case: text of other people.
+            case: foreign text.
             where: our own words behind it.
         """
         self.count += 1
@@ -249,8 +251,8 @@ class Cases:
 def inspect(parts: Partition, files: Contents | ZipIndex) -> Partition:
     """The batches with warnings about Zooniverse.
 
-    Reads the batches' manifests. Also looks at the first and last bytes of each image that is
-    unpacked on this machine; of a ZIP elsewhere, at a few images.
+    Reads the manifests of the batches, and the first and last bytes of each image that is unpacked
+    on this machine. Of a ZIP in S3 it samples a few images.
     """
     names = parts.images
     if isinstance(files, Contents):
@@ -383,7 +385,7 @@ def where(parts: Partition, number: int, cells: Sequence[str]) -> Words:
 
 
 def _extensions(text: bytes) -> int:
-    """How often a text has one of them; much faster than a look at each cell."""
+    """The number of extensions in a text; much faster than a search of each cell."""
     lower = text.lower()
     return sum(lower.count(extension.encode()) for extension in EXTENSIONS)
 
@@ -424,14 +426,18 @@ def _sampled(index: ZipIndex, names: Mapping[str, str]) -> Iterator[Look]:
     sizes = {image: index.members[file].info.file_size for image, file in names.items()}
     small = (image for image, size in sizes.items() if 0 < size < SMALLEST_JPEG)
     chosen = [images[position] for position in sorted({0, len(images) // 2, len(images) - 1})]
-    for image in dict.fromkeys([*chosen, *islice(small, SMALL_SAMPLES)]):
-        if not 0 < sizes[image] <= LARGEST_SAMPLE:
-            continue
+    sampled = dict.fromkeys([*chosen, *islice(small, SMALL_SAMPLES)])
+
+    def look(image: str) -> Look | None:
         try:
             data = b"".join(index.chunks(names[image]))
         except ExportError:  # damaged; VERIFY is for that
-            continue
-        yield Look(image, data[:START], data[-TAIL:])
+            return None
+        return Look(image, data[:START], data[-TAIL:])
+
+    with ThreadPoolExecutor(PARALLEL_SAMPLES) as pool:
+        looks = pool.map(look, (name for name in sampled if 0 < sizes[name] <= LARGEST_SAMPLE))
+        yield from filter(None, looks)
 
 
 def _not_images(looks: Iterable[Look]) -> Iterator[Said]:

@@ -1,4 +1,4 @@
-"""``python -m bench.fuzz``: see the package."""
+"""The command line of ``bench.fuzz``."""
 
 import argparse
 import random
@@ -14,8 +14,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.fuzz", description=bench.fuzz.__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--workers", type=int, default=1, help="processes a target (1)")
-    parser.add_argument("--finds", type=Path, help="where long inputs go (a new directory)")
+    parser.add_argument("--workers", type=int, default=1, help="processes for each target (1)")
+    parser.add_argument("--finds", type=Path, help="directory for long inputs (a new one)")
     parser.add_argument("--again", metavar="TARGET:SEED:NUMBER", help="run a single input")
     options = parser.parse_args(arguments)
     if options.again:

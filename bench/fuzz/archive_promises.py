@@ -1,4 +1,4 @@
-"""The promises about any archive."""
+"""The checks of archives."""
 
 import io
 import os
@@ -25,11 +25,7 @@ from tests.helpers.archives import identified, index_of
 
 
 def check_archive(data: bytes, directory: Path) -> bool:
-    """Whether the archive is accepted by either reader.
-
-    Raises:
-        BrokenPromiseError: if they break a promise.
-    """
+    """Whether one of the readers accepts the archive."""
     contents = _extracted(data, directory)
     format = unless_refused(lambda: identified(data))
     index = None
@@ -64,17 +60,17 @@ def _content(contents: Contents, name: str) -> bytes:
 
 
 def _compare_zip(contents: Contents, index: ZipIndex, data: bytes) -> None:
-    """Compare the files with their CRCs and with the standard library, which reads fewer."""
+    """Compare the files with their CRCs and with ``zipfile``, which reads fewer archives."""
     if list(contents.members) != list(index.members):
         raise BrokenPromiseError("extract and ZipIndex name other members")
     theirs: dict[int, bytes] = {}
     with (
-        # The latter: an entry that asks for a later version than zipfile reads closes all to it.
+        # zipfile refuses the whole archive if one entry needs a later version.
         suppress(*UNREADABLE, NotImplementedError),
         zipfile.ZipFile(io.BytesIO(data)) as zip_,
     ):
         for info in zip_.infolist():
-            with suppress(Exception):  # one more method, name or flag that it does not take
+            with suppress(Exception):  # a method, name or flag that zipfile does not support
                 theirs[info.header_offset] = zip_.read(info)
     for name, span in index.members.items():
         content = _content(contents, name)
@@ -89,12 +85,12 @@ def _compare_zip(contents: Contents, index: ZipIndex, data: bytes) -> None:
 def _compare_tar(
     contents: Contents | None, format: formats.Format, data: bytes, directory: Path
 ) -> None:
-    """Compare the unpacked files with those that the standard library reads of the tar in it."""
+    """Compare the unpacked files with ``tarfile``'s."""
     if compression := format.partition(".")[2]:
         try:
             data = whole_file(compression, data, 2 * ALWAYS_ALLOWED)
         except UNREADABLE:
-            return  # isal may be satisfied with less: all is there, and the checksums are right
+            return  # isal accepts some streams with all content and correct checksums
     if contents:
         file = io.BytesIO(data)
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", tarinfo=_Info) as tar:
@@ -105,12 +101,12 @@ def _compare_tar(
         and unless_refused(lambda: identified(data)) == "tar"
         and _extracted(data, directory)
     ):
-        raise BrokenPromiseError("a tar is refused where it is compressed")
+        raise BrokenPromiseError("a tar is refused only if it is compressed")
 
 
 class _Info(tarfile.TarInfo):
-    """``tarfile`` takes the times of GNU's headers for the start of a POSIX name, and a header with
-    odd owner or device numbers for the end of a tar."""
+    """Corrects ``tarfile``, which reads times in GNU's headers as the start of a POSIX name, and a
+    header with odd owner or device numbers as the end of a tar."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -127,7 +123,7 @@ class _Info(tarfile.TarInfo):
 
 
 def _by_tarfile(tar: tarfile.TarFile) -> dict[str, bytes]:
-    """The files by their plain names, whole ones and hard links; later ones replace earlier."""
+    """Files and hard links by their plain names."""
     files: dict[str, bytes] = {}
     for entry in tar:
         name = plain(entry.name)
@@ -143,7 +139,7 @@ def _by_tarfile(tar: tarfile.TarFile) -> dict[str, bytes]:
 def _compare_members(contents: Contents, theirs: dict[str, bytes]) -> None:
     for name in contents.unusable:
         theirs.pop(name, None)
-    # Names that are not to be printed are spoken of in another way.
+    # Unprintable names are escaped in unusable.
     theirs = {name: data for name, data in theirs.items() if not UNPRINTABLE.search(name)}
     if theirs.keys() != contents.members.keys():
         raise BrokenPromiseError("extract and the standard library name other members")
@@ -180,11 +176,11 @@ def _splice(batch: manifest.Batch, index: ZipIndex, data: bytes, contents: Conte
             ranges = list(part.ranges)
         for found in ranges:
             if not 0 <= found.start < found.end <= len(data):
-                raise BrokenPromiseError("a plan has a range that the archive has not")
+                raise BrokenPromiseError("a plan has a range outside the archive")
             spliced += data[found.start : found.end]
         spliced += part.end if isinstance(part, splicing.Uploaded) else b""
     if len(spliced) != plan.size:
-        raise BrokenPromiseError("a plan is of another size than its parts")
+        raise BrokenPromiseError("a plan has another size than its parts")
     if contents is None:
         return  # the splice lane does not read images, so it may accept damaged ones
     with zipfile.ZipFile(io.BytesIO(spliced)) as made:

@@ -1,4 +1,4 @@
-"""Archives as seeds, and their mutations."""
+"""Archives and their mutations."""
 
 import bz2
 import gzip
@@ -32,14 +32,14 @@ from tests.helpers.archives import (
 
 MIB = 1024 * 1024
 
-# Offsets overflow at 4 GiB. No input is so large: here they do so at 4 KiB.
+# Let offsets overflow at 4 KiB instead of 4 GiB.
 WRAP = zip_directory.WRAP = 4096
 
 MANY: Final[Mapping[str, bytes]] = {
     **{f"{number:02}.jpg": bytes([number]) * (97 * number % 700) for number in range(30)},
     "manifest.csv": b"imageName\n" + b"".join(b"%02d.jpg\n" % number for number in range(30)),
 }
-"""An export of several times ``WRAP`` bytes."""
+"""An export larger than several ``WRAP``."""
 
 COMPRESS: Final[list[Callable[[bytes], bytes]]] = [
     lambda data: gzip.compress(data, 1, mtime=0),
@@ -48,11 +48,9 @@ COMPRESS: Final[list[Callable[[bytes], bytes]]] = [
     lambda data: zstd.compress(data, 1),
 ]
 
-BEGINNINGS: Final = (b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
-
 
 def _zip64() -> bytes:
-    """A small ZIP with every Zip64 record that there is."""
+    """A small ZIP with every kind of Zip64 record."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as source:
         for name, data in FILES.items():
@@ -62,7 +60,7 @@ def _zip64() -> bytes:
 
 
 def _pax(draws: random.Random) -> bytes:
-    """A tar with pax records that no writer would write."""
+    """A tar with invalid pax records."""
     stream = io.BytesIO()
     keys = ["path", "size", "mtime", "linkpath", "hdrcharset", "uid", "comment"]
     keys += [f"GNU.sparse.{word}" for word in ("major", "minor", "map", "size", "realsize", "name")]
@@ -91,7 +89,7 @@ def _old_sparse() -> bytes:
 
 
 def _wrapped() -> list[bytes]:
-    """Archives of macOS as if its numbers had 12 bits: images, and larger files beside them."""
+    """macOS archives with numbers of 12 bits: images and larger files."""
     films = [{}, {2: 5000}, {0: 4096 - 35, 7: 4096, 8: 13_000, 33: 8192}]
     zips = []
     for sizes in films:
@@ -103,7 +101,7 @@ def _wrapped() -> list[bytes]:
 
 
 def _linked() -> bytes:
-    """A tar with hard links to earlier files, later ones, none, and to themselves."""
+    """A tar with hard links to earlier, later and missing files and to themselves."""
     links = [("c.jpg", "./a.jpg"), ("d.jpg", "c.jpg"), ("e.jpg", "e.jpg"), ("f.jpg", "g.jpg")]
     others = [tarfile.TarInfo(name) for name, _ in links]
     for info, (_, target) in zip(others, links, strict=True):
@@ -117,7 +115,7 @@ MANIFESTS_OF_60_MIB: Final = (b",", b"\n", b'"', b'\\"', b"a,a\n")
 
 @cache
 def bomb(number: int) -> bytes:
-    """A small archive that unpacks to much: just less than the limit of a manifest, or more."""
+    """A small archive that unpacks to just below or above the limits."""
     if number < len(MANIFESTS_OF_60_MIB):
         text = MANIFESTS_OF_60_MIB[number]
         return zip_of({**FILES, "manifest.csv": text * (60 * MIB // len(text))})
@@ -150,7 +148,7 @@ def tars() -> list[bytes]:
 
 @cache
 def archives() -> list[bytes]:
-    """Archives to begin with, most of them small and sound."""
+    """Archives before mutation, most of them small and valid."""
     beside = {f"x/{name}": data for name, data in FILES.items()}
     noisy = {"__MACOSX/._a.jpg": b"x", ".DS_Store": b"x", **FILES}
     zips = [
@@ -170,7 +168,7 @@ def make_archive(draws: random.Random) -> bytes:
     kind = draws.random()
     if kind < 0.001:
         return mutated(bomb(draws.randrange(BOMBS)), draws, [change_zip, change_directory])
-    if kind < 0.3:  # compressed, or not, where the tar in it is read too
+    if kind < 0.3:  # a tar, compressed or not
         data = _pax(draws) if kind < 0.1 else draws.choice(tars())
         data = mutated(data, draws, [change_tar, change_tar, cut_or_mix])
         data = draws.choice([*COMPRESS, bytes])(data)
@@ -211,7 +209,7 @@ ZIP_NAME: Final = {
 
 
 def change_zip(data: bytes, draws: random.Random) -> bytes:
-    """Another value in one field of one record, or in a name or extra field."""
+    """Change one field or name of one record."""
     places = [match.start() for match in re.finditer(b"PK[\1-\7][\2-\x08]", data)]
     places = [place for place in places if data[place : place + 4] in ZIP_FIELDS]
     if not places:
@@ -235,7 +233,7 @@ def change_zip(data: bytes, draws: random.Random) -> bytes:
 
 
 def change_directory(data: bytes, draws: random.Random) -> bytes:
-    """Another word on a member in a central directory that is in itself sound."""
+    """Change one value of a member in an otherwise valid central directory."""
     values: dict[str, Any] = {
         "header_offset": draws.choice([*WORDS, draws.randrange(len(data) + 1)]) % 2**63,
         "compress_size": draws.choice([*WORDS, draws.randrange(len(data) + 1)]) % 2**63,
@@ -264,7 +262,7 @@ TAR_FIELDS: Final = [
 
 
 def change_tar(data: bytes, draws: random.Random) -> bytes:
-    """Another value in one field of one header, whose checksum is mended."""
+    """Change one field of one header and correct its checksum."""
     places = [at for at in range(0, len(data) - 511, 512) if data[at + 257 : at + 262] == b"ustar"]
     if not places:
         return cut_or_mix(data, draws)
@@ -294,7 +292,7 @@ def change_tar(data: bytes, draws: random.Random) -> bytes:
 
 
 def checksummed(data: bytearray, place: int) -> bytearray:
-    """The data with the checksum of the header at ``place`` mended."""
+    """The data with a correct checksum of the header at ``place``."""
     data[place + 148 : place + 156] = b" " * 8
     data[place + 148 : place + 156] = b"%06o\0 " % sum(data[place : place + 512])
     return data

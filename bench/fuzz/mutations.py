@@ -1,4 +1,4 @@
-"""Mutations of any input, and the error for a broken promise."""
+"""Mutations of any input, and the error for a failed check."""
 
 import random
 import struct
@@ -22,11 +22,11 @@ NAMES: Final = [
 ]
 
 UNREADABLE: Final[tuple[type[Exception], ...]] = (*DAMAGE, OSError, struct.error, MemoryError)
-"""The exceptions of libraries that read nonsense."""
+"""The exceptions of libraries for invalid data."""
 
 
 class BrokenPromiseError(Exception):
-    """A promise that was not kept, which the message names."""
+    """A failed check; the message names it."""
 
 
 def mutated(
@@ -38,7 +38,7 @@ def mutated(
 
 
 def cut(data: bytes, draws: random.Random, others: Sequence[bytes] = (b"",)) -> bytes:
-    """Any file cut off, doubled in part, mixed with another, or with bytes changed."""
+    """A file that is cut, partly doubled, mixed with another, or has changed bytes."""
     start, end = sorted((draws.randrange(len(data) + 1), draws.randrange(len(data) + 1)))
     match draws.randrange(9):
         case 0:
@@ -67,10 +67,10 @@ def cut(data: bytes, draws: random.Random, others: Sequence[bytes] = (b"",)) -> 
 
 
 def unless_refused(read: Callable[[], Any]) -> Any:
-    """The result, or None if the input is refused in the way it should be."""
+    """The result, or None for an ``ExportError``."""
     try:
         return read()
     except ExportError as error:
         if not str(error):
-            raise BrokenPromiseError("an input is refused without a word") from error
+            raise BrokenPromiseError("an input is refused without a sentence") from error
         return None

@@ -1,7 +1,7 @@
-"""Compressed streams, as members of ZIPs have them, and as tars are compressed.
+"""Compressed streams of ZIP members and tars, their mutations and their checks.
 
-An input is a ZIP of one member, whose size and checksum are those of the content before the
-mutation. It is read by zlib and the other writers' libraries too, and the results are compared.
+An input is a ZIP with one member, with size and checksum of the content before the mutation. The
+result is compared with zlib's and the other usual libraries'.
 """
 
 import bz2
@@ -31,14 +31,14 @@ from tests.helpers.archives import FILES, index_of
 MODIFIED = (2026, 11, 24, 0, 0, 0)
 
 LZMA_HEADER = 9
-"""Bytes in front of the stream (APPNOTE 5.8.8); the first piece has them all."""
+"""Bytes in front of the stream (APPNOTE 5.8.8), all in the first piece."""
 
 MOST_AT_ONCE = 8 * 1024 * 1024
-"""Bytes that a decompressor may give in one go."""
+"""Bytes that a decompressor may return at once."""
 
 
 def _deflate(data: bytes, draws: random.Random) -> bytes:
-    """By any level and strategy, in one go or with the marks of a writer that flushes."""
+    """Compress with any level and strategy, in one piece or with a flush."""
     if draws.random() < 0.2:
         return isal_zlib.compress(data, draws.randrange(4), -15)
     compressor = zlib.compressobj(
@@ -94,13 +94,13 @@ PACKERS: Final[Mapping[int, Callable[[bytes, random.Random], bytes]]] = {
     ZSTANDARD: _zstandard,
     XZ: _xz,
 }
-"""Compressors by the number of their ZIP method; each method is readable here."""
+"""Compressors of all supported ZIP methods."""
 
 
 def zip_by(
     method: int, files: Mapping[str, bytes], wrap: int = 2**64, draws: random.Random | None = None
 ) -> bytes:
-    """A ZIP whose members are compressed by ``method``, its offsets and sizes modulo ``wrap``."""
+    """A ZIP with members compressed by ``method``, and offsets and sizes modulo ``wrap``."""
     draws = draws or random.Random(0)
     body = bytearray()
     infos = []
@@ -131,7 +131,7 @@ def make_stream(draws: random.Random) -> bytes:
     method, content = draws.choice(methods), draws.choice(contents())
     packed = PACKERS[method](content, draws)
     for _ in range(draws.choice([0, 0, 1, 1, 1, 2, 5])):
-        if draws.random() < 0.6 and packed:  # most damage that shows is early
+        if draws.random() < 0.6 and packed:  # early damage is seen most often
             changed = bytearray(packed)
             position = draws.randrange(min(len(packed), draws.choice([8, 100, len(packed)])))
             changed[position] ^= 1 << draws.randrange(8)
@@ -145,13 +145,9 @@ def make_stream(draws: random.Random) -> bytes:
 
 
 def check_stream(data: bytes, directory: Path) -> bool:
-    """Whether the member is read.
-
-    Raises:
-        BrokenPromiseError: if the library that its writers use reads another content.
-    """
+    """Whether the member is accepted. The usual library must read the same content."""
     index = unless_refused(lambda: index_of(data))
-    if index is None or "a" not in index.members:  # which minimising can come to
+    if index is None or "a" not in index.members:  # possible in minimised inputs
         return False
     span = index.members["a"]
     size, method = span.info.file_size, span.info.compress_type
@@ -166,12 +162,12 @@ def check_stream(data: bytes, directory: Path) -> bool:
     with suppress(*UNREADABLE):
         theirs = _by_their_library(method, packed, size + 1)
         sound = (len(theirs), zlib.crc32(theirs)) == (size, span.info.CRC)
-        if size and sound and ours != theirs:  # damage to an empty stream may be unseen
-            raise BrokenPromiseError(f"method {method} is not read as by its library")
+        if size and sound and ours != theirs:  # damage to an empty stream may go unnoticed
+            raise BrokenPromiseError(f"method {method} is not read like its library reads it")
     if ours is not None:
         for step in (1 + len(packed) // 50, 1 + len(packed) // 3, len(packed) + 1):
             if _outcome(method, packed, max(LZMA_HEADER, step), size) != ours:
-                raise BrokenPromiseError(f"method {method} depends on how the bytes come")
+                raise BrokenPromiseError(f"method {method} depends on the size of the pieces")
     return ours is not None
 
 
@@ -186,7 +182,7 @@ def _outcome(method: int, packed: bytes, step: int, size: int) -> bytes | None:
     try:
         for piece in unpacked(method, fed, size):
             if len(piece) > MOST_AT_ONCE:
-                raise BrokenPromiseError("a decompressor gives too much in one go")
+                raise BrokenPromiseError("a decompressor returns too much at once")
             found += piece
             if len(found) > size:
                 return None
@@ -203,7 +199,7 @@ def _by_their_library(method: int, packed: bytes, most: int) -> bytes:
     if method == zipfile.ZIP_LZMA and len(packed) > LZMA_HEADER:
         return bytes(cast("Any", zipfile).LZMADecompressor().decompress(packed))[:most]
     if method in (zipfile.ZIP_LZMA, DEFLATE64):
-        raise EOFError  # of Deflate64 there is one library, which is the one that is tried
+        raise EOFError  # for Deflate64 there is no other library
     make: dict[int, Callable[[], Any]] = {
         zipfile.ZIP_BZIP2: bz2.BZ2Decompressor,
         XZ: lzma.LZMADecompressor,
@@ -213,7 +209,7 @@ def _by_their_library(method: int, packed: bytes, most: int) -> bytes:
 
 
 def whole_file(compression: str, data: bytes, most: int) -> bytes:
-    """The content of a compressed file, stream after stream, up to other bytes.
+    """The content of all streams of a compressed file, up to other bytes.
 
     Raises:
         UNREADABLE: if a stream is damaged or ends early.
@@ -231,11 +227,11 @@ def whole_file(compression: str, data: bytes, most: int) -> bytes:
 def _whole(
     make: Callable[[], Any], data: bytes, most: int, goes_on: Callable[[bytes], bool] = bool
 ) -> bytes:
-    """The content of one stream after the other, ``most`` bytes of it."""
+    """The first ``most`` bytes of the content of all streams."""
     found = bytearray()
     while True:
         decompressor = make()
-        # Zstandard's library sees more damage where it has room for all.
+        # Zstandard's library detects more damage without a limit.
         room = -1 if isinstance(decompressor, zstd.ZstdDecompressor) else most - len(found)
         found += decompressor.decompress(data, room)
         if len(found) >= most:

@@ -15,15 +15,15 @@ from tests.helpers.archives import FILES, tar_of
 
 BLOCK = 512
 PIECE = 700
-"""Bytes of each piece of a sparse file; as many are missing behind it."""
+"""Bytes of each piece of a sparse file, and of the hole after it."""
 
 IN_HEADER = 4
 IN_EXTENSION = 21
-"""Pieces that an old GNU header has room for, and a block behind it."""
+"""Pieces in an old GNU header, and in an extension block."""
 
 
 def old_gnu(pieces: int) -> bytes:
-    """A sparse file as GNU tar writes it in its own format."""
+    """A sparse file in GNU tar's own format."""
     places = [number * 2 * PIECE for number in range(pieces)]
     fields = [b"%011o\0%011o\0" % (place, PIECE) for place in places]
     info = tarfile.TarInfo("sparse.jpg")
@@ -48,7 +48,7 @@ def pax(pieces: int, version: str) -> bytes:
     size = str(pieces * 2 * PIECE)
     numbers = ",".join(f"{place},{length}" for place, length in places)
     match version:
-        case "0.0":  # its records repeat their keys, which tarfile does not write
+        case "0.0":  # with repeated keys, which tarfile does not write
             records = _records([("GNU.sparse.size", size), ("GNU.sparse.numblocks", str(pieces))])
             for place, length in places:
                 records += _records(
@@ -93,10 +93,9 @@ def _padded(data: bytes) -> bytes:
 
 @cache
 def sparse_tars() -> list[bytes]:
-    """Small exports with one sparse file, in front of the others or behind them."""
+    """Small exports with one sparse file, first or last."""
     files = tar_of(FILES, tarfile.GNU_FORMAT)
-    ends = files.rstrip(b"\0")
-    ends = _padded(ends)
+    ends = _padded(files.rstrip(b"\0"))
     members = [old_gnu(pieces) for pieces in (1, 4, 5, 25, 26, 70)]
     members += [pax(pieces, version) for version in ("0.0", "0.1", "1.0") for pieces in (1, 5, 70)]
     return [tar for member in members for tar in (member + files, ends + member + bytes(1024))]
@@ -107,7 +106,6 @@ def make_tar(draws: random.Random) -> bytes:
     data = draws.choice(sparse_tars())
     if draws.random() < 0.7:
         data = data[: BLOCK * draws.randrange(len(data) // BLOCK + 1)]
-    data = (
-        mutated(data, draws, [change_tar, change_tar, cut_or_mix]) if draws.random() < 0.5 else data
-    )
+    if draws.random() < 0.5:
+        data = mutated(data, draws, [change_tar, change_tar, cut_or_mix])
     return gzip.compress(data, 1, mtime=0) if draws.random() < 0.5 else data

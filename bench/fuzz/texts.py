@@ -1,4 +1,4 @@
-"""Foreign text in sentences: no raw character out. Long foreign text anywhere: no high cost."""
+"""Checks that sentences escape foreign text, and that long foreign text is read in linear time."""
 
 import io
 import json
@@ -51,27 +51,27 @@ SECONDS_A_MEBIBYTE = 2.0
 
 
 def make_text(draws: random.Random) -> bytes:
-    """Text of a stranger: characters that act or hide, Markdown, templates."""
+    """Foreign text: control and invisible characters, Markdown, templates."""
     pieces = draws.choices(PIECES, k=draws.randint(0, 12))
     letters = "".join(chr(draws.randrange(0x110000)) for _ in range(draws.randint(0, 6)))
     return "".join([*pieces, letters]).encode("utf-8", "surrogatepass")
 
 
 def check_text(data: bytes, directory: Path) -> bool:
-    """A sentence shows it on one line, without a character that acts; so do the artifacts."""
+    """Sentences and artifacts show it on one line, without control characters."""
     text = data.decode("utf-8", "surrogatepass")
     said = PROBE(value=text, values=[text, text])
     shown = [said.text, str(said), plain(text), code(text), link(text, "https://x.example")]
     for line in shown:
         if escaped(line, len(line)) != line or "\n" in line:
-            raise BrokenPromiseError("a character that acts is shown")
+            raise BrokenPromiseError("a control character is shown")
         line.encode()
     _check_ends(said.text)
     return True
 
 
 def _check_ends(said: str) -> None:
-    """The value cannot end its quotation marks: it has none, unless between two letters."""
+    """The value has no quotation mark except escaped ones and those between two letters."""
     inside = said.removeprefix("The value '")
     inside = inside[: inside.index("' of ")]
     for place, letter in enumerate(inside):
@@ -82,10 +82,7 @@ def _check_ends(said: str) -> None:
 
 
 def make_cost(draws: random.Random) -> bytes:
-    """A trigger, a manifest, a ZIP or a tar with something long in it; its first byte is its kind.
-
-    A stranger can write any of them, and compresses the long thing to next to nothing.
-    """
+    """A trigger, a manifest, a ZIP or a tar with a long text. The first byte is its kind."""
     unit = draws.choice(LONG)
     number = draws.choice([1, 100, 16_000, 65_000, MAX_BODY_BYTES // 2]) // len(unit.encode())
     long = draws.choice(["", "https://", "s3://", "export/", '"']) + unit * number
@@ -130,7 +127,7 @@ def _tar(long: str, draws: random.Random) -> bytes:
 
 
 def check_cost(data: bytes, directory: Path) -> bool:
-    """A result or a refusal, in a time that the length bounds; the worker bounds the memory."""
+    """Reading it takes linear processor time. The worker limits the memory."""
     kind, data = data[:1], data[1:]
     read = {b"m": _read_message, b"c": _read_manifest}.get(kind, _read_archive)
     began = time.process_time()
@@ -150,7 +147,7 @@ def _read_message(data: bytes, directory: Path) -> bool:
         Request.parse(message)
     except RequestError as refusal:
         if not str(refusal).isprintable():
-            raise BrokenPromiseError("a refusal shows a character that acts") from None
+            raise BrokenPromiseError("a refusal shows a control character") from None
         return False
     return True
 

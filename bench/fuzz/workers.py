@@ -1,4 +1,4 @@
-"""Processes that run inputs under limits of time and memory, and their watchdog."""
+"""Runs inputs in processes with limits of time and memory, and watches the processes."""
 
 import multiprocessing
 import os
@@ -28,17 +28,17 @@ from bench.fuzz.tars import make_tar
 from bench.fuzz.texts import check_cost, check_text, make_cost, make_text
 
 SECONDS = 60
-"""Of the processor, after which an input counts as endless. The slowest takes 15: a manifest of
+"""Processor seconds after which an input counts as endless. The slowest takes 15: a manifest of
 60 MiB of quotation marks, twice."""
 
 PATIENCE = 300
-"""Seconds by the clock, after which a worker counts as stuck."""
+"""Seconds after which a worker counts as stuck."""
 
 MEMORY = 768 * MIB
-"""Bytes beside those of an idle worker: some times the 64 MiB that are read as a whole at most."""
+"""Bytes in addition to an idle worker: several times the 64 MiB that are read as a whole."""
 
 FILE_SIZE = 96 * MIB
-"""Of the store; 64 MiB of content are allowed to any archive, and inputs here are small."""
+"""Bytes of the store. Any archive may unpack to 64 MiB, and inputs are small."""
 MINIMISE_SECONDS = 20.0
 SHOWN_AS_TEXT = 600
 
@@ -63,12 +63,12 @@ TARGETS: Final = {
 
 
 def verdict(target: Target, data: bytes, directory: Path) -> tuple[bool, str, str]:
-    """Whether an input is accepted; or which promise it broke, in short and at length."""
+    """Whether an input is accepted, and the failed check with its traceback, if any."""
     try:
         return target.check(data, directory), "", ""
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        ours = [frame for frame in frames if "/flows/" in frame.filename] or frames
+        ours = [frame for frame in frames if "/splitter/" in frame.filename] or frames
         where = f"{Path(ours[-1].filename).name}:{ours[-1].name}"
         what = (
             str(error)
@@ -79,7 +79,7 @@ def verdict(target: Target, data: bytes, directory: Path) -> tuple[bool, str, st
 
 
 def minimised(data: bytes, broken: Callable[[bytes], bool]) -> bytes:
-    """A shorter input that is broken too: stretches are left out, ever smaller ones."""
+    """A shorter input that fails too. Removes ever smaller stretches."""
     deadline = time.monotonic() + MINIMISE_SECONDS
     size = len(data) // 2
     while size and time.monotonic() < deadline:
@@ -95,12 +95,12 @@ def minimised(data: bytes, broken: Callable[[bytes], bool]) -> bytes:
 
 
 def work(name: str, seed: int, first: int, step: int, state: Any, report: Connection) -> None:
-    """Run every ``step``-th input from ``first`` on, until the process is killed.
+    """Run every ``step``-th input from ``first`` until the process is killed.
 
     Args:
-        state: shared with the watchdog: the number of the input, since when it runs, how many were
-            accepted and how many refused.
-        report: takes each broken promise, with its traceback and input.
+        state: shared with the watchdog: the input's number and start, the numbers of accepted and
+            refused inputs.
+        report: receives each failed check with its traceback and input.
     """
     target = TARGETS[name]
     target.input(name, seed, 0)
@@ -138,13 +138,13 @@ def _limit(kind: int, value: int) -> None:
 
 
 def _data_bytes() -> int:
-    """Of this process, as RLIMIT_DATA counts them."""
+    """The data size of this process, as in RLIMIT_DATA."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmData:")[2].split()[0]) * 1024
 
 
 class Worker:
-    """A process that runs inputs, and its state."""
+    """A process that runs inputs."""
 
     def __init__(self, name: str, seed: int, first: int, step: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -164,7 +164,7 @@ class Worker:
     def ended_badly(self) -> str | None:
         if not self.process.is_alive():
             if self.process.exitcode == -signal.SIGPROF:
-                return f"no end after {SECONDS} s of the processor"
+                return f"no end after {SECONDS} processor seconds"
             return f"the process died ({self.process.exitcode})"
         if time.monotonic() - self.state[1] > PATIENCE:
             return f"no end after {PATIENCE} s"
@@ -176,7 +176,7 @@ class Worker:
 
 
 def fuzz(seconds: float, seed: int, workers: int, finds: Path | None) -> int:
-    """Run until the time is over; returns the number of different finds."""
+    """Run for ``seconds`` and return the number of different finds."""
     running = [Worker(name, seed, number, workers) for name in TARGETS for number in range(workers)]
     counts: Counter[tuple[str, str]] = Counter()
     found: Counter[tuple[str, str]] = Counter()
@@ -197,10 +197,13 @@ def fuzz(seconds: float, seed: int, workers: int, finds: Path | None) -> int:
             print(f"  in {path}")
         print("".join(f"  {line}\n" for line in story.splitlines()[-12:]), flush=True)
 
-    def collect(worker: Worker) -> None:
+    def read_reports(worker: Worker) -> None:
         with suppress(EOFError):
             while worker.reports.poll():
                 note(worker.name, *worker.reports.recv())
+
+    def collect(worker: Worker) -> None:
+        read_reports(worker)
         for kind, position in (("accepted", 2), ("refused", 3)):
             counts[worker.name, kind] += int(worker.state[position])
             worker.state[position] = 0
@@ -210,9 +213,7 @@ def fuzz(seconds: float, seed: int, workers: int, finds: Path | None) -> int:
         while time.monotonic() - start < seconds:
             time.sleep(0.5)
             for position, worker in enumerate(running):
-                with suppress(EOFError):
-                    while worker.reports.poll():
-                        note(worker.name, *worker.reports.recv())
+                read_reports(worker)
                 if what := worker.ended_badly():
                     worker.stop()
                     collect(worker)
@@ -236,7 +237,7 @@ def fuzz(seconds: float, seed: int, workers: int, finds: Path | None) -> int:
 
 
 def again(which: str) -> int:
-    """Run one input once more, without limits; returns 1 if it still breaks a promise."""
+    """Run one input without limits; returns 1 if a check fails."""
     name, seed, number = which.split(":")
     target = TARGETS[name]
     data = target.input(name, int(seed), int(number))

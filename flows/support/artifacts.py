@@ -85,17 +85,23 @@ Press *Cancel* in the menu ⋮ of the run page, then *Retry*. Batches that are c
 
 
 def publish(
-    outcome: Outcome, links: Sequence[str], earlier: Sequence[State[Any]], docs: Docs
+    outcome: Outcome, bucket: Bucket, presigned: bool, earlier: Sequence[State[Any]], docs: Docs
 ) -> None:
     """Attach the summary and the table of batches to the current flow run.
 
     Args:
-        links: an address of each batch.
+        presigned: sign links that work without an account for 72 hours. With the temporary keys of
+            a role they would end with those, within hours, so the AWS console is linked instead:
+            https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
         earlier: how earlier attempts of the run ended.
     """
     _remove("summary", "batches")
     request = outcome.request
-    batches = list(zip(outcome.batches, outcome.sizes, links, strict=True))
+    link_to = _signed_link if presigned else _console_link
+    batches = [
+        (batch, written, link_to(bucket, request.batch_key(batch.part)))
+        for batch, written in zip(outcome.batches, outcome.sizes, strict=True)
+    ]
     warned = outcome.all_warnings
     noted = count(len(warned), "warning") if warned else "no warnings"
     answer = "" if request.wants_answer else f"\n{BY_HAND}\n"
@@ -226,26 +232,16 @@ def _is_safe(message: Result | Failure) -> bool:
     return escaped(text, len(text)) == text
 
 
-def console_link(region: str, bucket: str, key: str) -> str:
+def _signed_link(bucket: Bucket, key: str) -> str:
+    return bucket.presigned_link(key, LINK_SECONDS)
+
+
+def _console_link(bucket: Bucket, key: str) -> str:
     """The address of an object in the AWS console, for people who can sign in there."""
     return (
-        f"https://{region}.console.aws.amazon.com/s3/object/{bucket}?region={region}"
-        f"&prefix={quote(key)}"
+        f"https://{bucket.region}.console.aws.amazon.com/s3/object/{bucket.name}"
+        f"?region={bucket.region}&prefix={quote(key)}"
     )
-
-
-def batch_links(bucket: Bucket, request: Request, parts: int, presigned: bool) -> list[str]:
-    """An address of each batch.
-
-    Args:
-        presigned: sign links that work without an account for 72 hours. With the temporary keys of
-            a role they would end with those, within hours, so the AWS console is linked instead:
-            https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
-    """
-    keys = [request.batch_key(part) for part in range(1, parts + 1)]
-    if presigned:
-        return [bucket.presigned_link(key, LINK_SECONDS) for key in keys]
-    return [console_link(bucket.region, bucket.name, key) for key in keys]
 
 
 def _place(request: Request) -> str:

@@ -15,18 +15,21 @@ from flows.support.prefect_texts import EXCEPTION_OF_FLOW, IN_LINE, LATE, SERVIC
 from splitter.settings import Settings
 
 MISSED_HEARTBEATS = 3
-"""Heartbeats without which a run that is said to be running is dead."""
+"""Missed heartbeats after which a running run counts as dead."""
 
 TIME_TO_START_HERE = timedelta(seconds=120)
-"""Between the moment at which a service takes a run, without a work pool, and its start, on a
-machine that is not overloaded. After it the service counts as dead; START_TIMEOUT is for a pool."""
+"""The longest Pending time of a run that a service starts, without a work pool, on a machine that
+is not overloaded. After that the service counts as dead; START_TIMEOUT is for a pool."""
+
+LONGEST_LOAD = 5.0
+"""The largest factor by which load lengthens that time; starts took a minute at a load of 17."""
 
 TIME_TO_START_IN_POOL = timedelta(minutes=15)
-"""Between the moment at which a worker takes a run and its start. Fargate needs up to five minutes;
-after fifteen the worker counts as dead."""
+"""The longest Pending time of a run of a work pool. Fargate needs up to five minutes; after fifteen
+the worker counts as dead."""
 
 TIME_TO_CANCEL = timedelta(minutes=5)
-"""Between the request to cancel a run and its end; ECS gives a task two minutes to stop."""
+"""The longest Cancelling time of a run; ECS gives a task two minutes to stop."""
 
 FIRST_DELAY = timedelta(seconds=15)
 """Before the second attempt; each further one waits four times as long."""
@@ -35,7 +38,7 @@ LONGEST_DELAY = timedelta(minutes=5)
 
 TIME_TO_STOP = timedelta(minutes=3)
 """Before a run is started again whose container was stopped: longer than ECS needs to stop it, so
-that the news of its end is not taken for that of the next attempt."""
+that the event of its end is not applied to the next attempt."""
 
 NO_HEARTBEATS = "Its process has sent no heartbeats for too long"
 """Message of the state of a run that was marked crashed because its heartbeats stopped."""
@@ -43,7 +46,7 @@ NO_HEARTBEATS = "Its process has sent no heartbeats for too long"
 CANCELLED = "the run that makes them was cancelled, by an operator or because it took too long"
 
 REFUSED = "Refused"
-"""Name of the state of a run that was only created to show why a message is refused."""
+"""State name of a run that was created only to show why a message is refused."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,12 @@ def decide_waiting(run: Run, settings: Settings) -> Decision:
 
 def time_to_start(run: Run) -> timedelta:
     """How long a run may be Pending; the interpreters of an overloaded machine start slowly."""
-    return TIME_TO_START_IN_POOL if run.has_pool else TIME_TO_START_HERE * max(run.load, 1.0)
+    return TIME_TO_START_IN_POOL if run.has_pool else time_to_start_here(run.load)
+
+
+def time_to_start_here(load: float) -> timedelta:
+    """The longest Pending time of a run without a work pool, at this machine's load."""
+    return TIME_TO_START_HERE * min(max(load, 1.0), LONGEST_LOAD)
 
 
 def decide_finished(run: Run, settings: Settings) -> Decision:

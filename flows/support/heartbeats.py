@@ -7,9 +7,10 @@ both are compared by the time of their arrival.
 """
 
 import asyncio
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from uuid import UUID
@@ -34,14 +35,17 @@ FREQUENCY = 30
 """Seconds between two heartbeats. The automation "listen comes back" in prefect.yaml fires after 45
 seconds; Prefect's default of 180 would start a new listener every minute."""
 
+SECONDS_BETWEEN_SIGNS = 60
+"""Between two signs of life that a listener sends over HTTP."""
+
 LONGEST_PAUSE = 60
-"""Seconds between two answers of Prefect's API, above which it counts as having been away."""
+"""Seconds without a response of Prefect's API that count as an outage."""
 
 LARGEST_SKEW = timedelta(minutes=2)
-"""Between two clocks, above which an operator is warned."""
+"""The difference between two clocks that causes a warning."""
 
 SECONDS_TO_CONNECT = 10
-"""For the WebSocket to Prefect's API."""
+"""Timeout of the WebSocket to Prefect's API."""
 
 NO_WEBSOCKET = (
     "The WebSocket to Prefect's API does not open ({error}), so runs cannot send heartbeats and a "
@@ -96,8 +100,29 @@ def websocket_problem() -> str | None:
     return None
 
 
+@contextmanager
+def shows_life(run: UUID) -> Iterator[None]:
+    """Change a run in Prefect every minute until the end of the block.
+
+    The change goes over HTTP, so it shows that a listener is alive whose WebSocket is refused.
+    """
+    is_over = threading.Event()
+
+    def show() -> None:
+        with get_client(sync_client=True) as prefect:
+            while not is_over.wait(SECONDS_BETWEEN_SIGNS):
+                with suppress(Exception):  # while Prefect is away nobody is judged
+                    prefect.update_flow_run_labels(run, {"biospex.listens": True})
+
+    threading.Thread(target=show, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
+
+
 def own_frequency() -> timedelta:
-    """Between two heartbeats of this process."""
+    """The time between two heartbeats of this process."""
     return timedelta(seconds=get_current_settings().flows.heartbeat_frequency or FREQUENCY)
 
 
@@ -132,15 +157,15 @@ class ServerClock:
         return datetime.now(UTC) + self._ahead
 
     def elapsed(self, since: datetime) -> timedelta:
-        """The time since a moment, without any before the last outage of Prefect's API.
+        """The time since a moment, or since the last outage of Prefect's API if that is shorter.
 
-        Nothing can begin during an outage, nor while this process is not there or is frozen.
+        No run can begin during an outage, or while this process is stopped or frozen.
         """
         return self.now() - max(since, self._answers_since or since)
 
     @property
     def skew(self) -> timedelta:
-        """By how much this machine's clock is off."""
+        """The difference between this machine's clock and the API's."""
         return abs(self._ahead)
 
 

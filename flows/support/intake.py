@@ -43,11 +43,11 @@ NO_DEPLOYMENT = Sentence(
 
 
 class UnanswerableError(Exception):
-    """A message that names nobody to answer to."""
+    """A message without a usable callback address."""
 
 
 class NoRunError(Exception):
-    """Prefect creates no run for a message, not even one that shows why.
+    """Prefect creates no run for a message, not even a refused one.
 
     Attributes:
         address: where the failure goes.
@@ -77,7 +77,7 @@ class Waiting:
 
 
 class Intake:
-    """Creates runs of one deployment, and finds out whose fault it is when that fails."""
+    """Creates runs of one deployment; decides whether a failed creation is the message's fault."""
 
     def __init__(self, prefect: SyncPrefectClient, deployment: str, allowed: Allowed) -> None:
         """``deployment``: its flow's name and its own, joined by a slash.
@@ -161,10 +161,10 @@ class Intake:
             raise NoRunError(address, sentence) from error
 
     def _is_at_fault(self, waiting: Waiting, error: Exception) -> bool:
-        """Whether a message is to blame that its run was not created.
+        """Whether it is the message's fault that its run was not created.
 
-        It is not during an outage. A server error while Prefect's health route answers can be
-        either: it is the message's if Prefect creates other runs meanwhile, or if it lasts.
+        It is not during an outage. A server error while Prefect's health route answers is the
+        message's fault if Prefect creates other runs meanwhile, or if the error lasts.
         """
         if is_denied(error):
             return False

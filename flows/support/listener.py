@@ -18,7 +18,6 @@ from prefect.logging import get_run_logger
 
 from blocks.saved import Aws
 from flows.support import decision
-from flows.support.callbacks import client_for
 from flows.support.heartbeats import Heartbeats, ServerClock
 from flows.support.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
 from flows.support.outage import is_outage
@@ -45,10 +44,10 @@ BUSY_WAIT = 2
 """Seconds of a long poll between two looks at the runs in flight."""
 
 SECONDS_BETWEEN_LOOKS = 30
-"""Between two looks at a run whose state stays the same; a new state is looked at at once."""
+"""Seconds between two checks of a run in the same state; a new state is checked at once."""
 
 SECONDS_BETWEEN_STARTS = 1
-"""Between two runs that this machine is to start: several interpreters at once start slowly."""
+"""Seconds between two starts on this machine: several interpreters at once start slowly."""
 
 
 @dataclass
@@ -91,6 +90,7 @@ class Listener:
         self._clock = clock
         self._in_flight: dict[str, InFlight] = {}
         self._waiting: dict[str, Waiting] = {}
+        self._unacknowledged: set[str] = set()
         self._logger = get_run_logger()
 
     def receive(self, stopping: threading.Event) -> None:
@@ -112,6 +112,10 @@ class Listener:
         # Those that were refused least come first, so that one bad message delays no other.
         for waiting in sorted(self._waiting.values(), key=lambda waiting: waiting.refusals):
             delivery = waiting.delivery
+            if delivery.message_id in self._unacknowledged:
+                del self._waiting[delivery.message_id]
+                self._acknowledge(delivery)
+                continue
             self.extend_visibility()
             try:
                 created = self._intake.create_run(waiting)
@@ -229,7 +233,7 @@ class Listener:
         if isinstance(error, CallbackError):
             self._forget(export)
             self._reject(export.delivery, str(error))
-        elif is_outage(error):
+        elif is_outage(error) or message in self._unacknowledged:
             self._logger.warning("Message %s has to wait: %r", message, error)
         elif isinstance(error, SetupError) or is_denied(error) or is_kind(error, Kind.EXPIRED):
             raise error
@@ -252,7 +256,7 @@ class Listener:
         if run and run.state and not run.state.is_final():
             force_cancelled(self._prefect, run, sentence)
         failure = Failure(download_id=export.address.download_id, error=sentence)
-        queues.send_callback(client_for(Aws(), export.address), export.address, failure)
+        queues.send_callback(Aws().sqs(export.address.updates_queue_url), export.address, failure)
         if run:
             # The message is deleted next; an error here would send the callback once more.
             with best_effort("The callback, which was sent,", self._logger, waits=False):
@@ -264,14 +268,20 @@ class Listener:
         self._logger.error("Giving up on message %s: %s", delivery.message_id, sentence)
         failure = Failure(download_id=address.download_id, error=sentence)
         try:
-            queues.send_callback(client_for(Aws(), address), address, failure)
-            self._queue.acknowledge(delivery)
+            queues.send_callback(Aws().sqs(address.updates_queue_url), address, failure)
+            self._acknowledge(delivery)
         except CallbackError as unsent:
             self._reject(delivery, str(unsent))
 
     def _settle(self, export: InFlight) -> None:
         self._forget(export)
-        self._queue.acknowledge(export.delivery)
+        self._acknowledge(export.delivery)
+
+    def _acknowledge(self, delivery: Delivery) -> None:
+        """Delete a message that is answered; after an outage, when it is received again."""
+        self._unacknowledged.add(delivery.message_id)
+        if self._queue.acknowledge(delivery):
+            self._unacknowledged.remove(delivery.message_id)
 
     def _forget(self, export: InFlight) -> None:
         self._in_flight.pop(export.delivery.message_id, None)

@@ -21,7 +21,7 @@ TIME_TO_TERMINATE = 5
 """Seconds between SIGTERM and SIGKILL."""
 
 OVERDUE = timedelta(seconds=60)
-"""After the moment at which a run was to start, when no earlier attempt can still be ending."""
+"""Time after a run's scheduled start at which no earlier attempt can still be ending."""
 
 RUN_ID = "PREFECT__FLOW_RUN_ID"
 """The environment variable that Prefect gives to the process of a run."""

@@ -19,8 +19,8 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.logging import get_logger
 from prefect.states import AwaitingRetry
 
-from flows.support.decision import MISSED_HEARTBEATS, TIME_TO_CANCEL, TIME_TO_START_HERE
-from flows.support.heartbeats import FREQUENCY, ServerClock, last_arrival
+from flows.support.decision import MISSED_HEARTBEATS, TIME_TO_CANCEL, time_to_start_here
+from flows.support.heartbeats import FREQUENCY, SECONDS_BETWEEN_SIGNS, ServerClock, last_arrival
 from flows.support.prefect_texts import SERVICE_STOPPED
 from flows.support.processes import end_leftovers, end_run, machine_load
 from flows.support.recovery import FAILED, force_cancelled
@@ -37,10 +37,13 @@ UNFINISHED = [
 ENDED = [StateType.COMPLETED, *FAILED]
 
 SILENCE = timedelta(seconds=(MISSED_HEARTBEATS + 1) * FREQUENCY)
-"""Without heartbeats, after which a listener that has sent some is dead."""
+"""Time without heartbeats after which a listener that has sent some counts as dead."""
+
+NO_SIGN = timedelta(seconds=5 * SECONDS_BETWEEN_SIGNS)
+"""Time without a change of its run after which a listener without heartbeats counts as dead."""
 
 FIRST_DELAY = timedelta(seconds=10)
-"""Before a listener that died starts again; twice as long each time that it soon dies again."""
+"""Delay before a dead listener starts again; it doubles after each early death."""
 
 LONGEST_DELAY = timedelta(minutes=5)
 
@@ -49,7 +52,7 @@ SHORT_LIFE = timedelta(minutes=5)
 
 
 def restart_delay(states: Sequence[State[Any]]) -> timedelta:
-    """How long to wait before a run starts again, by the states that it has had, in order."""
+    """The delay before a run starts again, from its states in order."""
     deaths = 0
     began: datetime | None = None
     for state in states:
@@ -141,21 +144,23 @@ class Upkeep:
     def _is_dead(self, run: FlowRun) -> bool:
         """Whether a run's heartbeats have stopped, or a service took it and did not start it.
 
-        A run that has sent none counts as alive: its WebSocket may be refused.
+        A run whose WebSocket is refused sends no heartbeats; its changes in Prefect count instead.
         """
         if run.state is None:
             return False
         if run.state.is_pending():
-            return self._age(run) > TIME_TO_START_HERE * max(machine_load(), 1.0)
+            return self._age(run) > time_to_start_here(machine_load())
         heard_at = self._heard_at.get(run.id, float("-inf"))
         if not run.state.is_running() or time.monotonic() - heard_at < FREQUENCY:
             return False
         self._heard_at[run.id] = time.monotonic()
         last = last_arrival(self._prefect, run.id, run.state.timestamp)
-        return last is not None and self._clock.elapsed(last.received) > SILENCE
+        if last is None:
+            return run.updated is not None and self._clock.elapsed(run.updated) > NO_SIGN
+        return self._clock.elapsed(last.received) > SILENCE
 
     def _age(self, run: FlowRun) -> timedelta:
-        """Time in its state, without that of an outage."""
+        """The time in its state, outages excluded."""
         return self._clock.elapsed(run.state.timestamp) if run.state else timedelta()
 
 

@@ -1,4 +1,4 @@
-"""Keeps one listener: of those of one deployment, the one that started last goes on."""
+"""Keeps one listener of a deployment: the one that started last goes on."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -22,10 +22,10 @@ from flows.support.heartbeats import Heartbeats, ServerClock
 from flows.support.recovery import force_cancelled, is_running, is_superseded
 
 SECONDS_BETWEEN_LOOKS = 30
-"""Between two looks for listeners that are dead."""
+"""Seconds between two checks for dead listeners."""
 
 TIME_TO_START = timedelta(minutes=10)
-"""After which a listener that was taken, but did not start, is not going to."""
+"""Pending time after which a listener counts as dead."""
 
 
 class Standing(Enum):

@@ -6,10 +6,10 @@ from typing import Any
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from splitter.batches.assembly import PARALLEL_BATCHES, PartPool
+from splitter.batches.assembly import PARALLEL_BATCHES, PARALLEL_PARTS, PartPool
 
 
-def task_runner(scheduler: str | None) -> TaskRunner[Any]:
+def task_runner(scheduler: str | None = None) -> TaskRunner[Any]:
     """The task runner of the batches.
 
     Args:
@@ -25,18 +25,29 @@ def task_runner(scheduler: str | None) -> TaskRunner[Any]:
 
 
 class UploadPool:
-    """The threads that send the parts of batches, and who is told of every part in place.
+    """The threads that send the parts of batches, and the progress that they report.
 
     Attributes:
-        timeout: the error of a batch whose requests S3 did not answer; the next ones do not begin.
+        timeout: the error of a batch whose requests timed out; no further batch begins.
 
-    Pickled, for another process, it becomes that process's own, which tells nobody.
+    In another process, a pickled pool is that process's own pool, without progress.
     """
 
-    def __init__(self, progress: Callable[[int], object]) -> None:
+    def __init__(
+        self,
+        progress: Callable[[int], object],
+        senders: int = PARALLEL_PARTS,
+        may_appear: Callable[[], object] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            senders: threads that send parts.
+            may_appear: waits until batches may appear.
+        """
         self.progress = progress
+        self.may_appear = may_appear
         self.timeout: Exception | None = None
-        self.pool = PartPool()
+        self.pool = PartPool(senders)
 
     def __reduce__(self) -> Any:
         return _pool_of_this_process, ()

@@ -1,7 +1,7 @@
-"""Archives of any format: recognise one, list its files, read them, and say why one is damaged.
+"""Recognises archives, lists and reads their files, and explains damage.
 
-The readers handle sound archives; ``damage`` turns their failures into sentences. Nothing is
-written but the store of ``extract``, and a member's name never becomes a path of this machine.
+The readers handle sound archives. ``damage`` turns their errors into sentences. Only ``extract``
+writes, into a single file, so a member's name never becomes a path on this machine.
 """
 
 from splitter.archives.extract import Contents

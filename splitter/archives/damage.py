@@ -1,7 +1,7 @@
-"""Diagnosis of damaged archives: the sentence for each failure to read one.
+"""Finds the cause of a damaged archive and returns its sentence.
 
-The readers raise a failure with its facts; the checks below find the cause. A new report from the
-field is one more check and one more file in the tests.
+The readers raise an error with facts, and the checks below find the cause. To handle a new report
+from the field, add a check here and a file to the tests.
 """
 
 import errno
@@ -32,10 +32,10 @@ DAMAGE: tuple[type[Exception], ...] = (
     EOFError,
     RecursionError,
     ValueError,
-    cast("type[Exception]", IsalError),  # an instance, if its stubs were right
+    cast("type[Exception]", IsalError),  # its stubs declare an instance
     zstd.ZstdError,
 )
-"""The exceptions of ``zipfile``, ``tarfile`` and the decompressors for data that is damaged."""
+"""Exceptions of ``zipfile``, ``tarfile`` and the decompressors for damaged data."""
 
 DAMAGED = Sentence(
     "archive.damaged",
@@ -100,7 +100,7 @@ MISPLACED = Sentence(
 )
 TWO_ZIPS = Sentence(
     "archive.two-zips",
-    "The archive is two ZIPs, one behind the other, of which most programs read only the last; "
+    "The archive is two ZIPs, one after the other, and most programs read only the last; "
     "unpack both and make one ordinary ZIP of their content.",
 )
 
@@ -126,7 +126,7 @@ LONGEST_CAUSE = 200
 
 
 def of_directory(error: DirectoryError) -> Said:
-    """The sentence for a ZIP's directory that cannot be read: that of the first check that fits."""
+    """The sentence for an unreadable central directory. The first matching check counts."""
     for check in DIRECTORY_CHECKS:
         if said := check(error):
             return said
@@ -137,20 +137,20 @@ def of_directory(error: DirectoryError) -> Said:
 
 
 def _encrypted(error: DirectoryError) -> Said | None:
-    """The first local header's values are masked, as an encrypted directory has it."""
+    """An encrypted directory: the first local header's values are masked."""
     header = parse_local_header(error.read(0, min(LOCAL_FILE_HEADER.size, error.size)))
     is_hidden = error.symptom in (Symptom.NOT_FOUND, Symptom.UNREADABLE)
     return ENCRYPTED_DIRECTORY() if is_hidden and header and header.flags & MASKED else None
 
 
 def _one_volume(error: DirectoryError) -> Said | None:
-    """The records name several volumes, and the files are not in this one."""
+    """One of several volumes, without the files."""
     is_elsewhere = error.symptom in (Symptom.NOT_FOUND, Symptom.MISPLACED)
     return SPLIT() if is_elsewhere and error.several else None
 
 
 def _front_missing(error: DirectoryError) -> Said | None:
-    """The directory would begin before the first byte, which is not that of a file."""
+    """A missing front: the directory is too long, and the file does not begin with a member."""
     reaches_back = error.end is not None and error.end.size > error.end.position
     is_lost = error.symptom is Symptom.NOT_FOUND and reaches_back
     return FRONT_MISSING() if is_lost and error.read(0, min(4, error.size)) != LOCAL else None
@@ -176,10 +176,10 @@ BY_SYMPTOM = {
 
 @contextmanager
 def reading(member: str = "") -> Iterator[None]:
-    """Turn an exception of a library that reads an archive into an ``ArchiveError``.
+    """Turn a library's exception into an ``ArchiveError``.
 
     Args:
-        member: the file that is read, if it is one.
+        member: the name of the member that is read, if any.
     """
     try:
         yield
@@ -187,7 +187,7 @@ def reading(member: str = "") -> Iterator[None]:
         raise ArchiveError(of_directory(error)) from error
     except DAMAGE as error:
         raise ArchiveError(of_data(error, member)) from error
-    except OSError as error:  # from bz2, or from a jump to where no file can have a byte
+    except OSError as error:  # from bz2, or from an offset that no file can have
         if type(error) is not OSError or error.errno not in (None, errno.EINVAL):
             raise
         raise ArchiveError(of_data(error, member)) from error
@@ -195,9 +195,9 @@ def reading(member: str = "") -> Iterator[None]:
 
 def of_data(error: Exception, member: str = "") -> Said:
     """The sentence for data that a library cannot read."""
-    # A library's text has an error number in front, and can quote the archive.
+    # A library's text begins with an error number, and may quote the archive.
     text = escaped(" ".join(str(error).split()), LONGEST_CAUSE)
     cause = re.sub(r"^Error -?\d+ ?", "", text).rstrip(".")
-    if re.search("memory", cause, re.IGNORECASE):  # of lzma and zstd, which have no code for it
+    if re.search("memory", cause, re.IGNORECASE):  # lzma and zstd have no error code for this
         return TOO_STRONG(cause=cause)
     return MEMBER_DAMAGED(name=member, cause=cause) if member else DAMAGED(cause=cause)

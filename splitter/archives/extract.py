@@ -1,11 +1,11 @@
-"""Unpacks an archive of any format into one file, and checks it."""
+"""Unpacks an archive of any format into one file and checks it."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
+from typing import Self
 
 from splitter.archives.formats import identify
 from splitter.archives.members import (
@@ -17,20 +17,22 @@ from splitter.archives.members import (
     most_unpacked,
 )
 from splitter.archives.tar import extract_tar
-from splitter.archives.zip_index import ZipIndex, file_reader
+from splitter.archives.watermark import COMPLETE, Watermark
+from splitter.archives.zip_index import ZipIndex, content, file_reader
 from splitter.sentences import Said
 
 
 class Contents:
-    """The files of an archive by their names, unpacked into one store.
+    """The files of an archive by name, unpacked into one store.
 
-    An ordinary class, so that Prefect hands it from task to task as it is.
+    Not a dataclass, because Prefect visits every value inside a dataclass that a task receives.
 
     Attributes:
-        store: the file with every member's bytes, one after the other.
-        members: without folders and the noise of desktop systems.
-        unusable: files that no batch may hold, with the reason, as ``members.Names`` has them.
-        remarks: on an unusual archive, for the summary.
+        store: the file with the bytes of all members, one after another.
+        members: the files, without folders and noise of desktop systems.
+        unusable: files that no batch may contain, with the reason; see ``members.Names``.
+        remarks: warnings about the archive.
+        unpacked: how far the store is filled.
     """
 
     def __init__(
@@ -40,18 +42,31 @@ class Contents:
         limits: Limits = DEFAULT_LIMITS,
         unusable: Mapping[str, Said] = MappingProxyType({}),
         remarks: Sequence[str] = (),
+        unpacked: Watermark = COMPLETE,
     ) -> None:
         self.store = store
         self.members = members
         self.unusable = dict(unusable)
         self.remarks = remarks
+        self.unpacked = unpacked
         self._limits = limits
+
+    @classmethod
+    def expected(cls, index: ZipIndex, store: Path, limits: Limits = DEFAULT_LIMITS) -> Self:
+        """The files of a ZIP and their places in a store that ``extract_zip`` will fill."""
+        members: dict[str, Member] = {}
+        end = 0
+        for name, span in index.members.items():
+            info = span.info
+            members[name] = Member(end, info.file_size, info.CRC, info.date_time)
+            end += info.file_size
+        return cls(store, members, limits, index.unusable, (), Watermark())
 
     def read(self, name: str) -> bytes:
         """The bytes of one member.
 
         Raises:
-            ArchiveError: if they are too many.
+            ArchiveError: above ``max_in_memory`` bytes.
         """
         member = self.members[name]
         check_in_memory(name, member.size, self._limits)
@@ -65,62 +80,75 @@ def extract(
     progress: Callable[[int], object] = lambda _: None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Contents:
-    """Unpack every file of the archive into ``store``, one after the other, and check it.
+    """Unpack every file of the archive into ``store``, one after another, and check it.
 
-    One file instead of thousands: no name of the archive ever becomes a path of this machine, and
-    a network file system holds one file, not 20,000.
+    With a single file, no member's name becomes a path on this machine, and a network file system
+    has to handle one file instead of 20,000.
 
     Args:
-        archive: a ZIP or a tar, compressed or not.
+        archive: a ZIP, a tar or a compressed tar.
         store: the file to write.
-        progress: gets the number of bytes unpacked since the last call, from any thread.
-        limits: of the archive.
+        progress: called from any thread with the number of bytes unpacked since the last call.
 
     Raises:
-        ArchiveError: a damaged or truncated archive, a wrong checksum, more than the limits allow.
+        ArchiveError: if the archive is damaged, has a wrong checksum or exceeds ``limits``.
     """
-    names = Names(limits)
     size = archive.stat().st_size
-    max_size = most_unpacked(size, limits)
-    with archive.open("rb") as source, store.open("wb") as output:
-        format = identify(file_reader(source), size)
-        remarks: Sequence[str] = ()
+    with archive.open("rb") as source:
+        read = file_reader(source)
+        format = identify(read, size)
         if format == "zip":
-            members = _extract_zip(source, output, progress, names, limits)
-        else:
-            members, remarks = extract_tar(source, format, output, progress, names, max_size)
-            remarks = [*remarks, *map(str, names.remarks())]
-    return Contents(store, names.usable(members), limits, names.unusable, remarks)
+            index = ZipIndex(read, size, limits)
+            contents = Contents.expected(index, store, limits)
+            extract_zip(archive, index, contents, progress)
+            return contents
+        names = Names(limits)
+        with store.open("wb") as output:
+            members, remarks = extract_tar(
+                source, format, output, progress, names, most_unpacked(size, limits)
+            )
+        remarks = [*remarks, *map(str, names.remarks())]
+        return Contents(store, names.usable(members), limits, names.unusable, remarks)
 
 
-def _extract_zip(
-    archive: IO[bytes],
-    output: IO[bytes],
-    progress: Callable[[int], object],
-    names: Names,
-    limits: Limits,
-) -> dict[str, Member]:
-    index = ZipIndex.of_file(archive, limits, names)
-    members: dict[str, Member] = {}
-    end = 0
-    for name, span in index.members.items():
-        info = span.info
-        members[name] = Member(end, info.file_size, info.CRC, info.date_time)
-        end += info.file_size
+def extract_zip(
+    archive: Path,
+    index: ZipIndex,
+    contents: Contents,
+    progress: Callable[[int], object] = lambda _: None,
+    arrived: Watermark = COMPLETE,
+) -> None:
+    """Unpack every file of a ZIP into the store of ``contents``, and check it.
 
-    def unpack(name: str) -> None:
-        position = members[name].offset
-        for chunk in index.chunks(name):
-            os.pwrite(output.fileno(), chunk, position)
-            position += len(chunk)
-            progress(len(chunk))
+    Args:
+        archive: the ZIP, which may still be arriving.
+        index: of the ZIP.
+        contents: the places of the files; its mark follows them.
+        progress: as in ``extract``.
+        arrived: how far the ZIP is on disk.
 
-    # zlib, CRC and file calls release the GIL, so threads use every core.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for _ in pool.map(unpack, members):
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return members
+    Raises:
+        ArchiveError: if a member is damaged or has a wrong checksum.
+        StoppedError: if the rest of the ZIP does not arrive.
+    """
+    with archive.open("rb") as source, contents.store.open("wb") as output:
+        read = file_reader(source)
+
+        def unpack(name: str) -> int:
+            span = index.members[name]
+            arrived.wait_for(span.end)
+            position = contents.members[name].offset
+            for chunk in content(name, span, read):
+                os.pwrite(output.fileno(), chunk, position)
+                position += len(chunk)
+                progress(len(chunk))
+            return position
+
+        # Inflating, CRC-32 and file calls release the GIL, so threads use every core.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            try:
+                for end in pool.map(unpack, contents.members):
+                    contents.unpacked.advance(end)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise

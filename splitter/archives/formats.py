@@ -1,4 +1,4 @@
-"""The format of an archive by its content, and sentences for files that are none."""
+"""Identifies an archive's format by its content and explains files that are not archives."""
 
 import re
 import tarfile
@@ -29,7 +29,7 @@ BLOCK = 512
 """Bytes of a tar's header (POSIX.1-2017, pax, ustar Interchange Format)."""
 
 REPLACED = "\ufffd".encode()
-"""The character that a program puts for bytes that are no text."""
+"""The character that replaces bytes that are not valid text."""
 
 LONGEST_LINE = 40
 
@@ -60,14 +60,14 @@ A_TEXT = Sentence(
 )
 UNKNOWN = Sentence(
     "archive.unknown-format",
-    "The export is no format that is known here (it begins with the bytes {bytes}, as a later part "
-    "of a split archive may), not a ZIP or tar archive; the download or the export went wrong: "
+    "The export is not a ZIP or tar archive, and its format is unknown (it begins with the bytes "
+    "{bytes}; it may be a later part of a split archive). The download or the export went wrong: "
     "export it again.",
 )
 SENT_AS_TEXT = Sentence(
     "archive.sent-as-text",
-    "The archive was destroyed by a program that took it for text when it sent or saved it; export "
-    "it again, and transfer it as a file.",
+    "The archive was destroyed by a program that sent or saved it as text; export it again, and "
+    "transfer it as a file.",
 )
 NO_TAR = Sentence(
     "archive.compressed-file-without-tar",
@@ -90,11 +90,10 @@ SENTENCES = {
     Kind.WEB_PAGE: WRONG_DOWNLOAD,
     Kind.XML: WRONG_DOWNLOAD,
 }
-"""The sentence for a file that was sent in the archive's place, by its kind."""
+"""The sentence for each kind of file that was sent instead of an archive."""
 
-# Documents that are ZIPs in themselves, and the files and folders by which each is known.
-# ECMA-376, part 2; EPUB 3.3, OCF; ODF 1.3, part 2; JAR File Specification; KML 2.3; Darwin Core
-# text guide.
+# Documents that are ZIP files, recognised by the files and folders inside. Sources: ECMA-376, part
+# 2; EPUB 3.3, OCF; ODF 1.3, part 2; JAR File Specification; KML 2.3; Darwin Core text guide.
 DOCUMENTS: list[tuple[tuple[str, ...], str]] = [
     (("[Content_Types].xml", "xl/"), "an Excel file"),
     (("[Content_Types].xml", "word/"), "a Word file"),
@@ -112,17 +111,17 @@ DOCUMENTS: list[tuple[tuple[str, ...], str]] = [
 
 
 def identify(read: Read, size: int) -> Format:
-    """The format of an archive by its content, under any name.
+    """The format of an archive by its content, whatever its name.
 
-    A compressed file without a tar in it is refused here if its first bytes are enough to know it,
-    else where it is read: see ``check_tar``.
+    A compressed file without a tar is refused here if its first bytes reveal that. Otherwise it is
+    refused when it is read; see ``check_tar``.
 
     Args:
-        read: gives its bytes: the first, and the last where a ZIP may begin with another file.
-        size: its bytes.
+        read: returns bytes from the start, and from the end if a ZIP may follow another file.
+        size: bytes of the file.
 
     Raises:
-        ArchiveError: if it cannot be read, with its kind.
+        ArchiveError: names the file's kind if it is not a readable archive.
     """
     start = read(0, min(START, size))
     if start.startswith(AS_TEXT) and start.count(REPLACED) > 3:
@@ -132,7 +131,7 @@ def identify(read: Read, size: int) -> Format:
         return "zip"
     if found and found.kind is Kind.COMPRESSED:
         content = b""
-        with suppress(*DAMAGE, OSError):  # which is reported when all is read
+        with suppress(*DAMAGE, OSError):  # reported when the whole file is read
             content = decompressor(found.suffix).decompress(start, BLOCK)
         if len(content) >= BLOCK:
             check_tar(content, found.suffix)
@@ -146,15 +145,16 @@ def identify(read: Read, size: int) -> Format:
             raise ArchiveError(OTHER_FORMAT, what=image.name)
     if found:
         raise ArchiveError(SENTENCES[found.kind], what=_named(found, start))
-    if what := _blank(start):
-        raise ArchiveError(WRONG_DOWNLOAD, what=what)
+    if not start.strip(b"\0"):
+        what = "a file that begins with nothing but zeros" if start else "empty"
+        raise ArchiveError(WRONG_DOWNLOAD, what=Words(what))
     if line := _first_line(start):
         raise ArchiveError(A_TEXT, what=Words("a text file"), line=line)
     raise ArchiveError(UNKNOWN, bytes=Words(start[:8].hex(" ")))
 
 
 def document(names: Collection[str]) -> str | None:
-    """The document that an archive without a manifest is, by the names of its files, or None."""
+    """The kind of document that is a ZIP with files of these names, or None."""
     for parts, what in DOCUMENTS:
         if all(_has(names, part) for part in parts):
             return what
@@ -166,9 +166,9 @@ def _has(names: Collection[str], part: str) -> bool:
 
 
 def is_tar(block: bytes) -> bool:
-    """Whether a file that begins with ``block`` is a tar: its first header's checksum is right.
+    """Whether ``block`` begins with a tar header: its checksum is correct.
 
-    Tars of Unix V7 have no other mark. Other fields are checked when the tar is read.
+    Unix V7 tars have no other mark. Other fields are checked when the tar is read.
     """
     header = block[:BLOCK]
     if len(header) < BLOCK:
@@ -181,17 +181,17 @@ def is_tar(block: bytes) -> bool:
 
 
 def check_tar(start: bytes, compression: str) -> None:
-    """Make sure that a compressed file holds a tar.
+    """Refuse a compressed file that does not contain a tar.
 
     Args:
-        start: the first ``BLOCK`` bytes of its content, or all there are.
+        start: the first ``BLOCK`` bytes of the content, or all of it.
 
     Raises:
-        ArchiveError: with the kind of its content.
+        ArchiveError: names the kind of the content.
     """
     if not start:
         raise ArchiveError(EMPTY_COMPRESSED, compression=Words(compression))
-    # A damaged tar is refused where it is read. A tar without files is all zeros.
+    # A damaged tar is refused when it is read. A tar without files is all zeros.
     if is_tar(start) or start[257:262] == b"ustar" or not start.strip(b"\0"):
         return
     outside = f"a .{compression} file that holds"
@@ -201,14 +201,6 @@ def check_tar(start: bytes, compression: str) -> None:
     if line := _first_line(start):
         raise ArchiveError(A_TEXT, what=Words(f"{outside} a text file"), line=line)
     raise ArchiveError(NO_TAR, compression=Words(compression))
-
-
-def _blank(start: bytes) -> Words | None:
-    if not start:
-        return Words("empty")
-    if not start.strip(b"\0"):
-        return Words("a file that begins with nothing but zeros")
-    return None
 
 
 def _first_line(start: bytes) -> str:

@@ -1,6 +1,6 @@
-"""The members of an archive of any format: their names, their limits, and the files of an export.
+"""Checks the names and the limits of an archive's members, for every format.
 
-A name is judged here; whether a file that cannot be used matters is for the manifest to say.
+An unusable file is recorded here. It matters only if the manifest names it.
 """
 
 import re
@@ -18,32 +18,32 @@ DosDateTime = tuple[int, int, int, int, int, int]
 """Year from 1980, month, day, hour, minute, second."""
 
 CHUNK = 1024 * 1024
-"""Bytes of content that are held at a time."""
+"""Bytes of content in memory at a time."""
 
-# Files that desktop systems add: macOS resource forks and folder views, Windows thumbnails.
+# Files that macOS and Windows add: resource forks, folder views, thumbnails.
 NOISE_FOLDERS = ("__MACOSX",)
 NOISE_FILES = (".DS_Store", "Thumbs.db", "desktop.ini", "Icon\r")
 NOISE_PREFIX = "._"
 
-# Control characters, and the surrogates that replace bytes which are not UTF-8.
+# Control characters, and surrogates in place of bytes that are not UTF-8.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class ArchiveError(ExportError):
-    """An archive that cannot be read or must not be trusted."""
+    """An archive that cannot be read or trusted."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of an export; only damaged and hostile ones exceed them. Each is a setting.
+    """The limits of an export. Only damaged and hostile exports exceed them. Each is a setting.
 
     Attributes:
-        max_expansion: how many times its own size an archive may unpack to; 64 MiB in any case.
-        max_members: entries of an archive, folders and noise included.
-        max_name_bytes: of a member's name in UTF-8. No common file system takes a longer one.
-        max_in_memory: bytes of the manifest, and of a ZIP's central directory.
-        max_cells: of the manifest.
-        max_columns: of the manifest.
+        max_expansion: unpacked size as a multiple of the archive's size; 64 MiB are always allowed.
+        max_members: entries, including folders and noise.
+        max_name_bytes: bytes of a name in UTF-8. Common file systems allow no longer name.
+        max_in_memory: bytes of the manifest, and bytes of a ZIP's central directory.
+        max_cells: cells of the manifest.
+        max_columns: columns of the manifest.
     """
 
     max_expansion: int = 20
@@ -57,7 +57,7 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 ALWAYS_ALLOWED = 64 * 1024 * 1024
-"""Bytes that any archive may unpack to, however small it is."""
+"""Bytes that an archive of any size may unpack to."""
 
 LARGER_EXPORT = (
     "If the export is really so large, raise the setting that the sentence names, then press "
@@ -89,7 +89,7 @@ DIRECTORY_TOO_LARGE = Sentence(
     advice=LARGER_EXPORT,
 )
 
-# Reasons why no batch may hold a file. The manifest's sentence puts one behind "which".
+# Reasons why a file is unusable. The manifest's sentence puts "which" in front.
 LINK = Sentence(
     "file.is-a-link",
     "is a link (an alias) to another file, not the file itself; pack the files themselves",
@@ -133,12 +133,12 @@ BACKSLASHES = Sentence(
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file of the archive and the place of its bytes in the store that ``extract`` fills.
+    """A file in the store that ``extract`` fills.
 
     Attributes:
-        offset, size: of its content in the store.
+        offset, size: position and bytes of the content in the store.
         crc: CRC-32 of the content.
-        modified: as the archive has it; UTC where the archive has a time zone.
+        modified: the archive's time stamp; in UTC if the archive has a time zone.
     """
 
     offset: int
@@ -146,37 +146,39 @@ class Member:
     crc: int
     modified: DosDateTime
 
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
 
 class Names:
-    """The names of an archive's files, with a reason for each file that no batch may hold.
-
-    An odd file matters only if the manifest names it. So its reason is kept here, and
-    ``manifest.partition_export`` uses it.
+    """Collects the names of an archive's files and the reasons why some files are unusable.
 
     Attributes:
-        unusable: by name, the reason and the remedy, for a sentence that has "which" before it.
+        unusable: the reason and the remedy by name, for a sentence with "which" in front.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._count = 0
         self._taken: dict[str, str] = {}
-        self._folders: dict[str, str] = {}  # and a file in each
-        self._odd: dict[Sentence, tuple[int, str]] = {}  # how many, and the first
+        self._folders: dict[str, str] = {}  # with one file of each
+        self._odd: dict[Sentence, tuple[int, str]] = {}  # number of names and the first
         self.unusable: dict[str, Said] = {}
 
     def claim(self, raw: str, is_folder: bool, why_not: Said | None = None) -> str | None:
-        """The path of the member that is called ``raw``, as ``plain`` has it.
+        """Record a member and return its path.
 
         Args:
-            why_not: the reason why no batch may hold the member, if its header has one.
+            raw: the name in the archive.
+            why_not: the reason, if the member's header makes it unusable.
 
         Returns:
-            None for a folder, for the noise of a desktop system, and for a file that is unusable.
-            Of two members with one name the second makes the first unusable too: see ``usable``.
+            The path in the form of ``plain``; None for folders, noise and unusable files. A second
+            member of the same name makes the first one unusable too; see ``usable``.
 
         Raises:
-            ArchiveError: for too many.
+            ArchiveError: above ``max_members`` members.
         """
         self._count += 1
         check_count(self._count, self._limits)
@@ -184,7 +186,7 @@ class Names:
         if is_folder or name.endswith("/") or is_noise(name):
             return None
         if too_long := _too_long(name, self._limits):
-            # To compose and to fold a long name can take minutes, and no batch may hold it.
+            # Normalising a long name can take minutes.
             if not why_not:
                 self.unusable[UNPRINTABLE.sub(_escaped, name)] = too_long
             return None
@@ -196,7 +198,7 @@ class Names:
         if why_not:
             name = UNPRINTABLE.sub(_escaped, name)
             self.unusable[name] = why_not
-        # As Windows and macOS compare names: one of the two files would replace the other there.
+        # Windows and macOS compare names like this: one file would overwrite the other there.
         folded = unicodedata.normalize("NFC", name).casefold()
         other = self._taken.get(folded)
         self._taken[folded] = name
@@ -208,7 +210,7 @@ class Names:
         return None if name in self.unusable else name
 
     def _check_folders(self, folded: str, name: str) -> None:
-        """Make a file unusable whose name is a folder too, and the files in that folder."""
+        """Make files unusable if a file and a folder have the same name."""
         if folded in self._folders:
             self.unusable[name] = self.unusable[self._folders[folded]] = FILE_AND_FOLDER()
         folder = folded.rpartition("/")[0]
@@ -221,19 +223,18 @@ class Names:
             folder = folder.rpartition("/")[0]
 
     def usable(self, members: Mapping[str, T]) -> dict[str, T]:
-        """``members`` without those that a later one has made unusable."""
+        """``members`` without those that a later member made unusable."""
         return {name: member for name, member in members.items() if name not in self.unusable}
 
     def remarks(self) -> list[Said]:
-        """Sentences on names that were read in another way than they are written."""
+        """Warnings about names that were changed by ``plain``."""
         return [sentence(count=count, name=first) for sentence, (count, first) in self._odd.items()]
 
 
 def plain(raw: str) -> str:
-    """A member's path as every system means it.
+    """A member's path with single slashes between folders and none in front.
 
-    Programs of Windows write ``\\`` between folders, others ``//`` or ``/./``. A slash in front is
-    left out, as programs do that unpack an archive.
+    Windows programs write ``\\``, others ``//`` or ``/./``. Unpacking programs drop a first slash.
     """
     name = raw.replace("\\", "/")
     if name.startswith("/") or "//" in name or "./" in name or name.endswith("/.") or name == ".":
@@ -244,7 +245,7 @@ def plain(raw: str) -> str:
 
 
 def _unsafe(name: str) -> Said | None:
-    """The reason why no file may have the name: it leads elsewhere, or is none."""
+    """The reason why a name is not allowed: it is empty or leads out of its folder."""
     if not name:
         return NAMELESS()
     if ".." in name.split("/") or name[1:2] == ":" or UNPRINTABLE.search(name):
@@ -264,21 +265,13 @@ def _too_long(name: str, limits: Limits) -> Said | None:
 
 
 def check_count(count: int, limits: Limits) -> None:
-    """Refuse an archive of ``count`` members if that is too many.
-
-    Raises:
-        ArchiveError: above MAX_MEMBERS.
-    """
+    """Raise ``ArchiveError`` above ``max_members`` members."""
     if count > limits.max_members:
         raise ArchiveError(TOO_MANY, limit=limits.max_members)
 
 
 def check_in_memory(name: str, size: int, limits: Limits) -> None:
-    """Refuse to read a member of ``size`` bytes as a whole if that is too much.
-
-    Raises:
-        ArchiveError: above MAX_IN_MEMORY.
-    """
+    """Raise ``ArchiveError`` for a member above ``max_in_memory`` bytes."""
     if size > limits.max_in_memory:
         raise ArchiveError(TOO_LARGE, name=name, size=size, limit=limits.max_in_memory)
 
@@ -289,7 +282,7 @@ def most_unpacked(size: int, limits: Limits) -> int:
 
 
 def is_noise(name: str) -> bool:
-    """Whether a desktop system put the member there, not the export."""
+    """Whether macOS or Windows added the member."""
     folders, _, file = name.rpartition("/")
     return (
         any(folder in NOISE_FOLDERS for folder in folders.split("/"))

@@ -1,7 +1,7 @@
-"""The signatures of files: a file's kind by its first bytes, under any name.
+"""Recognises a file's kind by its first bytes.
 
 Sources: https://www.iana.org, https://en.wikipedia.org/wiki/List_of_file_signatures, libmagic's
-"images", "archive" and "compress". A new kind of file is one more line in ``SIGNATURES``.
+"images", "archive" and "compress". To add a kind of file, add a line to ``SIGNATURES``.
 """
 
 import re
@@ -11,41 +11,33 @@ from enum import Enum, auto
 from splitter.sentences import Words
 
 START = 4096
-"""Bytes from the start of a file that are enough for ``recognise``."""
+"""Bytes from the start of a file that ``recognise`` needs."""
 
 
 class Kind(Enum):
-    """A group of files for which the same advice helps."""
+    """A group of files with the same advice."""
 
     ZIP = auto()
-    COMPRESSED = auto()
-    """One compressed file, which may hold a tar."""
-
-    ARCHIVE = auto()
-    """An archive or a disk image that is not read here."""
-
-    PROGRAM = auto()
-    """Perhaps an archive that unpacks itself."""
-
+    COMPRESSED = auto()  # a single compressed file; it may contain a tar
+    ARCHIVE = auto()  # an archive or disk image of an unsupported format
+    PROGRAM = auto()  # perhaps a self-extracting archive
     DOCUMENT = auto()
     IMAGE = auto()
-    APPLE_NOTES = auto()
-    """Metadata that macOS keeps beside a file."""
-
+    APPLE_NOTES = auto()  # metadata that macOS stores beside a file
     WEB_PAGE = auto()
     XML = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The bytes by which a file is known.
+    """The bytes that identify a kind of file.
 
     Attributes:
-        name: the file's kind, for a sentence, with its article.
+        name: with its article, for a sentence.
         at: the position of ``magic``, counted from the end if negative.
-        also: further bytes that must be there, and their position.
-        suffix: of the files whose content can be read here, without the dot.
-        is_text: whether files of this kind are text, so that text may begin with ``magic``.
+        also: further required bytes and their position.
+        suffix: for supported formats, without the dot.
+        is_text: whether files of this kind are text.
     """
 
     magic: bytes
@@ -143,7 +135,7 @@ SIGNATURES = (
     Signature(b"\0\5\x16\0", Words("macOS's notes about a file (AppleSingle)"), Kind.APPLE_NOTES),
     Signature(b"bplist00", Words("a page that Safari saved (.webarchive)"), Kind.WEB_PAGE),
 )
-"""Files that are known by their first bytes; the first line that matches counts."""
+"""Kinds of files by their first bytes. The first match counts."""
 
 DISK_IMAGES = (
     # ECMA-119, section 8.4
@@ -151,34 +143,31 @@ DISK_IMAGES = (
     # Apple's disk images have a record of 512 bytes at their end.
     Signature(b"koly", Words("a macOS disk image (.dmg)"), Kind.ARCHIVE, at=-512),
 )
-"""Files that may begin with anything; ``at`` is beyond ``START`` or counted from the end."""
+"""Files whose first bytes may be anything; ``at`` is beyond ``START`` or counted from the end."""
 
 WEB_PAGE = Signature(b"", Words("a web page (HTML)"), Kind.WEB_PAGE, is_text=True)
 XML = Signature(b"", Words("an XML document"), Kind.XML, is_text=True)
 
 MARKUP = re.compile(
-    # Atomic, so that the pattern stays linear: a comment is never tried at another length.
+    # Atomic groups keep the pattern linear: a comment is never retried at another length.
     r"\s*+(?P<xml>(?><\?.*?\?>|<!--.*?-->)\s*+)*+"
     r"(?:<(?P<page>!doctype\s++html|html|head|body|table)\b|(?P<other><(?:!doctype|\?xml|error)\b))?",
     re.IGNORECASE | re.DOTALL,
 )
-"""The start of a web page or an XML document, behind XML's declaration and comments."""
+"""The start of a web page or an XML document, with an XML declaration and comments in front."""
 
 BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be", b"\xef\xbb\xbf": "utf-8"}
 
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
-"""Characters that no text has."""
+"""Characters that do not occur in text."""
 
 
 def recognise(start: bytes) -> Signature | None:
-    """The signature of a file that begins with ``start``; None for plain text and unknown kinds.
-
-    Only the first ``START`` bytes count.
-    """
+    """The signature of a file that begins with ``start``; None for plain text and unknown kinds."""
     start = start[:START]
     text = text_of(start)
     for signature in SIGNATURES:
-        # The first cell of a table can be BMNH, MZ or 070701.
+        # A table's first cell can be BMNH, MZ or 070701.
         is_sure = text is None or signature.is_text or not signature.magic.isascii()
         if is_sure and signature.matches(start):
             return signature
@@ -186,7 +175,7 @@ def recognise(start: bytes) -> Signature | None:
 
 
 def markup(text: str) -> Signature | None:
-    """``WEB_PAGE``, ``XML``, or None for a text that is neither."""
+    """``WEB_PAGE``, ``XML`` or None."""
     found = MARKUP.match(text)
     if not found:
         return None
@@ -196,10 +185,10 @@ def markup(text: str) -> Signature | None:
 
 
 def text_of(start: bytes) -> str | None:
-    """The first bytes of a file as text without a byte order mark, or None if they are no text.
+    """The first bytes of a file as text without a byte order mark, or None for binary data.
 
-    Bytes that are not UTF-8 (or UTF-16, behind its mark) are left out: text in other encodings is
-    text too.
+    Skips bytes that are not UTF-8, or not UTF-16 after its byte order mark, so that text in other
+    encodings counts as text.
     """
     mark = next((mark for mark in BYTE_ORDER_MARKS if start.startswith(mark)), b"")
     encoding = BYTE_ORDER_MARKS.get(mark, "utf-8")

@@ -1,4 +1,4 @@
-"""The content of a tar file as a stream: decompressed by a thread of its own, some chunks ahead."""
+"""Streams the content of a tar file; a separate thread decompresses some chunks ahead."""
 
 import bz2
 import lzma
@@ -16,12 +16,12 @@ from splitter.archives.zstandard import zstd
 from splitter.sentences import Actor, Sentence
 
 CHUNK = 512 * 1024
-"""Bytes read, or decompressed, at a time; docs/performance.md has the times of other sizes."""
+"""Bytes read or decompressed at a time; docs/performance.md compares other sizes."""
 
 CHUNKS_AHEAD = 8
 
 LONGEST_WINDOW = 128 * 1024 * 1024
-"""Bytes of memory that xz and Zstandard may take, as much as in their own tools by default."""
+"""Bytes of memory for xz and Zstandard: the default of their own tools."""
 
 BYTES_BEHIND_DATA = Sentence(
     "archive.bytes-behind-compressed-data",
@@ -31,7 +31,7 @@ BYTES_BEHIND_DATA = Sentence(
 
 
 class Decompressor(Protocol):
-    """The methods that bz2, lzma, zstd and igzip_lib have in common."""
+    """The common interface of bz2, lzma, zstd and igzip_lib."""
 
     @property
     def eof(self) -> bool: ...
@@ -43,7 +43,7 @@ class Decompressor(Protocol):
 
 
 def decompressor(compression: str) -> Decompressor:
-    """A decompressor for one stream of a compressed file, by the file's suffix."""
+    """A decompressor for one stream of a file with this suffix."""
     match compression:
         case "gz":
             return cast("Decompressor", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP))
@@ -58,13 +58,13 @@ def decompressor(compression: str) -> Decompressor:
 
 
 def uncompressed(archive: IO[bytes]) -> Iterator[bytes]:
-    """The content of a file that is not compressed."""
+    """The content of an uncompressed file."""
     while chunk := archive.read(CHUNK):
         yield chunk
 
 
 def decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> Iterator[bytes]:
-    """The content of a compressed file of one or several streams, each checked.
+    """The content of a compressed file, which may have several streams. Checksums are verified.
 
     Raises:
         EOFError, zlib.error, ...: if it is truncated or damaged; see ``damage.DAMAGE``.
@@ -76,9 +76,9 @@ def decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> I
         yield stream.decompress(data, CHUNK)
         data = b""
         if stream.eof:
-            # As gunzip does: zeros behind the end are padding, other bytes are ignored. More is
-            # read only where little is left, or the rests of many small streams, as bgzip writes
-            # them, would add up in memory.
+            # Like gunzip: zeros after the end are padding, other bytes are ignored. More is read
+            # only if little is left. Otherwise the rest of a file with many small streams, as bgzip
+            # writes, would accumulate in memory.
             data = stream.unused_data.lstrip(b"\0")
             while len(data) < len(magics[0]) and (more := archive.read(CHUNK)):
                 data = (data + more).lstrip(b"\0")
@@ -95,10 +95,7 @@ def decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> I
 
 
 class Ahead:
-    """A file for ``tarfile``, which a thread fills some chunks ahead.
-
-    It only goes forward, as ``tarfile`` does while it reads one member after the other.
-    """
+    """A forward-only file for ``tarfile``, filled some chunks ahead by a thread."""
 
     def __init__(self, chunks: Iterator[bytes], max_size: int) -> None:
         self._chunks = chunks
@@ -112,10 +109,10 @@ class Ahead:
         self._thread.start()
 
     def take(self, most: int) -> memoryview:
-        """Up to ``most`` of the next bytes, in the pieces of the source; none at the end.
+        """Up to ``most`` of the next bytes, without copying; none at the end.
 
         Raises:
-            ArchiveError: if all of them together are too many.
+            ArchiveError: above ``max_size`` bytes in total.
         """
         if not self._chunk:
             self._chunk = memoryview(self._next())
@@ -132,7 +129,7 @@ class Ahead:
         return b"".join(taken)
 
     def peek(self, length: int) -> bytes:
-        """At least ``length`` of the next bytes, if there are so many."""
+        """At least the next ``length`` bytes, without moving; fewer at the end."""
         peeked = bytes(self._chunk)
         while len(peeked) < length and (chunk := self._next()):
             peeked += chunk
@@ -143,7 +140,7 @@ class Ahead:
         return self._position
 
     def seek(self, position: int) -> int:
-        """Skip the bytes up to ``position``."""
+        """Skip forward to ``position``."""
         if position < self._position:
             raise tarfile.ReadError("its headers contradict each other")
         while self._position < position and self.take(position - self._position):
@@ -151,7 +148,7 @@ class Ahead:
         return self._position
 
     def close(self) -> None:
-        """End the thread, at any position."""
+        """Stop the thread."""
         self._closed = True
         while self._thread.is_alive():
             while not self._queue.empty():

@@ -1,6 +1,6 @@
-"""Reads a tar, compressed or not, once from front to end into a store.
+"""Unpacks a tar, compressed or not, into a store in one pass.
 
-Formats: POSIX.1-2017 (pax and ustar), GNU tar's extensions and Unix V7, as ``tarfile`` reads them.
+Supports the formats of ``tarfile``: POSIX.1-2017 (pax and ustar), GNU tar's extensions, Unix V7.
 """
 
 import re
@@ -31,8 +31,8 @@ from splitter.sentences import Actor, Said, Sentence, Words
 from splitter.wording import count
 
 LONGEST_EXTENSION_HEADER = 1024 * 1024
-"""Bytes of a header about the next member: its long name, its pax attributes. macOS keeps a file's
-resource fork there."""
+"""Bytes of a header with the next member's long name or pax attributes. macOS stores resource forks
+there."""
 
 EXTENSION_HEADERS = (
     tarfile.XHDTYPE,
@@ -43,19 +43,19 @@ EXTENSION_HEADERS = (
 )
 
 LONGEST_GLOBAL_HEADER = 64 * 1024
-"""Bytes of a header about all members: ``tarfile`` copies its content for each of them."""
+"""Bytes of a header about all members. ``tarfile`` copies its content for each member."""
 
 MOST_EXTENSION_HEADERS = 16
-"""In front of one member; all of them are in memory at a time."""
+"""Extension headers of one member, which are in memory together."""
 
 MULTI_VOLUME = b"M"  # GNU tar: the rest of a file that began on another volume
 
 RECORD = 20 * BLOCK
-"""Bytes that tar programs write at a time (POSIX.1-2017, pax, -b); behind the end they are
-undefined."""
+"""Bytes that tar programs write at a time (POSIX.1-2017, pax, -b). After the end of the tar, the
+rest of a record is undefined."""
 
 MOST_PIECES = 10_000
-"""Of a sparse file: ``tarfile`` holds their places in memory."""
+"""Pieces of a sparse file. ``tarfile`` keeps their positions in memory."""
 
 PAX_RECORD = re.compile(rb"(\d{1,20}) ")
 LONG_NUMBER = re.compile(rb"\d{65}")
@@ -67,7 +67,7 @@ SPARSE = Sentence(
 )
 NO_END = Sentence(
     "archive.tar-without-end",
-    "The tar ends behind a file, without the zeros that mark its end. Every file that the manifest "
+    "The tar ends after a file, without the zeros that mark its end. Every file that the manifest "
     "names is there; files that no row names may be missing.",
     Actor.NOBODY,
 )
@@ -79,7 +79,7 @@ ONE_VOLUME = Sentence(
 )
 TWO_TARS = Sentence(
     "archive.two-tars",
-    "The export is two tar archives, one behind the other, of which most programs read only the "
+    "The export is two tar archives, one after the other, and most programs read only the "
     "first; unpack both and make one ordinary ZIP of their content.",
 )
 BYTES_BEHIND_TAR = Sentence(
@@ -102,20 +102,20 @@ def extract_tar(
     names: Names,
     max_size: int,
 ) -> tuple[dict[str, Member], list[str]]:
-    """Write the content of every file to ``output``, one after the other.
+    """Write the content of every file to ``output``, one after another.
 
-    Decompression runs in a thread of its own, beside reading the tar, checksums and writing.
+    A separate thread decompresses while this one reads the tar, computes checksums and writes.
 
     Args:
-        progress: gets the number of bytes written since the last call.
-        names: takes the names, and the files that cannot be used.
+        progress: called with the number of bytes written since the last call.
+        names: receives the members' names.
         max_size: bytes that the archive may unpack to.
 
     Returns:
-        The files by name, and warnings, one sentence each.
+        The files by name, and warnings.
 
     Raises:
-        ArchiveError: if it is damaged or truncated, unpacks to too much, or is not one whole tar.
+        ArchiveError: if the archive is damaged, is too large or is not exactly one tar.
     """
     warnings: list[str] = []
     compression = format.partition(".")[2]
@@ -142,16 +142,16 @@ def _members(
     members: dict[str, Member] = {}
     end = linked = 0
     while info := source.next():
-        source.members = []  # type: ignore[attr-defined]  # or it keeps them all, attributes too
+        source.members = []  # type: ignore[attr-defined]  # tarfile would keep all headers
         if any(key.startswith("GNU.sparse.") for key in info.pax_headers) and (
             "size" in info.pax_headers or not info.issparse()
         ):
-            # tarfile takes one size for the other, and then the map for the content.
+            # tarfile confuses the two sizes and reads the map as content.
             raise ArchiveError(SPARSE, name=info.name)
         if info.size < 0:
             raise tarfile.ReadError("a file of negative size")
-        # A sparse file takes no room in the archive. And tarfile goes on to the next header in
-        # small steps, even to one far behind the archive's end.
+        # A sparse file takes no space in the archive, and tarfile skips to the next header in small
+        # steps even if it is far beyond the archive's end.
         if max(end + linked + info.size, source.offset) > max_size:
             raise ArchiveError(TOO_MUCH, size=max_size)
         if info.type == MULTI_VOLUME:
@@ -162,7 +162,7 @@ def _members(
         if name is None:
             continue
         if target:
-            # GNU tar stores a file that has two names once; this is its second name.
+            # GNU tar stores a file with two names once. This is the second name.
             linked += target.size
             members[name] = target
             if end + linked > max_size:
@@ -186,7 +186,7 @@ def _content(
         content = cast("IO[bytes]", source.extractfile(info))
         yield from iter(partial(content.read, CHUNK), b"")
         return
-    # tarfile would copy every byte six times.
+    # Reading through tarfile would copy every byte six times.
     left = info.size
     while left:
         chunk = stream.take(left)
@@ -197,7 +197,7 @@ def _content(
 
 
 def _is_file(info: tarfile.TarInfo) -> bool:
-    """Whether a row can name the member, unlike a folder, a volume label or a listing."""
+    """Whether a row can name the member. Folders, volume labels and listings are no files."""
     return info.isreg() or info.issym() or info.islnk() or info.isdev()
 
 
@@ -210,10 +210,10 @@ def _why_not(info: tarfile.TarInfo, target: Member | None) -> Said | None:
 
 
 def _check_rest(stream: "Ahead", warnings: list[str]) -> None:
-    """Read the bytes after a tar's end, for the checksum behind it, and refuse a second tar.
+    """Read the bytes after the tar's end to verify the checksum, and refuse a second tar.
 
-    Up to the end of its record there can be old content of the writer's buffer, headers too:
-    Apache Ant and old Java programs leave it there.
+    The rest of the last record may contain old headers and content of the writer's buffer, from
+    Apache Ant and old Java programs.
     """
     record = stream.read(-stream.tell() % RECORD)
     old = record.lstrip(b"\0")
@@ -231,7 +231,7 @@ def _check_rest(stream: "Ahead", warnings: list[str]) -> None:
 
 
 class _Header(tarfile.TarInfo):
-    """A member's header. ``tarfile`` itself takes a damaged or missing one for the tar's end."""
+    """A member's header. Plain ``tarfile`` treats a damaged or missing header as the tar's end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -242,7 +242,7 @@ class _Header(tarfile.TarInfo):
                 raise
             header = super().frombuf(without_unused(buf), encoding, errors)
         if buf[257:265] == tarfile.GNU_MAGIC and header.type not in tarfile.GNU_TYPES:
-            # GNU's own format can have times in the place of POSIX's start of a long name:
+            # GNU's format can have times where POSIX has the start of a long name:
             # https://www.gnu.org/software/tar/manual/html_node/Standard.html
             prefix = bytes(buf[345:500]).partition(b"\0")[0].decode(encoding, errors)
             if prefix:
@@ -250,7 +250,7 @@ class _Header(tarfile.TarInfo):
         most = LONGEST_EXTENSION_HEADER
         if header.type == tarfile.XGLTYPE:
             most = LONGEST_GLOBAL_HEADER
-        # tarfile would hold such a member of any size in memory.
+        # tarfile reads such a header into memory, whatever its size.
         if header.type in EXTENSION_HEADERS and header.size > most:
             raise tarfile.ReadError(f"{header.size:,} bytes of attributes for one file")
         return header
@@ -263,7 +263,7 @@ class _Header(tarfile.TarInfo):
             if source.depth > MOST_EXTENSION_HEADERS:
                 raise tarfile.ReadError("too many headers with attributes for one file")
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # zeros, as every tar ends
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the zeros at a tar's end
             raise
         except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]  # the file's end
             if source.depth > 1 or not source.offset:
@@ -272,7 +272,7 @@ class _Header(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from error
-        except Exception as error:  # of nonsense tarfile raises more than it documents
+        except Exception as error:  # tarfile raises undocumented exceptions for invalid headers
             if isinstance(error, (ExportError, OSError, MemoryError, *DAMAGE)):
                 raise
             raise tarfile.ReadError("a header cannot be read") from error
@@ -280,10 +280,10 @@ class _Header(tarfile.TarInfo):
             source.depth -= 1
 
     def _proc_pax(self, source: "_Tar") -> Self:
-        """Check the records of a pax header: some take ``tarfile`` quadratic time.
+        """Refuse pax records that take ``tarfile`` quadratic time.
 
-        Before Python 3.11.10 and 3.12.6 these are long numbers (CVE-2024-6232), and in several
-        versions records without a ``=``, which is then searched in all that follow.
+        These are long numbers before Python 3.11.10 and 3.12.6 (CVE-2024-6232), and records without
+        a ``=`` in several versions, which search for it in all later records.
         """
         records = cast("Ahead", source.fileobj).peek(self.size)[: self.size]
         position = 0
@@ -296,7 +296,7 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError("a number of more than 64 digits in a header")
         return super()._proc_pax(source)  # type: ignore[misc,no-any-return]
 
-    # A map of many pieces takes tarfile gigabytes of memory, so they are counted before.
+    # A map of many pieces takes tarfile gigabytes of memory, so the pieces are counted first.
     # https://www.gnu.org/software/tar/manual/html_node/Sparse-Formats.html
 
     def _proc_sparse(self, source: "_Tar") -> Self:
@@ -319,7 +319,7 @@ class _Tar(tarfile.TarFile):
     """A tar.
 
     Attributes:
-        depth: of the headers that are being read, each of which is about the next.
+        depth: number of nested headers that are being read; each describes the next.
         lacks_end: whether the file ends without a block of zeros.
     """
 
@@ -328,7 +328,7 @@ class _Tar(tarfile.TarFile):
 
 
 def without_unused(header: bytes | bytearray) -> bytes:
-    """A header without mode, owner and device numbers: old programs leave anything there."""
+    """A header without mode, owner and device numbers, where old programs leave arbitrary bytes."""
     blank = bytearray(header)
     blank[100:124] = bytes(24)
     if bytes(blank[156:157]) not in (tarfile.CHRTYPE, tarfile.BLKTYPE):
@@ -338,7 +338,7 @@ def without_unused(header: bytes | bytearray) -> bytes:
 
 
 def _dos_date_time(seconds: float) -> DosDateTime:
-    """Seconds since 1970, UTC, in the range of a ZIP's time stamp (APPNOTE 4.4.6)."""
+    """Seconds since 1970 as UTC, limited to the range of a ZIP's time stamp (APPNOTE 4.4.6)."""
     moment = time.gmtime(max(0, min(seconds, 2**32)))
     if moment.tm_year < 1980:
         return (1980, 1, 1, 0, 0, 0)

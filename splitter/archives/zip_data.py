@@ -1,7 +1,7 @@
-"""Unpacks the bytes of a ZIP's member piece by piece: a decompressor for each method.
+"""Unpacks a ZIP's member in pieces, with a decompressor for each method.
 
-Every decompressor gives at most some MiB at a time, of any input. Section numbers are those of
-PKWARE's APPNOTE, as in ``zip_records``.
+A piece has at most a few MiB, whatever the input. Section numbers refer to PKWARE's APPNOTE; see
+``zip_records``.
 """
 
 import bz2
@@ -18,7 +18,7 @@ from splitter.archives.members import CHUNK
 from splitter.archives.zip_records import AES, DEFLATE64, XZ, ZSTANDARD
 from splitter.archives.zstandard import zstd
 
-# 4.4.5, and https://www.winzip.com/en/support/compression-methods/ for those of WinZip.
+# 4.4.5, and https://www.winzip.com/en/support/compression-methods/ for WinZip's methods.
 METHODS = {
     1: "Shrink",
     **dict.fromkeys(range(2, 6), "Reduce"),
@@ -41,34 +41,34 @@ METHODS = {
 }
 
 FED = 128 * 1024
-"""Bytes that a decompressor gets at a time; docs/performance.md has the times of other sizes."""
+"""Bytes passed to a decompressor at a time; docs/performance.md compares other sizes."""
 
 FED_DEFLATE64 = 256
-"""Its decompressor gives everything at once: up to 25,000 times its input."""
+"""The same for Deflate64, whose decompressor returns all output at once: up to 25,000 times its
+input."""
 
 MOST_MEMORY = 256 * 1024 * 1024
-"""Bytes that a stream may ask its decompressor to keep. The strongest presets take a quarter."""
+"""Bytes of memory for a decompressor. The strongest presets need a quarter of it."""
 
 
 class DataError(ValueError):
-    """Data that no writer of the method leaves."""
+    """Invalid compressed data."""
 
 
 def method_name(method: int) -> str:
-    """The usual name of a compression method."""
     return METHODS.get(method, "an unknown kind of compression")
 
 
 def unpacked(method: int, fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
-    """The content of a member, unpacked, some MiB at a time.
+    """The uncompressed content of a member, a few MiB at a time.
 
     Args:
-        method: one of ``UNPACKERS``.
-        fed: gives the member's compressed bytes in pieces of that length.
-        size: of the content, by the directory; no more of it is needed.
+        method: a key of ``UNPACKERS``.
+        fed: returns the compressed bytes in pieces of the given length.
+        size: bytes of the content, from the directory.
 
     Raises:
-        DataError, zlib.error, ...: data that is damaged or ends early; see ``damage.reading``.
+        DataError, zlib.error, ...: if data is damaged or ends early; see ``damage.reading``.
     """
     return UNPACKERS[method](fed, size)
 
@@ -93,7 +93,7 @@ def _deflated(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[byte
 
 
 def deflated_length(data: bytes) -> int:
-    """Bytes of ``data`` that its Deflate stream takes, which must be whole."""
+    """The length of the Deflate stream at the start of ``data``, which must be complete."""
     inflater = isal_zlib.decompressobj(wbits=-isal_zlib.MAX_WBITS)
     rest = data
     while not inflater.eof and (inflater.decompress(rest, CHUNK) or inflater.unconsumed_tail):
@@ -119,11 +119,11 @@ def _xz(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
 
 
 def _zstandard(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
-    return _streams(zstd.ZstdDecompressor, fed)  # which keeps to a window of 128 MiB by itself
+    return _streams(zstd.ZstdDecompressor, fed)  # limits its window to 128 MiB
 
 
 def _streams(make: Callable[[], Any], fed: Callable[[int], Iterable[bytes]]) -> Iterator[bytes]:
-    """One stream after the other, as these formats allow."""
+    """The content of one or several streams, one after another."""
     decompressor = make()
     begun = False
     for piece in fed(FED):
@@ -137,8 +137,8 @@ def _streams(make: Callable[[], Any], fed: Callable[[int], Iterable[bytes]]) -> 
 
 
 def _lzma(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
-    """4.4.4 and 5.8: a header with the properties, then a raw stream, with or without a mark at
-    its end. Without one the decompressor would go on into the next bytes, so the size ends it."""
+    # 4.4.4 and 5.8: a header with the properties, then a raw stream, whose end mark is optional.
+    # Without the mark the decompressor would continue into the next bytes, so stop at the size.
     decompressor: lzma.LZMADecompressor | None = None
     left = size
     for piece in fed(FED):
@@ -149,7 +149,7 @@ def _lzma(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
             first, dictionary = struct.unpack_from("<BL", piece, 4)
             if first >= 9 * 5 * 5:
                 raise DataError("the header of its LZMA data is damaged")
-            # No reference can reach back beyond the content's beginning.
+            # No reference can reach back beyond the start of the content.
             kept = max(4096, min(dictionary, size))
             if kept > MOST_MEMORY:
                 raise DataError(f"unpacking it takes {kept:,} bytes of memory")
@@ -185,4 +185,4 @@ UNPACKERS: dict[int, Callable[[Callable[[int], Iterable[bytes]], int], Iterator[
     ZSTANDARD: _zstandard,
     XZ: _xz,
 }
-"""By their numbers, the methods that can be read."""
+"""The supported methods by number."""

@@ -1,7 +1,7 @@
-"""A ZIP's central directory, read from the archive's end as every program's writer leaves it.
+"""Reads a ZIP's central directory from the archive's end, as many programs write it.
 
-The standard library's reader refuses much that is honest, and trusts some that is not. Section
-numbers are those of PKWARE's APPNOTE, as in ``zip_records``.
+``zipfile`` refuses many valid archives and accepts some hostile ones. Section numbers refer to
+PKWARE's APPNOTE; see ``zip_records``.
 """
 
 from collections.abc import Callable
@@ -33,22 +33,23 @@ from splitter.sentences import Actor, Said, Sentence, Words
 from splitter.wording import count
 
 Read = Callable[[int, int], bytes]
-"""Gives bytes of the archive, to any thread: ``read(offset, length)``."""
+"""Returns bytes of the archive: ``read(offset, length)``. Called from any thread."""
 
 TAIL = 128 * 1024
-"""Bytes read from the end at once; the end records and the longest comment take 65,633, so there is
-room for bytes that a transfer or a pipe adds."""
+"""Bytes read from the end in one request. The end records and the longest comment take 65,633; the
+rest allows for bytes that a transfer added."""
 
 LONGEST_PADDING = 2 * 1024 * 1024
-"""Bytes read from the end where all of those are zeros, which pad a file to its device's blocks."""
+"""Bytes read from the end if the last ``TAIL`` bytes are zeros, which pad a file to whole blocks.
+"""
 
 WRAP = 2**32
 
 PROVED = 16
-"""Places at which an unusual directory is compared with the archive's own bytes."""
+"""Local headers that are read to verify an unusual directory."""
 
 MOST_SEARCHED = 512
-"""Places at which headers are looked for behind files above 4 GiB: enough for some twenty."""
+"""Offsets tried for local headers after files above 4 GiB: enough for about twenty such files."""
 
 BYTES_BEHIND = Sentence(
     "archive.bytes-behind-zip",
@@ -57,49 +58,32 @@ BYTES_BEHIND = Sentence(
 )
 WRAPPED = Sentence(
     "archive.zip-larger-than-its-format",
-    "The archive is larger than its format allows, as macOS makes it; it was read all the same.",
+    "The archive is larger than its format allows, as archives of macOS can be. It was read.",
     Actor.NOBODY,
 )
 
 
 class Symptom(Enum):
-    """The ways in which the central directory of a ZIP cannot be read."""
+    """The reason why a central directory cannot be read."""
 
-    NO_END = auto()
-    """The archive's last bytes have no end record."""
-
-    ENDS_EARLY = auto()
-    """The end record's comment is longer than the archive."""
-
-    NOT_FOUND = auto()
-    """No directory begins where the end records say."""
-
-    UNREADABLE = auto()
-    """There is something else between its entries."""
-
-    CUT_OFF = auto()
-    """Its last entry is longer than the directory."""
-
-    MISCOUNTED = auto()
-    """The end records count other entries than there are."""
-
-    BEFORE_START = auto()
-    """Files should begin before the archive's first byte."""
-
-    MISPLACED = auto()
-    """Files do not begin where the directory says."""
-
-    TWO_ARCHIVES = auto()
-    """There is a whole ZIP in front of this one."""
+    NO_END = auto()  # there is no end record
+    ENDS_EARLY = auto()  # the end record's comment is longer than the archive
+    NOT_FOUND = auto()  # there is no directory at the offset of the end records
+    UNREADABLE = auto()  # other bytes are between the entries
+    CUT_OFF = auto()  # the last entry is longer than the directory
+    MISCOUNTED = auto()  # the end records state another number of entries
+    BEFORE_START = auto()  # offsets are before the archive's first byte
+    MISPLACED = auto()  # local headers are not at the offsets in the directory
+    TWO_ARCHIVES = auto()  # another complete ZIP precedes this one
 
 
 class DirectoryError(Exception):
-    """A central directory that cannot be read, with its facts.
+    """A central directory that cannot be read.
 
     Attributes:
         read, size: the archive.
-        end: the end record that was read, if there is one.
-        several: whether the archive states that it has more volumes than one.
+        end: the end record, if one was found.
+        several: whether the archive states that it has several volumes.
         listed: entries that were read.
     """
 
@@ -123,11 +107,11 @@ class Directory:
     """The central directory.
 
     Attributes:
-        infos: its entries, in its order, ``header_offset`` counted from the archive's first byte.
-            ``filename`` is the name as it is meant, ``orig_filename`` as ``encoded_name`` takes it.
-        start: its first byte.
-        remarks: on an unusual archive, for the summary.
-        oversized: the offsets of files that take more room than their sizes, modulo 2^32, can say.
+        infos: the entries, from ``parse_entry``. ``header_offset`` counts from the archive's first
+            byte.
+        start: offset of the first entry.
+        remarks: warnings about the archive.
+        oversized: offsets of files above 4 GiB whose sizes are stated modulo 2^32.
     """
 
     infos: list[ZipInfo]
@@ -137,11 +121,11 @@ class Directory:
 
 
 def read_directory(read: Read, size: int, limits: Limits) -> Directory:
-    """Find the directory of an archive of ``size`` bytes, and read every entry in it.
+    """Find the central directory and read its entries.
 
     Raises:
-        DirectoryError: if it is damaged or missing, or of one volume of several.
-        ArchiveError: if it is too large.
+        DirectoryError: if it is damaged, missing or of one volume of several.
+        ArchiveError: if it exceeds ``limits``.
     """
     tail_start = max(0, size - TAIL)
     tail = read(tail_start, size - tail_start)
@@ -170,7 +154,7 @@ def read_directory(read: Read, size: int, limits: Limits) -> Directory:
 
 
 def ends_as_zip(read: Read, size: int) -> bool:
-    """Whether an archive of ``size`` bytes that begins as something else is a ZIP behind it."""
+    """Whether a file with an unknown start ends as a ZIP."""
     tail_start = max(0, size - TAIL)
     ends = islice(parse_ends(read(tail_start, size - tail_start), tail_start), MOST_ENDS)
     starts = (end.starts()[0] for end in ends if end.count)
@@ -178,10 +162,10 @@ def ends_as_zip(read: Read, size: int) -> bool:
 
 
 def _find(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[End, int, bytes]:
-    """The end records that belong to the archive, its directory's first byte, and its entries.
+    """The archive's end records, the directory's offset and the directory's bytes.
 
-    The same bytes can stand in the comment, or behind the end: the last record counts that has a
-    directory in front, and before all others one that ends with the file.
+    A comment and bytes after the end may look like an end record. A record that ends with the file
+    takes precedence, then the last record that has a directory in front.
     """
     size = tail_start + len(tail)
     ends = list(parse_ends(tail, tail_start))
@@ -200,12 +184,12 @@ def _find(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[End
                 raise ArchiveError(DIRECTORY_TOO_LARGE, size=end.size, limit=limits.max_in_memory)
             if start >= tail_start:
                 data = tail[start - tail_start :][: end.size]
-            elif end is whole[0] and start == end.starts()[0]:  # as nearly always: one request
+            elif end is whole[0] and start == end.starts()[0]:  # nearly always right: one request
                 data = read(start, end.size)
             else:
                 data = read(start, 4)
             if data.startswith(CENTRAL):
-                # A count that the directory has no room for is damage, not an archive too large.
+                # A count that the directory has no room for is damage, not a large archive.
                 check_count(min(end.count, end.size // CENTRAL_DIRECTORY_HEADER.size), limits)
                 return end, start, data if len(data) > 4 else read(start, end.size)
     for end in whole:
@@ -215,15 +199,14 @@ def _find(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[End
 
 
 def _place(directory: Directory, end: End, read: Read, size: int) -> None:
-    """Count the members' offsets from the archive's first byte.
+    """Correct the members' offsets, so that they count from the archive's first byte.
 
-    They can be off by the length of a program in front of the archive, or by
-    multiples of 4 GiB: macOS's Archive Utility writes no Zip64 and lets numbers overflow. And the
-    volume that they state can be nonsense. Where anything is unusual, the members' own headers
-    must be there.
+    Offsets may be wrong by the length of a program in front of the archive, or by multiples of
+    4 GiB: macOS's Archive Utility writes no Zip64 and lets numbers overflow. Volume numbers may be
+    wrong too. If anything is unusual, the local headers must be at the corrected offsets.
 
     Raises:
-        DirectoryError: if they are not.
+        DirectoryError: if the local headers are elsewhere.
     """
     infos = directory.infos
     shift = directory.start - end.offset
@@ -247,25 +230,25 @@ def _place(directory: Directory, end: End, read: Read, size: int) -> None:
 
 
 def _unwrap(directory: Directory, read: Read, size: int) -> None:
-    """Add the multiples of 4 GiB that are missing from offsets modulo 2^32.
+    """Add the missing multiples of 4 GiB to offsets modulo 2^32.
 
-    Offsets ascend, so one that is smaller than the one before is beyond the next multiple. Only a
-    file above 4 GiB can pass one unseen: then the end of the last file, which is known, is beyond
-    the sum of the offsets, and the place is found by halves, at the local headers.
+    Offsets ascend, so an offset smaller than the one before is past another multiple. A file above
+    4 GiB can hide a multiple. Then the offsets do not lead to the directory, whose offset is known,
+    and a binary search over the local headers finds the file.
 
     Raises:
-        DirectoryError: if the offsets do not lead to the directory's first byte.
+        DirectoryError: if the offsets do not lead to the directory.
     """
     infos, end = directory.infos, directory.start
-    bases = [0]  # of each member as far as offsets show it, and of the directory
+    bases = [0]  # the visible multiples, for each member and for the directory
     for one, other in pairwise([*(info.header_offset for info in infos), end % WRAP]):
         bases.append(bases[-1] + (WRAP if other < one else 0))
     left = MOST_SEARCHED
 
     def place(first: int, last: int, more: int, unseen: int) -> None:
-        """Place the members behind ``first``, up to ``last``, whose places are known.
+        """Correct the offsets between ``first`` and ``last``, whose offsets are known.
 
-        ``more`` belongs to the base of ``first``; ``unseen`` more than that to the one of ``last``.
+        ``more`` is added to the base of ``first``, and ``more + unseen`` to the base of ``last``.
         """
         nonlocal left
         if not unseen:
@@ -295,7 +278,7 @@ def _unwrap(directory: Directory, read: Read, size: int) -> None:
 
 
 def _proved(infos: list[ZipInfo], read: Read, size: int) -> bool:
-    """Whether the first, the last, the local headers at each jump and some others are there."""
+    """Whether local headers are in place: first, last, at each multiple of 4 GiB, and others."""
     total = len(infos)
     chosen = {0, total - 1, *(total * number // PROVED for number in range(PROVED))}
     for number in range(1, total):
@@ -307,7 +290,7 @@ def _proved(infos: list[ZipInfo], read: Read, size: int) -> bool:
 
 
 def _is_at(info: ZipInfo, read: Read, size: int, shift: int = 0) -> bool:
-    """Whether a member's local header is where its entry says, or ``shift`` bytes behind."""
+    """Whether a member's local header is ``shift`` bytes after its stated offset."""
     name = encoded_name(info)
     start, length = info.header_offset + shift, LOCAL_FILE_HEADER.size + len(name)
     if not 0 <= start <= size - length:

@@ -1,6 +1,6 @@
-"""The index of a ZIP: its members' places, read from its end, on disk or by ranged requests.
+"""Indexes a ZIP on disk or in S3: finds its members' bytes and reads single members.
 
-Section numbers are those of PKWARE's APPNOTE, as in ``zip_records``.
+Section numbers refer to PKWARE's APPNOTE; see ``zip_records``.
 """
 
 import os
@@ -8,7 +8,6 @@ import stat
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import IO, Self
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipInfo
 
@@ -56,10 +55,10 @@ from splitter.archives.zip_records import (
 from splitter.sentences import Said, Sentence, Words, shown
 
 READ_AT_ONCE = 2 * 1024 * 1024
-"""Bytes of a member that are read together with its header: an image takes one request."""
+"""Bytes of a member that are read together with its header, so that an image takes one request."""
 
 READ_IN_MEMORY = 16 * 1024 * 1024
-"""The same of a member that is kept in memory, such as the manifest."""
+"""The same for a member that is read into memory, such as the manifest."""
 
 OVERSIZED = Sentence(
     "file.size-unknown",
@@ -76,13 +75,12 @@ METHOD = Sentence(
 
 @dataclass(frozen=True, slots=True)
 class MemberSpan:
-    """One file of the archive and its place there.
+    """A file's bytes in the archive: local header, data and data descriptor.
 
     Attributes:
-        info: its entry in the central directory, ``header_offset`` counted from the first byte.
-        start: its local header's first byte.
-        end: behind its last byte: the next member's ``start``, or the central directory's. Between
-            the two are header, data and data descriptor, each in the length that it has.
+        info: the entry in the central directory.
+        start: offset of the local header.
+        end: ``start`` of the next member, or the central directory's offset.
     """
 
     info: ZipInfo
@@ -95,37 +93,29 @@ class MemberSpan:
 
 
 class ZipIndex:
-    """The files of a ZIP by name, and the bytes of single ones.
+    """The files of a ZIP by name.
 
-    An ordinary class, so that Prefect hands it from task to task as it is.
+    Not a dataclass; see ``extract.Contents``.
 
     Attributes:
-        members: in order of their bytes, without folders and the noise of desktop systems.
-        unusable: files that no batch may hold, with the reason, as ``members.Names`` has them.
-        remarks: on an unusual archive, a sentence each.
+        members: by offset, without folders and noise of desktop systems.
+        unusable: files that no batch may contain, with the reason; see ``members.Names``.
+        remarks: warnings about the archive.
     """
 
-    def __init__(
-        self,
-        read: Read,
-        size: int,
-        limits: Limits = DEFAULT_LIMITS,
-        names: Names | None = None,
-    ) -> None:
+    def __init__(self, read: Read, size: int, limits: Limits = DEFAULT_LIMITS) -> None:
         """Read the central directory.
 
         Args:
-            read: gives bytes of the archive, to any number of threads; its errors are passed on.
+            read: returns bytes of the archive, in any thread. Its errors are passed on.
             size: bytes of the archive.
-            limits: of the archive.
-            names: takes the names, if the caller needs them too.
 
         Raises:
-            ArchiveError: a damaged or truncated archive, members that overlap, one volume of
-                several, more than the limits allow.
+            ArchiveError: if the archive is damaged or truncated, has overlapping members, is one
+                volume of several, or exceeds ``limits``.
         """
         self._limits = limits
-        names = names or Names(limits)
+        names = Names(limits)
         self.read_at = Tail(read, size)
         with reading():
             directory = read_directory(self.read_at, size, limits)
@@ -138,37 +128,35 @@ class ZipIndex:
         self.remarks = list(map(str, (*directory.remarks, *names.remarks())))
 
     @classmethod
-    def of_file(
-        cls, file: IO[bytes], limits: Limits = DEFAULT_LIMITS, names: Names | None = None
-    ) -> Self:
-        """The index of a file of this machine, which must stay open."""
-        return cls(file_reader(file), os.fstat(file.fileno()).st_size, limits, names)
+    def of_file(cls, file: IO[bytes], limits: Limits = DEFAULT_LIMITS) -> Self:
+        """The index of a local file, which must stay open."""
+        return cls(file_reader(file), os.fstat(file.fileno()).st_size, limits)
 
     def read(self, name: str) -> bytes:
         """The bytes of one member.
 
         Raises:
-            ArchiveError: if they are damaged, or too many.
+            ArchiveError: if it is damaged, or larger than ``max_in_memory``.
         """
         span = self.members[name]
         check_in_memory(name, span.info.file_size, self._limits)
         return b"".join(content(name, span, self.read_at, READ_IN_MEMORY))
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a member of any size, piece by piece. Any thread may read any member.
+        """The bytes of a member of any size, in pieces. Thread-safe.
 
         Raises:
-            ArchiveError: in the end, if size or CRC differ.
+            ArchiveError: at the end, if size or CRC differ.
         """
         return content(name, self.members[name], self.read_at)
 
     def why_not_spliceable(self, folder: str) -> str | None:
-        """The reason why the members cannot be copied into batches as they are, or None.
+        """The reason why members cannot be copied into batches, or None.
 
-        The copied local header is the source's own, so it must be right for the batch.
+        Local headers are copied unchanged, so they must be correct in the batch.
 
         Args:
-            folder: the text before the images' names, as ``manifest.Partition`` has it.
+            folder: the images' folder; see ``manifest.Partition``.
         """
         if folder:
             return f"its images are in a folder, {shown(folder)}, which a copied member would keep"
@@ -197,9 +185,9 @@ class ZipIndex:
 
 
 class Tail:
-    """Reads an archive, whose last bytes are fetched once and kept. Any thread may call it.
+    """Reads an archive and caches its last bytes. Thread-safe.
 
-    Most of a ZIP's index is there: the end records, the directory or its end, often the manifest.
+    They contain most of the index: the end records, often the directory and the manifest.
     """
 
     def __init__(self, read: Read, size: int) -> None:
@@ -215,27 +203,22 @@ class Tail:
 
 
 def file_reader(file: IO[bytes]) -> Read:
-    """A file of this machine as a function that any thread may call."""
-    return partial(_pread, file.fileno())
+    """A thread-safe ``Read`` for a local file."""
 
+    def read(start: int, length: int) -> bytes:
+        pieces = []
+        # os.pread may return fewer bytes before the file's end.
+        while length > 0 and (piece := os.pread(file.fileno(), length, start)):
+            pieces.append(piece)
+            start += len(piece)
+            length -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-def bytes_reader(data: bytes) -> Read:
-    """Bytes in memory as a function that any thread may call."""
-    return lambda offset, length: data[offset : offset + length]
-
-
-def _pread(descriptor: int, start: int, length: int) -> bytes:
-    # One call may give less; it gives none at the end.
-    pieces = []
-    while length > 0 and (piece := os.pread(descriptor, length, start)):
-        pieces.append(piece)
-        start += len(piece)
-        length -= len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return read
 
 
 def header_guess(span: MemberSpan) -> int:
-    """Bytes that a member's local header takes in most archives, which have few extra fields."""
+    """The usual length of a member's local header, with few extra fields."""
     return min(span.size, LOCAL_FILE_HEADER.size + len(encoded_name(span.info)) + 64)
 
 
@@ -243,7 +226,7 @@ def local_header(name: str, span: MemberSpan, read: Read) -> LocalHeader:
     """The local header of a member.
 
     Raises:
-        ArchiveError: if there is none, or if it leaves less room than the data takes.
+        ArchiveError: if it is missing or leaves too little room for the data.
     """
     guess = header_guess(span)
     header = parse_local_header(read(span.start, guess))
@@ -259,14 +242,14 @@ def local_header(name: str, span: MemberSpan, read: Read) -> LocalHeader:
 def content(
     name: str, span: MemberSpan, read: Read, at_once: int = READ_AT_ONCE
 ) -> Iterator[bytes]:
-    """The bytes of a member, piece by piece, compared with its entry in the central directory.
+    """The bytes of a member in pieces, checked against its entry in the central directory.
 
     Args:
-        at_once: bytes that are read together with the header.
+        at_once: bytes to read together with the header.
 
     Raises:
-        ArchiveError: for a header that ``local_header`` refuses, for another name in it, and in
-            the end for another size or CRC.
+        ArchiveError: if the header is invalid or has another name, and at the end if size or CRC
+            differ.
     """
     info = span.info
     first = read(span.start, min(span.size, at_once))
@@ -284,7 +267,7 @@ def content(
         position = span.start + header.size
         end = position + info.compress_size
         while position < end:
-            # Decompressors are fed little at a time; a read is longer.
+            # Decompressors take small pieces; reads are larger.
             block = near(position, min(max(length, CHUNK), end - position))
             if not block:
                 raise EOFError("the file ends early")
@@ -310,11 +293,11 @@ def content(
 
 
 def _spans(infos: Iterable[ZipInfo], directory_start: int) -> list[MemberSpan]:
-    """Each member's bytes, by the order of the offsets.
+    """Each member's bytes, ordered by offset.
 
     Raises:
-        ArchiveError: if two members share bytes, or one reaches beyond the archive. Honest
-            archives do neither; a small one that unpacks to terabytes does.
+        ArchiveError: if members overlap, or one reaches beyond the archive. Only damaged archives
+            and ZIP bombs do that.
     """
     by_offset = sorted(infos, key=lambda info: info.header_offset)
     ends = [*(info.header_offset for info in by_offset), directory_start][1:]
@@ -330,7 +313,7 @@ def _spans(infos: Iterable[ZipInfo], directory_start: int) -> list[MemberSpan]:
 
 
 def _shortest(info: ZipInfo) -> int:
-    """Bytes of a member without extra field and data descriptor, which only it itself states."""
+    """Bytes of a member without extra field and data descriptor, whose lengths are unknown here."""
     return LOCAL_FILE_HEADER.size + len(encoded_name(info)) + info.compress_size
 
 
@@ -351,9 +334,9 @@ def _is_folder(info: ZipInfo) -> bool:
 
 
 def _kind(info: ZipInfo) -> int:
-    """The type of a file as Unix has it; 0 where none is stated."""
-    # 4.4.15: Unix programs keep a file's mode in the upper two bytes. Others may have anything
-    # there, but several unpackers make a link for any system.
+    """The file type of Unix's mode, or 0."""
+    # 4.4.15: Unix programs store the mode in the upper two bytes. Other programs may have anything
+    # there, but several unpackers create a link whatever the system.
     kind = stat.S_IFMT(info.external_attr >> 16)
     return kind if info.create_system in (UNIX, MACOS) or kind == stat.S_IFLNK else 0
 

@@ -1,7 +1,8 @@
-"""The records of a ZIP file, read and written, as PKWARE's APPNOTE 6.3.10 lays them out.
+"""Reads and writes the records of a ZIP file.
 
-https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT; section numbers are its own. A member
-is described by a ``zipfile.ZipInfo``.
+Section numbers refer to PKWARE's APPNOTE 6.3.10:
+https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT. A ``zipfile.ZipInfo`` describes a
+member.
 """
 
 import struct
@@ -29,21 +30,21 @@ ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR = struct.Struct("<4sLQL")  # 4.3.15
 END_OF_CENTRAL_DIRECTORY = struct.Struct("<4s4H2LH")  # 4.3.16
 
 ENCRYPTED = 0x0001  # 4.4.4, bit 0
-STRENGTH = 0x0006  # bits 1 and 2: the compressor's effort, which no reader needs
+STRENGTH = 0x0006  # bits 1 and 2: the compression level, which no reader needs
 DATA_DESCRIPTOR = 0x0008  # bit 3
 PATCH = 0x0020  # bit 5
 UTF8_NAME = 0x0800  # bit 11
 MASKED = 0x2000  # bit 13: the central directory is encrypted
 
 UNIX, MACOS = 3, 19  # 4.4.2.2
-REGULAR_FILE = 0o100644 << 16  # 4.4.15, as Unix has it
+REGULAR_FILE = 0o100644 << 16  # 4.4.15, in Unix's form
 
 DEFLATE64 = 9  # 4.4.5
 ZSTANDARD = 93
 XZ = 95
 AES = 99
 
-ZIP64_VERSION = 45  # 4.4.3.2, ten times the version; also for the next two
+ZIP64_VERSION = 45  # 4.4.3.2, ten times the version, like the next two
 VERSIONS = {ZIP_STORED: 10, 8: 20, DEFLATE64: 21, 10: 25, ZIP_BZIP2: 46}
 NEWEST_VERSION = 63
 
@@ -52,22 +53,22 @@ UNICODE_PATH_EXTRA_ID = 0x7075  # 4.6.9
 LONGEST_EXTRA_FIELD = 0xFFFF  # 4.4.11
 LONGEST_DATA_DESCRIPTOR = 24  # 4.3.9: signature, CRC-32 and two sizes of eight bytes
 
-# A field with all bits set says that the Zip64 record holds the value (4.4.1.4).
+# A field with all bits set refers to the value in the Zip64 record (4.4.1.4).
 MAX_16 = 0xFFFF
 MAX_32 = 0xFFFFFFFF
 
 MOST_ENDS = 16
-"""Places in a tail at which a Zip64 record is looked for."""
+"""Places at the end of an archive that are searched for a record."""
 
 CODE_PAGES = ("cp437", "cp850", "cp1252")
-"""The DOS and ANSI pages of western Europe, in which Windows writes names without a flag."""
+"""The western European DOS and ANSI code pages, which Windows uses for names without a flag."""
 
 LONGEST_COMPARED_NAME = 1024
-"""Characters; to compose a longer name can take minutes, and no file may have one."""
+"""Characters. Normalising a longer name can take minutes, and no file has one."""
 
 
 class _Shared(NamedTuple):
-    """The fields that a member's local header and its entry in the directory have in common."""
+    """The common fields of a local header and a directory entry."""
 
     version: int
     flags: int
@@ -86,7 +87,7 @@ class LocalHeader:
     """The record in front of a member's data (4.3.7).
 
     Attributes:
-        size: bytes of the whole record, name and extra field included.
+        size: bytes of the whole record, including name and extra field.
     """
 
     version: int
@@ -105,11 +106,10 @@ class End:
     """The records at a ZIP's end (4.3.14 to 4.3.16).
 
     Attributes:
-        position: of the first of them in the archive.
-        stop: the end of the last, its comment included.
-        count: entries of the central directory.
-        size, offset: of the central directory.
-        several: whether the records name more volumes than one.
+        position: offset of the first of these records.
+        stop: end of the last record, including its comment.
+        count, size, offset: entries, bytes and stated offset of the central directory.
+        several: whether the records name several volumes.
     """
 
     position: int
@@ -121,19 +121,19 @@ class End:
     several: bool
 
     def starts(self) -> tuple[int, int]:
-        """The places where the directory may begin: in front of the end records, or as stated."""
+        """The possible offsets of the directory: directly before the end records, or as stated."""
         return self.position - self.size, self.offset
 
     def counts(self, count: int) -> bool:
-        """Whether ``count`` entries are right. Some programs count modulo 65,536."""
+        """Whether the records state ``count`` entries. Some programs count modulo 65,536."""
         return count == self.count if self.zip64 else (count - self.count) % (MAX_16 + 1) == 0
 
 
 def stored_member(name: str, size: int, crc: int, modified: DosDateTime) -> ZipInfo:
-    """A regular file, not compressed, that its owner may write and all may read."""
+    """The entry of an uncompressed regular file with mode 644."""
     member = ZipInfo(name, modified)
     member.compress_type = ZIP_STORED
-    member.create_system = UNIX  # on whichever system this runs, so that the bytes are the same
+    member.create_system = UNIX  # the same bytes on every system
     member.external_attr = REGULAR_FILE
     member.flag_bits = 0 if name.isascii() else UTF8_NAME
     member.CRC = crc
@@ -146,7 +146,7 @@ def stored_member(name: str, size: int, crc: int, modified: DosDateTime) -> ZipI
 
 
 def local_file_header(member: ZipInfo) -> bytes:
-    """The header in front of a member's bytes, its CRC and sizes known."""
+    """The local header of a member with known CRC and sizes."""
     sizes = (member.file_size, member.compress_size)
     extra = _zip64_field(*sizes) if max(sizes) >= MAX_32 else b""
     name = encoded_name(member)
@@ -157,13 +157,13 @@ def local_file_header(member: ZipInfo) -> bytes:
 
 
 def central_directory(members: Iterable[ZipInfo], offset: int) -> Iterator[bytes]:
-    """The central directory and the end records, header by header.
+    """The central directory and the end records, record by record.
 
-    Zip64 records appear where a count, size or offset needs them, and only there.
+    Zip64 records are written only if a count, size or offset needs them.
 
     Args:
-        members: with ``header_offset`` counted from the start of the file.
-        offset: of the central directory.
+        members: their ``header_offset`` counts from the start of the file.
+        offset: the central directory's offset.
     """
     count = size = 0
     for member in members:
@@ -193,14 +193,14 @@ def central_directory(members: Iterable[ZipInfo], offset: int) -> Iterator[bytes
 
 
 def data_descriptors(member: ZipInfo) -> tuple[bytes, bytes]:
-    """Both data descriptors of a member below 4 GiB (4.3.9): with and without a signature."""
+    """The data descriptor of a member below 4 GiB (4.3.9), with and without its signature."""
     sizes = (_narrow(member.compress_size), _narrow(member.file_size))
     descriptor = struct.pack("<3L", member.CRC, *sizes)
     return DESCRIPTOR + descriptor, descriptor
 
 
 def encoded_name(member: ZipInfo) -> bytes:
-    """The member's name in the encoding that its flags state (appendix D)."""
+    """The member's name in the encoding of its flags (appendix D)."""
     encoding = "utf-8" if member.flag_bits & UTF8_NAME else "cp437"
     return member.orig_filename.encode(encoding, "surrogateescape")
 
@@ -255,9 +255,9 @@ def _narrow(value: int) -> int:
 
 
 def parse_local_header(data: bytes) -> LocalHeader | None:
-    """The local header at the beginning of ``data``, or None if there is none.
+    """The local header at the start of ``data``, or None.
 
-    ``name`` and ``extra`` are as long as ``data`` lets them be; see ``LocalHeader.size``.
+    If ``data`` is shorter than ``LocalHeader.size``, ``name`` and ``extra`` are cut.
     """
     if len(data) < LOCAL_FILE_HEADER.size or not data.startswith(LOCAL):
         return None
@@ -279,10 +279,10 @@ def parse_local_header(data: bytes) -> LocalHeader | None:
 
 
 def parse_entry(data: bytes, position: int) -> tuple[ZipInfo, int] | None:
-    """The entry of the central directory at ``position``, and the position behind it.
+    """The directory entry at ``position`` and the position after it; None if ``data`` is too short.
 
-    ``filename`` is the name as its writer meant it, ``orig_filename`` as ``encoded_name`` takes it.
-    Returns None if the entry is longer than ``data``.
+    ``filename`` is the result of ``meant_name``. ``encoded_name`` turns ``orig_filename`` back into
+    the original bytes.
     """
     start = position + CENTRAL_DIRECTORY_HEADER.size
     if start > len(data):
@@ -307,7 +307,6 @@ def parse_entry(data: bytes, position: int) -> tuple[ZipInfo, int] | None:
     info.header_offset = offset
     info.extra = data[name_end:extra_end]
     info.comment = data[extra_end:end]
-    # Bytes that are no text in their encoding are kept: encoded_name gives the same bytes again.
     encoding = "utf-8" if info.flag_bits & UTF8_NAME else "cp437"
     info.orig_filename = name.decode(encoding, "surrogateescape")
     info.filename = meant_name(name, info.flag_bits, info.extra)
@@ -316,7 +315,7 @@ def parse_entry(data: bytes, position: int) -> tuple[ZipInfo, int] | None:
 
 
 def parse_ends(tail: bytes, tail_start: int) -> Iterator[End]:
-    """The end records in an archive's tail, the last one first."""
+    """The end records in an archive's last bytes, in reverse order."""
     position = len(tail)
     while True:
         position = tail.rfind(END, 0, position + 3)
@@ -339,9 +338,9 @@ def parse_ends(tail: bytes, tail_start: int) -> Iterator[End]:
 
 
 def _zip64_end(tail: bytes, position: int) -> tuple[int, tuple[int, ...]] | None:
-    """The Zip64 record that belongs to the end record at ``position``, and its place.
+    """The Zip64 record of the end record at ``position``, and its own position.
 
-    Between it and its locator there can be further data (4.3.14.3).
+    Other data may be between the record and its locator (4.3.14.3).
     """
     locator = position - ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR.size
     if locator < 0 or not tail.startswith(ZIP64_LOCATOR, locator):
@@ -359,7 +358,7 @@ def _zip64_end(tail: bytes, position: int) -> tuple[int, tuple[int, ...]] | None
 
 
 def date_time(date: int, time: int) -> DosDateTime:
-    """4.4.6; days, hours and the rest are left as they are, however odd."""
+    """A time stamp (4.4.6). Impossible values such as month 0 are kept."""
     return (
         (date >> 9) + 1980,
         date >> 5 & 0xF,
@@ -371,7 +370,7 @@ def date_time(date: int, time: int) -> DosDateTime:
 
 
 def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
-    """The fields of an extra field (4.5.1), as far as they are whole."""
+    """The complete fields of an extra field (4.5.1)."""
     position = 0
     while position + 4 <= len(extra):
         identifier, length = struct.unpack_from("<2H", extra, position)
@@ -382,7 +381,7 @@ def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def local_zip64_sizes(extra: bytes) -> tuple[int, int] | None:
-    """The compressed and the full size in the Zip64 field of a local header (4.5.3)."""
+    """The compressed and uncompressed size in the Zip64 field of a local header (4.5.3)."""
     for identifier, value in extra_fields(extra):
         if identifier == ZIP64_EXTRA_ID and len(value) >= 16:
             size, packed = struct.unpack_from("<2Q", value)
@@ -391,7 +390,7 @@ def local_zip64_sizes(extra: bytes) -> tuple[int, int] | None:
 
 
 def _widen(info: ZipInfo) -> None:
-    """Put in the values of the Zip64 field (4.5.3): in this order, where the header lacks room."""
+    """Replace values that do not fit the header with those of the Zip64 field (4.5.3)."""
     for identifier, value in extra_fields(info.extra):
         if identifier != ZIP64_EXTRA_ID:
             continue
@@ -400,17 +399,17 @@ def _widen(info: ZipInfo) -> None:
                 setattr(info, name, int.from_bytes(value[:8], "little"))
                 value = value[8:]
             elif len(value) >= 24 and getattr(info, name) == int.from_bytes(value[:8], "little"):
-                value = value[8:]  # some write every value, whether it is needed or not
+                value = value[8:]  # some programs write every value
         if info.volume == MAX_16 and len(value) >= 4:
             info.volume = int.from_bytes(value[:4], "little")
         return
 
 
 def meant_name(name: bytes, flags: int, extra: bytes) -> str:
-    """A member's name as its writer meant it.
+    """A member's decoded name.
 
-    Bit 11 says UTF-8. Without it, the Unicode Path field counts (4.6.9), then UTF-8 as macOS and
-    Linux write it; other names are in a code page of DOS.
+    Bit 11 marks UTF-8. Without it, the Unicode Path field counts (4.6.9), then UTF-8, which macOS
+    and Linux write without the bit, and then the DOS code page 437.
     """
     if flags & UTF8_NAME:
         return name.decode("utf-8", "surrogateescape")
@@ -426,7 +425,7 @@ def meant_name(name: bytes, flags: int, extra: bytes) -> str:
 
 
 def same_name(info: ZipInfo, header: LocalHeader) -> bool:
-    """Whether a local header's name means the one of the directory."""
+    """Whether a local header's name is equivalent to the directory's."""
     if header.name == encoded_name(info):
         return True
     names = {meant_name(header.name, header.flags, header.extra)}

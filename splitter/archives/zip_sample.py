@@ -1,9 +1,9 @@
-"""Compares a sample of a ZIP's members with its central directory before S3 copies them.
+"""Compares a sample of a ZIP's members with its central directory before a splice.
 
-A batch that S3 copies keeps each member's local header and data descriptor as they are. Some
-programs read these and some the directory, so they must agree, for the strictest of unzip, 7z,
-bsdtar, Java, Go and Python. A writer that disagrees with itself does so in every member, which a
-sample shows. Section numbers are those of PKWARE's APPNOTE.
+S3 copies each member's local header and data descriptor unchanged. Some programs read these, others
+read the directory, so both must agree, for the strictest of unzip, 7z, bsdtar, Java, Go and Python.
+A faulty writer makes the same mistake in every member, so a sample reveals it. Section numbers
+refer to PKWARE's APPNOTE.
 """
 
 from collections.abc import Sequence
@@ -30,16 +30,16 @@ from splitter.archives.zip_records import (
 from splitter.sentences import Actor, Said, Sentence, Words
 
 SAMPLE = 64
-"""Members whose headers are compared; all members of a smaller archive."""
+"""Members whose headers are compared. All members of a smaller archive are compared."""
 
 UNPACKED = 4
-"""Members of the sample that are also unpacked: the first, the last and some between them."""
+"""Members of the sample that are also unpacked: the first, the last and two between them."""
 
 LARGEST_UNPACKED = 8 * 1024 * 1024
-"""Packed bytes of the largest member that is unpacked; images are smaller."""
+"""Compressed bytes of the largest member that is unpacked; images are smaller."""
 
 REQUESTS = SAMPLE
-"""Threads; each reads one member. A request mostly waits, so none waits for another."""
+"""Threads: one for each member of the sample, because a request mostly waits."""
 
 LATEST_VERSION = 46  # 4.6 (4.4.3.2); Info-ZIP's unzip skips members that need a later version
 
@@ -51,12 +51,12 @@ IN_FRONT = Sentence(
 )
 BEHIND = Sentence(
     "member.descriptor-differs",
-    "the checksum or the size behind the data of {name} differs from the table of contents",
+    "the checksum or the size after the data of {name} differs from the table of contents",
     Actor.NOBODY,
 )
 WIDE = Sentence(
     "member.wide-descriptor",
-    "the sizes behind the data of {name} have 64 bits, which Java does not read",
+    "the sizes after the data of {name} have 64 bits, which Java does not read",
     Actor.NOBODY,
 )
 NEWER = Sentence(
@@ -74,17 +74,13 @@ SLACK = Sentence(
 )
 SLACK_INSIDE = Sentence(
     "member.stray-bytes-inside",
-    "behind the compressed data of {name}, within its size, are bytes that belong to no file",
+    "after the compressed data of {name}, within its size, are bytes that belong to no file",
     Actor.NOBODY,
 )
 
 
 def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
-    """The first difference that rules out a splice, and a summary of the comparisons.
-
-    Args:
-        read: returns bytes of the archive, in any thread; its errors are passed on.
-    """
+    """The first difference that rules out a splice, and a summary of the comparisons."""
     files = list(index.members.items())
     chosen = sample([span for _, span in files])
     count = len(chosen)
@@ -110,10 +106,10 @@ def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
 
 
 def sample(spans: Sequence[MemberSpan]) -> list[int]:
-    """The numbers of the members to compare: both ends of each run, and others between them.
+    """The numbers of the members to compare: both ends of each run, and others in between.
 
-    A run is written by one program at one time. It ends where the program's version or flags change
-    or where the names no longer ascend, as in merged archives.
+    A run was written by one program at one time. It ends where the version or flags change, or
+    where names no longer ascend, as in merged archives.
     """
     count = len(spans)
     if count <= SAMPLE:
@@ -123,7 +119,7 @@ def sample(spans: Sequence[MemberSpan]) -> list[int]:
         for number, (one, other) in enumerate(pairwise(spans), 1)
         if _kind(one) != _kind(other) or one.info.filename > other.info.filename
     ]
-    # In a shuffled archive, nearly every file seems to begin a run; take some of them.
+    # In a shuffled archive nearly every file begins a run, so take only some.
     few = {ends[len(ends) * n // (SAMPLE // 4)] for n in range(SAMPLE // 4)} if ends else set()
     chosen = {0, count - 1, *few, *(number - 1 for number in few)}
     rest = SAMPLE - len(chosen)
@@ -143,7 +139,7 @@ def _kind(span: MemberSpan) -> tuple[int, ...]:
 
 
 def header_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
-    """The first difference of a member's local header or data descriptor from the directory."""
+    """The first difference between a member's local header or data descriptor and the directory."""
     try:
         header = local_header(name, span, read)
     except ArchiveError as error:
@@ -177,11 +173,11 @@ def header_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
 
 
 def _sizes_agree(header: LocalHeader, wide: tuple[int, int] | None, span: MemberSpan) -> bool:
-    """Whether a header's checksum and sizes are right, or only in the data descriptor."""
+    """Whether a header's checksum and sizes are correct or left to the data descriptor."""
     info = span.info
     found = [header.crc, header.compress_size, header.file_size]
     wanted = [info.CRC, info.compress_size, info.file_size]
-    if wide:  # 4.5.3: some programs read the field's sizes even where the header has room
+    if wide:  # 4.5.3: some programs read the field even if the header has the sizes
         found += [*wide]
         wanted += wanted[1:]
         found[1:3] = [wide[at] if found[1 + at] == MAX_32 else found[1 + at] for at in (0, 1)]

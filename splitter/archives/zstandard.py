@@ -1,4 +1,4 @@
-"""Zstandard as the standard library has it from Python 3.14 on; until then its backport."""
+"""Zstandard from the standard library (Python 3.14 and later) or its backport."""
 
 import sys
 

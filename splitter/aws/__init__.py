@@ -1,8 +1,4 @@
-"""S3 and SQS: the archive and the batches in a bucket, the triggers and callbacks in queues.
-
-Everything here speaks HTTP through boto3 and nothing else; the errors of both services are judged
-in ``splitter.errors``.
-"""
+"""Calls S3 and SQS. ``splitter.errors`` classifies the errors of both."""
 
 from splitter.aws.s3 import Bucket
 from splitter.aws.sqs import CallbackError, Delivery, TriggerQueue, send_callback

@@ -1,4 +1,4 @@
-"""S3: reading the archive, writing the batches."""
+"""Reads archives from S3 and writes batches."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,35 +24,35 @@ MIB = 1024 * 1024
 MAX_PARTS = 10_000
 DOWNLOAD_PART_SIZE = 16 * MIB
 PARALLEL_DOWNLOADS = 14
-"""Ranges of the archive at a time. AWS advises one connection for each 85 to 90 MB/s, and a large
-task has 10 Gb/s. Each takes no more memory than a piece:
+"""Concurrent ranged requests. AWS advises one connection for each 85 to 90 MB/s, and a large task
+has 10 Gb/s. Each needs the memory of one piece:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html"""
 
 PIECE = 128 * 1024
-"""Bytes of a response that are read at a time. urllib3 allocates an object for them; larger objects
-come from the operating system each time, which clears their pages first."""
+"""Bytes read from a response at a time. For larger pieces, Python gets memory from the operating
+system each time, which has to clear it."""
 
 READ_ATTEMPTS = 5
 
 CLIENT_CONFIG = Config(
-    # Adaptive: after a SlowDown the whole client sends fewer requests. The standard mode backs off
-    # for each request alone, and gives up when there are many in parallel.
+    # Adaptive: after a SlowDown the whole client sends fewer requests. In standard mode each
+    # request backs off on its own, and many parallel requests fail.
     retries={"mode": "adaptive", "total_max_attempts": 5},
     max_pool_connections=128,  # one for each thread that sends requests
     connect_timeout=10,
-    read_timeout=30,  # without a byte; S3 sends some while it copies or completes
-    # TLS protects the data. A CRC would have to be declared for the whole upload, copied parts
-    # included, and a store might have to read the copied data again for it.
+    read_timeout=30,  # between two bytes; S3 sends some while it copies or completes
+    # TLS protects the data. A CRC must be declared for the whole upload including copied parts, and
+    # some stores would read the copied data again to compute it.
     request_checksum_calculation="when_required",
     # Without a CRC botocore would sign a SHA-256 of each part, which takes a third of the CPU time
-    # of sending it.
+    # of an upload.
     s3={"payload_signing_enabled": False},
 )
-"""For the clients of this module: retries with exponential backoff and jitter."""
+"""The configuration of S3 clients: retries with exponential backoff and jitter."""
 
 
 class ObjectError(ExportError):
-    """The archive of a request is missing, empty, replaced or not readable."""
+    """The archive is missing, empty, replaced or not readable."""
 
 
 NOT_READABLE = Sentence(
@@ -87,12 +87,12 @@ REPLACED_OBJECT = Sentence(
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object as S3 describes it.
+    """The result of HEAD for an object.
 
     Attributes:
         size: bytes.
-        etag: its entity tag, with the quotes that belong to it.
-        metadata: set by its writer.
+        etag: the entity tag, including its quotes.
+        metadata: the user-defined metadata.
     """
 
     size: int
@@ -101,10 +101,10 @@ class StoredObject:
 
 
 class Bucket:
-    """The bucket that holds the archive and gets the batches."""
+    """The bucket of the archive and the batches."""
 
     def __init__(self, client: "S3Client", name: str, owner: str | None = None) -> None:
-        """``owner``: the AWS account that must own the bucket; S3 refuses any other's."""
+        """If ``owner`` is set, S3 refuses a bucket that belongs to another AWS account."""
         if owner:
             expect_owner(client, owner)
         self._client = client
@@ -115,7 +115,7 @@ class Bucket:
         return self._client.meta.region_name
 
     def presigned_link(self, key: str, seconds: int) -> str:
-        """An address at which anybody can fetch an object for so many seconds."""
+        """A URL with which anybody can download an object for this many seconds."""
         return self._client.generate_presigned_url(
             "get_object", Params={"Bucket": self.name, "Key": key}, ExpiresIn=seconds
         )
@@ -131,7 +131,7 @@ class Bucket:
         return StoredObject(head["ContentLength"], head["ETag"], head["Metadata"])
 
     def holds(self, key: str, size: int, metadata: Mapping[str, str]) -> bool:
-        """Whether there is an object of that size and metadata at ``key``."""
+        """Whether the object at ``key`` has this size and metadata."""
         found = self.find(key)
         return found is not None and found.size == size and found.metadata == metadata
 
@@ -139,7 +139,7 @@ class Bucket:
         """The archive at ``key``.
 
         Raises:
-            ObjectError: if it does not exist, is empty or may not be read.
+            ObjectError: if it is missing, empty or not readable.
         """
         try:
             found = self.find(key)
@@ -156,7 +156,7 @@ class Bucket:
         return found
 
     def _exists(self) -> bool:
-        """Whether the bucket exists, as far as S3 tells; HEAD of an object does not show it."""
+        """Whether the bucket exists or S3 does not reveal it. HEAD of an object cannot tell."""
         try:
             self._client.head_bucket(Bucket=self.name)
         except ClientError as error:
@@ -164,39 +164,46 @@ class Bucket:
         return True
 
     def download(
-        self, key: str, source: StoredObject, path: Path, progress: Callable[[int], object]
+        self,
+        key: str,
+        source: StoredObject,
+        path: Path,
+        progress: Callable[[int], object],
+        arrived: Callable[[int], object] = lambda _: None,
     ) -> None:
-        """Fetch an object by parallel ranged requests.
+        """Download an object with parallel ranged requests.
 
         boto3's ``download_file`` takes 50 % more CPU time and cannot require an ETag.
 
         Args:
-            source: the object as it was when the run began.
-            progress: called with the number of bytes received since the last call, by any thread.
+            source: the object at the start of the run.
+            progress: called from any thread with the number of bytes received since the last call.
+            arrived: called with the number of bytes from the front that are on disk.
 
         Raises:
-            ObjectError: if the object has been replaced since then.
+            ObjectError: if the object was replaced since then.
         """
         path.touch()
 
-        def fetch(start: int) -> None:
+        def fetch(start: int) -> int:
             length = min(DOWNLOAD_PART_SIZE, source.size - start)
             with path.open("r+b") as file:
                 file.seek(start)
                 for piece in self.pieces(key, source.etag, start, length):
                     file.write(piece)
                     progress(len(piece))
+            return start + length
 
         with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
             try:
-                for _ in pool.map(fetch, range(0, source.size, DOWNLOAD_PART_SIZE)):
-                    pass
+                for end in pool.map(fetch, range(0, source.size, DOWNLOAD_PART_SIZE)):
+                    arrived(end)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
 
     def read(self, key: str, etag: str, start: int, length: int) -> bytes:
-        """``length`` bytes of an object, from ``start`` on.
+        """``length`` bytes of an object from offset ``start``.
 
         Raises:
             ObjectError: if the object no longer has this ETag.
@@ -204,9 +211,9 @@ class Bucket:
         return b"".join(self.pieces(key, etag, start, length))
 
     def pieces(self, key: str, etag: str, start: int, length: int) -> Iterator[bytes]:
-        """The bytes that ``read`` returns, in pieces; resumes after a broken response."""
+        """Like ``read``, but in pieces. Resumes after a broken response."""
         end = start + length
-        # The client retries requests, but not the reading of their responses.
+        # The client retries requests, but does not resume responses.
         for attempts_left in reversed(range(READ_ATTEMPTS)):
             with unchanged_source(key):
                 answer = self._client.get_object(
@@ -228,7 +235,7 @@ class Bucket:
                     raise
 
     def put(self, key: str, content: bytearray, metadata: Mapping[str, str]) -> None:
-        """Put a ZIP in one request."""
+        """Upload a ZIP in one request."""
         self._client.put_object(
             Bucket=self.name,
             Key=key,
@@ -238,7 +245,7 @@ class Bucket:
         )
 
     def begin_upload(self, key: str, metadata: Mapping[str, str]) -> "MultipartUpload":
-        """Begin a multipart upload of a ZIP, which appears when it is completed."""
+        """Begin a multipart upload of a ZIP. The object appears on completion."""
         answer = self._client.create_multipart_upload(
             Bucket=self.name,
             Key=key,
@@ -248,9 +255,9 @@ class Bucket:
         return MultipartUpload(self._client, self.name, key, require_field(answer, "UploadId"))
 
     def abort_uploads(self, prefix: str) -> Iterator[str]:
-        """Abort the open uploads whose keys are ``prefix``, a number and ``.zip``; yields the keys.
+        """Abort open uploads with keys of ``prefix``, a number and ``.zip``; yields the keys.
 
-        If the upload belongs to a running process, that gets NoSuchUpload, which it retries.
+        A running process whose upload is aborted gets NoSuchUpload and retries.
         """
         pages = self._client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self.name, Prefix=prefix
@@ -262,14 +269,13 @@ class Bucket:
                 yield key
 
     def delete(self, key: str) -> None:
-        """Delete an object, if it exists."""
         self._client.delete_object(Bucket=self.name, Key=key)
 
 
 class MultipartUpload:
-    """A multipart upload; its parts can be sent in any order and by any thread.
+    """A multipart upload. Parts may be sent in any order and from any thread.
 
-    Part numbers start at 1. https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
+    Part numbers start at 1: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
     """
 
     def __init__(self, client: "S3Client", bucket: str, key: str, upload_id: str) -> None:
@@ -281,7 +287,7 @@ class MultipartUpload:
     def copy_part(
         self, number: int, source_key: str, source_etag: str, start: int, end: int
     ) -> "CompletedPartTypeDef":
-        """Let S3 copy the bytes of another object of the bucket, from ``start`` up to ``end``.
+        """Copy bytes ``start`` to ``end`` (excluded) of another object of the bucket within S3.
 
         Raises:
             ObjectError: if that object no longer has this ETag.
@@ -302,7 +308,6 @@ class MultipartUpload:
         }
 
     def upload_part(self, number: int, content: bytearray) -> "CompletedPartTypeDef":
-        """Upload the content of a part."""
         answer = self._client.upload_part(
             Bucket=self._bucket,
             Key=self._key,
@@ -313,7 +318,6 @@ class MultipartUpload:
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def complete(self, parts: "Sequence[CompletedPartTypeDef]") -> None:
-        """Complete the upload: the object consists of its parts by number."""
         self._client.complete_multipart_upload(
             Bucket=self._bucket,
             Key=self._key,
@@ -322,7 +326,7 @@ class MultipartUpload:
         )
 
     def abort(self) -> None:
-        """Abort the upload, unless it is completed or aborted already."""
+        """Abort the upload, unless it was completed or aborted already."""
         try:
             self._client.abort_multipart_upload(
                 Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
@@ -333,7 +337,7 @@ class MultipartUpload:
 
 
 def expect_owner(client: "S3Client", account: str) -> None:
-    """Make a client name the owner of the bucket in every request, copies included.
+    """Add the expected owner of the bucket to every request of a client, including copies.
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-owner-condition.html
     """
@@ -342,7 +346,7 @@ def expect_owner(client: "S3Client", account: str) -> None:
         params: dict[str, Any], model: "OperationModel", context: dict[str, Any], **_: Any
     ) -> None:
         if context.get("is_presign_request"):
-            return  # a browser sends no header with a link
+            return  # a browser cannot send the header
         for name in ("ExpectedBucketOwner", "ExpectedSourceBucketOwner"):
             if model.input_shape and name in model.input_shape.members:
                 params[name] = account
@@ -352,7 +356,7 @@ def expect_owner(client: "S3Client", account: str) -> None:
 
 @contextmanager
 def unchanged_source(key: str) -> Iterator[None]:
-    """Raise ``ObjectError`` if S3 answers that the object was replaced or deleted."""
+    """Raise ``ObjectError`` if the object was replaced or deleted."""
     try:
         yield
     except ClientError as error:

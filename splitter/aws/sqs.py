@@ -1,4 +1,4 @@
-"""SQS: send a callback, receive triggers, extend their visibility, acknowledge them."""
+"""Receives triggers from SQS, extends their visibility, acknowledges them and sends callbacks."""
 
 import json
 import re
@@ -25,10 +25,10 @@ MAX_RECEIVE = 10
 MAX_WAIT = 20
 
 REJECTIONS_BEFORE_DEAD_LETTER = 6
-"""How often a message is rejected by one listener before it becomes a dead letter."""
+"""Rejections of a message by one listener before it becomes a dead letter."""
 
 SECONDS_BETWEEN_RECEIVES = 10
-"""Of a message that cannot be answered: a minute in all, in which its queue may be repaired."""
+"""Seconds until a rejected message is visible again: about a minute in all to correct its cause."""
 
 REGION_OF_HOST = re.compile(
     # https://docs.aws.amazon.com/general/latest/gr/sqs-service.html, with the older names
@@ -45,10 +45,10 @@ CLIENT_CONFIG = Config(
 
 @dataclass
 class Delivery:
-    """A message as it was received: SQS knows this delivery by its receipt handle.
+    """A received message. The receipt handle identifies this delivery.
 
     Attributes:
-        received: ``time.monotonic()`` of the request that brought it, seconds.
+        received: ``time.monotonic()`` at the start of the receive request.
     """
 
     message_id: str
@@ -58,7 +58,7 @@ class Delivery:
 
 
 class CallbackError(SetupError):
-    """The callback queue of a request cannot be used; nobody can be told of the outcome."""
+    """The callback queue of a request cannot be used."""
 
 
 NO_CALLBACK_QUEUE = Sentence(
@@ -68,8 +68,6 @@ NO_CALLBACK_QUEUE = Sentence(
     Actor.OPERATOR,
     "Make the queue, or let the role of the tasks send to it, then press Retry.",
 )
-
-
 TRIGGER_QUEUE_REFUSED = Sentence(
     "listener.queue",
     "the listener cannot use its trigger queue {queue:long} ({code:bare}).",
@@ -81,10 +79,13 @@ TRIGGER_QUEUE_REFUSED = Sentence(
 
 
 class TriggerQueue:
-    """The queue of the trigger messages."""
+    """The queue of the triggers.
+
+    ``visibility_timeout`` is in seconds. Methods on a ``Delivery`` return False if it has lost the
+    message: another delivery has it, or it was deleted.
+    """
 
     def __init__(self, client: "SQSClient", url: str, visibility_timeout: int) -> None:
-        """``visibility_timeout``: seconds a message stays invisible after each extension."""
         self._client = client
         self._dead_letter_queue: str | None = None
         self._rejections: Counter[str] = Counter()
@@ -92,16 +93,16 @@ class TriggerQueue:
         self.visibility_timeout = visibility_timeout
 
     def has_redrive_policy(self) -> bool:
-        """Whether the queue names a dead-letter queue."""
+        """Whether the queue has a dead-letter queue. ``reject`` uses it from then on."""
         answer = self._ask(self._client.get_queue_attributes, AttributeNames=["RedrivePolicy"])
         policy = json.loads(answer.get("Attributes", {}).get("RedrivePolicy", "{}"))
-        if policy:  # SQS wants both queues in one account and region
+        if policy:  # SQS requires both queues to be in one account and region
             name = policy["deadLetterTargetArn"].rpartition(":")[2]
             self._dead_letter_queue = f"{self.url.rpartition('/')[0]}/{name}"
         return bool(policy)
 
     def receive(self, limit: int, wait: int) -> Iterator[Delivery]:
-        """Up to ``limit`` messages, waiting up to ``wait`` seconds (at most 20) for the first."""
+        """Up to ``limit`` messages, after waiting up to ``wait`` seconds (at most 20)."""
         asked = time.monotonic()
         answer = self._ask(
             self._client.receive_message,
@@ -110,30 +111,24 @@ class TriggerQueue:
             VisibilityTimeout=self.visibility_timeout,
         )
         for message in answer.get("Messages", ()):
-            yield Delivery(
-                message["MessageId"],
-                message["Body"],
-                message["ReceiptHandle"],
-                asked,
-            )
+            yield Delivery(message["MessageId"], message["Body"], message["ReceiptHandle"], asked)
 
     def extend_visibility(self, delivery: Delivery) -> bool:
-        """Keep a message invisible for another while; False if this delivery has lost it."""
+        """Keep a message invisible for another ``visibility_timeout``."""
         return self._change(delivery, self.visibility_timeout)
 
     def release(self, delivery: Delivery) -> bool:
-        """Let another listener have the message at once; False if this delivery has lost it."""
+        """Make a message visible to other listeners at once."""
         return self._change(delivery, 0)
 
     def reject(self, delivery: Delivery) -> bool:
-        """Move a message that cannot be answered to the dead-letter queue.
+        """Move a message that cannot get a callback to the dead-letter queue.
 
-        Done here because the queue's own ``maxReceiveCount`` counts each restart of the listener
-        too. The message first comes back a few times, for about a minute, however often it was
-        received before.
+        The queue's ``maxReceiveCount`` cannot do this, because it also counts each restart of the
+        listener. The message first becomes visible again a few times, for about a minute.
 
         Returns:
-            Whether it was moved; without a dead-letter queue it never is.
+            Whether it was moved. Without a dead-letter queue it never is.
         """
         if not self._dead_letter_queue:
             self._change(delivery, self.visibility_timeout)
@@ -147,7 +142,7 @@ class TriggerQueue:
         return self.acknowledge(delivery)
 
     def acknowledge(self, delivery: Delivery) -> bool:
-        """Delete a message that has been dealt with; False if this delivery has lost it."""
+        """Delete a message."""
         return self._ask_about(self._client.delete_message, delivery)
 
     def _change(self, delivery: Delivery, seconds: int) -> bool:
@@ -164,10 +159,10 @@ class TriggerQueue:
         return True
 
     def _ask(self, request: Callable[..., Any], **values: Any) -> Any:
-        """The answer to a request about the queue.
+        """Send a request about the queue.
 
         Raises:
-            SetupError: if the queue is missing or the credentials may not use it.
+            SetupError: if the queue is missing or the credentials lack a permission.
         """
         try:
             return request(QueueUrl=self.url, **values)
@@ -179,17 +174,19 @@ class TriggerQueue:
 
 
 def region_of(queue_url: str) -> str | None:
-    """The AWS region that a queue's URL names, if it does; a client of another finds no queue."""
+    """The AWS region in a queue's URL, or None. A client of another region finds no queue."""
     host = REGION_OF_HOST.match(urlsplit(queue_url).hostname or "")
     return host and (host["new"] or host["old"])
 
 
 def check_callback_queue(client: "SQSClient", address: ReplyAddress) -> None:
-    """Make sure, before the work, that there is a queue to tell of its outcome.
+    """Check before the work that the callback queue exists.
+
+    Whether it accepts messages is known only when one is sent: the permission to send does not
+    include the permission to read attributes.
 
     Raises:
-        CallbackError: if there is none. Whether it takes messages is not known before one is
-            sent: who may send to a queue need not be allowed to read its attributes.
+        CallbackError: if there is no such queue.
     """
     try:
         client.get_queue_attributes(QueueUrl=address.updates_queue_url, AttributeNames=["QueueArn"])
@@ -201,13 +198,13 @@ def check_callback_queue(client: "SQSClient", address: ReplyAddress) -> None:
 
 
 def send_callback(client: "SQSClient", address: ReplyAddress, message: Result | Failure) -> str:
-    """Tell BIOSPEX of the outcome; returns the SQS message id.
+    """Send the callback and return its SQS message id.
 
-    A FIFO queue gets the messages of one download in order, and one that is sent again within five
-    minutes once.
+    A FIFO queue delivers the callbacks of one download in order, and drops a callback that is
+    repeated within five minutes.
 
     Raises:
-        CallbackError: if the queue is not there or does not take it.
+        CallbackError: if the queue is missing or refuses the message.
     """
     body = to_json(message)
     fifo: dict[str, Any] = {}

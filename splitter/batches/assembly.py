@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PARALLEL_PARTS = 8
-"""Threads that send parts. Each holds one part of about 8 MiB, so they bound the memory."""
+"""Threads that send parts with bytes of several places of an archive. They bound the memory: each
+holds two copies of its part, and others are being filled."""
+
+PARALLEL_UPLOADS = 14
+"""Threads that send parts from disk, each with one part in memory; as many as a download has."""
 
 PARALLEL_COPIES = 64
 """Copies at a time. They take no memory and no bandwidth of this machine. S3 copies about 85 MB a
@@ -32,7 +36,7 @@ PARALLEL_BATCHES = 16
 
 
 class AssemblyError(Exception):
-    """S3 holds another object than the parts make."""
+    """The object in S3 differs from its parts."""
 
 
 def _nothing() -> None:
@@ -45,8 +49,8 @@ class SentPart:
 
     Attributes:
         size: bytes.
-        content: makes the bytes when it is the part's turn.
-        position: of its last byte in the archive; waiting parts are sent in this order.
+        content: returns the bytes when it is the part's turn.
+        position: of its last byte in the archive or store; waiting parts are sent in this order.
         expect: called when the part begins to wait.
         drop: called if the part is not sent.
     """
@@ -63,7 +67,7 @@ class SentPart:
 
 @dataclass(frozen=True, slots=True)
 class CopiedPart:
-    """A part that S3 copies: the bytes from ``start`` up to ``end`` of an object with ``etag``."""
+    """A part that S3 copies: the bytes from ``start`` up to ``end`` of another object."""
 
     key: str
     etag: str
@@ -85,7 +89,7 @@ Part = SentPart | CopiedPart
 
 
 class PartPool:
-    """Threads for parts: some send parts, many others wait for copies.
+    """Threads that send parts, and many more that wait for copies.
 
     Copies start in the order in which they are submitted. Parts are sent in the order of the
     archive, then of submission, so that batches whose images are spread over an archive read it
@@ -144,6 +148,7 @@ def assemble(
     metadata: Mapping[str, str],
     pool: PartPool,
     progress: Callable[[int], object],
+    may_appear: Callable[[], object] = _nothing,
 ) -> bool:
     """Assemble a ZIP in S3, unless an object of that size and metadata exists.
 
@@ -154,6 +159,7 @@ def assemble(
         parts: in order; all but the last have at least S3's smallest part size.
         pool: handles the parts of any number of objects.
         progress: called with the number of bytes in place since the last call, by any thread.
+        may_appear: called before the object appears; it can wait, or refuse by raising an error.
 
     Returns:
         False if the object existed.
@@ -168,6 +174,7 @@ def assemble(
         return False
     match parts:
         case [SentPart() as only]:
+            may_appear()
             try:
                 content = pool.submit(only, only.content).result()
             except BaseException:
@@ -177,7 +184,7 @@ def assemble(
             progress(size)
         case _:
             try:
-                _upload(bucket.begin_upload(key, metadata), parts, pool, progress)
+                _upload(bucket.begin_upload(key, metadata), parts, pool, progress, may_appear)
             except ClientError as error:
                 # An upload that is gone may be complete, if the response to that was lost.
                 gone = is_kind(error, Kind.UPLOAD_GONE)
@@ -196,6 +203,7 @@ def _upload(
     parts: Sequence[Part],
     pool: PartPool,
     progress: Callable[[int], object],
+    may_appear: Callable[[], object],
 ) -> None:
     """Put the parts in place and complete the upload; abort it if that fails."""
 
@@ -209,7 +217,9 @@ def _upload(
     ]
     try:
         wait(futures, return_when=FIRST_EXCEPTION)
-        upload.complete([future.result() for future in futures])
+        sent = [future.result() for future in futures]
+        may_appear()
+        upload.complete(sent)
     except BaseException:
         for future in futures:
             future.cancel()

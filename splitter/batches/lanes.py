@@ -1,6 +1,6 @@
 """The export of one run and its lane: spliced inside S3, or extracted on a disk."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,7 @@ CANNOT_SPLICE = Sentence(
 
 
 class Export:
-    """A request, its archive as the run found it, and the limits of archives.
+    """A request, its archive at the start of the run, and the limits of archives.
 
     An unpickled export, in another process, connects when it is used.
     """
@@ -44,7 +44,7 @@ class Export:
         connect: Callable[[str], Bucket],
         bucket: Bucket | None = None,
     ) -> None:
-        """``connect``: returns the bucket of a name; it is pickled with the export."""
+        """``connect`` returns the bucket of a name; it is pickled with the export."""
         self.request = request
         self.source = source
         self.limits = limits
@@ -57,7 +57,7 @@ class Export:
         return self._bucket
 
     def read(self, start: int, length: int) -> bytes:
-        """Bytes of the archive as it was when the run began, read in parallel ranges."""
+        """Bytes of the archive, read in parallel ranges; fails if the archive was replaced."""
         read = partial(self.bucket.read, self.request.export_path, self.source.etag)
         if length <= RANGE:
             return read(start, length)
@@ -88,13 +88,11 @@ class Splice:
 
     Attributes:
         reason: for this lane, for the summary.
-        remarks: on an unusual archive, for the summary.
     """
 
     index: ZipIndex
     parts: Partition
     reason: str
-    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,19 @@ class Extract:
     """The archive is downloaded, unpacked and zipped again.
 
     Attributes:
-        reason, remarks: as in ``Splice``.
-        unpacked: bytes of its members by its index, or None.
+        reason: as in ``Splice``.
+        index: of a ZIP; None for a tar.
     """
 
     reason: str
-    remarks: Sequence[str] = ()
-    unpacked: int | None = None
+    index: ZipIndex | None = None
+
+    @property
+    def unpacked(self) -> int | None:
+        """Bytes of the members, where an index tells."""
+        if not self.index:
+            return None
+        return sum(span.info.file_size for span in self.index.members.values())
 
 
 Lane = Splice | Extract
@@ -119,13 +123,11 @@ class Spliceable:
     """A ZIP that S3 can copy, provided that its manifest spells the names as the ZIP does.
 
     Attributes:
-        reason, remarks, unpacked: as in ``Splice`` and ``Extract``.
+        reason: as in ``Splice``.
     """
 
     index: ZipIndex
     reason: str
-    remarks: Sequence[str]
-    unpacked: int
 
     def with_batches(self, parts: Partition, settings: Settings) -> Lane:
         """The lane, once the manifest has been read.
@@ -134,8 +136,8 @@ class Spliceable:
             SetupError: if SPLIT_STRATEGY asks for a splice, and the manifest rules it out.
         """
         if why := _respelled(parts):
-            return _extract(why, settings, self.remarks, self.unpacked)
-        return Splice(self.index, parts, self.reason, self.remarks)
+            return _extract(why, settings, self.index)
+        return Splice(self.index, parts, self.reason)
 
 
 def partition_index(index: ZipIndex, settings: Settings) -> Partition:
@@ -191,31 +193,27 @@ def lane_of_zip(export: Export, index: ZipIndex, settings: Settings) -> Extract 
         ExportError: if the manifest names a file that cannot be read.
         SetupError: if SPLIT_STRATEGY asks for a splice of a ZIP that cannot be spliced.
     """
-    remarks = index.remarks
-    unpacked = sum(span.info.file_size for span in index.members.values())
     name = manifest.find([*index.members, *index.unusable])
     if index.unusable:
         partition_index(index, settings)  # refuses a row that names one
     if settings.split_strategy == "extract":
-        return Extract("SPLIT_STRATEGY asks for it", remarks, unpacked)
+        return Extract("SPLIT_STRATEGY asks for it", index)
     if settings.split_strategy == "auto" and export.source.size <= settings.splice_min_size:
         why = "archives up to SPLICE_MIN_SIZE are extracted, which checks every image"
-        return Extract(why, remarks, unpacked)
+        return Extract(why, index)
     why = index.why_not_spliceable(manifest.folder_of(name)) or ""
     if not why:
         disagreement, looked = zip_sample.disagreement(index, export.read)
         if not disagreement:
-            return Spliceable(index, f"S3 can copy every file; {looked}", remarks, unpacked)
+            return Spliceable(index, f"S3 can copy every file; {looked}")
         why = disagreement
-    return _extract(why, settings, remarks, unpacked)
+    return _extract(why, settings, index)
 
 
-def _extract(
-    why: str, settings: Settings, remarks: Sequence[str] = (), unpacked: int | None = None
-) -> Extract:
+def _extract(why: str, settings: Settings, index: ZipIndex | None = None) -> Extract:
     if settings.split_strategy == "splice":
         raise SetupError(CANNOT_SPLICE, why=why)
-    return Extract(escaped(why, MAX_ADDRESS), remarks, unpacked)  # it may name files
+    return Extract(escaped(why, MAX_ADDRESS), index)  # the reason may name files
 
 
 def _respelled(parts: Partition) -> str:

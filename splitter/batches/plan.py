@@ -1,7 +1,7 @@
-"""The plan of an export: its batches, requests, bytes and seconds; nothing is written.
+"""The plan of an export: batches, requests, bytes and seconds; nothing is written.
 
-A ZIP is planned to the byte, from its index and manifest. The content of a tar is known only when
-it has been unpacked.
+A ZIP is planned to the byte, from its index and manifest. A tar cannot be planned, because its
+content is known only when it has been unpacked.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,14 +9,12 @@ from math import ceil
 from pathlib import Path
 
 from splitter import zooniverse
-from splitter.archives.members import Member
-from splitter.archives.zip_index import ZipIndex
+from splitter.archives.extract import Contents
 from splitter.aws.s3 import DOWNLOAD_PART_SIZE
 from splitter.batches import splice as splicing
+from splitter.batches import zip as zipping
 from splitter.batches.assembly import CopiedPart, Part
 from splitter.batches.lanes import Export, Splice, choose_lane, partition_index
-from splitter.batches.zip import BatchZip
-from splitter.manifest.partition import Partition
 from splitter.settings import Settings
 
 # Bytes a second, from docs/performance.md, none measured on AWS: copies on a store that waits as
@@ -35,26 +33,23 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
     """
     request, size = export.request, export.source.size
     lane = choose_lane(export, settings)
-    index = lane.index if isinstance(lane, Splice) else None
     yield (
         f"s3://{request.s3_bucket}/{request.export_path}, {size:,} bytes\n"
-        f"Lane: {'splice' if index else 'extract'}, {lane.reason}"
+        f"Lane: {'splice' if isinstance(lane, Splice) else 'extract'}, {lane.reason}"
     )
     if isinstance(lane, Splice):
-        index = lane.index
-        cut = zooniverse.inspect(lane.parts, index)
-        modified = index.members[cut.manifest].info.date_time
-        images = {name: index.members[file] for name, file in cut.images.items()}
+        cut = zooniverse.inspect(lane.parts, lane.index)
+        modified = lane.index.members[cut.manifest].info.date_time
+        images = {name: lane.index.members[file] for name, file in cut.images.items()}
         plans = [splicing.plan_batch(batch, images, modified) for batch in cut.batches]
         parts: list[Sequence[Part]] = [
             *splicing.parts(plans, export.bucket, request.export_path, export.source)
         ]
         cost = splicing.cost(plans)
         gets, received = cost.gets, cost.bytes_read
-    elif export.identify() == "zip":
-        index = export.index()
-        cut = zooniverse.inspect(partition_index(index, settings), index)
-        parts = list(_zipped(cut, index))
+    elif lane.index:
+        cut = zooniverse.inspect(partition_index(lane.index, settings), lane.index)
+        parts = [*zipping.parts(cut, Contents.expected(lane.index, Path()))]
         gets, received = -(-size // DOWNLOAD_PART_SIZE), size
     else:
         yield "Its batches are known only when it has been unpacked."
@@ -79,14 +74,3 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
         f"Expect some {seconds:,} s of work, by measurements on two cores, not on AWS"
     )
     yield "\n".join(map(str, ("", *cut.warnings, "Zooniverse:", *zooniverse.section(cut))))
-
-
-def _zipped(cut: Partition, index: ZipIndex) -> Iterator[Sequence[Part]]:
-    """The parts of the extract lane, which needs only sizes to be laid out."""
-    infos = {name: index.members[file].info for name, file in cut.images.items()}
-    images = {
-        name: Member(0, info.file_size, info.CRC, info.date_time) for name, info in infos.items()
-    }
-    modified = index.members[cut.manifest].info.date_time
-    for batch in cut.batches:
-        yield BatchZip(batch, images, Path(), modified).parts()

@@ -131,7 +131,7 @@ def plan_batch(
     modified: DosDateTime,
     limits: PartLimits = S3_LIMITS,
 ) -> Plan:
-    """The plan of a batch: its images in the archive's order, its manifest, its central directory.
+    """The plan of a batch: images in the archive's order, manifest, central directory.
 
     Args:
         batch: its rows and images.
@@ -165,7 +165,7 @@ def plan_batch(
 
 
 def cost(plans: Sequence[Plan], limits: PartLimits = S3_LIMITS) -> Cost:
-    """The requests that ``plans`` take if no batch exists yet."""
+    """The requests of ``plans``, if no batch exists yet."""
     uploads = [part for plan in plans for part in plan.parts if isinstance(part, Uploaded)]
     windows = [window for some in _groups(plans, limits) for window in _windows(some, limits)]
     return Cost(
@@ -204,7 +204,7 @@ def parts(
 def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMITS) -> None:
     """Read a batch back from S3 and check its names, manifest, headers and every member's CRC.
 
-    It takes a few MiB of memory and no disk. An object that fails is removed.
+    It takes a few MiB of memory and no disk. An object that fails the check is deleted.
 
     Raises:
         ArchiveError: if the archive that the batch was spliced from is damaged.
@@ -231,7 +231,7 @@ def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMI
 
 
 def _read_ahead(read: Read, size: int) -> Read:
-    """``read`` for one thread that reads forward: long requests, of which it keeps the last."""
+    """``read`` for one thread that reads forward, by long requests; the last answer is kept."""
     kept, data = 0, b""
 
     def ahead(offset: int, length: int) -> bytes:
@@ -248,8 +248,8 @@ def _parts(
 ) -> Iterator[Copied | Uploaded]:
     """Cut ``runs``, in their order, into copied and uploaded parts; the last ends with ``end``.
 
-    A run that is too short to copy is joined with the bytes that follow it, if necessary with the
-    front of a long run, to a part that is uploaded.
+    A run that is too short to copy becomes an uploaded part, together with the runs behind it or
+    the front of a long run.
     """
     least = max(limits.min_part_size, -(-size // (limits.max_parts - 1)))
     waiting: list[Range] = []

@@ -1,4 +1,4 @@
-"""Reads ranges of an archive by few requests: neighbours together, each byte once."""
+"""Reads ranges of an archive with few requests: neighbours together, each byte once."""
 
 import mmap
 from bisect import bisect_right
@@ -44,7 +44,7 @@ def windows_over(ranges: Iterable[Range], size: int, max_gap: int) -> Iterator[R
 
 
 class Windows:
-    """Windows of an archive. The bytes of one go, as they are read, to all parts that need them.
+    """Windows of an archive; each is read for all parts that need its bytes.
 
     Each window is read once, by the first thread that needs it, and not kept. If that thread fails,
     the others read the window themselves.
@@ -57,7 +57,7 @@ class Windows:
         Args:
             windows: ascending.
             most: incomplete parts in memory, except those that a thread is filling. Other parts
-                wait for their turn, and then read again what they missed.
+                wait for their turn, and then read again the bytes that they missed.
             read: yields bytes of the archive in pieces: ``read(start, length)``.
         """
         self._windows = windows
@@ -77,13 +77,13 @@ class Windows:
                 yield number, Range(max(found.start, window.start), min(found.end, window.end))
 
     def expect(self, gathering: "_Gathering") -> None:
-        """Have what is read from now on go to ``gathering``, where it belongs there."""
+        """Copy the bytes that are read from now on to ``gathering``, as far as it needs them."""
         with self._changed:
             for number in gathering.numbers:
                 self._waiting[number].add(gathering)
 
     def forget(self, gathering: "_Gathering") -> None:
-        """Have nothing go there any more, but for what is being read."""
+        """Copy nothing more to ``gathering``, except from windows that are being read."""
         with self._changed:
             for number in gathering.numbers:
                 self._waiting[number].discard(gathering)
@@ -94,7 +94,7 @@ class Windows:
         """Read all windows that ``gathering`` needs, or wait for the threads that read them.
 
         Raises:
-            Exception: any that reading a window raises.
+            Exception: if a window cannot be read.
         """
         numbers = sorted(gathering.numbers)
         for number in numbers:
@@ -134,7 +134,7 @@ class Windows:
     def _in_memory(
         self, gathering: "_Gathering", waiting: Iterable["_Gathering"]
     ) -> set["_Gathering"]:
-        """Those of ``waiting`` that take memory already or may begin to, the earliest end first."""
+        """The parts of ``waiting`` that take memory already, or may now; the earliest end first."""
         self._begun.add(gathering)
         for each in sorted(waiting, key=lambda one: one.end):
             if len(self._begun) < self._most:
@@ -160,7 +160,7 @@ class Windows:
 
 
 class Gathered:
-    """The bytes of some ranges of an archive, one after the other, from windows that are shared.
+    """The bytes of some ranges of an archive, joined, from windows that parts share.
 
     It takes memory as its bytes come in.
     """
@@ -187,7 +187,7 @@ class Gathered:
         """The bytes; reads those that are still missing.
 
         Raises:
-            Exception: any that reading a window raises.
+            Exception: if a window cannot be read.
         """
         gathering = self._gathering or self.expect()
         self._windows.fill(gathering)
@@ -225,7 +225,7 @@ class _Gathering:
         return memoryview(mmap.mmap(-1, size or 1))[:size]
 
     def targets(self, number: int) -> Sequence[_Target]:
-        """Where the bytes of a window go."""
+        """The ranges of a window and the buffers for their bytes."""
         return self._targets[number]
 
     @cached_property

@@ -1,7 +1,7 @@
-"""The manifest of an export: reads it, checks it against the images and cuts it into batches.
+"""Reads a manifest, checks it against the archive's files and cuts it into batches.
 
-``text`` reads the rows, ``partition`` cuts them, ``checks`` looks for damage in a table that can be
-read, ``diagnosis`` explains one that cannot. The names below are the folder's door.
+``text`` reads the rows and ``partition`` cuts them. ``checks`` finds damage in a readable table,
+``diagnosis`` explains an unreadable one.
 """
 
 from splitter.manifest.partition import Batch, Partition, find, partition_export

@@ -1,9 +1,9 @@
-"""Checks of a manifest that can be read: damage that leaves every row well-formed.
+"""Finds damage in a readable manifest: wrong content in well-formed rows.
 
-To add a check, declare its sentence, write a function that yields or raises it, put the function
-into ``CHECKS``, and put a manifest with the name of the sentence's code into
-tests/fixtures/cases/tables/by-code. ``CHECKS`` run after all rows have been read; a check may read
-them again if it has found something.
+To add a check, declare its sentence, write a function that yields or raises it, add the function to
+``CHECKS``, and add a manifest named after the sentence's code to
+tests/fixtures/cases/tables/by-code. The checks run after all rows have been read. A check may read
+the rows again, but only if it has found something.
 """
 
 import re
@@ -60,31 +60,31 @@ LOST = re.compile(
     rb"|\xc3[\x82\x83](?:\xc2[\x80-\xbf]|\xc5[\x92\x93\xa0\xa1\xb8\xbd\xbe]|\xc6\x92|\xcb[\x86\x9c]"
     rb"|\xe2[\x80\x82\x84][\x80-\xbf])|\xc3\xa2\xe2\x82\xac"
 )
-"""U+FFFD, a byte order mark inside the text, and UTF-8 that was read as Windows-1252 and written as
-UTF-8 once more."""
+"""U+FFFD, a byte order mark inside the text, and UTF-8 that was read as Windows-1252 and encoded as
+UTF-8 a second time."""
 
 OBJECT_ID = re.compile(r"[0-9a-f]{24}\Z")
-"""An id of MongoDB, as BIOSPEX gives one to each subject:
+"""A MongoDB ObjectId, which BIOSPEX uses as subjectId:
 https://www.mongodb.com/docs/manual/reference/bson-types/#objectid"""
 
 DIGITS = re.compile(r"\A(.*?)(\d{1,15})\Z", re.DOTALL)
-"""A text that ends in a number, which a spreadsheet's fill handle counts up."""
+"""A text that ends in a number. A spreadsheet's fill handle increments it from row to row."""
 
-SEEN = 30
-"""Characters on either side of a finding that its sentence shows."""
+CONTEXT = 30
+"""Characters shown on either side of a finding."""
 
 
 def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
     """Compare each subjectId with the name of the row's image, ``{subjectId}.jpg``.
 
-    A single fitting row shows that the names are made of the ids, and so do names that are ids of
-    MongoDB. Then the other rows are named. They are refused where each transcription would go to
-    the wrong specimen without doubt: where the ids of two rows changed places, or where they count
-    up from row to row while the images' names do not. A botanist can check a few odd rows in a
-    warning, but cannot repair a column.
+    One matching row shows that the images are named after the ids, and so do names that are MongoDB
+    ObjectIds. The check then warns about the other rows. It refuses the manifest if transcriptions
+    would certainly go to the wrong specimen: if ids were swapped between rows, or if ids count up
+    from row to row and the images' names do not. A botanist can check a few odd rows, but cannot
+    repair a column.
 
     Raises:
-        ManifestError: if subjectIds changed places or count up.
+        ManifestError: if subjectIds were swapped or count up.
     """
     rows = len(table.numbers)
     unlike = [row for row in table.odd if not is_named_after(row[2], row[1])]
@@ -92,8 +92,8 @@ def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
         return
     images = {_stem(image) for _, _, image in unlike}
     ids = {subject for _, subject, _ in unlike}
-    # A row whose image and subjectId both belong to other rows is proof. A second image of a
-    # specimen, with a name of its own, is none.
+    # Proof of a swap: the row's image and its subjectId both belong to other rows. A second image
+    # of a specimen has an unrelated name and proves nothing.
     swapped = [row for row in unlike if row[1] in images and _stem(row[2]) in ids]
     if swapped:
         raise ManifestError(
@@ -101,7 +101,7 @@ def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
         )
     object_ids = sum(OBJECT_ID.match(_stem(image)) is not None for _, _, image in unlike)
     if len(unlike) == rows and object_ids * 2 <= rows:
-        return  # images with names of another kind
+        return  # the images are not named after ids
     filled = [
         row
         for above, row in pairwise(unlike)
@@ -118,14 +118,14 @@ def _first(row: tuple[int, str, str]) -> dict[str, str]:
 
 
 def is_named_after(image: str, subject: str) -> bool:
-    """Whether an image's name is a subjectId, with nothing behind it that belongs to an id."""
+    """Whether an image's name is the subjectId and a suffix that cannot be part of an id."""
     name = image.rpartition("/")[2]
-    behind = name[len(subject) :]
-    return name.startswith(subject) and behind[:1] != "" and not behind[0].isalnum()
+    suffix = name[len(subject) :]
+    return name.startswith(subject) and suffix != "" and not suffix[0].isalnum()
 
 
 def counts_up(above: str, below: str) -> bool:
-    """Whether ``below`` is the next after ``above`` by a spreadsheet's fill handle."""
+    """Whether a spreadsheet's fill handle writes ``below`` after ``above``."""
     first, second = DIGITS.match(above), DIGITS.match(below)
     if not first or not second:
         return False
@@ -137,10 +137,10 @@ def _stem(image: str) -> str:
 
 
 def swallowed_rows(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
-    """Refuse rows that a stray pair of quotation marks made part of a cell.
+    """Refuse rows that became part of a cell because of stray quotation marks.
 
     Raises:
-        ManifestError: if a cell with line breaks holds the name of an image in no row.
+        ManifestError: if a cell with line breaks has the name of an image that no row names.
     """
     if not unlisted or b'"' not in table.source.text:
         return
@@ -156,7 +156,7 @@ def swallowed_rows(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
 
 
 def loose_marks(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
-    """Warn of a quotation mark in a cell that is not in quotation marks, which RFC 4180 forbids."""
+    """Warn about a quotation mark in an unquoted cell, which RFC 4180 forbids."""
     if table.source.is_strict:
         return
     position, number = strict_part(table.source.text)
@@ -167,7 +167,7 @@ def loose_marks(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
 
 
 def lost_encoding(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
-    """Warn of letters that an earlier program has lost."""
+    """Warn about letters that an earlier program lost."""
     text = table.source.text
     if text.isascii() or not (found := LOST.search(text.lstrip(b"\r\n\xef\xbb\xbf"))):
         return
@@ -180,16 +180,16 @@ def lost_encoding(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
 
 
 def _place(table: Table, number: int, column: int, wanted: str) -> dict[str, object]:
-    """The values of a sentence about a text in a cell."""
+    """The values for a sentence about ``wanted`` in a cell."""
     cells = next(cells for row, cells in table.source.records() if row == number)
     cell = cells[column] if column < len(cells) else ""
     start = max(cell.find(wanted), 0)
     return {
-        "text": cell[max(start - SEEN, 0) : start + len(wanted) + SEEN],
+        "text": cell[max(start - CONTEXT, 0) : start + len(wanted) + CONTEXT],
         "column": table.header[column] if column < len(table.header) else "",
         "row": row_words(1) if cells == table.header else table.where(number, cells),
     }
 
 
 CHECKS = (swallowed_rows, subjects, loose_marks, lost_encoding)
-"""Checks of a table whose rows all have their image, given the files that no row names."""
+"""Checks of a table and the files that no row names. Every row has its image."""

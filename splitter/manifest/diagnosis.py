@@ -1,8 +1,8 @@
-"""The sentence of a manifest that cannot be read: what a program made of it, and what to do.
+"""Finds the cause of an unreadable manifest and returns its sentence.
 
-``explain`` tries the checks of a fault in order and takes the first sentence. To add a report from
-the field, declare its sentence, write a check, put it into ``CHECKS``, and put a manifest with the
-name of the sentence's code into tests/fixtures/cases/tables/by-code.
+``explain`` runs the checks of a fault in order and takes the first sentence. To add a check for a
+report from the field, declare its sentence, write the function, add it to ``CHECKS``, and add a
+manifest named after the sentence's code to tests/fixtures/cases/tables/by-code.
 """
 
 import csv
@@ -14,7 +14,7 @@ from itertools import islice
 from splitter.archives import formats
 from splitter.archives.signatures import Kind, recognise
 from splitter.manifest import images
-from splitter.manifest.images import unwrapped
+from splitter.manifest.images import SHOWN, unwrapped
 from splitter.manifest.text import (
     LINE,
     SAVE_AS,
@@ -35,13 +35,10 @@ from splitter.sentences import Said, Sentence, Words
 from splitter.wording import count
 
 Check = Callable[[UnreadableError], Said | None]
-"""A sentence if the check recognises the cause, else None."""
-
-SHOWN = 3
-"""Rows at fault that a sentence names."""
+"""Returns a sentence if it recognises the cause, else None."""
 
 LINES_ABOVE_HEADER = 20
-"""Lines in which a header below a title is looked for."""
+"""Lines searched for a header below a title."""
 
 SEPARATORS = {
     ";": Words("semicolons"),
@@ -50,17 +47,17 @@ SEPARATORS = {
 }
 
 JOINTS = re.compile(r"[\s_\-.]+")
-"""Characters between two words that other programs write as one."""
+"""Characters that some programs put between two words of a name."""
 
 TOTAL = re.compile(r"(?i)\b(?:sub)?(?:totale?s?|sum|summe|count|somme|suma|gesamt|anzahl)\b")
 
 FILE_NAME = re.compile(r"\.[A-Za-z]\w{1,4}\Z")
 
 MOST_OF_A_TOTAL = 3
-"""Cells that a line with a total fills at most: a word, a number, a unit."""
+"""Most filled cells of a line with a total: a word, a number, a unit."""
 
 
-# A file of another kind, whatever the reader stumbled over
+# A file of another kind
 
 COMPRESSED = Sentence(
     "manifest.compressed",
@@ -120,7 +117,7 @@ def code_page(failure: UnreadableError) -> Said | None:
     error = failure.cause
     if not isinstance(error, UnicodeDecodeError):
         return None
-    # Letters with accents are C0 to FF in Windows-1252, and mostly 80 to 9F in MacRoman.
+    # Accented letters are C0 to FF in Windows-1252, and mostly 80 to 9F in MacRoman.
     high = [byte for byte in failure.source.text if byte >= 0x80]
     is_mac = sum(byte < 0xA0 and not 0x91 <= byte <= 0x97 for byte in high) * 2 > len(high)
     codec = "mac_roman" if is_mac else "cp1252"
@@ -147,17 +144,13 @@ MARK_OUT_OF_PLACE = Sentence(
 )
 
 
-def two_readings(failure: UnreadableError) -> Said | None:
-    return TWO_READINGS(row=_where(failure))
-
-
 def mark_out_of_place(failure: UnreadableError) -> Said | None:
     line, _ = _line_of(failure)
     return MARK_OUT_OF_PLACE(row=_where(failure), line=line, cause=str(failure.cause))
 
 
 def _where(failure: UnreadableError) -> Words:
-    """The row at fault with its subjectId, as far as its first line can be read."""
+    """The faulty row with its subjectId, if its first line has one."""
     _, text = _line_of(failure)
     cells = next(csv.reader([text], delimiter=failure.source.separator), [])
     try:
@@ -169,7 +162,7 @@ def _where(failure: UnreadableError) -> Words:
 
 
 def _line_of(failure: UnreadableError) -> tuple[int, str]:
-    """The line of the text on which the row at fault begins: its number and its text."""
+    """The number and text of the line where the faulty row begins."""
     source = failure.source
     lines = [found.group().decode(errors="replace") for found in LINE.finditer(source.text)]
     reader = csv.reader(lines, delimiter=source.separator)
@@ -240,14 +233,6 @@ NO_COLUMN = Sentence(
 )
 
 
-def empty(failure: UnreadableError) -> Said | None:
-    return EMPTY()
-
-
-def no_rows(failure: UnreadableError) -> Said | None:
-    return NO_ROWS()
-
-
 def two_columns(failure: UnreadableError) -> Said | None:
     header, name = _header(failure), failure.source.image_column
     number = sum(_folded(each) == _folded(name) for each in header)
@@ -289,11 +274,8 @@ def similar_name(failure: UnreadableError) -> Said | None:
 
 
 def no_header(failure: UnreadableError) -> Said | None:
-    return (
-        NO_HEADER()
-        if any(name in failure.source.files.by_name for name in _header(failure))
-        else None
-    )
+    files = failure.source.files.by_name
+    return NO_HEADER() if any(name in files for name in _header(failure)) else None
 
 
 def header_below(failure: UnreadableError) -> Said | None:
@@ -366,7 +348,7 @@ def header_again(failure: UnreadableError) -> Said | None:
 
 
 def total_row(failure: UnreadableError) -> Said | None:
-    """The last row, if it is the only one at fault."""
+    """The last row, if only that row is faulty."""
     table = failure.table
     rows = list(_rows(table))
     if not rows:
@@ -413,7 +395,7 @@ def _misfits(failure: UnreadableError) -> list[Row]:
 
 
 def _rows(table: Table) -> Iterator[Row]:
-    """The lines below the header that look like rows, as far as the text can be read."""
+    """The non-empty lines below the header, up to the first unreadable one."""
     records = table.source.records()
     next(records)
     try:
@@ -423,7 +405,7 @@ def _rows(table: Table) -> Iterator[Row]:
 
 
 def is_total(row: Row, column: int) -> bool:
-    """Whether a row names no image, is mostly empty, and has a word for a total."""
+    """Whether a row names no image, is mostly empty and has a word for a total."""
     _, cells = row
     image = bare(cells[column]) if column < len(cells) else ""
     return (
@@ -434,13 +416,13 @@ def is_total(row: Row, column: int) -> bool:
 
 
 ANY_FAULT: Sequence[Check] = (compressed, other_file, web_page, utf_16)
-"""Checks that come first, whatever the reader stumbled over."""
+"""The checks that run first for every fault."""
 
 CHECKS: Mapping[Fault, Sequence[Check]] = {
     Fault.ENCODING: (other_separator, code_page),
-    Fault.TWO_READINGS: (two_readings,),
+    Fault.TWO_READINGS: (lambda failure: TWO_READINGS(row=_where(failure)),),
     Fault.QUOTES: (other_separator, mark_out_of_place),
-    Fault.EMPTY: (empty,),
+    Fault.EMPTY: (lambda failure: EMPTY(),),
     Fault.NO_COLUMN: (
         separator_line,
         other_separator,
@@ -452,15 +434,15 @@ CHECKS: Mapping[Fault, Sequence[Check]] = {
         no_column,
     ),
     Fault.TWO_COLUMNS: (two_columns,),
-    Fault.NO_ROWS: (no_rows,),
+    Fault.NO_ROWS: (lambda failure: NO_ROWS(),),
     Fault.WIDTH: (header_again, total_row, short_header, wrong_width),
     Fault.IMAGE: (total_row, images.no_image, images.unusable_image),
 }
-"""The checks of each fault, in order; the last one always has a sentence."""
+"""The checks of each fault, in order. The last one always returns a sentence."""
 
 
 def explain(failure: UnreadableError) -> ManifestError:
-    """The error with the sentence of a failure, for a project manager."""
+    """The error for a project manager."""
     failure = _worse(failure) or failure
     for check in (*ANY_FAULT, *CHECKS[failure.fault]):
         if said := check(failure):
@@ -469,7 +451,7 @@ def explain(failure: UnreadableError) -> ManifestError:
 
 
 def _worse(failure: UnreadableError) -> UnreadableError | None:
-    """A failure further down that matters more: of the text, or of the shape of a row."""
+    """A more serious failure further down: in the text or in the width of a row."""
     try:
         if failure.begun:
             deque(failure.source.records(), maxlen=0)
@@ -504,7 +486,7 @@ NO_MANIFEST = Sentence(
     "export it again.",
 )
 
-# Tables that another program saved in the manifest's place, by the end of their names.
+# Tables that another program saved instead of manifest.csv, by name ending.
 OTHER_TABLES = {
     ".xlsx": Words("an Excel workbook"),
     ".xlsm": Words("an Excel workbook"),
@@ -542,14 +524,11 @@ def too_deep(names: Collection[str]) -> Said | None:
     return TOO_DEEP(name=deep) if deep else None
 
 
-def no_manifest(names: Collection[str]) -> Said | None:
-    return NO_MANIFEST()
-
-
-CHECKS_OF_NAMES = (document, inner_archive, other_table, too_deep, no_manifest)
-"""Checks of an archive without a manifest, by its files' names, in order."""
+CHECKS_OF_NAMES = (document, inner_archive, other_table, too_deep)
+"""The checks of the file names of an archive without a manifest, in order."""
 
 
 def explain_names(names: Collection[str]) -> ManifestError:
-    """The error of an archive that has no manifest."""
-    return ManifestError(next(said for check in CHECKS_OF_NAMES if (said := check(names))))
+    """The error for an archive without a manifest."""
+    found = (said for check in CHECKS_OF_NAMES if (said := check(names)))
+    return ManifestError(next(found, NO_MANIFEST()))

@@ -1,7 +1,7 @@
-"""The reasons why a row has no image, for ``diagnosis``.
+"""Finds the reason why a row has no image, for ``diagnosis``.
 
-To add a reason, declare its sentence, write a check of the cell and the most similar file, put both
-into ``REASONS``, and put a manifest into tests/fixtures/cases/tables/by-code.
+To add a reason, declare its sentence, write a check that compares the cell with the most similar
+file, add both to ``REASONS``, and add a manifest to tests/fixtures/cases/tables/by-code.
 """
 
 import unicodedata
@@ -13,19 +13,20 @@ from splitter.sentences import Said, Sentence, Words, shown
 from splitter.wording import count
 
 SHOWN = 3
-"""Rows without an image that a sentence names."""
+"""Faulty rows that a sentence names."""
 
 COMPARED = 100
-"""Names without a file that are compared with the archive's; one pair is shown."""
+"""Names without a file that are compared with the archive's files. One pair is shown."""
 
 LONGEST_COMPARED = 300
-"""Characters at a name's end that are compared."""
+"""Characters compared, from the end of a name."""
 
-# Programs without UTF-8 show a name in the machine's code page, or write it so.
+# Programs without UTF-8 read or write names in the machine's code page.
 CODE_PAGES = ("cp1252", "cp437", "cp850", "mac_roman", "latin-1")
 
 AROUND = " \t\"'`=\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\u00ab\u00bb\u00b4"
-"""Characters that programs put around a name: quotation marks of all kinds, a formula's ``=``."""
+"""Characters that programs put around a name: quotation marks of all kinds, the ``=`` of a formula.
+"""
 
 _ROWS = "The manifest has {rows} without an image: {first}. "
 _PAIR = _ROWS + "The archive has {file} for {name}: "
@@ -95,7 +96,7 @@ UNUSABLE = Sentence(
 
 
 def no_image(failure: UnreadableError) -> Said | None:
-    """Rows that name no file of the archive, with the most similar file."""
+    """Rows whose image is not in the archive, with the most similar file."""
     table = failure.table
     files = failure.source.files
     number = 0
@@ -131,7 +132,7 @@ def _clause(name: str) -> str:
 
 
 def unusable_image(failure: UnreadableError) -> Said | None:
-    """Rows that name a file that no batch may hold."""
+    """Rows that name an unusable file."""
     table, files = failure.table, failure.source.files
     number = 0
     first: dict[str, object] = {}
@@ -147,11 +148,11 @@ def unusable_image(failure: UnreadableError) -> Said | None:
 
 
 def most_similar(missing: Sequence[str], names: Iterable[str]) -> tuple[Sentence, str, str] | None:
-    """The reason, the name and the file of one missing image that the archive has otherwise.
+    """The sentence, the name and the file of one missing image that has a similar file.
 
     Args:
         missing: names from the manifest.
-        names: of the archive's files, those relative to the manifest first.
+        names: the archive's files, with the names relative to the manifest first.
     """
     if not missing:
         return None
@@ -187,7 +188,7 @@ def _keys(name: str) -> Iterable[str]:
 
 
 def _key(name: str) -> str:
-    """A name without folders, blanks, letter case and differences in the spelling of accents."""
+    """A name without folders, blanks, letter case and differences in Unicode normalisation."""
     name = name[-LONGEST_COMPARED:]  # normalisation takes quadratic time
     base = bare(name.replace("\\", "/").rstrip("/").rpartition("/")[2].partition("?")[0])
     return unicodedata.normalize("NFKC", base).casefold()
@@ -198,56 +199,25 @@ def unwrapped(name: str) -> str:
     return bare(name).strip(AROUND)
 
 
-def is_wrapped(name: str, file: str) -> bool:
-    return unwrapped(name) != bare(name)
-
-
-def is_url(name: str, file: str) -> bool:
-    return "://" in name
-
-
-def is_path(name: str, file: str) -> bool:
-    return "\\" in name or name.startswith("/") or name.count("/") > file.count("/")
-
-
-def is_in_folder(name: str, file: str) -> bool:
-    return name.count("/") < file.count("/")
-
-
-def has_blanks(name: str, file: str) -> bool:
-    return bare(name) != name and bare(name).casefold() == bare(file).casefold()
-
-
-def has_file_with_blanks(name: str, file: str) -> bool:
-    return bare(file) != file
-
-
-def is_in_other_case(name: str, file: str) -> bool:
-    return name.casefold() == file.casefold()
-
-
-def is_spelled_otherwise(name: str, file: str) -> bool:
-    return _key(name) == _key(file) and name.count("/") == file.count("/")
-
-
-def is_in_other_folder(name: str, file: str) -> bool:
-    return name.rpartition("/")[2] == file.rpartition("/")[2]
-
-
-def is_in_other_encoding(name: str, file: str) -> bool:
-    return True
-
-
 REASONS: tuple[tuple[Sentence, Callable[[str, str], bool]], ...] = (
-    (WRAPPED, is_wrapped),
-    (URL, is_url),
-    (PATH, is_path),
-    (IN_FOLDER, is_in_folder),
-    (BLANKS_IN_CELL, has_blanks),
-    (BLANKS_IN_FILE, has_file_with_blanks),
-    (CASE, is_in_other_case),
-    (OTHER_FOLDER, is_in_other_folder),
-    (SPELLING, is_spelled_otherwise),
-    (ENCODING, is_in_other_encoding),
+    (WRAPPED, lambda name, file: unwrapped(name) != bare(name)),
+    (URL, lambda name, file: "://" in name),
+    (
+        PATH,
+        lambda name, file: "\\" in name or name[:1] == "/" or name.count("/") > file.count("/"),
+    ),
+    (IN_FOLDER, lambda name, file: name.count("/") < file.count("/")),
+    (
+        BLANKS_IN_CELL,
+        lambda name, file: bare(name) != name and bare(name).casefold() == bare(file).casefold(),
+    ),
+    (BLANKS_IN_FILE, lambda name, file: bare(file) != file),
+    (CASE, lambda name, file: name.casefold() == file.casefold()),
+    (OTHER_FOLDER, lambda name, file: name.rpartition("/")[2] == file.rpartition("/")[2]),
+    (
+        SPELLING,
+        lambda name, file: _key(name) == _key(file) and name.count("/") == file.count("/"),
+    ),
+    (ENCODING, lambda name, file: True),
 )
-"""Reasons for a difference between a cell and the most similar file; the first that holds."""
+"""Reasons why a cell differs from the most similar file. The first match counts."""

@@ -1,4 +1,4 @@
-"""The manifest of an export: find it, check it against the images, cut it into batches."""
+"""Finds a manifest, checks it against the archive's files and cuts it into batches."""
 
 import csv
 import hashlib
@@ -12,13 +12,10 @@ from types import MappingProxyType
 import pandas as pd
 
 from splitter.archives.members import DEFAULT_LIMITS
-from splitter.manifest import diagnosis
+from splitter.manifest import diagnosis, images
 from splitter.manifest.checks import CHECKS
 from splitter.manifest.text import MANIFEST, Files, ManifestError, Row, UnreadableError, read
 from splitter.sentences import Said, Sentence
-
-SHOWN = 3
-"""Names that a sentence shows."""
 
 TWO_MANIFESTS = Sentence(
     "manifest.more-than-one",
@@ -33,10 +30,10 @@ class Batch:
     """The content of one batch ZIP.
 
     Attributes:
-        part: number of the batch, from 1.
-        first_row, last_row: the manifest's rows in it, from 1, both included.
-        manifest: its ``manifest.csv``, UTF-8.
-        images: the images its rows name, each once, in the order of the rows.
+        part: the batch's number, from 1.
+        first_row, last_row: rows of the export's manifest, from 1, both included.
+        manifest: ``manifest.csv`` in UTF-8.
+        images: each image once, in the order of the rows.
     """
 
     part: int
@@ -50,7 +47,7 @@ class Batch:
         return self.last_row - self.first_row + 1
 
     def metadata(self, source_etag: str) -> dict[str, str]:
-        """The metadata of the batch's object: its origin; equal values mean equal content."""
+        """The metadata of the batch's S3 object. Equal metadata means equal content."""
         return {
             "source-etag": source_etag.strip('"'),
             "rows": f"{self.first_row}-{self.last_row}",
@@ -64,18 +61,17 @@ class Partition:
 
     Attributes:
         manifest: the manifest's name in the archive.
-        folder: the manifest's folder in the archive, and so the images': nothing, or ``name/``.
-        batches: in order; together they hold every row once.
-        unlisted: files of the archive that no row names, unusable ones among them.
-        images: the archive's file of each name that the rows use. The two differ by the folder, and
-            where the archive writes accents in another way (Unicode's NFD against its NFC).
-        column: position of the column that names the image.
-        numbers: of each row in the manifest, as Excel shows it: line breaks in cells and empty rows
-            count there.
-        subject: position of the column with the specimens' ids.
+        folder: the folder of the manifest and the images, ``name/`` or empty.
+        batches: in order; together they have every row once.
+        unlisted: files that no row names, including unusable ones.
+        images: maps each name in the manifest to the archive's file. The names differ by the folder
+            and, if the archive uses Unicode's NFD, by the form of accents.
+        column: position of the image column.
+        numbers: each row's number in Excel, which counts empty rows.
+        subject: position of the subjectId column.
         warnings: about the manifest.
-        zooniverse: about images and rows that Zooniverse will refuse, and
-        zooniverse_notes: advice for the upload; see ``splitter.zooniverse``.
+        zooniverse: images and rows that Zooniverse will refuse; see ``splitter.zooniverse``.
+        zooniverse_notes: advice for the upload.
     """
 
     manifest: str
@@ -103,16 +99,14 @@ def partition_export(
     """Check an archive's manifest against its files and cut it into batches.
 
     Args:
-        names: of the archive's files.
-        read_member: gives the bytes of one of them.
-        image_column: the manifest's column that names the image, relative to the manifest.
-        batch_size: rows of a batch.
-        max_cells: of the manifest.
-        unusable: further files, that no row may name, and why; as ``members.Names`` has them.
-        max_columns: of the manifest.
+        names: the archive's usable files.
+        read_member: returns the bytes of a file.
+        image_column: the column with each image's path, relative to the manifest.
+        batch_size: rows in a batch.
+        unusable: files that no row may name, with the reason; see ``members.Names``.
 
     Raises:
-        ManifestError: if the manifest is not there, cannot be read, or does not fit the files.
+        ManifestError: if the manifest is missing, cannot be read or does not match the files.
     """
     every = [*names, *unusable]
     name = find(every)
@@ -145,9 +139,9 @@ def partition_export(
 
 
 def find(names: Collection[str]) -> str:
-    """The manifest among an archive's member names: ``manifest.csv``, else the only CSV.
+    """The name of the manifest: ``manifest.csv``, or else the only CSV file.
 
-    It stands at the root or inside one folder around everything; a name at the root goes first.
+    Looks at the root first, then one folder deep.
 
     Raises:
         ManifestError: if there is none or more than one.
@@ -160,21 +154,21 @@ def find(names: Collection[str]) -> str:
             if len(found) == 1:
                 return found[0]
             if found:
-                raise ManifestError(TWO_MANIFESTS, names=found[:SHOWN])
+                raise ManifestError(TWO_MANIFESTS, names=found[: images.SHOWN])
     raise diagnosis.explain_names(names)
 
 
 def folder_of(name: str) -> str:
-    """The folder of a manifest in the archive, and so of its images: ``name/`` or nothing."""
+    """The folder of a manifest: ``name/`` or empty."""
     return name[: name.rfind("/") + 1]
 
 
 def partition(
     header: Sequence[str], rows: Iterable[Row], column: int, batch_size: int
 ) -> Iterator[Batch]:
-    """Cut a table into batches of ``batch_size`` rows, the last with what is left.
+    """Cut a table into batches of ``batch_size`` rows; the last one may be smaller.
 
-    One frame a batch: a frame of the whole table takes three times the memory of its text.
+    Builds one frame per batch: a frame of the whole table takes three times the memory of its text.
     """
     cells = (cells for _, cells in rows)
     part = start = 0
@@ -192,11 +186,11 @@ def partition(
 
 
 def _write(frame: pd.DataFrame) -> bytes:
-    """The rows as RFC 4180 with ``\n``, as the export has it and Zooniverse's client reads it."""
+    """The rows as RFC 4180 with ``\\n``, like the export."""
     text = io.StringIO(newline="")
     plain = csv.writer(text, lineterminator="\n")
-    # Before Python 3.13 the writer leaves a bare \r unquoted, and a reader would end the row there.
-    # Zooniverse's client drops the blanks that a cell without quotation marks begins with.
+    # Before Python 3.13 the writer does not quote a bare \r, and a reader would end the row there.
+    # Zooniverse's client drops leading blanks of an unquoted cell.
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in (frame.columns.tolist(), *frame.itertuples(index=False, name=None)):
         cells = "\0".join(row)

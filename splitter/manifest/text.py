@@ -1,8 +1,8 @@
-"""The text of a manifest as rows of cells, each with its image.
+"""Reads the text of a manifest as rows of cells and finds each row's image.
 
-Reads the table that BIOSPEX writes: UTF-8 with commas, as RFC 4180 or as PHP's ``fputcsv``. Where
-another program has saved the table since, it is read with a warning if only one reading is
-possible. Otherwise ``UnreadableError`` is raised at the first problem; ``diagnosis`` explains it.
+Reads BIOSPEX's tables: UTF-8 with commas, as RFC 4180 or as PHP's ``fputcsv`` writes it. If another
+program saved the table, it is read with a warning, provided that only one reading is possible.
+Otherwise the first problem raises ``UnreadableError``, which ``diagnosis`` explains.
 """
 
 import csv
@@ -20,11 +20,11 @@ from splitter.errors import ExportError
 from splitter.sentences import Actor, Said, Sentence, Words, shown
 from splitter.wording import count
 
-# The csv module refuses cells above 128 KiB by default; the limit is one for the whole process.
+# The csv module refuses cells above 128 KiB by default; the limit is process-wide.
 csv.field_size_limit(sys.maxsize)
 
 Row = tuple[int, list[str]]
-"""The number of a row as Excel shows it, and the row's cells."""
+"""A row's number in Excel and its cells."""
 
 MANIFEST = "manifest.csv"
 SUBJECT_COLUMN = "subjectId"
@@ -32,7 +32,7 @@ SUBJECT_COLUMN = "subjectId"
 SAVE_AS = "save it as 'CSV UTF-8 (comma delimited)' and zip the export again"
 
 LONGEST_NAME = 1024
-"""Characters of a name, with its folders, that is compared by meaning."""
+"""Characters of the longest path that is normalised."""
 
 UTF8_BOM = b"\xef\xbb\xbf"
 UTF16_BOMS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
@@ -42,10 +42,10 @@ LINE = re.compile(rb"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 _QUOTED = rb'"[^"]*+(?:""[^"]*+)*+"'
 _CELL = rb"(?:" + _QUOTED + rb"|[^\",\r\n]*+)"
 CELL = re.compile(_CELL + rb",")
-"""A cell of RFC 4180 with the comma behind it."""
+"""A cell of RFC 4180 and the comma after it."""
 
 RECORD = re.compile(rb"(?:" + _CELL + rb",)*+" + _CELL + rb"(?:\r\n?|\n|\Z)")
-"""One row of RFC 4180, where quotation marks occur in quoted cells only."""
+"""One row of RFC 4180: quotation marks only in quoted cells."""
 
 BLANK_BEFORE_QUOTE = re.compile(
     rb"(" + _QUOTED + rb")|((?:\A|(?<=[,\r\n])) ++)(?=" + _QUOTED + rb"(?:[,\r\n]|\Z))"
@@ -111,8 +111,6 @@ EMPTY_COLUMNS = Sentence(
     "left out.",
     Actor.NOBODY,
 )
-
-
 PATHS_REWRITTEN = Sentence(
     "manifest.image-paths-rewritten",
     "The manifest has {rows} whose image's path is written for one system only, such as with a "
@@ -123,38 +121,21 @@ PATHS_REWRITTEN = Sentence(
 
 
 class ManifestError(ExportError):
-    """A manifest that cannot be split; the message names rows and causes."""
+    """A manifest that cannot be split. The message names rows and causes."""
 
 
 class Fault(Enum):
     """The reason why a manifest cannot be read."""
 
-    ENCODING = auto()
-    """The bytes are not UTF-8."""
-
-    TWO_READINGS = auto()
-    """A quotation mark after a backslash can end its cell or belong to it."""
-
-    QUOTES = auto()
-    """Quotation marks do not fit."""
-
-    EMPTY = auto()
-    """There is no header."""
-
-    NO_COLUMN = auto()
-    """The header has no image column."""
-
-    TWO_COLUMNS = auto()
-    """The header has more than one image column."""
-
-    NO_ROWS = auto()
-    """There is a header and nothing else."""
-
-    WIDTH = auto()
-    """A row has more or fewer cells than the header."""
-
-    IMAGE = auto()
-    """A row names no image of the archive."""
+    ENCODING = auto()  # the bytes are not UTF-8
+    TWO_READINGS = auto()  # a quotation mark after a backslash may end its cell or belong to it
+    QUOTES = auto()  # a quotation mark is missing or out of place
+    EMPTY = auto()  # there is no header
+    NO_COLUMN = auto()  # the header has no image column
+    TWO_COLUMNS = auto()  # the header has more than one image column
+    NO_ROWS = auto()  # there are no rows below the header
+    WIDTH = auto()  # a row has more or fewer cells than the header
+    IMAGE = auto()  # a row names no usable image of the archive
 
 
 @dataclass(frozen=True)
@@ -162,10 +143,10 @@ class Files:
     """The files of an archive.
 
     Attributes:
-        by_name: the files by the names that a row may use: relative to the manifest, as they are or
-            composed (NFC).
-        names: of all files.
-        unusable: of these, those that no batch may hold, and why.
+        by_name: files by the names that a row may use: relative to the manifest, unchanged or in
+            Unicode's composed form (NFC).
+        names: all files.
+        unusable: files that no batch may contain, with the reason.
     """
 
     by_name: Mapping[str, str] = field(default_factory=dict)
@@ -174,22 +155,19 @@ class Files:
 
     @classmethod
     def beside(cls, folder: str, names: Collection[str], unusable: Mapping[str, Said]) -> "Files":
-        """The files of an archive with the manifest in ``folder``."""
+        """The files of an archive whose manifest is in ``folder``."""
         files = {name.removeprefix(folder): name for name in names if name.startswith(folder)}
         composed = {_composed(name): file for name, file in files.items()}
         return cls(composed | files, names, unusable)
 
     def of(self, name: str) -> str:
-        """The file of a name in the manifest, or "" for none."""
+        """The file for a name in the manifest, or an empty string."""
         file = self.by_name.get(name) or self.by_name.get(_composed(name), "")
         return "" if name == MANIFEST else file
 
 
 def _composed(name: str) -> str:
-    """A name in Unicode's composed form; unchanged if it is longer than a file's name can be.
-
-    Normalisation takes quadratic time for combining marks.
-    """
+    # Normalisation takes quadratic time for combining marks, and no file has a longer path.
     return unicodedata.normalize("NFC", name) if len(name) <= LONGEST_NAME else name
 
 
@@ -198,11 +176,10 @@ class Source:
     """A manifest's text.
 
     Attributes:
-        data: the bytes as they arrived.
-        text: the table in UTF-8, as RFC 4180 as far as possible.
-        image_column: the name of the column that is wanted.
-        files: of the archive; none if the images are not to be checked.
-        separator: the character between two cells.
+        data: the original bytes.
+        text: the table in UTF-8, converted to RFC 4180 where possible.
+        image_column: the name of the image column.
+        files: the archive's files; empty if images are not checked.
         is_strict: whether all of ``text`` is RFC 4180.
     """
 
@@ -214,11 +191,10 @@ class Source:
     is_strict: bool = True
 
     def records(self) -> Iterator[Row]:
-        """Every line of the table that has a character.
+        """The header and the rows, without empty lines.
 
         Raises:
-            UnreadableError: at the first line that is not UTF-8 or has a quotation mark out of
-                place.
+            UnreadableError: at the first line that is not UTF-8 or has a misplaced quotation mark.
         """
         number = 0
         reader = csv.reader(_lines(self.text), strict=True, delimiter=self.separator)
@@ -234,16 +210,16 @@ class Source:
 
 @dataclass
 class Table:
-    """A manifest whose header makes sense.
+    """A manifest with a valid header.
+
+    ``warnings``, ``numbers`` and ``odd`` are complete once all rows have been read.
 
     Attributes:
-        source: its text.
-        header: the columns' names as they are written, duplicates included.
+        header: the columns' names, unchanged, with duplicates.
         column: position of the image column.
-        full_width: columns of the header, with those at the right end that are left out.
-        warnings, numbers, odd: complete when all rows have been read.
-        numbers: of each row, as Excel shows it.
-        odd: rows whose image is not called like their subjectId: number, subjectId and image.
+        full_width: columns of the header, including empty ones at the right that are left out.
+        numbers: each row's number in Excel.
+        odd: rows whose image is not named after the subjectId: number, subjectId and image.
     """
 
     source: Source
@@ -256,20 +232,20 @@ class Table:
 
     @property
     def subject(self) -> int | None:
-        """Position of the column with the specimens' ids."""
+        """Position of the subjectId column."""
         return self.header.index(SUBJECT_COLUMN) if SUBJECT_COLUMN in self.header else None
 
     def where(self, number: int, cells: Sequence[str]) -> Words:
-        """A row's number as Excel shows it, with the row's subjectId."""
+        """The words for a row: its number in Excel and its subjectId."""
         subject = self.subject
         return row_words(number, cells[subject] if subject is not None and cells[subject:] else "")
 
     @property
     def rows(self) -> Iterator[Row]:
-        """The rows, with a cell for each column of the header and an image of the archive.
+        """The rows, each as wide as the header and with an image of the archive.
 
         Raises:
-            UnreadableError: at the first row that does not fit, and if there is none.
+            UnreadableError: at the first row that does not fit, or if there are no rows.
         """
         files, column, subject = self.source.files, self.column, self.subject
         by_name, unusable = files.by_name, files.unusable
@@ -294,15 +270,15 @@ class Table:
             self.warnings.append(PATHS_REWRITTEN(rows=rows, row=rewritten.first))
 
     def shaped(self) -> Iterator[Row]:
-        """The rows, with a cell for each column of the header, whatever their image.
+        """The rows, each as wide as the header. Images are not checked.
 
         Raises:
-            UnreadableError: at the first row that does not fit, and if there is none.
+            UnreadableError: at the first row that does not fit, or if there are no rows.
         """
         width, full_width = len(self.header), self.full_width
         column, name = self.column, self.header[self.column]
         empty, short = Tally(), Tally()
-        held: Row | None = None  # a short row, until it is known not to be the last line
+        held: Row | None = None  # a short row, until another line follows
         last = 0
         records = self.source.records()
         next(records)
@@ -311,7 +287,7 @@ class Table:
                 yield held
                 held = None
             if len(cells) == full_width and cells[column] and not cells[column].isspace():
-                if cells[column] == name:  # the header once more
+                if cells[column] == name:  # a second header
                     raise UnreadableError(Fault.WIDTH, self.source, self, row=number)
                 last = number
                 yield number, cells if full_width == width else cells[:width]
@@ -325,22 +301,27 @@ class Table:
                     short.add(self.where(number, cells))
                 held = (number, cells[:width] + [""] * (width - len(cells)))
         if held:
-            # Without a line end the last line may be cut off.
+            # A short last line without a line end may be cut off.
             if len(cells) < width and not self.source.text.endswith((b"\n", b"\r")):
                 raise UnreadableError(Fault.WIDTH, self.source, self, row=held[0])
             yield held
         if not last:
             raise UnreadableError(Fault.NO_ROWS, self.source, self)
-        self._remark(short, empty)
+        if short.count:
+            self.warnings.append(SHORT_ROWS(count=short.count, row=short.first))
+        if empty.count:
+            self.warnings.append(EMPTY_ROWS(rows=Words(count(empty.count, "row")), row=empty.first))
+        if more := full_width - width:
+            self.warnings.append(EMPTY_COLUMNS(columns=Words(count(more, "column"))))
 
     def is_empty(self, cells: Sequence[str]) -> bool:
-        """Whether a row is left out because it has nothing but blanks."""
+        """Whether a row has only blanks and is left out."""
         return is_blank(cells) and (len(cells) > 1 or self.full_width > 1)
 
     def is_completable(self, cells: Sequence[str]) -> bool:
-        """Whether only empty cells at the right end are missing or too many.
+        """Whether the row differs from the header only by empty cells at the right end.
 
-        Excel leaves out trailing commas where the last columns are empty, 16 rows at a time:
+        Excel omits trailing commas where the last columns are empty, 16 rows at a time:
         https://learn.microsoft.com/troubleshoot/microsoft-365-apps/excel/column-delimiters-missing
         """
         width = len(self.header)
@@ -348,24 +329,13 @@ class Table:
             return not any(cells[width:])
         return self.column < len(cells) < width and cells[self.column] in self.source.files.by_name
 
-    def _remark(self, short: "Tally", empty: "Tally") -> None:
-        if short.count:
-            self.warnings.append(SHORT_ROWS(count=short.count, row=short.first))
-        if empty.count:
-            self.warnings.append(EMPTY_ROWS(rows=Words(count(empty.count, "row")), row=empty.first))
-        if more := self.full_width - len(self.header):
-            self.warnings.append(EMPTY_COLUMNS(columns=Words(count(more, "column"))))
-
-
-NONE = Words("")
-
 
 @dataclass
 class Tally:
-    """A number of rows, and the first of them."""
+    """Counts rows and keeps the first."""
 
     count: int = 0
-    first: Words = NONE
+    first: Words = field(default_factory=Words)
 
     def add(self, where: Words) -> None:
         self.count += 1
@@ -374,11 +344,11 @@ class Tally:
 
 @dataclass(eq=False, repr=False)
 class UnreadableError(Exception):
-    """A manifest that the reader cannot read, with the facts; ``diagnosis`` makes a sentence of it.
+    """A manifest that cannot be read. ``diagnosis`` turns it into a sentence.
 
     Attributes:
         begun: the table, if its header was read.
-        row: the first one at fault, as Excel shows it.
+        row: the first faulty row's number in Excel.
         cause: the error of the csv module or the decoder.
     """
 
@@ -393,7 +363,7 @@ class UnreadableError(Exception):
 
     @property
     def table(self) -> Table:
-        """The table, whose header was read."""
+        """The table, for faults behind the header."""
         if self.begun is None:
             raise ValueError(f"No header was read: {self.fault}")
         return self.begun
@@ -406,26 +376,26 @@ def read(
     files: Files | None = None,
     max_columns: int = DEFAULT_LIMITS.max_columns,
 ) -> Table:
-    """The manifest as a table of text: every cell and the header as they were written.
+    """The manifest as a table. Cells and header are unchanged.
 
     Reads RFC 4180 with ``\\n``, ``\\r\\n`` or ``\\r``, and PHP's ``fputcsv`` with its default
-    escape character, where a ``"`` right after a ``\\`` is not doubled
-    (https://www.php.net/fputcsv). Lines without any character are ignored, as League\\Csv and
-    Python's ``csv.DictReader`` do. Where no other reading is possible, these are read with a
-    warning: UTF-16 that begins with its mark, blanks before a ``"`` (Zooniverse's client reads with
-    ``skipinitialspace``), rows of empty cells, columns without a name or a cell.
+    escape character, which does not double a ``"`` after a ``\\`` (https://www.php.net/fputcsv).
+    Ignores empty lines, as League\\Csv and Python's ``csv.DictReader`` do. If no other reading is
+    possible, these are read with a warning: UTF-16 with a byte order mark, blanks before a ``"``
+    (Zooniverse's client reads with ``skipinitialspace``), rows of empty cells, columns without name
+    and content.
 
     Args:
-        image_column: its name, which is found with blanks and invisible characters around it.
-        files: of the archive, if each row must name one.
+        image_column: the column's name; blanks and invisible characters around it are ignored.
+        files: the archive's files; without them, images are not checked.
 
     Raises:
-        UnreadableError: if the table has no header with one image column.
+        UnreadableError: if the table has no header with exactly one image column.
         ManifestError: above ``max_cells`` cells or ``max_columns`` columns.
     """
     warnings: list[Said] = []
     source = _decoded(Source(data, data, image_column, files or Files()), warnings)
-    # Counted before any cell is made: a hundred million empty cells are less than 64 MiB of text.
+    # Counted before parsing: a hundred million empty cells take less than 64 MiB of text.
     marks = (source.separator.encode(), b"\r", b"\n", b'\\"')
     if sum(map(source.text.count, marks)) > max_cells:
         raise ManifestError(TOO_MANY_CELLS, limit=max_cells)
@@ -442,7 +412,7 @@ def read(
     width = len(header)
     while width > column + 1 and not header[width - 1]:
         width -= 1
-    # A column is left out only if it has no content.
+    # A column is left out only if it is empty.
     if width < len(header) and any(any(cells[width:]) for _, cells in source.records()):
         width = len(header)
     return Table(source, header[:width], column, len(header), warnings)
@@ -454,7 +424,7 @@ def row_words(number: int, subject: str = "") -> Words:
 
 
 def bare(text: str) -> str:
-    """``text`` without the blanks and invisible characters around it."""
+    """``text`` without surrounding blanks and invisible characters."""
     start, end = 0, len(text)
     while start < end and is_invisible(text[start]):
         start += 1
@@ -469,12 +439,12 @@ def is_invisible(character: str) -> bool:
 
 
 def is_blank(cells: Sequence[str]) -> bool:
-    """Whether a row looks empty: blanks, no-break blanks, NUL or Ctrl-Z of old programs."""
+    """Whether all cells look empty. Old programs leave NUL or Ctrl-Z."""
     return not any(bare(cell.strip("\0\x1a")) for cell in cells)
 
 
 def strict_part(text: bytes) -> tuple[int, int]:
-    """The position of the first row that is not RFC 4180, and the number of rows before it."""
+    """The position of the first row that is not RFC 4180 and the number of rows before it."""
     position = number = 0
     while position < len(text) and (record := RECORD.match(text, position)):
         position = record.end()
@@ -483,7 +453,7 @@ def strict_part(text: bytes) -> tuple[int, int]:
 
 
 def _decoded(source: Source, warnings: list[Said]) -> Source:
-    """The source with its text in UTF-8 without a byte order mark."""
+    """The source with ``text`` in UTF-8, without a byte order mark."""
     data = source.data
     if encoding := UTF16_BOMS.get(data[:2]):
         return _from_utf16(source, encoding, warnings)
@@ -506,7 +476,7 @@ def _from_utf16(source: Source, encoding: str, warnings: list[Said]) -> Source:
 
 
 def _quoted(source: Source, warnings: list[Said]) -> Source:
-    """The source with the quotation marks of RFC 4180, as far as they have one reading."""
+    """The source with quotation marks as in RFC 4180, if only one reading is possible."""
     if source.separator != ",":
         return source
     text = _rfc4180(source.text)
@@ -524,39 +494,35 @@ def _quoted(source: Source, warnings: list[Said]) -> Source:
 
 
 def _rfc4180(text: bytes) -> bytes:
-    """The text with each ``"`` doubled that PHP's ``fputcsv`` left single after a ``\\``.
+    """The text with every ``"`` doubled that PHP's ``fputcsv`` left single after a ``\\``.
 
-    A ``\\"`` is such a quote inside its cell, or the end of a cell that ends in ``\\``, or the
-    first half of a pair. The next ``\\"`` decides: every cell that holds a ``\\"`` is quoted, so
-    the next one lies between quotes again, while the end of the text does not. Each ``"`` on the
-    way opens or closes a cell or is half of a pair, so whether their number is odd tells on which
-    side of the quotes the way began. This is right for every text of both writers, and leaves
-    RFC 4180 as it is.
+    A ``\\"`` is a single quote inside a cell, the end of a cell that ends in ``\\``, or the first
+    half of a doubled quote. The text up to the next ``\\"`` decides which. A cell with a ``\\"`` is
+    always quoted, so the next ``\\"`` is inside quotes, and the end of the text is outside. Each
+    ``"`` in between opens a cell, closes a cell or is half of a doubled quote. If their number is
+    odd, exactly one end of the text between is inside quotes. This is correct for the output of
+    both writers and does not change RFC 4180.
     """
     if b'\\"' not in text:
         return text
     first, *pieces = text.split(b'\\"')
     written = [first]
     for number, piece in enumerate(pieces, 1):
-        ends_between_quotes = number < len(pieces)
-        begins_between_quotes = (piece.count(b'"') % 2 == 0) == ends_between_quotes
-        written.append(b'\\""' if begins_between_quotes else b'\\"')
+        ends_inside = number < len(pieces)
+        begins_inside = (piece.count(b'"') % 2 == 0) == ends_inside
+        written.append(b'\\""' if begins_inside else b'\\"')
         written.append(piece)
     return b"".join(written)
 
 
 def _lines(text: bytes) -> Iterator[str]:
-    # A line at a time: no byte of a character is that of a line end (RFC 3629, section 3).
+    # Decoded line by line: in UTF-8, no other character has the byte of a line end (RFC 3629,
+    # section 3).
     found = (line.group() for line in LINE.finditer(text)) if b"\r" in text else io.BytesIO(text)
     return map(bytes.decode, found)
 
 
 def _column(source: Source, header: Sequence[str], warnings: list[Said]) -> int:
-    """The position of the image column.
-
-    Raises:
-        UnreadableError: if there is none, or more than one.
-    """
     name = source.image_column
     found = [position for position, each in enumerate(header) if each == name]
     if not found:

@@ -6,6 +6,7 @@ import tempfile
 import time
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from splitter.archives import extract as archive
 from splitter.archives import zip_records
 from splitter.archives.extract import Contents
 from splitter.archives.members import DEFAULT_LIMITS, ArchiveError, Limits, Member
+from splitter.archives.watermark import StoppedError, Watermark
 from splitter.errors import explain
 from tests.helpers.archives import (
     BROKEN_ZIPS,
@@ -137,6 +139,36 @@ def test_progress_adds_up_to_the_bytes_unpacked(path: Path, tmp_path: Path) -> N
     steps: list[int] = []
     contents = archive.extract(path, tmp_path / "store", steps.append)
     assert sum(steps) == sum(member.size for member in contents.members.values())
+
+
+def test_a_zip_is_unpacked_while_it_arrives(tmp_path: Path) -> None:
+    data = zip_of(FILES)
+    index = index_of(data)
+    contents = Contents.expected(index, tmp_path / "store")
+    arrived = Watermark()
+    path = tmp_path / "export"
+    path.touch()
+    with ThreadPoolExecutor() as pool:
+        unpacking = pool.submit(archive.extract_zip, path, index, contents, lambda _: None, arrived)
+        written = 0
+        for name, span in index.members.items():
+            with path.open("ab") as file:
+                file.write(data[written : span.end])
+            written = span.end
+            arrived.advance(written)
+            contents.unpacked.wait_for(contents.members[name].end)
+            assert contents.read(name) == FILES[name]
+        unpacking.result(10)
+
+
+def test_a_zip_whose_rest_does_not_arrive_is_not_unpacked(tmp_path: Path) -> None:
+    index = index_of(zip_of(FILES))
+    (tmp_path / "export").touch()
+    arrived = Watermark()
+    arrived.stop()
+    contents = Contents.expected(index, tmp_path / "store")
+    with pytest.raises(StoppedError):
+        archive.extract_zip(tmp_path / "export", index, contents, arrived=arrived)
 
 
 @pytest.mark.parametrize("make", [zip_of, tar_of])
@@ -454,7 +486,7 @@ def test_a_zip_whose_index_is_broken_is_refused_before_anything_is_unpacked(
         archive.extract(tmp_path / "export", tmp_path / "store", steps.append)
     assert message in str(refusal.value)
     assert not steps
-    assert not (tmp_path / "store").stat().st_size
+    assert not (tmp_path / "store").exists()
 
 
 def test_the_overlap_bomb_is_refused_for_nothing_but_its_overlap() -> None:

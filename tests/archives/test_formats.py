@@ -48,7 +48,7 @@ OTHERS = {
     "XHTML": (b"<?xml version='1.0'?>\n<!-- <p> -->\n" + PAGE, "a web page titled 'Sign in"),
     "web page in UTF-16": (PAGE.decode().encode("utf-16"), "a web page titled 'Sign in"),
     "nothing": (b"", "empty"),
-    "noise": (b"\x8f\x01\x02\x03" * 9, "no format that is known here"),
+    "noise": (b"\x8f\x01\x02\x03" * 9, "not a ZIP or tar archive, and its format is unknown"),
 }
 
 
@@ -119,7 +119,7 @@ def test_an_empty_compressed_file_is_to_be_exported_again() -> None:
 
 @pytest.mark.parametrize("name", ["zip", "tar.gz", "tar.xz"])
 def test_an_archive_sent_as_text_is_recognised(name: str) -> None:
-    with pytest.raises(ArchiveError, match="took it for text"):
+    with pytest.raises(ArchiveError, match="sent or saved it as text"):
         identified(READ[name].decode("utf-8", "replace").encode())
 
 

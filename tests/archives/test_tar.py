@@ -154,7 +154,7 @@ def test_bytes_after_the_end_of_a_tar_are_ignored_with_a_remark(tmp_path: Path) 
 def test_two_tars_one_behind_the_other_are_not_cut_silently(
     pack: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
-    with pytest.raises(ArchiveError, match="two tar archives, one behind the other"):
+    with pytest.raises(ArchiveError, match="two tar archives, one after the other"):
         unpacked(pack(TAR + tar_of({"c.jpg": b"c"})), tmp_path)
 
 

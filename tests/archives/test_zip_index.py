@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from splitter.archives import zip_records
 from splitter.archives.members import CHUNK, ArchiveError, Limits
-from splitter.archives.zip_index import ZipIndex, bytes_reader
+from splitter.archives.zip_index import ZipIndex
 from tests.helpers.archives import (
     BROKEN_ZIPS,
     FILES,
     ODD_ZIPS,
     STREAMED,
     UNUSUAL_ZIPS,
+    bytes_reader,
     set_on,
     with_directory,
     zip_of,

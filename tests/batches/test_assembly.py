@@ -106,6 +106,24 @@ def test_parts_that_s3_refuses_leave_nothing(
     assert nothing_is_left(biospex)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_object_that_may_not_appear_leaves_nothing(
+    count: int, biospex: Biospex, bucket: Bucket, pool: PartPool
+) -> None:
+    sent: list[int] = []
+
+    def refuse() -> None:
+        assert len(sent) in (0, 3)  # a single part is not even made
+        assert biospex.batches() == []
+        assert len(biospex.incomplete_uploads()) == (1 if sent else 0)
+        raise ValueError("the archive is damaged")
+
+    parts = parts_of([bytes(5 * MIB)] * count)
+    with pytest.raises(ValueError, match="the archive is damaged"):
+        assemble(bucket, KEY, parts, METADATA, pool, sent.append, refuse)
+    assert nothing_is_left(biospex)
+
+
 def test_after_a_failure_waiting_parts_are_not_made(biospex: Biospex, bucket: Bucket) -> None:
     made: list[int] = []
 

@@ -9,7 +9,8 @@ import boto3
 import pytest
 
 from bench.export import make_sparse_export
-from bench.paced_store import PacedStore, Stored
+from bench.paced_store import PacedStore, Stored, Traffic
+from splitter import zooniverse
 from splitter.archives.zip_index import ZipIndex
 from splitter.archives.zip_sample import SAMPLE
 from splitter.aws.s3 import CLIENT_CONFIG, PARALLEL_DOWNLOADS, Bucket
@@ -113,6 +114,18 @@ def test_the_members_of_a_sample_are_read_in_parallel(archive: Path, servers: Ex
     assert isinstance(lane, Splice)
     assert store.traffic.requests["GET"] < 100
     assert store.traffic.most > SAMPLE // 2
+
+
+def test_the_images_that_zooniverse_might_refuse_are_read_in_parallel(
+    archive: Path, servers: ExitStack
+) -> None:
+    store = PacedStore(first_byte=0.2, rate=1e9)
+    store.add(KEY, archive)
+    lane = choose_lane(export_in(bucket_of(store, servers)), Settings(splice_min_size=0))
+    assert isinstance(lane, Splice)
+    store.traffic = Traffic()
+    zooniverse.inspect(lane.parts, lane.index)
+    assert store.traffic.requests["GET"] == store.traffic.most == 3
 
 
 def test_a_long_stretch_is_read_in_parallel_ranges(archive: Path, servers: ExitStack) -> None:

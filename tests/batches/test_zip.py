@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitter.archives.members import Member
+from splitter.archives.watermark import StoppedError, Watermark
 from splitter.aws.s3 import MAX_PARTS, MIB
-from splitter.batches.zip import BatchZip
+from splitter.batches.zip import PART_SIZE, BatchZip
 from splitter.manifest import partition as manifest
 from splitter.manifest import text as manifest_text
 from splitter.manifest.partition import Batch
@@ -154,16 +155,40 @@ def test_parts_are_the_whole_batch_in_order(tmp_path: Path) -> None:
     images = {f"{number}.jpg": os.urandom(3_000_000) for number in range(7)}
     content = Store(tmp_path / "store", images).zip_of(batch_of("\n".join(["imageName", *images])))
     parts = content.parts()
-    assert [part.size for part in parts] == [8 * MIB, 8 * MIB, content.size - 16 * MIB]
+    assert [part.size for part in parts] == [*[PART_SIZE] * 4, content.size - 4 * PART_SIZE]
     assert b"".join(part.content() for part in parts) == whole(content)
 
 
+def test_a_part_waits_until_its_images_are_unpacked(tmp_path: Path) -> None:
+    images = {f"{number}.jpg": os.urandom(3_000_000) for number in range(7)}
+    store = Store(tmp_path / "store", images)
+    unpacked = Watermark()
+    batch = batch_of("\n".join(["imageName", *reversed(images)]))
+    parts = BatchZip(batch, store.members, store.path, MODIFIED, unpacked).parts()
+    assert [part.position for part in parts] == [
+        21_000_000,
+        18_000_000,
+        12_000_000,
+        6_000_000,
+        3_000_000,
+    ]
+    with ThreadPoolExecutor() as pool:
+        contents = [pool.submit(part.content) for part in parts]
+        unpacked.advance(3_000_000)
+        assert len(contents[4].result(10)) == parts[4].size
+        unpacked.advance(15_000_000)
+        assert len(contents[2].result(10)) == parts[2].size
+        assert not contents[1].done()
+        unpacked.stop()
+        assert isinstance(contents[1].exception(10), StoppedError)
+
+
 def test_parts_grow_with_the_batch_to_stay_within_the_limit(tmp_path: Path) -> None:
-    huge = {"a.jpg": Member(0, 8 * MIB * MAX_PARTS, 0, MODIFIED)}
+    huge = {"a.jpg": Member(0, PART_SIZE * MAX_PARTS, 0, MODIFIED)}
     parts = BatchZip(batch_of("imageName\na.jpg\n"), huge, tmp_path, MODIFIED).parts()
     assert len(parts) == MAX_PARTS
     assert len({part.size for part in parts[:-1]}) == 1
-    assert parts[0].size == 8 * MIB + 1
+    assert parts[0].size == PART_SIZE + 1
 
 
 def batch_of_size(size: int, store: Path) -> BatchZip:
@@ -179,10 +204,10 @@ def batch_of_size(size: int, store: Path) -> BatchZip:
 @pytest.mark.parametrize(
     ("size", "length", "count"),
     [
-        (8 * MIB, 8 * MIB, 1),
-        (8 * MIB + 1, 8 * MIB, 2),
-        (8 * MIB * MAX_PARTS, 8 * MIB, MAX_PARTS),
-        (8 * MIB * MAX_PARTS + 1, 8 * MIB + 1, MAX_PARTS),
+        (PART_SIZE, PART_SIZE, 1),
+        (PART_SIZE + 1, PART_SIZE, 2),
+        (PART_SIZE * MAX_PARTS, PART_SIZE, MAX_PARTS),
+        (PART_SIZE * MAX_PARTS + 1, PART_SIZE + 1, MAX_PARTS),
         (5 * 1024**4, 549_755_814, MAX_PARTS),
     ],
     ids="{:,}".format,
@@ -200,13 +225,13 @@ def test_parts_keep_the_limits_of_s3(size: int, length: int, count: int, tmp_pat
 
 
 def test_bytes_beyond_4_gib_are_in_place(tmp_path: Path) -> None:
-    size = 8 * MIB * MAX_PARTS
+    size = PART_SIZE * MAX_PARTS
     content = batch_of_size(size, tmp_path / "store")
     with (tmp_path / "store").open("r+b") as store:
         store.seek(-5, os.SEEK_END)
         store.write(b"image")
     tail = content.parts()[-1].content()
-    assert len(tail) == 8 * MIB
+    assert len(tail) == PART_SIZE
     directory = tail.index(b"PK\1\2")
     assert tail[directory - 5 : directory] == b"image"
     assert tail[: directory - 5] == bytes(directory - 5)

@@ -13,8 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from cli.pool_settings import POOL
-from cli.submit import SubmitError, main
+from cli.submit import POOL, SubmitError, main
 from devtools.services import served
 from splitter.errors import ExportError, SetupError
 from tests.conftest import EXPORTS
@@ -47,18 +46,19 @@ def test_with_answer_a_trigger_is_sent_and_followed_to_its_callback(
     monkeypatch.setenv("TRIGGER_QUEUE_URL", biospex.trigger_queue_url)
     monkeypatch.setenv("UPDATES_QUEUE_URL", biospex.queue_url)
     with served(os.environ):
-        assert main([biospex.address(EXPORTS[0]), "--answer", "--download-id=7"]) == 0
+        assert main([biospex.address(EXPORTS[0]), "--answer"]) == 0
         done = capsys.readouterr().out
         assert main([broken, "--answer"]) == 1
         refused = capsys.readouterr().out
     lines = done.splitlines()
-    assert lines[0] == f"Sent the trigger for {EXPORTS[0].name} as download 7"
+    sent, _, download = lines[0].rpartition(" ")
+    assert sent == f"Sent the trigger for {EXPORTS[0].name} as download"
     assert "/runs/flow-run/" in lines[1]
     assert any(line.endswith("  Completed") for line in lines)
     assert json.loads(done[done.index("{\n") : done.rindex("}") + 1]) == {
         "function": "BiospexBatchCreator",
         "status": "success",
-        "downloadId": "7",
+        "downloadId": download,
         "batchFiles": [f"{EXPORTS[0].stem}-part1.zip"],
     }
     assert "The archive is damaged or incomplete" in refused
@@ -162,6 +162,6 @@ def test_ctrl_c_ends_in_one_line_and_leaves_the_run_alone(
     process.send_signal(signal.SIGINT)
     printed, complaints = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "The run goes on" in printed
+    assert "The run continues" in printed
     assert complaints == ""
     assert biospex.triggers() == (1, 0)

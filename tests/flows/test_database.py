@@ -1,10 +1,7 @@
 """Prefect's database is restarted during exports: each is split in one attempt."""
 
-import os
-import subprocess
 import time
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -26,24 +23,11 @@ pytestmark = [
 SECONDS_AWAY = 20
 
 
-def control(directory: str, *command: str) -> None:
-    """Stop or start the server whose socket is in a directory."""
-    copied = Path(directory) / "pginstall" / "bin"
-    assert POSTGRESQL
-    programs = copied if copied.exists() else POSTGRESQL
-    done = subprocess.run(
-        [f"{programs}/pg_ctl", "-D", f"{directory}/data", "-w", "-l", f"{directory}/log", *command],
-        cwd=directory,
-        user="nobody" if os.geteuid() == 0 else None,
-    )
-    assert done.returncode == 0
-
-
 def test_exports_outlast_two_restarts_of_the_database(biospex: Biospex, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with (
-        postgresql() as url,
-        embedded_prefect(tmp_path, database=url) as environment,
+        postgresql() as database,
+        embedded_prefect(tmp_path, database=database.url) as environment,
         temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}),
         log.open("wb") as output,
         serving(
@@ -51,14 +35,13 @@ def test_exports_outlast_two_restarts_of_the_database(biospex: Biospex, tmp_path
         ) as service,
         get_client(sync_client=True) as prefect,
     ):
-        [directory] = parse_qs(urlsplit(url).query)["host"]
         requests = [biospex.request(EXPORTS[0], downloadId=number) for number in range(3)]
         biospex.send(*requests)
         for number in (0, 2):
             run_named(prefect, f"download {number}: {EXPORTS[0].name}", StateType.RUNNING)
-            control(directory, "-m", "immediate", "stop")
+            database.stop("immediate")
             time.sleep(SECONDS_AWAY)
-            control(directory, "-o", f"-k {directory} -c listen_addresses= -c fsync=off", "start")
+            database.start()
             eventually(lambda: prefect.api_healthcheck() is None)
         eventually(lambda: not sum(biospex.triggers()))
         assert service.poll() is None

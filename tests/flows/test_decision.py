@@ -74,6 +74,11 @@ TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
         {"has_pool": False, "age": TIME_TO_START_HERE * 2, "load": 3.0},
         Extend,
     ),
+    "never started on a machine that has been overloaded for long": (
+        Pending(),
+        {"has_pool": False, "age": TIME_TO_START_HERE * 5.1, "load": 20.0},
+        MarkCrashed,
+    ),
     # its callback is sent
     "completed": (Completed(), {}, Acknowledge),
     "completed with warnings": (Completed(name="Completed with warnings"), {}, Acknowledge),

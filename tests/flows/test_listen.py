@@ -588,6 +588,35 @@ def test_a_run_deleted_in_the_ui_is_answered(
     assert "the run that makes them was deleted" in callback["error"]
 
 
+@pytest.mark.parametrize("error", [ConnectError("away"), ValueError("odd")], ids=repr)
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_a_message_that_could_not_be_deleted_is_answered_once_and_deleted_later(
+    is_deleted: bool,
+    error: Exception,
+    listener: Listener,
+    deployment: Deployment,
+    prefect: SyncPrefectClient,
+    biospex: Biospex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    if is_deleted:
+        prefect.delete_flow_run(deployment.run().id)
+    else:
+        deployment.set(Completed())
+    [export] = listener._in_flight.values()
+    with monkeypatch.context() as during:
+        during.setattr(listener._queue, "acknowledge", refuse)
+        listener.poll()
+    listener._queue.release(export.delivery)
+    receive(listener)
+    assert biospex.statuses() == ["failed"] * is_deleted
+    assert biospex.triggers() == (0, 0)
+    assert len(deployment.runs()) == (not is_deleted)
+
+
 def test_a_run_that_completed_gets_no_second_callback(
     deployment: Deployment, biospex: Biospex
 ) -> None:

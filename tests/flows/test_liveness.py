@@ -1,21 +1,17 @@
 """Silence of a channel is no death, and a process that hangs does not hold the queue up."""
 
 import os
-import re
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from shutil import which
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from devtools.processes import process_of
-from devtools.services import child, free_port
+from devtools.processes import family, process_of
+from devtools.proxy import CADDY, NGINX, caddy, nginx
 from flows.support.heartbeats import websocket_problem
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
@@ -27,55 +23,30 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-ROOT = Path(__file__).parent.parent.parent
-NO_UPGRADE = "location / { proxy_pass http://127.0.0.1:4200; client_max_body_size 8m; }"
-needs_nginx = pytest.mark.skipif(which("nginx") is None, reason="nginx is not installed")
-
-
-def documented() -> tuple[str, str]:
-    """The map and the location for nginx in docs/where-prefect-runs.md."""
-    page = (ROOT / "docs/where-prefect-runs.md").read_text()
-    found = re.search(r"```nginx\n(map .*?\})\n(.*?)```", page, re.S)
-    assert found
-    location = re.search(r"location / \{.*?\}", found[2], re.S)
-    assert location
-    return found[1], location[0]
-
-
-@contextmanager
-def nginx(api: str, home: Path, mapping: str, location: str) -> Iterator[str]:
-    """nginx before Prefect's API; yields the URL of the API behind it."""
-    port = free_port()
-    server = api.removesuffix("/api").removeprefix("http://")
-    paths = "".join(
-        f"{name}_temp_path {home}/{name};"
-        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (home / "nginx.conf").write_text(
-        f"pid {home}/pid; error_log {home}/error.log; daemon off; user root; events {{}}\n"
-        f"http {{ access_log off; {paths} {mapping}\n"
-        f"server {{ listen 127.0.0.1:{port}; "
-        f"{location.replace('127.0.0.1:4200', server)} }} }}\n"
-    )
-    with (
-        (home / "nginx.log").open("wb") as log,
-        child(["nginx", "-c", str(home / "nginx.conf")], {}, log),
-    ):
-        yield f"http://127.0.0.1:{port}/api"
+NO_UPGRADE = ("", "location / { proxy_pass http://127.0.0.1:4200; client_max_body_size 8m; }")
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
 
 @needs_nginx
 @pytest.mark.parametrize("passes_upgrades", [True, False])
-def test_the_documented_proxy_passes_heartbeats_and_a_plain_one_does_not(
+def test_nginx_passes_heartbeats_as_documented_and_not_by_default(
     passes_upgrades: bool, prefect_api: dict[str, str], tmp_path: Path
 ) -> None:
-    mapping, location = documented() if passes_upgrades else ("", NO_UPGRADE)
+    setup = None if passes_upgrades else NO_UPGRADE
     with (
-        nginx(prefect_api["PREFECT_API_URL"], tmp_path, mapping, location) as url,
+        nginx(prefect_api["PREFECT_API_URL"], tmp_path, setup) as url,
         temporary_settings({PREFECT_API_URL: url}),
     ):
-        problem = eventually(lambda: [websocket_problem()])[0]
-        assert (problem is None) == passes_upgrades
+        assert (websocket_problem() is None) == passes_upgrades
+
+
+@pytest.mark.skipif(CADDY is None, reason="Caddy is not installed")
+def test_caddy_passes_heartbeats_as_documented(prefect_api: dict[str, str], tmp_path: Path) -> None:
+    with (
+        caddy(prefect_api["PREFECT_API_URL"], tmp_path) as url,
+        temporary_settings({PREFECT_API_URL: url}),
+    ):
+        assert websocket_problem() is None
 
 
 @needs_nginx
@@ -85,7 +56,7 @@ def test_behind_a_proxy_without_websockets_a_long_export_is_left_alone(
 ) -> None:
     log = tmp_path / "log"
     with (
-        nginx(prefect_api["PREFECT_API_URL"], tmp_path, "", NO_UPGRADE) as url,
+        nginx(prefect_api["PREFECT_API_URL"], tmp_path, NO_UPGRADE) as url,
         log.open("wb") as output,
         serving(biospex, output, PREFECT_API_URL=url, EFS_PATH=str(tmp_path)),
     ):
@@ -141,4 +112,26 @@ def test_of_two_services_either_may_be_stopped(
             biospex.send(biospex.request(EXPORTS[0]))
             eventually(lambda: biospex.triggers()[0] == 0, within=45)
             eventually(lambda: not sum(biospex.triggers()))
+    assert biospex.statuses() == ["success"]
+
+
+@needs_nginx
+@pytest.mark.soak
+def test_of_two_services_behind_a_proxy_without_websockets_one_may_be_killed(
+    prefect_api: dict[str, str], prefect: SyncPrefectClient, biospex: Biospex, tmp_path: Path
+) -> None:
+    logs = [tmp_path / "first", tmp_path / "second"]
+    with (
+        nginx(prefect_api["PREFECT_API_URL"], tmp_path, NO_UPGRADE) as url,
+        logs[0].open("wb") as first,
+        logs[1].open("wb") as second,
+        serving(biospex, first, PREFECT_API_URL=url, EFS_PATH=str(tmp_path)),
+    ):
+        run_named(prefect, "listen for exports", StateType.RUNNING)
+        with serving(biospex, second, PREFECT_API_URL=url, EFS_PATH=str(tmp_path)) as in_charge:
+            eventually(lambda: "Listening to" in logs[1].read_text())
+            for process in family(in_charge.pid):
+                os.kill(process, signal.SIGKILL)
+            biospex.send(biospex.request(EXPORTS[0]))
+            eventually(lambda: not sum(biospex.triggers()), within=480)
     assert biospex.statuses() == ["success"]

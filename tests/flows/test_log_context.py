@@ -7,7 +7,9 @@ import pytest
 
 from flows.support.log_context import Labels
 from flows.support.prefect_texts import RAISED_ONCE_MORE
+from splitter.archives.formats import SENT_AS_TEXT
 from splitter.errors import ExportError, SetupError
+from splitter.workspace import RAN_OUT
 
 
 def passed(error: Exception, message: str, level: int) -> logging.LogRecord | None:
@@ -18,7 +20,9 @@ def passed(error: Exception, message: str, level: int) -> logging.LogRecord | No
     return record if Labels().filter(record) else None
 
 
-@pytest.mark.parametrize("error", [ExportError("A sentence."), SetupError("A sentence.")])
+@pytest.mark.parametrize(
+    "error", [ExportError(SENT_AS_TEXT), SetupError(RAN_OUT, path="/tmp", cause="")]
+)
 def test_a_fault_that_its_sentence_explains_has_no_traceback_above_debug(error: Exception) -> None:
     assert passed(error, RAISED_ONCE_MORE, logging.ERROR) is None
     warned = passed(error, "It could not be shown", logging.WARNING)

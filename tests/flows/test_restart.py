@@ -25,10 +25,11 @@ from prefect.states import (
     Scheduled,
 )
 
-from flows.support import restart
+from flows.support import heartbeats, restart
 from flows.support.heartbeats import ServerClock
 from flows.support.prefect_texts import SERVICE_STOPPED
 from flows.support.restart import Upkeep, restart_delay
+from tests.helpers.processes import eventually
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -122,7 +123,7 @@ def test_a_listener_that_lives_or_that_a_person_stopped_is_left_alone(
 def test_a_listener_that_a_dead_service_took_starts_again(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restart, "TIME_TO_START_HERE", timedelta(seconds=-1))
+    monkeypatch.setattr("flows.support.decision.TIME_TO_START_HERE", timedelta(seconds=-1))
     served.create(Pending())
     served.upkeep.look()
     assert [run.state_name for run in served.runs()] == ["AwaitingRetry"]
@@ -158,6 +159,32 @@ def test_a_new_service_listens_although_the_last_one_ended_while_it_cancelled(
     served.prefect.set_flow_run_state(run, Cancelling(), force=True)
     served.upkeep.begin()
     assert sorted(str(run.state_name) for run in served.runs()) == ["Cancelled", "Scheduled"]
+
+
+def test_a_listener_without_heartbeats_that_gives_no_other_sign_is_dead(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.create(Running())
+    monkeypatch.setattr(restart, "NO_SIGN", timedelta(seconds=-1))
+    served.upkeep.look()
+    assert [run.state_name for run in served.runs()] == ["AwaitingRetry"]
+
+
+def test_a_listener_gives_a_sign_of_life_over_http(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeats, "SECONDS_BETWEEN_SIGNS", 0.1)
+    run = served.create(Running())
+
+    def updated() -> datetime:
+        moment = served.prefect.read_flow_run(run).updated
+        assert moment
+        return moment
+
+    before = updated()
+    with heartbeats.shows_life(run):
+        first = eventually(lambda: updated() if updated() > before else None)
+        eventually(lambda: updated() > first)
 
 
 @pytest.mark.parametrize(("is_away", "state"), [(True, "Running"), (False, "AwaitingRetry")])

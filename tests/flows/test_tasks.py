@@ -11,6 +11,7 @@ from prefect.states import Failed
 from flows import tasks
 from flows.support.task_runner import UploadPool
 from flows.tasks import is_retryable
+from splitter.archives.formats import SENT_AS_TEXT
 from splitter.errors import ExportError
 
 
@@ -19,7 +20,7 @@ from splitter.errors import ExportError
     [
         (ConnectionResetError(), True),
         (ReadTimeoutError(endpoint_url="https://example.org"), False),
-        (ExportError("The export is bad."), False),
+        (ExportError(SENT_AS_TEXT), False),
     ],
     ids=["reset", "no answer for minutes", "a bad export"],
 )

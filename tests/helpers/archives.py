@@ -8,7 +8,8 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 
 from splitter.archives import formats, zip_records
-from splitter.archives.zip_index import ZipIndex, bytes_reader
+from splitter.archives.zip_directory import Read
+from splitter.archives.zip_index import ZipIndex
 
 FILES = {
     "a.jpg": bytes(range(256)) * 4,
@@ -34,9 +35,13 @@ class Unseekable(io.RawIOBase):
         return self._written.getvalue()
 
 
+def bytes_reader(data: bytes) -> Read:
+    return lambda start, length: data[start : start + length]
+
+
 def identified(data: bytes) -> formats.Format:
     """The format of a file of these bytes."""
-    return formats.identify(lambda start, length: data[start : start + length], len(data))
+    return formats.identify(bytes_reader(data), len(data))
 
 
 def index_of(data: bytes) -> ZipIndex:
@@ -160,7 +165,7 @@ BROKEN_ZIPS = {
     "only a piece of its directory": (STREAMED[-60:], "the last part of one that was split (.zip."),
     "two of them": (
         zip_of({"a.jpg": b"a"}) + STREAMED,
-        "is two ZIPs, one behind the other",
+        "is two ZIPs, one after the other",
     ),
     "overlap": (
         with_directory(STREAMED, set_on(1, header_offset=0)),

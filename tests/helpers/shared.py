@@ -19,7 +19,7 @@ from xmlrpc.server import SimpleXMLRPCServer
 
 import asyncpg  # type: ignore[import-untyped]
 
-from devtools.database import POSTGRESQL, postgresql
+from devtools.database import POSTGRESQL, Database, postgresql
 from devtools.services import embedded_prefect
 
 ADDRESS = "SHARED_SERVICES"
@@ -81,8 +81,8 @@ class _Services:
         return environment
 
     def _new_database(self, name: str) -> str:
-        server: str = self._once("PostgreSQL", lambda: self._stack.enter_context(postgresql()))
-        url = urlsplit(server)
+        server: Database = self._once("PostgreSQL", lambda: self._stack.enter_context(postgresql()))
+        url = urlsplit(server.url)
         [host] = parse_qs(url.query)["host"]
 
         async def create() -> None:

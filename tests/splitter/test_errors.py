@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitter import errors
+from splitter.archives.formats import SENT_AS_TEXT
+from splitter.aws.s3 import NO_OBJECT
 from splitter.errors import (
     MEANINGS,
     ExportError,
@@ -25,6 +27,8 @@ from splitter.errors import (
     judge,
     meaning_of,
 )
+from splitter.sentences import Words
+from splitter.workspace import NO_DIRECTORY
 
 
 def answer(code: str, status: int) -> ClientError:
@@ -63,8 +67,8 @@ PERMANENT = [
     answer("404", 404),
     answer("InvalidAccessKeyId", 403),
     NoCredentialsError(),
-    ExportError("The export\nis bad."),
-    SetupError("EFS_PATH /efs\ndoes not exist"),
+    ExportError(NO_OBJECT, key="export/41\n.zip", bucket="biospex-app"),
+    SetupError(NO_DIRECTORY, setting="EFS_PATH", path="/efs\n"),
     ValueError("first line\nsecond line"),
     KeyError("x"),
     caused_by(ValueError()),
@@ -103,17 +107,18 @@ def test_an_explanation_is_one_line_without_a_traceback(error: Exception) -> Non
 
 @given(st.text())
 def test_whatever_an_export_holds_its_explanation_is_one_line(text: str) -> None:
-    assert len(explain(ExportError(f"The export has '{text}'.")).splitlines()) == 1
+    error = ExportError(NO_OBJECT, key=text, bucket="biospex-app")
+    assert len(explain(error).splitlines()) == 1
 
 
 def test_a_fault_of_the_export_is_told_in_its_own_words() -> None:
-    assert explain(ExportError("Line 7 names no image.")).startswith("Line 7 names no image. [")
+    assert explain(ExportError(SENT_AS_TEXT)).startswith("The archive was destroyed")
 
 
 def test_a_fault_of_the_setup_is_for_the_operator() -> None:
-    sentence = explain(SetupError("EFS_PATH /efs does not exist."))
+    sentence = explain(SetupError(NO_DIRECTORY, setting=Words("EFS_PATH"), path=Words("/efs")))
     assert "tell the operator" in sentence
-    assert "EFS_PATH /efs does not exist." in sentence
+    assert "EFS_PATH /efs does not exist" in sentence
 
 
 def test_a_fault_of_the_program_is_named_by_its_kind_only() -> None:
@@ -128,8 +133,8 @@ def test_a_refusal_by_aws_is_named_by_its_code() -> None:
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        (ExportError("The archive is damaged."), "`aws s3 cp`"),
-        (SetupError("EFS_PATH /efs does not exist."), "Correct the installation"),
+        (ExportError(SENT_AS_TEXT), "`aws s3 cp`"),
+        (SetupError(NO_DIRECTORY, setting="EFS_PATH", path="/efs"), "Mount the file system"),
         (answer("SlowDown", 503), "status of AWS and the network"),
         (KeyError("x"), "Read the traceback"),
     ],

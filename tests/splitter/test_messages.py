@@ -407,7 +407,7 @@ def test_the_name_of_an_unknown_field_is_shown_as_foreign_text() -> None:
 
 def test_an_archive_that_a_person_names_becomes_a_request_or_is_refused() -> None:
     queue = str(TRIGGER["updatesQueueUrl"])
-    meant = Request.parse(spelled_out("s3://biospex-app/export/a#1?.zip", queue, "7"))
+    meant = Request.parse(spelled_out("s3://biospex-app/export/a#1?.zip", queue))
     assert (meant.s3_bucket, meant.export_path) == ("biospex-app", "export/a#1?.zip")
     for address in ("", "s3://", "s3://[", "s3://bucket", "https://x/y.zip", "s3:" + "\0/" * 999):
         with pytest.raises(RequestError) as refusal:

@@ -1,11 +1,9 @@
-"""Clients for callback queues: where they go."""
+"""Clients for queues."""
 
 import pytest
 
 from blocks.saved import Aws
 from devtools.services import REGION
-from flows.support.callbacks import client_for
-from splitter.messages import ReplyAddress
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws")
 
@@ -18,8 +16,5 @@ pytestmark = pytest.mark.usefixtures("prefect_api", "aws")
     ],
     ids=["named", "not named"],
 )
-def test_a_queue_is_asked_in_the_region_that_its_url_names_else_in_ours(
-    url: str, region: str
-) -> None:
-    address = ReplyAddress(download_id=1, updates_queue_url=url)
-    assert client_for(Aws(), address).meta.region_name == region
+def test_a_client_has_the_region_that_the_url_names_else_ours(url: str, region: str) -> None:
+    assert Aws().sqs(url).meta.region_name == region
