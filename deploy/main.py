@@ -47,6 +47,7 @@ ERRORS = (
     ClientError,
     BotoCoreError,
     httpx.HTTPError,
+    KeyboardInterrupt,
 )
 """Errors that a sentence explains; another one is a mistake in this program."""
 
