@@ -241,6 +241,7 @@ TYPES: dict[str, Any] = {
     name.upper(): kind for name, kind in get_type_hints(Answers, include_extras=True).items()
 }
 QUESTIONS: dict[str, Ask] = {name: kind.__metadata__[-1] for name, kind in TYPES.items()}
+ADAPTERS = {name: TypeAdapter(kind) for name, kind in TYPES.items()}
 
 
 def offer(name: str, draft: Draft) -> str:
@@ -268,7 +269,7 @@ def parse(raw: Mapping[str, str]) -> tuple[Answers, dict[str, str]]:
 def _read(name: str, text: str) -> tuple[Any, str]:
     """The value, or None and a sentence."""
     try:
-        return TypeAdapter(TYPES[name]).validate_python(text), ""
+        return ADAPTERS[name].validate_python(text), ""
     except ValidationError as error:
         return None, error.errors()[0]["msg"].removeprefix("Value error, ")
 

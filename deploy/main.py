@@ -14,7 +14,7 @@ import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 
 from deploy import account
-from deploy.answers import ENVIRONMENTS, TYPES, Draft, ask, load, save
+from deploy.answers import ENVIRONMENTS, QUESTIONS, Draft, ask, load, save
 from deploy.preflight import DeploymentError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def prepare(options: argparse.Namespace) -> "Deployment":
     draft.last |= {"SHAPE": options.shape} if options.shape else {}
     if not options.yes:
         print("Enter takes the default in brackets, - leaves the answer empty.")
-    for name in TYPES:
+    for name in QUESTIONS:
         given = ask(name, draft, prompt)
         if name == "AWS_REGION":
             if given not in account.regions():
