@@ -7,7 +7,7 @@ the holes are between them instead.
 import os
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -30,7 +30,7 @@ HOLE = crc32(bytes(SIZE))
 LOCAL_EXTRA = b"UX\x0c\x00" + bytes(12)
 CENTRAL_EXTRA = b"UX\x08\x00" + bytes(8)
 GIB = 1024**3
-HOLES = bytes(1024 * 1024)
+MIB = 1024**2
 
 Members = Sequence[tuple[str, bytes | int | None]]
 """Names and contents: bytes, a number of zeros, or None for ``SIZE`` zeros."""
@@ -103,17 +103,26 @@ def put_together(plan: Plan, source: Path, path: Path) -> None:
             if isinstance(part, Uploaded):
                 kept = list(part.ranges)
             for found in kept:
-                archive.seek(found.start)
-                left = found.size
-                while left:
-                    block = archive.read(min(left, 1024 * 1024))
-                    left -= len(block)
-                    if block == HOLES[: len(block)]:
-                        batch.seek(len(block), os.SEEK_CUR)
-                    else:
-                        batch.write(block)
+                begin = batch.tell() - found.start
+                for start, data in stretches(archive.fileno(), found.start, found.end):
+                    batch.seek(begin + start)
+                    batch.write(data)
+                batch.seek(begin + found.end)
             if isinstance(part, Uploaded):
                 batch.write(part.end)
+
+
+def stretches(file: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """The data of a range of a file, without its holes."""
+    while start < end:
+        try:
+            start = os.lseek(file, start, os.SEEK_DATA)
+        except OSError:  # there is none behind it
+            return
+        if start < end:
+            length = min(os.lseek(file, start, os.SEEK_HOLE), end, start + MIB) - start
+            yield start, os.pread(file, length, start)
+            start += length
 
 
 @pytest.mark.parametrize("folder", ["", "My Export/"])

@@ -228,18 +228,22 @@ def test_other_programs_open_the_batch_of_a_real_export(program: str, tmp_path: 
     accepts(program, path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("program", COMMANDS)
-def test_other_programs_open_a_batch_of_more_than_65535_images(
-    program: str, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A batch of 66,000 images."""
     names = [f"{number}.jpg" for number in range(66_000)]
     source = zip_of(dict.fromkeys(names, b""))
-    path = tmp_path / "batch.zip"
+    path = tmp_path_factory.mktemp("many") / "batch.zip"
     path.write_bytes(assembled(planned(source, names), source))
     with zipfile.ZipFile(path) as batch:
         assert batch.namelist() == [*names, "manifest.csv"]
-    accepts(program, path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", COMMANDS)
+def test_other_programs_open_a_batch_of_more_than_65535_images(program: str, many: Path) -> None:
+    accepts(program, many)
 
 
 def run(command: list[str], path: Path, *names: str) -> bytes:

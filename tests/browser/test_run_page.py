@@ -6,24 +6,32 @@ changes its default UI, these tests fail.
 """
 
 import shutil
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import cast
 from urllib.parse import quote
+from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.deployments.runner import RunnerDeployment
+from prefect.flow_engine import run_flow
 from prefect_aws import AwsCredentials
 from prefect_aws.client_parameters import AwsClientParameters
 
 from blocks.saved import BLOCK_NAME
-from devtools.services import REGION, end_at_once
-from flows.support.run_tags import run_page, runs_page
+from devtools.services import REGION, child, end_at_once
+from flows.create_batches import create_batches
+from flows.support.run_tags import deployment_tags, run_page, runs_page
+from splitter.settings import Settings
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 from tests.helpers.faulty_proxy import Rule, faulty_proxy
-from tests.helpers.processes import run_named, serving
+from tests.helpers.processes import run_named
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -69,18 +77,32 @@ def runs(
         parameters = AwsClientParameters(verify=False, config=proxies)
         AwsCredentials(region_name=REGION, aws_client_parameters=parameters).save(BLOCK_NAME)
         stack.callback(AwsCredentials.delete, BLOCK_NAME)
-        server = stack.enter_context(
-            serving(biospex, BATCH_SIZE="10", TMPDIR=str(directory), EFS_PATH=str(directory))
-        )
-        stack.callback(end_at_once, server)  # and the run that waits with it
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for variable in ("TMPDIR", "EFS_PATH"):
+            patch.setenv(variable, str(directory))
+        patch.setattr("tempfile.tempdir", None)
+        patch.setenv("BATCH_SIZE", "10")
+        prefect = stack.enter_context(get_client(sync_client=True))
+        tags = deployment_tags("export", Settings())
+        form = create_batches.to_deployment("page", tags=tags, enforce_parameter_schema=False)
+        deployment = cast(UUID, cast(RunnerDeployment, form).apply())
+
+        def scheduled(archive: Path, download: int) -> FlowRun:
+            parameters = {"request": biospex.request(archive, downloadId=download)}
+            return prefect.create_flow_run_from_deployment(deployment, parameters=parameters)
+
+        waiting = scheduled(stuck, RUNNING)
+        command = [sys.executable, "-m", "prefect", "flow-run", "execute", str(waiting.id)]
+        process = stack.enter_context(child(command, {}, None))
+        stack.callback(end_at_once, process)
+        for download, archive in ((FINISHED, EXPORTS[0]), (FAILED, broken)):
+            run = scheduled(archive, download)
+            run_flow(create_batches, run, run.parameters, return_type="state")
         wanted = {
             FINISHED: (EXPORTS[0], StateType.COMPLETED),
             FAILED: (broken, StateType.FAILED),
             RUNNING: (stuck, StateType.RUNNING),
         }
-        for download, (archive, _) in wanted.items():
-            biospex.send(biospex.request(archive, downloadId=download))
-        prefect = stack.enter_context(get_client(sync_client=True))
         yield {
             download: run_named(prefect, f"download {download}: {archive.name}", state)
             for download, (archive, state) in wanted.items()

@@ -1,23 +1,22 @@
 """Splitting an archive without BIOSPEX, and planning it: what a person types and reads."""
 
-import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
+from pathlib import Path
+from runpy import run_module
+from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from cli.submit import POOL, SubmitError, main
-from devtools.services import served
+from cli.submit import POOL, SubmitError, follow, main
+from flows.create_batches import create_batches
 from splitter.errors import ExportError, SetupError
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
+from tests.helpers.pages import this_run
 
 pytestmark = [
     pytest.mark.prefect_server("serve"),
@@ -27,41 +26,19 @@ pytestmark = [
 Printed = pytest.CaptureFixture[str]
 
 
-def submit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cli.submit", *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_with_answer_a_trigger_is_sent_and_followed_to_its_callback(
-    biospex: Biospex, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+def test_a_run_that_made_no_batches_is_followed_to_its_sentence(
+    prefect: SyncPrefectClient, biospex: Biospex, tmp_path: Path, capsys: Printed
 ) -> None:
-    broken = f"s3://{biospex.bucket}/export/broken.zip"
-    biospex.s3.put_object(
-        Bucket=biospex.bucket, Key="export/broken.zip", Body=b"PK\3\4 and no more"
-    )
-    monkeypatch.setenv("TRIGGER_QUEUE_URL", biospex.trigger_queue_url)
-    monkeypatch.setenv("UPDATES_QUEUE_URL", biospex.queue_url)
-    with served(os.environ):
-        assert main([biospex.address(EXPORTS[0]), "--answer"]) == 0
-        done = capsys.readouterr().out
-        assert main([broken, "--answer"]) == 1
-        refused = capsys.readouterr().out
-    lines = done.splitlines()
-    sent, _, download = lines[0].rpartition(" ")
-    assert sent == f"Sent the trigger for {EXPORTS[0].name} as download"
-    assert "/runs/flow-run/" in lines[1]
-    assert any(line.endswith("  Completed") for line in lines)
-    assert json.loads(done[done.index("{\n") : done.rindex("}") + 1]) == {
-        "function": "BiospexBatchCreator",
-        "status": "success",
-        "downloadId": download,
-        "batchFiles": [f"{EXPORTS[0].stem}-part1.zip"],
-    }
-    assert "The archive is damaged or incomplete" in refused
+    """flows/test_serve.py follows one that made batches."""
+    broken = tmp_path / "broken.zip"
+    broken.write_bytes(b"PK\3\4 and no more")
+    state: State[Any] = create_batches(biospex.request(broken), return_state=True)
+    [run] = prefect.read_flow_runs(flow_run_filter=this_run(state))
+    assert follow(prefect, lambda: run) == 1
+    printed = capsys.readouterr().out
+    assert "/runs/flow-run/" in printed
+    assert "  Export refused" in printed
+    assert "The archive is damaged or incomplete" in printed
 
 
 def test_the_plan_goes_by_the_settings_of_the_work_pool(
@@ -135,33 +112,27 @@ def test_without_prefect_nothing_is_submitted(options: list[str]) -> None:
         main(["s3://bucket/export/a.zip", *options])
 
 
-def test_a_refusal_is_one_line(biospex: Biospex) -> None:
-    done = submit(biospex.address(EXPORTS[0]), BATCH_SIZE="many")
-    assert done.returncode == 1
-    assert done.stderr.startswith("These settings cannot be used: BATCH_SIZE='many'")
-    assert done.stderr.count("\n") == 1
+@pytest.mark.filterwarnings("ignore:'cli.submit' found in sys.modules")
+def test_a_refusal_is_one_line(biospex: Biospex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "many")
+    monkeypatch.setattr("sys.argv", ["submit", biospex.address(EXPORTS[0])])
+    with pytest.raises(SystemExit) as end:
+        run_module("cli.submit", run_name="__main__")
+    assert str(end.value.code).startswith("These settings cannot be used: BATCH_SIZE='many'")
+    assert "\n" not in str(end.value.code)
 
 
 def test_ctrl_c_ends_in_one_line_and_leaves_the_run_alone(
-    prefect: SyncPrefectClient, biospex: Biospex
+    biospex: Biospex, monkeypatch: pytest.MonkeyPatch, capsys: Printed
 ) -> None:
-    queues = {
-        "TRIGGER_QUEUE_URL": biospex.trigger_queue_url,
-        "UPDATES_QUEUE_URL": biospex.queue_url,
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli.submit", biospex.address(EXPORTS[0]), "--answer"],
-        env={**os.environ, **queues},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    assert process.stdout.readline().startswith("Sent the trigger")
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    printed, complaints = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "The run continues" in printed
-    assert complaints == ""
+    def press(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("TRIGGER_QUEUE_URL", biospex.trigger_queue_url)
+    monkeypatch.setenv("UPDATES_QUEUE_URL", biospex.queue_url)
+    monkeypatch.setattr("time.sleep", press)
+    assert main([biospex.address(EXPORTS[0]), "--answer"]) == 130
+    sent, _, *rest = capsys.readouterr().out.splitlines()
+    assert sent.startswith("Sent the trigger")
+    assert rest == ["No longer following. The run continues; its page shows its outcome."]
     assert biospex.triggers() == (1, 0)

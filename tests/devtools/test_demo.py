@@ -72,7 +72,7 @@ def left_behind(temporary: Path) -> tuple[list[int], list[Path]]:
     return processes(temporary), list((temporary / "tmp").iterdir())
 
 
-def test_two_examples_are_told_in_thirty_lines_and_nothing_stays_but_batches_and_log(
+def test_two_examples_in_thirty_lines_leave_only_batches_and_the_log(
     tmp_path: Path,
 ) -> None:
     done = demo("--keep", temporary=tmp_path, until="until you press Ctrl-C")
@@ -156,11 +156,13 @@ def test_what_cannot_be_done_is_reported_in_one_line(
     assert len(complaint.splitlines()) == 1
 
 
-def test_a_full_disk_is_named_before_anything_is_started_and_later(
-    tmp_path: Path,
-) -> None:
+def test_a_full_disk_is_named_before_anything_is_started() -> None:
     with pytest.raises(DemoError, match=r"free, .* are needed; set TMPDIR"), _home(2**62):
         pass
+
+
+@pytest.mark.soak
+def test_a_disk_that_becomes_full_is_named(tmp_path: Path) -> None:
     code = (
         "import sys, devtools.story; devtools.story.check_room.__defaults__ = (2**62,);"
         "from devtools.demo import main; sys.exit(main(sys.argv[1:]))"
@@ -214,10 +216,8 @@ def on_a_terminal(temporary: Path) -> Iterator[tuple[int, list[bytes], int]]:
         os.close(terminal)
 
 
-@pytest.mark.parametrize(
-    "moment",
-    ["Starting S3", pytest.param("S3, SQS and Prefect run", marks=pytest.mark.soak)],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("moment", ["Starting S3", "S3, SQS and Prefect run"])
 def test_ctrl_c_says_stopped_and_leaves_no_process_and_no_file(moment: str, tmp_path: Path) -> None:
     with on_a_terminal(tmp_path) as (process, printed, terminal):
         eventually(lambda: moment in b"".join(printed).decode(errors="replace"))

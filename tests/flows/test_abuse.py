@@ -41,11 +41,13 @@ ABUSE = FIXTURES / "cases" / "abuse"
 ARCHIVES = sorted([*ABUSE.glob("*.zip"), *ABUSE.glob("*.tar.gz")])
 MESSAGES = sorted(ABUSE.glob("*-message-*.json"))
 
-SECONDS = 60
+SECONDS = 10
+"""Of processor time, as a busy machine is slow."""
+PATIENCE = 300
 MEMORY = 700 * 1024**2
 
 CHILD = """
-import json, os, sys, tempfile
+import json, os, sys, tempfile, time
 from pathlib import Path
 from prefect.logging.handlers import APILogHandler
 from flows.create_batches import create_batches
@@ -54,10 +56,12 @@ for line in sys.stdin:
     os.environ.update(environment)
     tempfile.tempdir = None
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: proc(5)
+    began = time.process_time()
     create_batches(request, return_state=True)
+    took = time.process_time() - began
     APILogHandler().flush()
     status = Path("/proc/self/status").read_text()
-    print("peak:", status.partition("VmHWM:")[2].split()[0], flush=True)
+    print("end:", status.partition("VmHWM:")[2].split()[0], took, flush=True)
 """
 
 Run = Callable[..., None]
@@ -81,13 +85,15 @@ def run(child: "subprocess.Popen[str]") -> Run:
         assert child.stdin and child.stdout
         environment |= {name: os.environ[name] for name in ("TMPDIR", "EFS_PATH")}
         print(json.dumps([request, environment]), file=child.stdin, flush=True)
-        watchdog = Timer(SECONDS, child.kill)
+        watchdog = Timer(PATIENCE, child.kill)
         watchdog.start()
-        peaks = (line.split()[1] for line in child.stdout if line.startswith("peak: "))
-        peak = next(peaks, None)
+        ends = (line.split()[1:] for line in child.stdout if line.startswith("end: "))
+        end = next(ends, None)
         watchdog.cancel()
-        assert peak, f"no end within {SECONDS} s"
-        assert int(peak) * 1024 < MEMORY
+        assert end, f"no end within {PATIENCE} s"
+        peak, seconds = map(float, end)
+        assert peak * 1024 < MEMORY
+        assert seconds < SECONDS
 
     return run
 
@@ -124,19 +130,11 @@ def is_ours(token: Token) -> bool:
     return token.type in ("image", "link_open") and target.startswith((*own, aws))
 
 
-CASES = [
-    pytest.param(archive, lane, id=f"{archive.name}-{lane}")
-    for archive in ARCHIVES
-    for lane in ("extract", "splice")
-    if lane == "extract" or archive.suffix == ".zip"
-]
-
-
-@pytest.mark.parametrize(("archive", "lane"), CASES)
+@pytest.mark.parametrize("archive", ARCHIVES, ids=lambda path: path.name)
 def test_a_hostile_export_gets_one_harmless_callback(
-    archive: Path, lane: str, run: Run, biospex: Biospex, prefect: SyncPrefectClient
+    archive: Path, run: Run, biospex: Biospex, prefect: SyncPrefectClient
 ) -> None:
-    check_harmless(archive, lane, run, biospex, prefect)
+    check_harmless(archive, run, biospex, prefect)
 
 
 HOSTILE = [
@@ -176,17 +174,14 @@ def test_hostile_text_is_harmless_in_every_place(
         written = io.StringIO()
         csv.writer(written).writerows([[header], [cell]])
         export.writestr("manifest.csv", written.getvalue())
-    check_harmless(archive, "auto", run, biospex, prefect)
+    check_harmless(archive, run, biospex, prefect)
 
 
-def check_harmless(
-    archive: Path, lane: str, run: Run, biospex: Biospex, prefect: SyncPrefectClient
-) -> None:
+def check_harmless(archive: Path, run: Run, biospex: Biospex, prefect: SyncPrefectClient) -> None:
     """Run an export and look at everything that people are shown of it."""
     download = str(uuid4())
     request = biospex.request(archive, downloadId=download)
-    lanes = {"SPLIT_STRATEGY": "auto" if lane == "splice" else lane, "SPLICE_MIN_SIZE": "0"}
-    run(request, **lanes)
+    run(request, SPLICE_MIN_SIZE="0")
     [callback] = biospex.callbacks()
     assert callback["downloadId"] == download
     lines, artifacts = said(prefect, title(request))

@@ -99,7 +99,7 @@ def test_a_disk_that_fills_during_a_step_is_answered_with_its_name(
 
 
 WITH_LITTLE_MEMORY = """
-import resource, sys
+import os, resource, sys
 from pathlib import Path
 from splitter.archives import extract as archive
 from splitter.manifest import partition as manifest
@@ -107,7 +107,12 @@ from splitter.batches.zip import BatchZip
 from splitter.errors import explain
 from splitter.workspace import run_directory
 
-step, path, root = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+path, root, *steps = sys.argv[1:]
+path, root = Path(path), Path(root)
+# A process for each step, so that each has the same memory, from one that has imported all.
+step = next((each for each in steps if not os.fork()), None)
+if not step:
+    sys.exit(any(os.wait()[1] for _ in steps))
 
 def limit():
     used = int(Path("/proc/self/status").read_text().partition("VmData:")[2].split()[0]) * 1024
@@ -127,25 +132,25 @@ try:
         at_once = [part.content() for part in batch.parts()]
 except (MemoryError, RuntimeError) as error:
     resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY,) * 2)
-    print(type(error).__name__, explain(error))
+    print(type(error).__name__, step, explain(error))
 """
 
 
-@pytest.mark.parametrize("step", ["extract", "partition", "zip"])
-def test_memory_that_runs_out_in_a_step_is_told_and_nothing_stays(
-    step: str, tmp_path: Path
-) -> None:
+def test_memory_that_runs_out_in_a_step_is_told_and_nothing_stays(tmp_path: Path) -> None:
     images = {f"{n:02}.jpg": random.Random(n).randbytes(MIB) for n in range(20)}
     archive = export(tmp_path / "e.zip", images, 100_000)
     root = tmp_path / "root"
     root.mkdir()
-    child = [sys.executable, "-c", WITH_LITTLE_MEMORY, step, str(archive), str(root)]
+    steps = ["extract", "partition", "zip"]
+    child = [sys.executable, "-c", WITH_LITTLE_MEMORY, str(archive), str(root), *steps]
     done = subprocess.run(child, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # Python's threads cannot start: it has no word of its own for this lack of memory.
     told = {"MemoryError": "ran out of memory", "RuntimeError": "tell the operator"}
-    kind, _, sentence = done.stdout.partition(" ")
-    assert told[kind] in sentence
+    lines = [line.split(" ", 2) for line in done.stdout.splitlines()]
+    assert sorted(step for _, step, _ in lines) == steps
+    for kind, _, sentence in lines:
+        assert told[kind] in sentence
     sweep(root)  # as the next run does: without memory even a directory may not be removable
     assert list(root.iterdir()) == []
 

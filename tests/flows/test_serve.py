@@ -1,13 +1,12 @@
 """Both deployments served by a process of its own."""
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from runpy import run_module
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from prefect.client.schemas.actions import VariableCreate
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from cli.submit import main as submit
 from devtools.services import child
 from flows.serve import check
 from splitter.errors import SetupError
@@ -120,14 +120,19 @@ def test_no_log_has_a_secret(crowd: Crowd) -> None:
     assert_no_secret(crowd.log)
 
 
-def test_a_service_runs_an_export_and_a_form_and_ends_at_a_signal(
-    prefect: SyncPrefectClient, biospex: Biospex, workspace: Path, tmp_path: Path
+def test_a_service_answers_a_trigger_and_a_form_and_ends_at_a_signal(
+    prefect: SyncPrefectClient,
+    biospex: Biospex,
+    workspace: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    biospex.send(biospex.request(EXPORTS[0], downloadId="good"))
+    monkeypatch.setenv("TRIGGER_QUEUE_URL", biospex.trigger_queue_url)
+    monkeypatch.setenv("UPDATES_QUEUE_URL", biospex.queue_url)
     environment = {
         "AWS_SECRET_ACCESS_KEY": "not-for-any-log",
         "PREFECT_LOGGING_LEVEL": "DEBUG",
-        "TRIGGER_QUEUE_URL": biospex.trigger_queue_url,
     }
     command = [sys.executable, "-m", "flows.serve"]
     log = tmp_path / "log"
@@ -135,6 +140,7 @@ def test_a_service_runs_an_export_and_a_form_and_ends_at_a_signal(
         listening = run_named(prefect, "listen for exports", StateType.RUNNING)
         deployment = prefect.read_deployment_by_name("create-batches/create-batches")
         empty = prefect.create_flow_run_from_deployment(deployment.id)
+        assert submit([biospex.address(EXPORTS[0]), "--answer"]) == 0
         eventually(lambda: prefect.read_flow_run(empty.id).state_type == StateType.FAILED)
         eventually(lambda: not sum(biospex.triggers()))
         before_its_end = len(log.read_text())
@@ -152,6 +158,19 @@ def test_a_service_runs_an_export_and_a_form_and_ends_at_a_signal(
     ended = prefect.read_flow_run(listening.id).state
     assert ended is not None
     assert ended.is_final()
+
+    printed = capsys.readouterr().out
+    said, page, *states = printed.splitlines()
+    sent, _, download = said.rpartition(" ")
+    assert sent == f"Sent the trigger for {EXPORTS[0].name} as download"
+    assert "/runs/flow-run/" in page
+    assert any(line.endswith("  Completed") for line in states)
+    assert json.loads(printed[printed.index("{\n") : printed.rindex("}") + 1]) == {
+        "function": "BiospexBatchCreator",
+        "status": "success",
+        "downloadId": download,
+        "batchFiles": [f"{EXPORTS[0].stem}-part1.zip"],
+    }
 
 
 def assert_no_secret(log: str) -> None:
@@ -190,10 +209,11 @@ def test_without_credentials_nothing_is_served(
         check(Settings(trigger_queue_url="https://sqs.invalid/1/triggers"))
 
 
-def test_what_serving_needs_is_said_in_one_line() -> None:
-    command = [sys.executable, "-m", "flows.serve"]
-    environment = {**os.environ, "TRIGGER_QUEUE_URL": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("Cannot serve: TRIGGER_QUEUE_URL is not set; ")
-    assert done.stderr.count("\n") == 1
+@pytest.mark.filterwarnings("ignore:'flows.serve' found in sys.modules")
+def test_what_serving_needs_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIGGER_QUEUE_URL", "")
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as end:
+        run_module("flows.serve", run_name="__main__")
+    assert str(end.value.code).startswith("Cannot serve: TRIGGER_QUEUE_URL is not set; ")
+    assert "\n" not in str(end.value.code)

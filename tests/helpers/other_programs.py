@@ -1,6 +1,6 @@
 """Other programs that read ZIPs, as far as they are installed: each must accept every batch.
 
-The two readers in ``readers/`` are built once in a process. Names are UTF-8 in all of them.
+The two readers in ``readers/`` are built once. Names are UTF-8 in all of them.
 """
 
 import os
@@ -11,9 +11,10 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
+
+from tests.helpers.shared import shared_file
 
 READERS = Path(__file__).parent / "readers"
 UTF_8 = {**os.environ, "LC_ALL": "C.UTF-8"}
@@ -80,23 +81,17 @@ def accepts(program: str, path: Path) -> None:
 
 
 @cache
-def _built() -> TemporaryDirectory[str]:
-    """A directory for the readers, removed at the end of the process."""
-    return TemporaryDirectory(prefix="readers-")
-
-
-@cache
 def _java() -> Path:
-    directory = Path(_built().name)
-    _run(["javac", "-d", str(directory), str(READERS / "Read.java")])
-    return directory
+    return shared_file(
+        "java", lambda made: _run(["javac", "-d", str(made), str(READERS / "Read.java")])
+    )
 
 
 @cache
 def _go() -> Path:
-    binary = Path(_built().name) / "read"
-    _run(["go", "build", "-o", str(binary), str(READERS / "read.go")])
-    return binary
+    return shared_file(
+        "go", lambda made: _run(["go", "build", "-o", str(made), str(READERS / "read.go")])
+    )
 
 
 def _run(command: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The Prefect servers and the PostgreSQL that all workers of pytest-xdist share.
+"""The Prefect servers, the PostgreSQL and the files that all workers of pytest-xdist share.
 
 They are children of the process that started pytest and end with it. The first test that asks for
 a server starts it: workers ask that process by XML-RPC.
@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from tempfile import TemporaryDirectory
@@ -25,6 +26,9 @@ from devtools.services import embedded_prefect
 ADDRESS = "SHARED_SERVICES"
 """Variable with the URL of the XML-RPC server; workers inherit it."""
 
+HOME = "SHARED_FILES"
+"""Variable with a directory for files that all workers share."""
+
 
 def prefect_server(name: str, database: str = "PostgreSQL") -> dict[str, str]:
     """Return the environment that leads to the Prefect server of that name, started if need be.
@@ -33,6 +37,16 @@ def prefect_server(name: str, database: str = "PostgreSQL") -> dict[str, str]:
     """
     environment: Any = ServerProxy(os.environ[ADDRESS]).prefect_server(name, database)
     return {str(key): str(value) for key, value in environment.items()}
+
+
+def shared_file(name: str, make: Callable[[Path], None]) -> Path:
+    """Return a file or directory that all workers share, made by the first that asks for it."""
+    path = Path(os.environ[HOME]) / name
+    with path.with_suffix(".lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        if not path.exists():
+            make(path)
+    return path
 
 
 @contextmanager
@@ -47,6 +61,7 @@ def shared_services() -> Iterator[None]:
         server.register_function(start, "prefect_server")
         thread = Thread(target=server.serve_forever)
         thread.start()
+        os.environ[HOME] = home
         os.environ[ADDRESS] = f"http://127.0.0.1:{server.server_address[1]}"
         try:
             yield

@@ -1,0 +1,69 @@
+"""Splits an archive with the plain functions, without Prefect."""
+
+from pathlib import Path
+from typing import Any
+
+from splitter import zooniverse
+from splitter.archives import extract as archive
+from splitter.aws.s3 import Bucket
+from splitter.batches import splice as splicing
+from splitter.batches.assembly import PartPool, assemble
+from splitter.batches.lanes import Export, Lane, Splice, choose_lane, partition_files
+from splitter.batches.zip import BatchZip
+from splitter.manifest.partition import Partition
+from splitter.messages import Request
+from splitter.settings import Settings
+
+
+def split(
+    bucket: Bucket, path: Path, strategy: Any, directory: Path
+) -> tuple[Lane, Partition, list[bytes]]:
+    """Split an archive that is in the bucket under ``export/``.
+
+    Returns:
+        Its lane, its batches with the findings about images, and their ZIPs.
+    """
+    settings = Settings(batch_size=5, split_strategy=strategy, splice_min_size=0)
+    key = f"export/{path.name}"
+    request = Request.model_validate(
+        {
+            "downloadId": 1,
+            "file": path.name,
+            "exportPath": key,
+            "totalSize": path.stat().st_size,
+            "s3Bucket": bucket.name,
+            "updatesQueueUrl": "https://sqs.us-east-2.amazonaws.com/000000000000/updates",
+        }
+    )
+    export = Export(request, bucket.archive(key), settings.limits, lambda _: bucket, bucket)
+    lane = choose_lane(export, settings)
+    if isinstance(lane, Splice):
+        return lane, zooniverse.inspect(lane.parts, lane.index), _splice(export, lane)
+    bucket.download(key, export.source, directory / "archive", lambda _: None)
+    contents = archive.extract(directory / "archive", directory / "store", limits=export.limits)
+    parts = partition_files(contents, settings)
+    images = {name: contents.members[file] for name, file in parts.images.items()}
+    modified = contents.members[parts.manifest].modified
+    zips = [BatchZip(batch, images, contents.store, modified) for batch in parts.batches]
+    return (
+        lane,
+        zooniverse.inspect(parts, contents),
+        [bytes(made.read(0, made.size)) for made in zips],
+    )
+
+
+def _splice(export: Export, lane: Splice) -> list[bytes]:
+    bucket, parts = export.bucket, lane.parts
+    images = {name: lane.index.members[file] for name, file in parts.images.items()}
+    modified = lane.index.members[parts.manifest].info.date_time
+    made = []
+    with PartPool(4) as pool:
+        for batch in parts.batches:
+            plan = splicing.plan_batch(batch, images, modified)
+            key = export.request.batch_key(batch.part)
+            [pieces] = splicing.parts([plan], bucket, export.request.export_path, export.source)
+            assemble(bucket, key, pieces, {}, pool, lambda _: None)
+            splicing.verify(bucket, key, batch)
+            found = bucket.archive(key)
+            made.append(bytes(bucket.read(key, found.etag, 0, found.size)))
+    return made
