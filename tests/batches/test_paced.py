@@ -18,6 +18,7 @@ from splitter.batches.assembly import (
     PARALLEL_BATCHES,
     PARALLEL_COPIES,
     PARALLEL_PARTS,
+    PARALLEL_UPLOADS,
     PartPool,
     assemble,
 )
@@ -151,5 +152,7 @@ def test_a_download_reads_ranges_in_parallel(tmp_path: Path, servers: ExitStack)
 
 
 def test_each_thread_that_sends_requests_has_a_connection() -> None:
-    threads = PARALLEL_COPIES + PARALLEL_PARTS + PARALLEL_BATCHES
+    splice = PARALLEL_COPIES + PARALLEL_PARTS + PARALLEL_BATCHES
+    extract = PARALLEL_DOWNLOADS + PARALLEL_UPLOADS + PARALLEL_BATCHES
+    threads = max(splice, extract)
     assert CLIENT_CONFIG.max_pool_connections >= threads  # type: ignore[attr-defined]
