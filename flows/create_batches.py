@@ -25,7 +25,7 @@ from flows.support.run_tags import documented, tag_this_run
 from flows.tasks import notify
 from splitter.aws import CallbackError
 from splitter.aws import sqs as queues
-from splitter.batches.outcome import metric_line
+from splitter.batches.outcome import last_line
 from splitter.errors import ExportError, SetupError, Verdict, explain, judge
 from splitter.messages import Failure, ReplyAddress, Request, Result, title
 from splitter.sentences import Actor
@@ -114,7 +114,7 @@ def create_batches(request: Request | str) -> Result:
             done.made.pictures.publish()
     outcome = done.outcome
     name = "Completed with warnings" if outcome.all_warnings else "Completed"
-    print(metric_line(name, request.download_id, outcome))
+    print(last_line(name, request.download_id, outcome))
     return Completed(  # type: ignore[return-value]
         name=name, message=outcome.summary, data=outcome.result
     )
@@ -159,7 +159,7 @@ def failed(
         answer_failure(request, verdict, allowed)
     name = STATE_NAMES[verdict.actor] if is_final else "Failed"
     address = ReplyAddress.of(request)
-    print(metric_line(name, address and address.download_id, None))
+    print(last_line(name, address and address.download_id, None))
     return Failed(
         name=name,
         message=f"{begin} {verdict.said}" if done else str(verdict.said),

@@ -95,7 +95,7 @@ def test_names_of_any_script_that_are_marked_as_utf_8_are_spliced(
     others_accept(batches, tmp_path)
 
 
-def test_a_manifest_that_spells_names_otherwise_than_the_archive_is_extracted(
+def test_an_archive_whose_manifest_spells_names_otherwise_is_extracted(
     bucket: Bucket, biospex: Biospex, tmp_path: Path
 ) -> None:
     path = tmp_path / "export.zip"

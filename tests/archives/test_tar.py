@@ -191,7 +191,7 @@ def test_hard_links_count_towards_the_unpacked_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
 )
-def test_a_symbolic_link_or_device_is_unusable_and_does_not_hinder_the_rest(
+def test_a_symbolic_link_or_device_is_unusable_and_hinders_no_other(
     kind: bytes, tmp_path: Path
 ) -> None:
     contents = unpacked(tar_of(FILES, others=[entry("c.jpg", kind, "a.jpg")]), tmp_path)

@@ -186,7 +186,7 @@ def test_a_missing_callback_queue_is_reported_by_check_and_by_send(
         send_callback(biospex.sqs, address, Failure(download_id=1, error="No."))
 
 
-def test_a_message_that_cannot_be_answered_is_a_dead_letter_after_a_few_rejections(
+def test_a_message_is_a_dead_letter_after_a_few_rejections(
     biospex: Biospex, queue: TriggerQueue
 ) -> None:
     dead = with_redrive_policy(biospex, 1000)

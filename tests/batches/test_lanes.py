@@ -1,7 +1,6 @@
 """The lanes of archives in S3 and the reasons for them."""
 
 import pickle
-import unicodedata
 import zipfile
 from typing import Any
 
@@ -23,7 +22,6 @@ from tests.helpers.archives import (
 from tests.helpers.exports import KEY, export_of, settings_of
 
 TAR = tar_of(FILES)
-DECOMPOSED = unicodedata.normalize("NFD", "Å.jpg")
 
 
 def test_a_zip_that_s3_can_copy_is_spliced_with_its_batches(bucket: Bucket) -> None:
@@ -69,13 +67,6 @@ def test_archives_that_are_extracted_and_the_reasons(
 def test_a_zip_just_above_the_minimum_size_is_spliced(bucket: Bucket) -> None:
     settings = settings_of(splice_min_size=len(STREAMED) - 1)
     assert isinstance(choose_lane(export_of(bucket, STREAMED), settings), Splice)
-
-
-def test_an_archive_whose_manifest_spells_names_differently_is_extracted(bucket: Bucket) -> None:
-    files = {"Å.jpg": b"1", "manifest.csv": f"imageName\n{DECOMPOSED}\n".encode()}
-    lane = choose_lane(export_of(bucket, zip_of(files)), settings_of())
-    assert isinstance(lane, Extract)
-    assert lane.reason == "its manifest spells 'Å.jpg' in another way"
 
 
 @pytest.mark.parametrize("data", [TAR, zip_of(FILES, zipfile.ZIP_BZIP2)], ids=["tar", "method"])

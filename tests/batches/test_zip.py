@@ -79,7 +79,7 @@ def data(store: Store) -> bytes:
     return whole(store.zip_of(batch_of(ROWS)))
 
 
-def test_a_batch_holds_its_manifest_and_each_image_once_in_the_order_of_the_rows(
+def test_a_batch_holds_its_manifest_and_images_in_the_order_of_the_rows(
     data: bytes,
 ) -> None:
     with zipfile.ZipFile(io.BytesIO(data)) as batch:

@@ -22,7 +22,7 @@ from tests.helpers.pages import page_of
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "workspace")
 
 
-def test_a_repeated_run_makes_what_is_missing_and_a_changed_export_everything(
+def test_a_repeated_run_makes_missing_batches_and_a_changed_export_all(
     biospex: Biospex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BATCH_SIZE", "1")
@@ -67,7 +67,7 @@ def test_a_repeated_run_makes_what_is_missing_and_a_changed_export_everything(
     assert biospex.statuses() == ["success"] * 3
 
 
-def test_a_bad_export_is_answered_with_the_sentence_of_its_page_state_and_log(
+def test_a_bad_export_has_one_sentence_in_callback_state_log_and_page(
     biospex: Biospex,
     prefect: SyncPrefectClient,
     workspace: Path,

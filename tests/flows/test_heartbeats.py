@@ -126,7 +126,7 @@ def test_heartbeats_that_a_run_has_missed(
     assert heard == pytest.approx(missed)
 
 
-def test_a_run_of_a_pool_that_was_never_heard_of_is_judged_once_another_was_heard() -> None:
+def test_a_silent_run_of_a_pool_is_judged_once_another_was_heard() -> None:
     run, other = a_run(300), a_run(300)
     run.work_pool_name = "pool"
     events = Events({OWN: REGULAR, other.id: seconds_ago(5)})

@@ -222,7 +222,7 @@ def refusing_one(monkeypatch: pytest.MonkeyPatch, download: str) -> None:
     monkeypatch.setattr(SyncPrefectClient, "create_flow_run_from_deployment", create_or_refuse)
 
 
-def test_a_message_that_prefect_alone_refuses_delays_no_other_and_is_answered(
+def test_a_message_that_prefect_refuses_delays_no_other_and_is_answered(
     deployment: Deployment, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusing_one(monkeypatch, "poison")
@@ -274,7 +274,6 @@ def test_a_message_that_cannot_be_answered_is_left_for_the_redrive_policy(
     assert sum(biospex.triggers()) == len(JUNK)
 
 
-VARIABLE = {"__prefect_kind": "workspace_variable", "variable_name": "secret"}
 TEMPLATE = {"__prefect_kind": "jinja", "template": "{{ 'a' * 50_000_000 }}"}
 
 
@@ -289,22 +288,11 @@ def test_a_message_is_data_as_it_came(deployment: Deployment, biospex: Biospex) 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"file": "a\0.zip"}, "'file' must not contain control characters"),
         ({"downloadId": "5\x0012"}, "'downloadId' must not contain control characters"),
-        ({"note": {"deep": ["\x01"]}}, "'note' must not contain control characters"),
-        ({"note": "a" * 100_000}, "longer than 16,384 bytes"),
-        ({"note": [[[[[[[[[[]]]]]]]]]]}, "nested too deeply"),
-        *(({field: VARIABLE}, "begins with '__'") for field in ("file", "s3Bucket", "unknown")),
         ({"more": {"deep": [{"x": TEMPLATE}]}}, "begins with '__'"),
-        ({**TEMPLATE}, "begins with '__'"),
-        ({"note": 10**30}, "too large a number"),
         ({"downloadId": 10**30}, "'downloadId' is too large a number"),
     ],
-    ids=[
-        *("in a field", "in the id", "deep", "long", "nested"),
-        *("variable as file", "variable as bucket", "variable elsewhere", "deep template"),
-        *("template itself", "large number", "large id"),
-    ],
+    ids=["character", "template", "number"],
 )
 def test_a_message_that_no_service_should_be_given_is_answered_once(
     changes: dict[str, Any],
@@ -325,7 +313,7 @@ def test_a_message_that_no_service_should_be_given_is_answered_once(
     assert biospex.triggers() == (0, 0)
 
 
-def test_a_callback_that_cannot_be_sent_leaves_its_message_to_redrive_and_no_other(
+def test_a_callback_that_cannot_be_sent_leaves_only_its_message_to_redrive(
     deployment: Deployment, biospex: Biospex
 ) -> None:
     dead_end = biospex.request(EXPORTS[0], updatesQueueUrl=f"{biospex.queue_url}-deleted")
@@ -339,7 +327,7 @@ def test_a_callback_that_cannot_be_sent_leaves_its_message_to_redrive_and_no_oth
 
 
 @pytest.mark.parametrize("error", [ValueError("nobody thought of it"), KeyError("x")], ids=repr)
-def test_an_unexpected_error_about_one_export_is_answered_and_stays_with_it(
+def test_an_unexpected_error_is_answered_and_stays_with_its_export(
     error: Exception,
     deployment: Deployment,
     biospex: Biospex,
@@ -415,7 +403,7 @@ def test_nothing_is_sent_to_a_queue_that_is_not_allowed(
     assert biospex.triggers() == (0, 1)  # as any other that cannot be answered
 
 
-def test_a_run_that_outlasts_the_receipt_handle_is_settled_by_the_next_delivery(
+def test_a_run_longer_than_a_receipt_handle_is_settled_by_a_redelivery(
     listener: Listener, deployment: Deployment, biospex: Biospex
 ) -> None:
     [export] = listener._in_flight.values()
@@ -463,7 +451,7 @@ def test_a_run_that_ended_without_a_callback_is_tried_again(
     assert biospex.triggers() == (0, 1)
 
 
-def test_the_last_attempt_is_followed_by_one_failure_however_often_it_is_delivered(
+def test_the_last_attempt_is_followed_by_one_failure(
     listener: Listener,
     deployment: Deployment,
     prefect: SyncPrefectClient,
@@ -486,7 +474,7 @@ def test_the_last_attempt_is_followed_by_one_failure_however_often_it_is_deliver
     assert biospex.triggers() == (0, 0)
 
 
-def test_a_running_run_without_heartbeats_is_marked_crashed_and_tried_again(
+def test_a_run_without_heartbeats_is_marked_crashed_and_tried_again(
     listener: Listener, deployment: Deployment, biospex: Biospex
 ) -> None:
     deployment.set(Running())
@@ -511,7 +499,7 @@ def test_a_run_that_was_taken_but_never_started_is_tried_again(
     assert biospex.callbacks() == []
 
 
-def test_a_404_about_a_deployment_that_exists_fails_the_listener_if_it_lasts(
+def test_a_lasting_404_about_an_existing_deployment_fails_the_listener(
     prefect_api: dict[str, str],
     deployment: Deployment,
     biospex: Biospex,
@@ -589,7 +577,7 @@ def test_a_run_deleted_in_the_ui_is_answered(
 
 @pytest.mark.parametrize("error", [ConnectError("away"), ValueError("odd")], ids=repr)
 @pytest.mark.parametrize("is_deleted", [True, False])
-def test_a_message_that_could_not_be_deleted_is_answered_once_and_deleted_later(
+def test_a_message_that_could_not_be_deleted_is_answered_once(
     is_deleted: bool,
     error: Exception,
     listener: Listener,

@@ -73,7 +73,7 @@ def test_behind_a_proxy_without_websockets_a_long_export_is_left_alone(
 
 
 @pytest.mark.soak
-def test_a_process_that_hangs_for_good_is_replaced_and_the_next_export_goes_on(
+def test_a_process_that_hangs_is_replaced_and_the_next_export_goes_on(
     prefect: SyncPrefectClient, biospex: Biospex, tmp_path: Path
 ) -> None:
     with (
@@ -117,7 +117,7 @@ def test_of_two_services_either_may_be_stopped(
 
 @needs_nginx
 @pytest.mark.soak
-def test_of_two_services_behind_a_proxy_without_websockets_one_may_be_killed(
+def test_of_two_services_without_websockets_one_may_be_killed(
     prefect_api: dict[str, str], prefect: SyncPrefectClient, biospex: Biospex, tmp_path: Path
 ) -> None:
     logs = [tmp_path / "first", tmp_path / "second"]

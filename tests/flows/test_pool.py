@@ -69,7 +69,7 @@ def listening(
 
 
 @pytest.mark.usefixtures("pool")
-def test_exports_that_wait_in_line_for_longer_than_start_timeout_are_all_split(
+def test_exports_that_wait_longer_than_start_timeout_are_all_split(
     biospex: Biospex, workspace: Path, tmp_path: Path
 ) -> None:
     biospex.send(*(biospex.request(EXPORTS[0], downloadId=number) for number in range(6)))

@@ -152,7 +152,7 @@ def test_a_listener_that_nothing_stops_counts_as_cancelled(
     assert [run.state_name for run in served.runs()] == ["Cancelled"]
 
 
-def test_a_new_service_listens_although_the_last_one_ended_while_it_cancelled(
+def test_a_new_service_listens_although_the_last_one_ended_in_a_cancel(
     served: Served,
 ) -> None:
     run = served.create(Running())

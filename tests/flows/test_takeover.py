@@ -54,7 +54,7 @@ def runs_of(listener: Flow[[], Standing], prefect: SyncPrefectClient) -> list[Fl
 
 
 @pytest.mark.parametrize("state", [Running(), Pending()], ids=lambda state: state.name)
-def test_the_run_of_a_listener_that_died_or_never_started_is_ended_by_the_next(
+def test_the_run_of_a_dead_listener_is_ended_by_the_next(
     state: State[Any], prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.support.takeover.SECONDS_BETWEEN_LOOKS", 0)

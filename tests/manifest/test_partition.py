@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from splitter.archives import Limits
 from splitter.manifest import partition as manifest
 from splitter.manifest import text as manifest_text
 from splitter.manifest.diagnosis import explain
@@ -88,7 +89,10 @@ def split(text: str, batch_size: int) -> list[Batch]:
 def read(data: bytes, max_cells: int = 1000) -> Table:
     """The rows of a manifest below its header."""
     try:
-        return [cells for _, cells in manifest_text.read(data, IMAGE, max_cells).rows]
+        return [
+            cells
+            for _, cells in manifest_text.read(data, IMAGE, limits=Limits(max_cells=max_cells)).rows
+        ]
     except UnreadableError as failure:
         raise explain(failure) from failure
 
@@ -122,7 +126,7 @@ def test_any_table_written_by_python_comes_back_cell_for_cell(
 
 @settings(deadline=None)
 @given(tables(cells(without="\r")), BATCH_SIZES, st.booleans())
-def test_any_table_written_by_python_with_plain_line_feeds_comes_back_cell_for_cell(
+def test_any_table_of_python_with_line_feeds_comes_back_cell_for_cell(
     table: Table, batch_size: int, quote_all: bool
 ) -> None:
     assert_comes_back(table, python_csv(table, "\n", quote_all), batch_size)
@@ -287,7 +291,7 @@ def test_the_folder_is_what_stands_before_the_manifests_name(name: str, folder: 
     assert manifest.folder_of(name) == folder
 
 
-def test_images_stand_beside_the_manifest_and_what_no_row_names_is_reported() -> None:
+def test_images_are_beside_the_manifest_and_unlisted_files_are_reported() -> None:
     names = ["x/a.jpg", "x/sub/b.jpg", "x/manifest.csv", "x/readme.txt", "stray.jpg"]
     export = partition_export("imageName\nsub/b.jpg\na.jpg\n", names)
     assert export.folder == "x/"

@@ -127,7 +127,7 @@ def test_lines_are_counted_by_carriage_returns_too() -> None:
     assert "row 3 names 'c.jpg'" in refusal_of("imageName,x\ra.jpg,1\rc.jpg,2\r")
 
 
-def test_an_image_that_is_not_there_is_named_with_its_line_and_what_is_instead() -> None:
+def test_a_missing_image_is_named_with_its_line_and_a_similar_name() -> None:
     sentence = refusal_of("imageName,x\nA.JPG,1\n", "a.jpg")
     assert "row 2 names 'A.JPG', which is not in the archive" in sentence
     assert "The archive has 'a.jpg' for 'A.JPG'" in sentence

@@ -246,7 +246,7 @@ def test_the_longest_file_name_still_leads_to_a_key_that_s3_takes() -> None:
     assert len(request.batch_key(10_000).encode()) == 1024
 
 
-def test_more_batches_than_one_message_can_name_are_refused_with_the_setting() -> None:
+def test_more_batches_than_a_message_can_name_are_refused() -> None:
     request = Request.parse(TRIGGER)
     assert len(Result.of(request, 3).batch_files) == 3
     assert len(to_json(Result.of(request, 4000))) < 256 * 1024
@@ -317,14 +317,34 @@ def test_a_control_character_is_refused_anywhere_and_the_field_named(
     assert "name of a field" in refusal_of(trigger(**{f"a{character}": 1}))
 
 
-def test_a_message_is_refused_that_is_long_or_deep_or_has_a_number_that_no_database_takes() -> None:
+VARIABLE = {"__prefect_kind": "workspace_variable", "variable_name": "secret"}
+TEMPLATE = {"__prefect_kind": "jinja", "template": "{{ 'a' * 50_000_000 }}"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"note": "a" * MAX_TRIGGER_BYTES}, "longer than 16,384 bytes"),
+        *(({field: VARIABLE}, "begins with '__'") for field in ("file", "s3Bucket", "unknown")),
+        ({"more": {"deep": [{"x": TEMPLATE}]}}, "begins with '__'"),
+        ({**TEMPLATE}, "begins with '__'"),
+        ({"note": 10**30}, "too large a number"),
+        ({"downloadId": 10**30}, "'downloadId' is too large a number"),
+    ],
+    ids=["long", "file", "bucket", "other field", "deep", "itself", "number", "id"],
+)
+def test_a_message_that_no_service_should_be_given_is_refused(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    assert sentence in refusal_of(trigger(**changes))
+
+
+def test_a_message_is_refused_from_a_depth() -> None:
     deep: Any = 1
     for _ in range(MAX_TRIGGER_DEPTH):
         deep = [deep]
     assert find_flaw({"more": deep[0]}) is None
     assert "'more' is nested too deeply" in str(find_flaw({"more": deep}))
-    assert "longer than" in str(find_flaw({"more": "a" * MAX_TRIGGER_BYTES}))
-    assert "'downloadId' is too large" in refusal_of(trigger(downloadId=10**30))
 
 
 @pytest.mark.parametrize("as_sent", [json.dumps, lambda body: json.dumps(body, ensure_ascii=False)])

@@ -166,7 +166,7 @@ def test_a_lock_that_cannot_be_opened_does_not_stop_the_sweep(tmp_path: Path) ->
     assert sweep(tmp_path) == [directory]
 
 
-def test_an_archive_that_unpacks_to_more_than_the_disk_holds_is_refused_first(
+def test_an_archive_larger_than_the_disk_is_refused_first(
     tmp_path: Path,
 ) -> None:
     choice = Workspace(tmp_path, tmp_path, max_tmp_size=1000)
@@ -185,7 +185,7 @@ def test_a_disk_that_becomes_full_is_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_lock_of_a_directory_that_cannot_be_removed_stays_for_a_later_sweep(
+def test_the_lock_of_a_directory_stays_for_a_later_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:

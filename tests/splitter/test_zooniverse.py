@@ -88,7 +88,7 @@ def arrives(parts: Partition, contents: Contents, folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("path", [*EXPORTS, *CASES], ids=lambda path: path.name)
-def test_zooniverses_client_takes_every_batch_or_the_summary_has_said_why_not(
+def test_zooniverses_client_takes_a_batch_or_the_summary_says_why_not(
     path: Path, tmp_path: Path
 ) -> None:
     try:
