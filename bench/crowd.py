@@ -233,8 +233,8 @@ class Runs:
         return str(runs[0].id) if runs else None
 
     def exports(self) -> Counter[str]:
-        """The number of runs of exports by state."""
-        return Counter(run.state_name or "" for run in self._all())
+        """The number of runs of exports by the type of their state."""
+        return Counter(run.state_type.value for run in self._all())
 
     def under_way(self) -> set[str]:
         """The downloads of active runs."""
@@ -327,8 +327,8 @@ def main() -> int:
         print("", *memory_table(samples, crowd.answers.total()), sep="\n")
         wrongs = [*hall.wrongs()]
         if ended != {
-            "Completed": _of("success", crowd.answers),
-            "Failed": _of("failed", crowd.answers),
+            "COMPLETED": _of("success", crowd.answers),
+            "FAILED": _of("failed", crowd.answers),
         }:
             wrongs.append(f"runs ended {dict(ended)}")
     for wrong in wrongs:

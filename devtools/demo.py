@@ -87,7 +87,7 @@ def _home(needed: int) -> Iterator[Path]:
 
 def _check_format(archive: Path) -> None:
     """Raise ``ExportError`` for a file that is not an archive."""
-    from splitter.archives.formats import identify
+    from splitter.archives import identify
     from splitter.archives.zip_index import file_reader
 
     with archive.open("rb") as file:

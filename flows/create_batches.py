@@ -23,9 +23,9 @@ from flows.support.progress import best_effort
 from flows.support.recovery import earlier_attempts, leave_if_superseded
 from flows.support.run_tags import documented, tag_this_run
 from flows.tasks import notify
+from splitter.aws import CallbackError
 from splitter.aws import sqs as queues
-from splitter.aws.sqs import CallbackError
-from splitter.batches.outcome import metric_line
+from splitter.batches.outcome import last_line
 from splitter.errors import ExportError, SetupError, Verdict, explain, judge
 from splitter.messages import Failure, ReplyAddress, Request, Result, title
 from splitter.sentences import Actor
@@ -62,9 +62,9 @@ def create_batches(request: Request | str) -> Result:
     """Split one export into batch ZIPs of BATCH_SIZE rows and tell BIOSPEX where they are.
 
     A large ZIP is **spliced**: S3 itself copies the images' bytes into the batches. Any other
-    archive is **extracted**: downloaded, unpacked, checked as a whole, and zipped again. Nothing is
-    uploaded before the whole manifest has been checked, and complete batches of an earlier run are
-    kept.
+    archive is **extracted**: downloaded, unpacked and zipped again; its batches appear when all of
+    it has been checked. No batch appears before the whole manifest has been checked, and complete
+    batches of an earlier run are kept.
 
     The callback goes to the request's `updatesQueueUrl`. It names every batch. If the export or the
     installation is at fault, it has one sentence that says why there are no batches. After any
@@ -114,7 +114,7 @@ def create_batches(request: Request | str) -> Result:
             done.made.pictures.publish()
     outcome = done.outcome
     name = "Completed with warnings" if outcome.all_warnings else "Completed"
-    print(metric_line(name, request.download_id, outcome))
+    print(last_line(name, request.download_id, outcome))
     return Completed(  # type: ignore[return-value]
         name=name, message=outcome.summary, data=outcome.result
     )
@@ -159,7 +159,7 @@ def failed(
         answer_failure(request, verdict, allowed)
     name = STATE_NAMES[verdict.actor] if is_final else "Failed"
     address = ReplyAddress.of(request)
-    print(metric_line(name, address and address.download_id, None))
+    print(last_line(name, address and address.download_id, None))
     return Failed(
         name=name,
         message=f"{begin} {verdict.said}" if done else str(verdict.said),

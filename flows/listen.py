@@ -34,7 +34,7 @@ from flows.support.restart import schedule_restart
 from flows.support.run_tags import documented
 from flows.support.setup import NO_CREDENTIALS, trigger_queue
 from flows.support.takeover import Standing, Takeover
-from splitter.aws.sqs import TriggerQueue
+from splitter.aws import TriggerQueue
 from splitter.errors import Kind, SetupError, is_kind, judge
 from splitter.settings import Allowed, Settings
 

@@ -30,10 +30,8 @@ from flows.tasks import (
     zip_and_upload,
 )
 from splitter import workspace, zooniverse
-from splitter.archives.extract import Contents
-from splitter.archives.watermark import StoppedError, Watermark
-from splitter.archives.zip_index import ZipIndex
-from splitter.aws.s3 import Bucket
+from splitter.archives import Contents, StoppedError, Watermark, ZipIndex
+from splitter.aws import Bucket
 from splitter.batches import splice as splicing
 from splitter.batches import zip as zipping
 from splitter.batches.assembly import PARALLEL_UPLOADS, Part
@@ -47,7 +45,7 @@ from splitter.batches.lanes import (
     lane_of_zip,
 )
 from splitter.batches.outcome import Outcome
-from splitter.manifest.partition import Partition
+from splitter.manifest import Partition
 from splitter.messages import Request
 from splitter.sentences import Actor, Sentence
 from splitter.settings import Docs, Settings

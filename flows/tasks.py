@@ -19,16 +19,14 @@ from prefect.tasks import Task, exponential_backoff
 from flows.support import artifacts
 from flows.support.progress import Progress, best_effort
 from flows.support.task_runner import UploadPool
+from splitter.archives import Contents, StoppedError, Watermark, ZipIndex
 from splitter.archives import extract as archives
-from splitter.archives.extract import Contents
-from splitter.archives.watermark import StoppedError, Watermark
-from splitter.archives.zip_index import ZipIndex
 from splitter.aws import sqs as queues
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import Part, assemble
 from splitter.batches.lanes import Export
 from splitter.errors import is_timeout, is_transient
-from splitter.manifest.partition import Batch, Partition, partition_export
+from splitter.manifest import Batch, Partition, partition_export
 from splitter.messages import Failure, ReplyAddress, Result
 from splitter.settings import Settings
 from splitter.wording import count, size

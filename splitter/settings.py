@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode
 
-from splitter.archives.members import Limits
+from splitter.archives import Limits
 from splitter.errors import SetupError
 from splitter.messages import ReplyAddress, Request, RequestError
 from splitter.sentences import Actor, Sentence

@@ -23,9 +23,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from splitter.archives.extract import Contents
+from splitter.archives import Contents, ZipIndex
 from splitter.archives.signatures import WEB_PAGE, markup, recognise
-from splitter.archives.zip_index import ZipIndex
 from splitter.errors import ExportError
 from splitter.manifest import MANIFEST, Partition
 from splitter.manifest.text import bare, row_words

@@ -20,7 +20,7 @@ from bench.export import MEAN_IMAGE, make_export
 from bench.kills.aws import Aws
 from bench.kills.counting import IMAGES, Round, line, table
 from bench.kills.rounds import Place
-from bench.kills.victims import VICTIMS, PostgreSQL, PrefectServer, Proxy, Victim
+from bench.kills.victims import VICTIMS, PostgreSQL, PrefectServer, Proxy
 from devtools.database import postgresql
 from devtools.object_store import seaweedfs
 from devtools.proxy import NGINX
@@ -37,11 +37,6 @@ def make_exports(directory: Path) -> list[Path]:
     return exports
 
 
-def victim_of(number: int) -> Victim:
-    """The victim of a round."""
-    return VICTIMS[(number - 1) % len(VICTIMS)]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.kills",
@@ -50,8 +45,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=54)
     parser.add_argument("--seed", type=int, default=1, help="of the moments of the kills")
-    parser.add_argument("--only", type=int, metavar="ROUND", help="repeat this round alone")
-    parser.add_argument("--victim", choices=VICTIMS, help="play its rounds alone")
+    parser.add_argument("--only", type=int, nargs="+", metavar="ROUND", help="play these alone")
     parser.add_argument("--places", type=int, default=3, help="rounds at a time")
     parser.add_argument("--outage", type=float, default=180, help="seconds without Prefect (180)")
     parser.add_argument(
@@ -61,11 +55,7 @@ def main() -> int:
     options = parser.parse_args()
     if NGINX is None:
         sys.exit("nginx is not installed.")
-    numbers = [
-        number
-        for number in ([options.only] if options.only else range(1, options.rounds + 1))
-        if options.victim in (None, victim_of(number))
-    ]
+    numbers = options.only or list(range(1, options.rounds + 1))
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="bench-kills-")))
         logs = options.directory or scratch / "logs"
@@ -126,7 +116,7 @@ def main() -> int:
         )
 
         def play(number: int) -> Round:
-            victim = victim_of(number)
+            victim = VICTIMS[(number - 1) % len(VICTIMS)]
             place = places.get()
             share = random.Random(f"{options.seed} {number}").random()
             this = place.play(Round(number, victim, share * spans[victim]))

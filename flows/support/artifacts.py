@@ -23,7 +23,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import State
 
 from flows.support.markdown import code, link, plain
-from splitter.aws.s3 import Bucket
+from splitter.aws import Bucket
 from splitter.batches.outcome import Outcome
 from splitter.errors import Verdict
 from splitter.messages import BATCH_FOLDER, Failure, Request, Result, to_json
@@ -32,7 +32,7 @@ from splitter.settings import Docs
 from splitter.wording import count, duration, size
 
 if TYPE_CHECKING:  # it imports pandas, which the listener does not need
-    from splitter.manifest.partition import Batch, Partition
+    from splitter.manifest import Batch, Partition
 
 CALLBACK_KEY = "callback"
 """Key of the artifact that records a callback that was sent; the listener looks for it."""

@@ -15,7 +15,7 @@ from flows.support import decision
 from flows.support.heartbeats import HEARTBEAT_ENVIRONMENT
 from flows.support.outage import is_outage
 from flows.support.run_tags import download_tag
-from splitter.aws.sqs import Delivery
+from splitter.aws import Delivery
 from splitter.errors import SetupError, explain
 from splitter.messages import (
     UNANSWERABLE,

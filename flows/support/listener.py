@@ -31,8 +31,8 @@ from flows.support.recovery import (
     request_cancellation,
     retry,
 )
+from splitter.aws import CallbackError, Delivery, TriggerQueue
 from splitter.aws import sqs as queues
-from splitter.aws.sqs import CallbackError, Delivery, TriggerQueue
 from splitter.errors import Kind, SetupError, explain, is_kind
 from splitter.messages import Failure, ReplyAddress
 from splitter.settings import Settings

@@ -5,10 +5,9 @@ import time
 from concurrent.futures import Future
 
 from flows.support import artifacts
-from splitter.archives.extract import Contents
-from splitter.archives.zip_index import ZipIndex
+from splitter.archives import Contents, ZipIndex
 from splitter.batches.contact_sheet import MAX_IMAGE_BYTES, SECONDS, contact_sheet, spread
-from splitter.manifest.partition import Partition
+from splitter.manifest import Partition
 
 
 class Pictures:

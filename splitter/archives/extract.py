@@ -32,7 +32,7 @@ class Contents:
         members: the files, without folders and noise of desktop systems.
         unusable: files that no batch may contain, with the reason; see ``members.Names``.
         remarks: warnings about the archive.
-        unpacked: how far the store is filled.
+        unpacked: the watermark of the store.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Contents:
 
     @classmethod
     def expected(cls, index: ZipIndex, store: Path, limits: Limits = DEFAULT_LIMITS) -> Self:
-        """The files of a ZIP and their places in a store that ``extract_zip`` will fill."""
+        """The files of a ZIP and their positions in a store that ``extract_zip`` will fill."""
         members: dict[str, Member] = {}
         end = 0
         for name, span in index.members.items():
@@ -118,18 +118,17 @@ def extract_zip(
     progress: Callable[[int], object] = lambda _: None,
     arrived: Watermark = COMPLETE,
 ) -> None:
-    """Unpack every file of a ZIP into the store of ``contents``, and check it.
+    """Unpack every file of a ZIP into the store of ``contents`` and check it.
 
     Args:
-        archive: the ZIP, which may still be arriving.
-        index: of the ZIP.
-        contents: the places of the files; its mark follows them.
+        archive: the ZIP, which may still be downloading.
+        contents: the positions of the files. Advances its watermark.
         progress: as in ``extract``.
-        arrived: how far the ZIP is on disk.
+        arrived: the watermark of the archive.
 
     Raises:
         ArchiveError: if a member is damaged or has a wrong checksum.
-        StoppedError: if the rest of the ZIP does not arrive.
+        StoppedError: if the download stops.
     """
     with archive.open("rb") as source, contents.store.open("wb") as output:
         read = file_reader(source)

@@ -1,4 +1,4 @@
-"""Lets threads use the front of a file while others still write its rest."""
+"""Lets threads read the front of a file while others write the rest."""
 
 from math import inf
 from threading import Condition
@@ -6,14 +6,14 @@ from typing import Any, Self
 
 
 class StoppedError(Exception):
-    """The bytes that a thread waits for will not come; the error that stopped them is elsewhere."""
+    """The awaited bytes will not come, because another thread failed."""
 
 
 class Watermark:
-    """How far a file has been written: all bytes before the mark are in place.
+    """The position in a file before which all bytes are written.
 
-    As a context manager, it stops if an error ends the block. Pickled, for another process, it
-    stays where it is.
+    As a context manager, it stops if an error ends the block. A pickled copy for another process
+    does not move.
     """
 
     def __init__(self, position: float = 0) -> None:
@@ -25,7 +25,7 @@ class Watermark:
         """Move the mark forward.
 
         Raises:
-            StoppedError: if nobody waits for more.
+            StoppedError: if it was stopped.
         """
         with self._changed:
             if self._is_stopped:
@@ -34,20 +34,20 @@ class Watermark:
             self._changed.notify_all()
 
     def finish(self) -> None:
-        """Note that the file is complete, and that its user may rely on it."""
+        """Mark the file as complete."""
         self.advance(inf)
 
     def stop(self) -> None:
-        """Fail the threads that wait, unless the file is complete."""
+        """Raise ``StoppedError`` in waiting threads, unless the file is complete."""
         with self._changed:
             self._is_stopped = True
             self._changed.notify_all()
 
     def wait_for(self, position: float = inf) -> None:
-        """Wait until all bytes before ``position`` are in place, or until the file is complete.
+        """Wait for all bytes before ``position``, by default for the complete file.
 
         Raises:
-            StoppedError: if they will not come.
+            StoppedError: if it is stopped before.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._is_stopped or self._position >= position)
@@ -66,4 +66,4 @@ class Watermark:
 
 
 COMPLETE = Watermark(inf)
-"""Of a file that is written."""
+"""The watermark of a complete file."""

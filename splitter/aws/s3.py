@@ -178,7 +178,7 @@ class Bucket:
         Args:
             source: the object at the start of the run.
             progress: called from any thread with the number of bytes received since the last call.
-            arrived: called with the number of bytes from the front that are on disk.
+            arrived: called with the number of bytes that are on disk without a gap.
 
         Raises:
             ObjectError: if the object was replaced since then.

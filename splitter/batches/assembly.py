@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from splitter.aws.s3 import Bucket, MultipartUpload
+from splitter.aws import Bucket
+from splitter.aws.s3 import MultipartUpload
 from splitter.errors import Kind, is_kind
 
 if TYPE_CHECKING:

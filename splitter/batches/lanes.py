@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from splitter.archives import formats, zip_sample
-from splitter.archives.members import Limits
-from splitter.archives.zip_index import ZipIndex
-from splitter.aws.s3 import MIB, Bucket, StoredObject
+from splitter.archives import Limits, ZipIndex, formats, zip_sample
+from splitter.aws import Bucket, StoredObject
+from splitter.aws.s3 import MIB
 from splitter.errors import SetupError
+from splitter.manifest import Partition
 from splitter.manifest import partition as manifest
-from splitter.manifest.partition import Partition
 from splitter.messages import Request
 from splitter.sentences import MAX_ADDRESS, Actor, Sentence, escaped
 from splitter.settings import Settings

@@ -1,7 +1,6 @@
 """The outcome of an export; the run page, log, metric and callback are views of it."""
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,18 +9,7 @@ from splitter.messages import Request, Result
 from splitter.wording import count, size
 
 if TYPE_CHECKING:  # it imports pandas, which the listener does not need
-    from splitter.manifest.partition import Batch, Partition
-
-NAMESPACE = "BIOSPEX"
-UNITS = {
-    "rows": "Count",
-    "batches": "Count",
-    "images": "Count",
-    "archive_bytes": "Bytes",
-    "batch_bytes": "Bytes",
-    "warnings": "Count",
-    "seconds": "Seconds",
-}
+    from splitter.manifest import Batch, Partition
 
 
 @dataclass(frozen=True)
@@ -90,34 +78,14 @@ class Outcome:
         }
 
 
-def metric_line(end: str, download_id: object, outcome: Outcome | None) -> str:
-    """The final log line of an export, which CloudWatch and ``jq`` read.
+def last_line(end: str, download_id: object, outcome: Outcome | None) -> str:
+    """The final log line of an export: a JSON object with its numbers, for CloudWatch and ``jq``.
 
-    CloudWatch Logs turns a line in the embedded metric format into metrics:
-    https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
-    (read in November 2026).
+    The stack's alarm and dashboard read ``exports`` and ``outcome``.
 
     Args:
         end: the name of its final state.
         outcome: None for a failed export, whose line has no numbers.
     """
     numbers = outcome.numbers() if outcome else {}
-    metrics = [{"Name": name, "Unit": unit} for name, unit in UNITS.items() if name in numbers]
-    return json.dumps(
-        {
-            "_aws": {
-                "Timestamp": round(time.time() * 1000),
-                "CloudWatchMetrics": [
-                    {
-                        "Namespace": NAMESPACE,
-                        "Dimensions": [["outcome"]],
-                        "Metrics": [{"Name": "exports", "Unit": "Count"}, *metrics],
-                    }
-                ],
-            },
-            "outcome": end,
-            "download_id": download_id,
-            "exports": 1,
-            **numbers,
-        }
-    )
+    return json.dumps({"outcome": end, "download_id": download_id, "exports": 1, **numbers})

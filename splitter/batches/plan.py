@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 
 from splitter import zooniverse
-from splitter.archives.extract import Contents
+from splitter.archives import Contents
 from splitter.aws.s3 import DOWNLOAD_PART_SIZE
 from splitter.batches import splice as splicing
 from splitter.batches import zip as zipping

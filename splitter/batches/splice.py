@@ -12,12 +12,19 @@ from functools import partial
 from zipfile import ZipInfo
 from zlib import crc32
 
-from splitter.archives import zip_records
-from splitter.archives.members import DEFAULT_LIMITS, ArchiveError, DosDateTime, Limits
+from splitter.archives import (
+    DEFAULT_LIMITS,
+    ArchiveError,
+    DosDateTime,
+    Limits,
+    MemberSpan,
+    ZipIndex,
+    zip_records,
+)
 from splitter.archives.zip_directory import Read
-from splitter.archives.zip_index import MemberSpan, ZipIndex
 from splitter.archives.zip_sample import header_disagreement
-from splitter.aws.s3 import MAX_PARTS, MIB, Bucket, StoredObject
+from splitter.aws import Bucket, StoredObject
+from splitter.aws.s3 import MAX_PARTS, MIB
 from splitter.batches.assembly import (
     PARALLEL_BATCHES,
     PARALLEL_PARTS,

@@ -8,10 +8,8 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from zlib import crc32
 
-from splitter.archives import zip_records
-from splitter.archives.extract import Contents
-from splitter.archives.members import DosDateTime, Member
-from splitter.archives.watermark import COMPLETE, Watermark
+from splitter.archives import Contents, DosDateTime, Member, Watermark, zip_records
+from splitter.archives.watermark import COMPLETE
 from splitter.aws.s3 import MAX_PARTS, MIB
 from splitter.batches.assembly import SentPart
 from splitter.manifest import MANIFEST, Batch, Partition

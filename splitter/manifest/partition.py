@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from splitter.archives.members import DEFAULT_LIMITS
+from splitter.archives import DEFAULT_LIMITS
 from splitter.manifest import diagnosis, images
 from splitter.manifest.checks import CHECKS
 from splitter.manifest.text import MANIFEST, Files, ManifestError, Row, UnreadableError, read

@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from splitter.archives.members import DEFAULT_LIMITS, plain
+from splitter.archives import DEFAULT_LIMITS
+from splitter.archives.members import plain
 from splitter.errors import ExportError
 from splitter.sentences import Actor, Said, Sentence, Words, shown
 from splitter.wording import count

@@ -566,7 +566,8 @@ def test_a_member_that_is_too_large_is_not_read_into_memory(tmp_path: Path) -> N
 def test_a_bomb_is_refused_before_it_fills_the_disk(bomb: bytes, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="more than 67,108,864 bytes"):
         extract(bomb, tmp_path)
-    assert (tmp_path / "store").stat().st_size <= 67_108_864
+    store = tmp_path / "store"
+    assert not store.exists() or store.stat().st_size <= 67_108_864
 
 
 MAKERS = pytest.mark.parametrize("make", [zip_of, tar_of])

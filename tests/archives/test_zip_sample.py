@@ -188,13 +188,13 @@ ODD = {
     ),
     "sizes of 64 bits that nothing announces": (
         member(flags=STREAM, behind=descriptor(form="<4sL2Q")),
-        "the checksum or the size behind",
+        "the checksum or the size after",
     ),
     "bytes before the descriptor": (
         member(flags=STREAM, behind=b"\0\0" + descriptor()),
-        "the checksum or the size behind",
+        "the checksum or the size after",
     ),
-    "no descriptor": (member(flags=STREAM), "the checksum or the size behind"),
+    "no descriptor": (member(flags=STREAM), "the checksum or the size after"),
     "bytes behind a stored file": (member(behind=b"\0"), "bytes that belong to no file"),
     "another name in an extra field": (
         member(extra=struct.pack("<2HBL", 0x7075, 10, 1, zlib.crc32(b"a.jpg")) + b"b.jpg"),

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from blocks.register import credentials_from_environment, register
 from blocks.saved import BLOCK_NAME, Aws, load_workspace, origin
 from blocks.workspace import Workspace
-from deploy import preflight
+from deploy import server
 from splitter.aws.s3 import CLIENT_CONFIG
 from splitter.settings import Settings
 from tests.helpers.biospex import Biospex
@@ -121,13 +121,11 @@ def test_the_server_of_one_machine_deletes_old_runs() -> None:
     assert vacuum.retention_period == timedelta(days=90)
 
 
-def test_an_automation_notifies_of_a_failed_export(tmp_path: Path) -> None:
+def test_an_automation_notifies_of_a_failed_export() -> None:
     SlackWebhook(url=SecretStr("https://hooks.example.org/x")).save("operators", overwrite=True)
-    assert "has_notice" not in preflight.prefect_state("prod", [], BLOCK_NAME)
-    notice = tmp_path / "notice.json"
-    notice.write_text(preflight.notice("prod", "slack-webhook/operators"))
-    prefect("automation", "create", "--from-file", str(notice))
-    assert preflight.prefect_state("prod", [], BLOCK_NAME)["has_notice"] == "yes"
+    assert not server.read_state("prod").has_notice
+    server.add_notice("prod", "slack-webhook/operators")
+    assert server.read_state("prod").has_notice
     with get_client(sync_client=True) as api:
         [made] = api.read_automations_by_name("prod: tell me when an export fails")
         assert [action.type for action in made.actions] == ["send-notification"]

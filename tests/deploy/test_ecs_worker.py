@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,15 +24,29 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled
 
-from deploy.answers import CALLED, ENDPOINTS
+from deploy import server
+from deploy.job_template import job_template
+from deploy.server import POOLS
 from devtools import services as local
 from devtools.services import REGION, child
 from tests.conftest import EXPORTS
-from tests.deploy.test_stack import Stack, client, grants, listed, stack
 from tests.helpers.biospex import messages
 from tests.helpers.containers import container, log_of, recording
 from tests.helpers.faulty_proxy import NO_CAPACITY, FaultyProxy, Rule, faulty_proxy
 from tests.helpers.processes import eventually
+from tests.helpers.stacks import (
+    ACTIONS,
+    CALLED,
+    IMAGE,
+    ROOT,
+    SELDOM,
+    Stack,
+    client,
+    grants,
+    listed,
+    stack,
+    worker_containers,
+)
 
 pytestmark = [
     pytest.mark.prefect_server("pools"),
@@ -39,28 +54,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Tried to parse AWS"),
 ]
 
-ROOT = Path(__file__).parent.parent.parent
-POOLS = {"splitter": "biospex-ecs", "listener": "biospex-ecs-listener"}
-IMAGE = f"123456789012.dkr.ecr.{REGION}.amazonaws.com/loc-biospex-batch-creator:1"
-
-
-def run(*command: str | Path) -> str:
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
 
 def prefect(*arguments: str | Path) -> None:
-    run(sys.executable, "-m", "prefect", "--no-prompt", *arguments)
-
-
-@pytest.fixture(scope="module")
-def bucket(aws: str) -> str:
-    name = f"bucket-{uuid4()}"
-    client("s3").create_bucket(
-        Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION}
-    )
-    return name
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +86,13 @@ def deployed(loc: Stack, api: SyncPrefectClient, tmp_path_factory: pytest.TempPa
 
     The image has the code in /opt/biospex; here it is where it is.
     """
+    outputs = {one["OutputKey"]: one["OutputValue"] for one in loc.outputs()}
+    template = partial(job_template, outputs, IMAGE, env={"BATCH_SIZE": "10"})
+    splitter = template("splitter", cpu=1024, memory=3072, ephemeral_storage=50)
+    listener = template("listener", cpu=256, memory=1024, ephemeral_storage=21)
+    server.save_pool(POOLS["splitter"], splitter)
+    server.save_pool(POOLS["listener"], listener)
     directory = tmp_path_factory.mktemp("deploy")
-    outputs, template = directory / "outputs.json", directory / "template.json"
-    outputs.write_text(json.dumps(loc.outputs()))
-    sizes = {"splitter": ["1024", "3072", "50"], "listener": ["256", "1024", "21"]}
-    for kind, pool in POOLS.items():
-        cpu, memory, disk = sizes[kind]
-        command = [sys.executable, "-m", "deploy.job_template", "--pool", kind, "--image", IMAGE]
-        command += ["--cpu", cpu, "--memory", memory, "--ephemeral-storage", disk]
-        template.write_text(run(*command, "--env", "BATCH_SIZE=10", outputs))
-        create = ["work-pool", "create", pool, "--type", "ecs", "--overwrite"]
-        prefect(*create, "--base-job-template", template)
     deployments = (ROOT / "prefect.yaml").read_text()
     assert deployments.count("/opt/biospex") == 1
     (directory / "prefect.yaml").write_text(deployments.replace("/opt/biospex", str(ROOT)))
@@ -146,17 +140,6 @@ def workers(
     for left in api.read_flow_runs(flow_run_filter=FlowRunFilter(state=state)):
         if left.work_pool_name in POOLS.values():
             api.set_flow_run_state(left.id, Cancelled(), force=True)
-
-
-def worker_containers(loc: Stack) -> Any:
-    """The container definitions of the service's task in ECS."""
-    ecs = client("ecs")
-    [service] = ecs.describe_services(cluster=loc["ClusterArn"], services=["loc-biospex-worker"])[
-        "services"
-    ]
-    assert service["desiredCount"] == 1
-    defined = ecs.describe_task_definition(taskDefinition=service["taskDefinition"])
-    return defined["taskDefinition"]["containerDefinitions"]
 
 
 def started(
@@ -444,37 +427,6 @@ def test_a_task_on_spot_that_is_killed_makes_its_run_crashed(
 
 # -- what each process asks of AWS, and what its role may
 
-ACTIONS = {
-    "s3:HeadObject": {"s3:GetObject", "s3:ListBucket"},
-    "s3:ListMultipartUploads": {"s3:ListBucketMultipartUploads"},
-    "s3:CreateMultipartUpload": {"s3:PutObject"},
-    "s3:UploadPart": {"s3:PutObject"},
-    "s3:UploadPartCopy": {"s3:GetObject", "s3:PutObject"},
-    "s3:CompleteMultipartUpload": {"s3:PutObject"},
-    "ecs:RunTask": {"ecs:RunTask", "ecs:TagResource", "iam:PassRole"},
-    "ecs:RegisterTaskDefinition": {"ecs:RegisterTaskDefinition", "iam:PassRole"},
-}
-"""The rights of calls that need others than the action of their name, after the service
-authorization reference: https://docs.aws.amazon.com/service-authorization/latest/reference/"""
-
-SELDOM = {
-    "WorkerRoleArn": {"ecs:StopTask", "logs:GetLogEvents", "sqs:ChangeMessageVisibility"},
-    "ListenerRoleArn": {
-        "sqs:SendMessage",
-        "sqs:ChangeMessageVisibility",
-        "sqs:GetQueueAttributes",
-        "ecs:StopTask",
-    },
-    "SplitterRoleArn": {
-        "s3:DeleteObject",
-        "s3:AbortMultipartUpload",
-        "sqs:GetQueueAttributes",
-        "elasticfilesystem:ClientMount",
-        "elasticfilesystem:ClientWrite",
-    },
-}
-"""Rights that a good export does not use: for cancelling, crashes, long waits, damage and EFS."""
-
 
 @pytest.mark.parametrize(
     ("process", "role"),
@@ -498,10 +450,9 @@ def test_private_subnets_need_an_endpoint_for_each_called_service(calls: Path) -
     made = "".join((calls / process).read_text() for process in ("worker", "listener", "splitter"))
     called = {call.partition(":")[0] for call in made.split()}
     may_call = {action.partition(":")[0] for seldom in SELDOM.values() for action in seldom}
-    mounted_inside = {"elasticfilesystem"}
-    # The worker reads the log of a run that crashed; its endpoint is among those of ECS itself.
+    # ECS itself needs the endpoint of logs; EFS is mounted inside the VPC.
     assert called - {"logs"} == set(CALLED["pools"])
-    assert called | may_call <= {*ENDPOINTS["pools"], *mounted_inside}
+    assert called | may_call <= {*CALLED["pools"], "logs", "elasticfilesystem"}
 
 
 def test_the_worker_passes_the_roles_of_its_tasks_and_no_other(loc: Stack) -> None:

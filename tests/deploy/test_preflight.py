@@ -4,29 +4,20 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import boto3
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from moto.servicequotas.models import ServiceQuotasBackend
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from blocks.saved import REGION
-from deploy import preflight
-from deploy.preflight import Finding, Plan
-from devtools.services import embedded_prefect
+from deploy import account, preflight, server
+from devtools.services import REGION
+from tests.helpers.answers import case, only
 from tests.helpers.biospex import Biospex
-from tests.helpers.broken_prefect import broken_prefect
+from tests.helpers.stacks import client, remove_what_is_kept
 
 pytestmark = pytest.mark.usefixtures("aws")
-
-
-def client(service: Any) -> Any:
-    return boto3.client(service, region_name=REGION)
 
 
 @pytest.fixture(autouse=True)
@@ -34,47 +25,22 @@ def region(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
 
 
-@pytest.fixture
-def plan(biospex: Biospex) -> Plan:
-    """A plain bucket, a new VPC, and a queue of the stack's own."""
-    vpc = client("ec2").create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
-    return Plan(
-        bucket=biospex.bucket,
-        vpc_id=vpc,
-        bucket_key_arn="",
-        trigger_queue_arn="",
-        vcpu=8,
-        capacity="FARGATE",
-    )
+# -- the bucket
 
 
-@pytest.fixture
-def queue(biospex: Biospex) -> str:
-    """The ARN of a trigger queue with a redrive policy."""
-    return preflight.queue_arn(biospex.trigger_queue_url.rpartition("/")[2])
+def test_a_missing_bucket(biospex: Biospex) -> None:
+    assert not list(preflight.bucket_is_there(case(BUCKET=biospex.bucket)))
+    missing = case(BUCKET=f"missing-{uuid4()}")
+    only(preflight.bucket_is_there(missing), "does not exist")
+    found = [one.sentence for one in preflight.findings(missing)]
+    assert sum("missing-" in sentence for sentence in found) == 1
 
 
-def only(findings: Iterator[Finding], level: str, text: str) -> None:
-    [finding] = findings
-    assert finding.level == level
-    assert text in finding.sentence
-    assert len(finding.sentence.splitlines()) == 1
-
-
-def test_a_missing_bucket(plan: Plan) -> None:
-    assert not list(preflight.bucket_is_there(plan))
-    missing = replace(plan, bucket=f"missing-{uuid4()}")
-    only(preflight.bucket_is_there(missing), "stop", "does not exist")
-    only(preflight.check_aws(missing), "stop", "does not exist")  # and is not checked further
-
-
-def encrypted(plan: Plan, policy: str | None = None) -> str:
+def encrypted(bucket: str) -> str:
     key = client("kms").create_key()["KeyMetadata"]
-    if policy:
-        client("kms").put_key_policy(KeyId=key["KeyId"], PolicyName="default", Policy=policy)
     default = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key["KeyId"]}
     client("s3").put_bucket_encryption(
-        Bucket=plan.bucket,
+        Bucket=bucket,
         ServerSideEncryptionConfiguration={
             "Rules": [{"ApplyServerSideEncryptionByDefault": default}]
         },
@@ -82,127 +48,196 @@ def encrypted(plan: Plan, policy: str | None = None) -> str:
     return str(key["Arn"])
 
 
-def test_a_kms_key_that_the_tasks_may_not_use(plan: Plan) -> None:
-    assert not list(preflight.bucket_encryption(plan))
-    arn = encrypted(plan)
-    assert preflight.bucket_key(plan.bucket) == arn
-    only(preflight.bucket_encryption(plan), "stop", "answer BUCKET_KEY_ARN with it")
-    assert not list(preflight.bucket_encryption(replace(plan, bucket_key_arn=arn)))
+def test_a_kms_key_that_the_tasks_may_not_use(biospex: Biospex) -> None:
+    plain = case(BUCKET=biospex.bucket)
+    assert not list(preflight.bucket_encryption(plain))
+    arn = encrypted(biospex.bucket)
+    assert account.bucket_key(biospex.bucket) == arn
+    only(preflight.bucket_encryption(plain), "answer BUCKET_KEY_ARN with it")
+    keyed = case(BUCKET=biospex.bucket, BUCKET_KEY_ARN=arn)
+    assert not list(preflight.bucket_encryption(keyed))
 
 
-def test_a_kms_key_whose_policy_does_not_defer_to_iam(plan: Plan) -> None:
-    statement = {"Effect": "Allow", "Principal": {"AWS": "x"}, "Action": "kms:*", "Resource": "*"}
-    arn = encrypted(plan, json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
-    found = preflight.bucket_encryption(replace(plan, bucket_key_arn=arn))
-    only(found, "note", "does not leave access to IAM")
-
-
-def test_a_bucket_that_locks_its_objects(plan: Plan) -> None:
-    assert not list(preflight.object_lock(plan))
-    name = f"locked-{uuid4()}"
+def test_a_bucket_that_locks_its_objects(biospex: Biospex) -> None:
+    assert not list(preflight.object_lock(case(BUCKET=biospex.bucket)))
+    locked = case(BUCKET=f"locked-{uuid4()}")
     client("s3").create_bucket(
-        Bucket=name,
+        Bucket=locked.answers.bucket,
         ObjectLockEnabledForBucket=True,
         CreateBucketConfiguration={"LocationConstraint": REGION},
     )
-    locked = replace(plan, bucket=name)
     assert not list(preflight.object_lock(locked))
     client("s3").put_object_lock_configuration(
-        Bucket=name,
+        Bucket=locked.answers.bucket,
         ObjectLockConfiguration={
             "ObjectLockEnabled": "Enabled",
             "Rule": {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}},
         },
     )
-    only(preflight.object_lock(locked), "stop", "Object Lock")
+    only(preflight.object_lock(locked), "Object Lock")
 
 
-def test_old_versions_without_a_rule_that_removes_them(plan: Plan) -> None:
-    assert not list(preflight.versioning(plan))
-    s3 = client("s3")
-    s3.put_bucket_versioning(Bucket=plan.bucket, VersioningConfiguration={"Status": "Enabled"})
-    only(preflight.versioning(plan), "note", "NoncurrentVersionExpiration")
-    proposal = json.loads((Path(preflight.__file__).parent / "lifecycle.json").read_text())
-    s3.put_bucket_lifecycle_configuration(Bucket=plan.bucket, LifecycleConfiguration=proposal)
-    assert not list(preflight.versioning(plan))
+def test_a_rule_that_archives_exports(biospex: Biospex) -> None:
+    asked = case(BUCKET=biospex.bucket)
+    for prefix in ("other/", "export/"):
+        assert not list(preflight.archived_exports(asked))
+        rule = {
+            "ID": "archive",
+            "Filter": {"Prefix": prefix},
+            "Status": "Enabled",
+            "Transitions": [{"Days": 30, "StorageClass": "GLACIER"}],
+        }
+        client("s3").put_bucket_lifecycle_configuration(
+            Bucket=biospex.bucket, LifecycleConfiguration={"Rules": [rule]}
+        )
+    only(preflight.archived_exports(asked), "archives export/")
 
 
-def archiving(plan: Plan, prefix: str) -> None:
-    rule = {
-        "ID": "archive",
-        "Filter": {"Prefix": prefix},
-        "Status": "Enabled",
-        "Transitions": [{"Days": 30, "StorageClass": "GLACIER"}],
-    }
-    client("s3").put_bucket_lifecycle_configuration(
-        Bucket=plan.bucket, LifecycleConfiguration={"Rules": [rule]}
-    )
-
-
-def test_a_rule_that_archives_exports(plan: Plan) -> None:
-    archiving(plan, "other/")
-    assert not list(preflight.archived_exports(plan))
-    archiving(plan, "export/")
-    only(preflight.archived_exports(plan), "stop", "moves export/ to GLACIER")
-
-
-def test_exports_that_are_archived(plan: Plan) -> None:
-    s3 = client("s3")
-    s3.put_object(Bucket=plan.bucket, Key="export/new.zip", Body=b"x")
-    assert not list(preflight.archived_exports(plan))
-    s3.put_object(Bucket=plan.bucket, Key="export/old.zip", Body=b"x", StorageClass="GLACIER")
-    only(preflight.archived_exports(plan), "note", "1 of the first 2 exports")
-
-
-def test_a_network_without_a_gateway_endpoint_for_s3(plan: Plan) -> None:
-    only(preflight.s3_endpoint(plan), "note", "no gateway endpoint for S3")
-    client("ec2").create_vpc_endpoint(
-        VpcId=plan.vpc_id, ServiceName=f"com.amazonaws.{REGION}.s3", VpcEndpointType="Gateway"
-    )
-    assert not list(preflight.s3_endpoint(plan))
-
-
-def test_a_quota_below_the_needed_vcpu(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """moto has quotas of VPC only, so Fargate's is patched in."""
-    only(preflight.vcpu_quota(plan), "note", "could not be read")
-    monkeypatch.setattr(ServiceQuotasBackend, "get_service_quota", lambda *_, **__: {"Value": 6.0})
-    only(
-        preflight.vcpu_quota(plan),
-        "stop",
-        "may run 6 vCPU of FARGATE at once, and the answers need 8:",
-    )
-    assert not list(preflight.vcpu_quota(replace(plan, vcpu=5)))
-
-
-def test_services_that_have_no_role_yet(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    service = f"service-{uuid4()}.amazonaws.com"
-    monkeypatch.setattr(preflight, "SERVICES", (service,))
-    only(preflight.service_roles(plan), "stop", f"--aws-service-name {service}")
-    client("iam").create_service_linked_role(AWSServiceName=service)
-    assert not list(preflight.service_roles(plan))
-
-
-def test_a_kept_trigger_queue_is_checked(plan: Plan, queue: str) -> None:
-    assert not list(preflight.kept_queue(plan))
-    assert not list(preflight.kept_queue(replace(plan, trigger_queue_arn=queue)))
-    missing = replace(plan, trigger_queue_arn=f"{queue}-missing")
-    assert not list(preflight.kept_queue(missing))  # answers.py says so
-
-
-def test_a_trigger_queue_without_redrive_policy(plan: Plan, biospex: Biospex) -> None:
-    client("sqs").set_queue_attributes(
-        QueueUrl=biospex.queue_url, Attributes={"MessageRetentionPeriod": "1209600"}
-    )
-    queue = preflight.queue_arn(biospex.queue_url.rpartition("/")[2])
-    found = list(preflight.kept_queue(replace(plan, trigger_queue_arn=queue)))
-    assert [finding.level for finding in found] == ["note", "note"]
-    assert "no redrive policy" in found[0].sentence
-    assert "MessageRetentionPeriod to 604800" in found[1].sentence
+# -- the network
 
 
 @pytest.fixture
-def mapping(queue: str) -> Iterator[str]:
-    """The old Lambda on the trigger queue; yields the event source mapping's id."""
+def network() -> dict[str, Any]:
+    """A VPC with two public subnets."""
+    ec2 = client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    ec2.modify_vpc_attribute(VpcId=vpc, EnableDnsHostnames={"Value": True})
+    ids = [
+        ec2.create_subnet(
+            VpcId=vpc, CidrBlock=f"10.0.{number}.0/24", AvailabilityZone=f"{REGION}{'ab'[number]}"
+        )["Subnet"]["SubnetId"]
+        for number in range(2)
+    ]
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+    ec2.create_route(
+        RouteTableId=main_table(vpc), DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway
+    )
+    return {"VPC_ID": vpc, "SUBNET_IDS": ",".join(ids)}
+
+
+def main_table(vpc: str) -> str:
+    [table] = client("ec2").describe_route_tables(Filters=account.filters(vpc_id=vpc))[
+        "RouteTables"
+    ]
+    return str(table["RouteTableId"])
+
+
+def test_a_usable_network_has_no_findings(network: dict[str, Any]) -> None:
+    asked = case(**network)
+    for check in (preflight.vpc, preflight.subnets, preflight.public_addresses):
+        assert not list(check(asked))
+    assert account.first_subnets(network["VPC_ID"]) == network["SUBNET_IDS"]
+
+
+def test_a_vpc_must_exist_and_have_dns_hostnames() -> None:
+    only(preflight.vpc(case(VPC_ID="vpc-404")), "no such VPC")
+    vpc = client("ec2").create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
+    only(preflight.vpc(case(VPC_ID=vpc)), "--enable-dns-hostnames")
+
+
+def test_subnets_must_exist_in_the_vpc_and_in_different_zones(network: dict[str, Any]) -> None:
+    missing = network | {"SUBNET_IDS": "subnet-404,subnet-405"}
+    only(preflight.subnets(case(**missing)), "there is no subnet-404, subnet-405")
+    only(preflight.subnets(case(**network | {"VPC_ID": "vpc-1"})), "is not in vpc-1")
+    first = network["SUBNET_IDS"].split(",")[0]
+    twin = client("ec2").create_subnet(
+        VpcId=network["VPC_ID"], CidrBlock="10.0.9.0/24", AvailabilityZone=f"{REGION}a"
+    )["Subnet"]["SubnetId"]
+    twins = case(**network | {"SUBNET_IDS": f"{first},{twin}"})
+    only(preflight.subnets(twins), "one availability zone")
+
+
+def test_public_addresses_need_an_internet_gateway(network: dict[str, Any]) -> None:
+    first = network | {"SUBNET_IDS": network["SUBNET_IDS"].split(",")[0]}
+    private = case(**first, ASSIGN_PUBLIC_IP="DISABLED")
+    only(preflight.public_addresses(private), "ASSIGN_PUBLIC_IP with ENABLED", "note")
+    client("ec2").delete_route(
+        RouteTableId=main_table(network["VPC_ID"]), DestinationCidrBlock="0.0.0.0/0"
+    )
+    assert not list(preflight.public_addresses(private))
+    only(preflight.public_addresses(case(**first)), "ASSIGN_PUBLIC_IP with DISABLED", "note")
+
+
+def test_a_mount_target_keeps_its_place() -> None:
+    made = {"SubnetIds": "subnet-1,subnet-2"}
+    for good in (
+        "subnet-1,subnet-2",
+        "subnet-1,subnet-2,subnet-3",
+        "subnet-3,subnet-2",
+        "subnet-1",
+    ):
+        assert not list(preflight.mount_targets(case(SUBNET_IDS=good, outputs=made)))
+    moved = case(SUBNET_IDS="subnet-2", outputs=made)
+    only(preflight.mount_targets(moved), "would change its place")
+    assert not list(preflight.mount_targets(case(SUBNET_IDS="subnet-2")))
+
+
+# -- queues
+
+
+def queue(name: str, **attributes: str) -> str:
+    client("sqs").create_queue(QueueName=name, Attributes=attributes)
+    return account.queue_arn(name)
+
+
+def test_missing_queues_and_a_callback_queue_without_redrive_policy() -> None:
+    missing = f"arn:aws:sqs:{REGION}:123456789012:missing"
+    here: dict[str, Any] = {"AWS_REGION": REGION}
+    only(preflight.queues(case(TRIGGER_QUEUE_ARN=missing, **here)), "no such queue")
+    only(preflight.queues(case(UPDATES_QUEUE_ARN=missing, **here)), "no such queue")
+    elsewhere = missing.replace(REGION, "eu-west-1")
+    only(preflight.queues(case(TRIGGER_QUEUE_ARN=elsewhere, **here)), "no such queue")
+    only(preflight.queues(case(UPDATES_QUEUE_ARN=elsewhere, **here)), "another region", "note")
+    bare, dead = queue(f"bare-{uuid4()}"), queue(f"dead-{uuid4()}")
+    only(preflight.queues(case(UPDATES_QUEUE_ARN=bare, **here)), "no redrive policy", "note")
+    policy = json.dumps({"deadLetterTargetArn": dead, "maxReceiveCount": 3})
+    redriven = queue(f"redriven-{uuid4()}", RedrivePolicy=policy)
+    assert not list(preflight.queues(case(UPDATES_QUEUE_ARN=redriven, **here)))
+
+
+OWN = {
+    name: f"arn:aws:sqs:{REGION}:123456789012:dev-{suffix}"
+    for name, suffix in preflight.STACK_QUEUES.items()
+}
+
+
+@pytest.mark.parametrize("answer", ["TRIGGER_QUEUE_ARN", "UPDATES_QUEUE_ARN"])
+@pytest.mark.parametrize("resource", list(OWN))
+def test_an_answer_that_names_the_stacks_own_queue_is_refused(answer: str, resource: str) -> None:
+    made: dict[str, Any] = {"resources": frozenset(OWN)}
+    asked = case(**{**made, answer: OWN[resource]})
+    only(preflight.own_queues(asked), f"the stack's own queue ({resource})")
+    other = case(**{**made, answer: OWN[resource].replace(":dev-", ":old-")})
+    assert not list(preflight.own_queues(other))
+
+
+def test_a_queue_older_than_the_stack_may_have_the_stacks_name_for_it() -> None:
+    kept = case(TRIGGER_QUEUE_ARN=OWN["TriggerQueue"], UPDATES_QUEUE_ARN=OWN["UpdatesQueue"])
+    assert not list(preflight.own_queues(kept))
+    same = case(TRIGGER_QUEUE_ARN=OWN["TriggerQueue"], UPDATES_QUEUE_ARN=OWN["TriggerQueue"])
+    only(preflight.own_queues(same), "is the trigger queue")
+
+
+def test_things_that_an_earlier_stack_left_behind_are_reported() -> None:
+    assert not list(preflight.left_behind(case("loc")))
+    for suffix in preflight.STACK_QUEUES.values():
+        queue(f"loc-{suffix}")
+    client("logs").create_log_group(logGroupName="/ecs/loc-biospex-batch-creator")
+    found = list(preflight.left_behind(case("loc")))
+    assert [one.level for one in found] == ["stop"] * 7
+    assert "answer TRIGGER_QUEUE_ARN with arn:aws:sqs:" in found[0].sentence
+    assert "delete-queue" in found[1].sentence
+    assert "delete-log-group" in found[6].sentence
+    made = frozenset({*preflight.STACK_QUEUES, "LogGroup"})
+    assert not list(preflight.left_behind(case("loc", resources=made)))
+    remove_what_is_kept("loc")
+
+
+@pytest.fixture
+def mapping(biospex: Biospex) -> Iterator[tuple[str, str]]:
+    """The old Lambda on the trigger queue: the queue's ARN and the event source mapping's id."""
+    arn = account.queue_arn(biospex.trigger_queue_url.rpartition("/")[2])
     iam, functions, name = client("iam"), client("lambda"), f"creator-{uuid4()}"
     trust = {"Version": "2012-10-17", "Statement": []}
     role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
@@ -216,117 +251,147 @@ def mapping(queue: str) -> Iterator[str]:
         Handler="index.handler",
         Code={"ZipFile": code.getvalue()},
     )
-    made = functions.create_event_source_mapping(FunctionName=name, EventSourceArn=queue)
-    yield made["UUID"]
+    made = functions.create_event_source_mapping(FunctionName=name, EventSourceArn=arn)
+    yield arn, made["UUID"]
     functions.delete_event_source_mapping(UUID=made["UUID"])
 
 
-def test_the_old_lambda_still_takes_messages(plan: Plan, queue: str, mapping: str) -> None:
-    assert not list(preflight.old_lambda(plan))
-    kept = replace(plan, trigger_queue_arn=queue)
-    only(preflight.old_lambda(kept), "stop", f"--uuid {mapping} --no-enabled")
-    client("lambda").update_event_source_mapping(UUID=mapping, Enabled=False)
-    assert not list(preflight.old_lambda(kept))
+def test_the_old_lambda_still_takes_messages(mapping: tuple[str, str]) -> None:
+    arn, uuid = mapping
+    assert not list(preflight.old_lambda(case()))
+    of_stack = case(outputs={"TriggerQueueArn": arn})
+    for asked in (of_stack, case(TRIGGER_QUEUE_ARN=arn)):
+        only(preflight.old_lambda(asked), f"--uuid {uuid} --no-enabled")
+    client("lambda").update_event_source_mapping(UUID=uuid, Enabled=False)
+    assert not list(preflight.old_lambda(of_stack))
+
+
+def test_the_queue_has_exactly_one_consumer(
+    mapping: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arn, uuid = mapping
+
+    def run(*listeners: str, takes: bool) -> tuple[int, list[str], str]:
+        client("lambda").update_event_source_mapping(UUID=uuid, Enabled=takes)
+        monkeypatch.setattr(server, "running_listeners", lambda: [*listeners])
+        status = preflight.main(["consumers", arn])
+        printed = capsys.readouterr()
+        return status, printed.out.split("\n")[:-1], printed.err
+
+    status, lambdas, _ = run(takes=True)
+    assert (status, len(lambdas)) == (0, 1)
+    assert run("listener-1", takes=False) == (0, ["listener listener-1"], "")
+    status, both, errors = run("listener-1", takes=True)
+    assert (status, len(both)) == (1, 2)
+    assert "2 consumers take triggers" in errors
+    status, _, errors = run(takes=False)
+    assert status == 1
+    assert "Nobody takes triggers" in errors
+
+
+# -- keys, secret and topic
+
+
+def test_a_missing_key_and_a_missing_secret() -> None:
+    none: dict[str, Any] = {"PREFECT_API_AUTH_STRING_SECRET_ARN": ""}
+    key = client("kms").create_key()["KeyMetadata"]
+    secret = client("secretsmanager").create_secret(Name=f"p-{uuid4()}", SecretString="x")["ARN"]
+    asked = case(BUCKET_KEY_ARN=key["Arn"], PREFECT_API_AUTH_STRING_SECRET_ARN=secret)
+    assert not list(preflight.missing_things(asked))
+    only(preflight.missing_things(case()), "PREFECT_API_AUTH_STRING_SECRET_ARN=")
+    missing = key["Arn"].replace(key["KeyId"], str(uuid4()))
+    only(preflight.missing_things(case(BUCKET_KEY_ARN=missing, **none)), "no such thing")
+
+
+def test_customers_keys_of_queues_and_secret_are_found() -> None:
+    key = client("kms").create_key()["KeyMetadata"]
+    keyed = queue(f"keyed-{uuid4()}", KmsMasterKeyId=key["KeyId"])
+    assert account.key_of(keyed) == key["Arn"]
+    assert account.key_of(queue(f"plain-{uuid4()}")) == ""
+    assert account.key_of("") == ""
+    secret = client("secretsmanager").create_secret(
+        Name=f"k-{uuid4()}", SecretString="x", KmsKeyId=key["Arn"]
+    )["ARN"]
+    assert account.key_of(secret) == key["Arn"]
+
+
+def test_a_topic_must_exist_here_and_have_a_subscription() -> None:
+    sns = client("sns")
+    topic = sns.create_topic(Name=f"operators-{uuid4()}")["TopicArn"]
+    none: dict[str, Any] = {"PREFECT_API_AUTH_STRING_SECRET_ARN": ""}
+    for wrong in (f"{topic}-missing", topic.replace(REGION, "eu-west-1")):
+        asked = case(ALARM_TOPIC_ARN=wrong, **none)
+        only(preflight.missing_things(asked), "ALARM_TOPIC_ARN=")
+        assert not list(preflight.topic(asked))
+    only(preflight.topic(case("prod", ALARM_TOPIC_ARN=topic)), "nobody has subscribed")
+    only(preflight.topic(case(ALARM_TOPIC_ARN=topic)), "nobody has subscribed", "note")
+    sns.subscribe(TopicArn=topic, Protocol="email", Endpoint="x@example.org")
+    assert not list(preflight.topic(case("prod", ALARM_TOPIC_ARN=topic)))
+
+
+def test_a_topic_whose_key_cloudwatch_may_not_use() -> None:
+    def topic(key: str) -> str:
+        attributes = {"KmsMasterKeyId": key}
+        made = client("sns").create_topic(Name=f"keyed-{uuid4()}", Attributes=attributes)
+        arn = str(made["TopicArn"])
+        client("sns").subscribe(TopicArn=arn, Protocol="email", Endpoint="x@example.org")
+        return arn
+
+    of_aws = case(ALARM_TOPIC_ARN=topic("alias/aws/sns"))
+    only(preflight.topic(of_aws), "CloudWatch may not use its KMS key alias/aws/sns")
+    key = client("kms").create_key()["KeyMetadata"]["KeyId"]
+    asked = case(ALARM_TOPIC_ARN=topic(key))
+    only(preflight.topic(asked), "CloudWatch may not use its KMS key")
+    client("kms").put_key_policy(
+        KeyId=key, PolicyName="default", Policy='{"Service": "cloudwatch.amazonaws.com"}'
+    )
+    assert not list(preflight.topic(asked))
+
+
+# -- the account
+
+
+def test_a_quota_below_the_needed_vcpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """moto has quotas of VPC only, so Fargate's is patched in."""
+    only(preflight.vcpu_quota(case()), "could not be read", "note")
+    monkeypatch.setattr(ServiceQuotasBackend, "get_service_quota", lambda *_, **__: {"Value": 6.0})
+    only(
+        preflight.vcpu_quota(case()),
+        "may run 6 vCPU of FARGATE at once, and the answers need 8.75:",
+    )
+    assert not list(preflight.vcpu_quota(case(CPU="1024")))
 
 
 @pytest.mark.parametrize(
-    ("lambda_takes", "listeners", "says"),
+    ("changed", "vcpu"),
     [
-        (True, [], None),
-        (False, ["listener-1"], None),
-        (True, ["listener-1"], "2 consumers take triggers"),
-        (False, [], "Nobody takes triggers"),
+        ({}, 4 * 2 + 0.75),
+        ({"FLOW_SETTINGS": "BATCH_SIZE=10 MAX_IN_FLIGHT=2"}, 2 * 2 + 0.75),
+        ({"SHAPE": "single", "CPU": "512"}, 0.5),
     ],
 )
-def test_the_queue_has_exactly_one_consumer(
-    lambda_takes: bool,
-    listeners: list[str],
-    says: str | None,
-    queue: str,
-    mapping: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    client("lambda").update_event_source_mapping(UUID=mapping, Enabled=lambda_takes)
-    monkeypatch.setattr(preflight, "running_listeners", lambda: listeners)
-    found, findings = preflight.consumers(queue)
-    assert len(found) == lambda_takes + len(listeners)
-    assert len(findings) == (says is not None)
-    assert all(str(says) in finding.sentence for finding in findings)
+def test_the_vcpu_that_the_answers_need(changed: dict[str, Any], vcpu: float) -> None:
+    assert preflight.vcpu_of(case(**changed).answers) == vcpu
 
 
-# -- errors are not answers
+def test_services_that_have_no_role_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = f"service-{uuid4()}.amazonaws.com"
+    monkeypatch.setattr(preflight, "SERVICES", (service,))
+    only(preflight.service_roles(case()), f"--aws-service-name {service}")
+    client("iam").create_service_linked_role(AWSServiceName=service)
+    assert not list(preflight.service_roles(case()))
+
+
+def test_a_missing_stack_is_empty() -> None:
+    assert account.Stack.named(f"missing-{uuid4()}") == account.Stack()
 
 
 def test_only_a_missing_queue_has_no_arn(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert preflight.queue_arn(f"missing-{uuid4()}") == ""
+    assert account.queue_arn(f"missing-{uuid4()}") == ""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    errors = io.StringIO()
-    with redirect_stderr(errors):
-        assert preflight.main(["queue", "missing"]) == 1
-    assert errors.getvalue().startswith("stop: AWS answers with an error: Could not connect")
-
-
-def test_standard_output_has_the_values_for_the_shell(plan: Plan, queue: str) -> None:
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        assert preflight.main(["queue", queue.rpartition(":")[2]]) == 0
-        assert preflight.main(["stack", f"missing-{uuid4()}"]) == 0
-        assert preflight.main(["bucket-key", plan.bucket]) == 0
-    assert printed.getvalue() == f"{queue}\n\n"
-
-
-# -- Prefect
-
-
-def test_an_api_without_authentication_is_refused(prefect_api: dict[str, str]) -> None:
-    url = prefect_api["PREFECT_API_URL"]
-    found = list(preflight.check_api(url, open_is_wanted=False))
-    assert [finding.level for finding in found] == ["stop", "stop"]
-    assert "is this machine" in found[0].sentence
-    assert "answers anybody" in found[1].sentence
-    assert not list(preflight.check_api(url, open_is_wanted=True))
-
-
-def test_a_websocket_that_a_proxy_refuses_is_noted(prefect_api: dict[str, str]) -> None:
-    assert not list(preflight.check_websocket())
-    with (
-        broken_prefect(prefect_api["PREFECT_API_URL"]) as proxy,
-        temporary_settings({PREFECT_API_URL: proxy.url}),
-    ):
-        [found] = preflight.check_websocket()
-    assert found.level == "note"
-    assert "has to pass WebSocket upgrades" in found.sentence
-
-
-def test_an_api_with_an_auth_string_is_not_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "user:password")
-    with embedded_prefect(tmp_path) as environment:
-        assert not preflight.is_open(environment["PREFECT_API_URL"])
-
-
-def test_an_address_of_no_api_is_an_error(prefect_api: dict[str, str]) -> None:
-    url = f"{prefect_api['PREFECT_API_URL']}/elsewhere"
-    found = list(preflight.check_api(url, open_is_wanted=False))
-    assert "does not answer: HTTP Error 404" in found[-1].sentence
-
-
-def test_an_api_that_does_not_answer_is_an_error() -> None:
-    found = list(preflight.check_api("http://192.0.2.1.invalid/api", open_is_wanted=False))
-    assert [finding.level for finding in found] == ["stop"]
-    assert "does not answer" in found[0].sentence
-
-
-def test_a_work_pool_of_another_environment_or_type_is_refused() -> None:
-    pools = ["first", "second"]
-    state = {"pool_type_0": "ecs", "pool_owner_0": "dev", "pool_type_1": "process"}
-    found = list(preflight.check_pools("prod", state, pools))
-    assert [finding.level for finding in found] == ["stop", "stop"]
-    assert "second is of the type process" in found[0].sentence
-    assert "The work pool first belongs to dev" in found[1].sentence
-    [finding] = preflight.check_pools("prod", {"deployment_owner": "dev"}, [])
-    assert "The deployment create-batches belongs to dev" in finding.sentence
-    assert not list(preflight.check_pools("dev", {"pool_type_0": "ecs"}, pools))
+    with pytest.raises(EndpointConnectionError):
+        account.queue_arn("missing")
+    assert preflight.main(["consumers", f"arn:aws:sqs:{REGION}:123456789012:missing"]) == 1
+    assert "stop: AWS answers with an error: Could not connect" in capsys.readouterr().err

@@ -17,9 +17,9 @@ from prefect.client.schemas.objects import FlowRun
 from deploy import job_template
 from devtools.services import child
 from tests.conftest import EXPORTS
-from tests.deploy.test_stack import ACCOUNT
 from tests.helpers.biospex import Biospex
 from tests.helpers.processes import eventually
+from tests.helpers.stacks import ACCOUNT
 
 pytestmark = pytest.mark.prefect_server("pools")
 
@@ -138,7 +138,9 @@ def of_the_lab(biospex: Biospex) -> dict[str, str]:
 
 
 def of_the_pool(biospex: Biospex) -> dict[str, str]:
-    template: Any = job_template.job_template(outputs(biospex), IMAGE)
+    template: Any = job_template.job_template(
+        outputs(biospex), IMAGE, "splitter", cpu=2048, memory=4096, ephemeral_storage=100
+    )
     env = template["variables"]["properties"]["env"]["default"]
     command = shlex.split(template["job_configuration"]["command"])
     allowed = dict(word.split("=", 1) for word in command if "=" in word)

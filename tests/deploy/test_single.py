@@ -5,35 +5,35 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
-from deploy.answers import CALLED
 from devtools import services as local
-from devtools.services import REGION
 from flows.create_batches import STATE_NAMES
 from splitter.sentences import Actor
 from tests.conftest import EXPORTS
-from tests.deploy.test_ecs_worker import ACTIONS, IMAGE, SELDOM, worker_containers
-from tests.deploy.test_stack import TEMPLATE, Stack, client, grants, listed, properties, stack
 from tests.helpers.biospex import messages
 from tests.helpers.containers import ROOT, container, log_of
 from tests.helpers.processes import eventually
+from tests.helpers.stacks import (
+    ACTIONS,
+    CALLED,
+    IMAGE,
+    SELDOM,
+    TEMPLATE,
+    Stack,
+    client,
+    grants,
+    listed,
+    properties,
+    stack,
+    worker_containers,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("aws", "prefect_api"),
     pytest.mark.filterwarnings("ignore:Tried to parse AWS"),
 ]
-
-
-@pytest.fixture(scope="module")
-def bucket(aws: str) -> str:
-    name = f"bucket-{uuid4()}"
-    client("s3").create_bucket(
-        Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION}
-    )
-    return name
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,206 @@
+"""Deploys the batch creator to an AWS account that has a bucket; deploy.sh starts it."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+from botocore.exceptions import BotoCoreError, ClientError
+
+from deploy import account
+from deploy.answers import ENVIRONMENTS, TYPES, Draft, ask, load, save
+from deploy.preflight import DeploymentError
+
+if TYPE_CHECKING:
+    from deploy.steps import Deployment
+
+ROOT = Path(__file__).parent.parent
+ANSWERS = ROOT / "deploy"
+
+HELP = """\
+Asks questions, shows a plan, asks for a confirmation, and then creates or updates these, in this
+order: the AWS stack, the image, the work pools, the blocks, the deployments, the worker and the
+listener's run. First it checks every answer and the account (deploy/preflight.py), and stops if a
+later step would fail or do harm."""
+
+MORE_HELP = """\
+Run it again at any time: to upgrade (it builds the checked-out commit), to change an answer, or
+after an error. It keeps your answers in deploy/ENVIRONMENT.env and offers them the next time. Keys
+and tokens are not among them: it finds AWS as the aws CLI does (AWS_PROFILE), and the key for
+Prefect in PREFECT_API_KEY or in the profile of `prefect cloud login`.
+
+Each environment needs a Prefect API of its own, a server or a workspace: pools, deployments and
+blocks have the same names in all three.
+
+The bucket must exist. Saved blocks are not changed, so changes made in the Prefect UI persist. The
+bucket gets lifecycle rules only if it has none."""
+
+ERRORS = (
+    DeploymentError,
+    subprocess.CalledProcessError,
+    ClientError,
+    BotoCoreError,
+    httpx.HTTPError,
+)
+"""Errors that a sentence explains; another one is a mistake in this program."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Deploy. The exit status is that of a command that failed, or 1 after another error."""
+    options = _options(arguments)
+    place, hint = "tools and credentials", "Install the missing tool, or sign in to AWS."
+    try:
+        deployment = prepare(options)
+        show_plan(deployment)
+        if not options.dry_run and not is_confirmed(options):
+            print("Nothing was changed.")
+            return 0
+        if not options.dry_run:
+            save(ANSWERS / f"{deployment.environment}.env", deployment.given)
+        for number, step in enumerate(deployment.steps(), 1):
+            place, hint = f"{number}, {step.name}", step.hint
+            print(f"== {place}")
+            step.run()
+    except ERRORS as error:
+        is_of_aws = isinstance(error, ClientError | BotoCoreError)
+        sentence = f"AWS answers with an error: {error}" if is_of_aws else str(error)
+        print(f"{sentence}\n\nStopped at step {place}.\n{hint}", file=sys.stderr)
+        return error.returncode if isinstance(error, subprocess.CalledProcessError) else 1
+    show_end(deployment)
+    return 0
+
+
+def prepare(options: argparse.Namespace) -> "Deployment":
+    """Find the tools, ask the questions and look at the stack."""
+    os.environ["PATH"] += f"{os.pathsep}{ROOT / '.venv' / 'bin'}"  # an aws CLI, if there is none
+    docker = next((one for one in ("docker", "podman") if shutil.which(one)), None)
+    if not docker:
+        raise DeploymentError("There is neither docker nor podman.")
+
+    def prompt(question: str, default: str) -> str:
+        return default if options.yes else answer(question, default)
+
+    environment = prompt(f"Environment ({', '.join(ENVIRONMENTS)})", options.environment or "prod")
+    if environment not in ENVIRONMENTS:
+        raise DeploymentError(f"There is no environment {environment!r}.")
+    draft = Draft(environment, load(ANSWERS / f"{environment}.env"))
+    draft.last.setdefault("AWS_REGION", os.environ.get("AWS_REGION", ""))
+    shape = draft.last.get("SHAPE", "pools")
+    draft.last |= {"SHAPE": options.shape} if options.shape else {}
+    if not options.yes:
+        print("Enter takes the default in brackets, - leaves the answer empty.")
+    for name in TYPES:
+        given = ask(name, draft, prompt)
+        if name == "AWS_REGION":
+            if given not in account.regions():
+                raise DeploymentError(f"AWS_REGION={given!r}: AWS has no such region.")
+            os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = given
+            draft.stack = account.Stack.named(f"biospex-{environment}")
+        if name == "SHAPE" and given != shape:
+            for size in ("CPU", "MEMORY", "EPHEMERAL_STORAGE"):  # another task, another size
+                draft.last.pop(size, None)
+    os.environ["PREFECT_API_URL"] = draft.given["PREFECT_API_URL"]
+    os.environ["BIOSPEX_ENVIRONMENT"] = environment  # a tag of every run
+    for setting in draft.given["FLOW_SETTINGS"].split():
+        if setting.startswith("DOCS_URL="):
+            os.environ["DOCS_URL"] = setting.partition("=")[2]
+    from prefect.context import refresh_global_settings_context  # takes seconds
+
+    from deploy.steps import Deployment
+
+    refresh_global_settings_context()
+    return Deployment(draft, commit(), docker, options.dry_run, options.open_api)
+
+
+def commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    described = subprocess.check_output(command, cwd=ROOT, text=True).strip()  # noqa: S603
+    # Each build of uncommitted changes needs a tag of its own, or the service would not change.
+    return described + time.strftime(
+        "-%Y%m%dT%H%M%SZ" if described.endswith("-dirty") else "", time.gmtime()
+    )
+
+
+def answer(question: str, default: str) -> str:
+    try:
+        typed = input(f"{question} [{default}]: ") or default
+    except EOFError:
+        raise DeploymentError("No answer; with --yes nothing is asked.") from None
+    return "" if typed == "-" else typed
+
+
+def is_confirmed(options: argparse.Namespace) -> bool:
+    return options.yes or answer("Go on? (y, n)", "n")[:1] in ("y", "Y")
+
+
+def show_plan(deployment: "Deployment") -> None:
+    given, aws = deployment.given, account.client("sts").get_caller_identity()["Account"]
+    print(
+        f"\nEnvironment {deployment.environment}: account {aws}, {given['AWS_REGION']}, Prefect at "
+        f"{given['PREFECT_API_URL']}"
+    )
+    for number, step in enumerate(deployment.steps(), 1):
+        print(f"  {number}. {step.name:<12} {step.plan}")
+    if "-dirty" in deployment.commit:
+        print("NOTE: the image will have uncommitted changes.")
+    if deployment.dry_run:
+        print("Dry run: a + marks each change.")
+    print()
+
+
+def show_end(deployment: "Deployment") -> None:
+    if deployment.dry_run:
+        print("\nNothing was changed.")
+        return
+    from deploy.server import ui_url
+
+    outputs, given = deployment.stack.outputs, deployment.given
+    print(f"""
+Done. See {ui_url()}/deployments
+
+Worker, listener and alarms: CloudWatch, dashboard {deployment.environment}-biospex-batch-creator
+Consumers of the trigger queue (there must be exactly one):
+  .venv/bin/python -m deploy.preflight consumers {outputs["TriggerQueueArn"]}
+
+A first export, of an archive that is in the bucket:
+  AWS_REGION={given["AWS_REGION"]} PREFECT_API_URL={given["PREFECT_API_URL"]} \\
+    TRIGGER_QUEUE_URL={outputs["TriggerQueueUrl"]} \\
+    UPDATES_QUEUE_URL={outputs["UpdatesQueueUrl"]} \\
+    make submit ANSWER=1 ARCHIVE=s3://{given["BUCKET"]}/export/NAME.zip""")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="deploy/deploy.sh",
+        description=HELP,
+        epilog=MORE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--environment", choices=ENVIRONMENTS, help="they differ in names only")
+    add(
+        "--shape",
+        choices=["pools", "single"],
+        help="pools: a worker starts a task for the listener and for each export; single: one task "
+        "runs everything, which costs less (docs/costs.md)",
+    )
+    add("--yes", action="store_true", help="ask nothing; take the last answers, or the defaults")
+    add("--dry-run", action="store_true", help="check, print each change, and change nothing")
+    add(
+        "--open-api",
+        action="store_true",
+        help="accept a Prefect API on this machine, or one without authentication; anybody who "
+        "reaches such an API can run code in the roles of the tasks",
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

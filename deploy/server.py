@@ -1,0 +1,209 @@
+"""Prefect's side of a deployment: its state, the checks of it, and the changes to it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prefect.automations import Automation
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, WorkPool
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_UI_URL
+from prefect_aws import AwsCredentials
+
+from blocks.saved import BLOCK_NAME
+from blocks.workspace import Workspace
+from deploy.answers import ENVIRONMENTS, is_this_machine
+from deploy.job_template import EFS_PATH
+from deploy.preflight import Case, Finding, note, stop
+from flows.support.heartbeats import websocket_problem
+
+POOLS = {"splitter": "biospex-ecs", "listener": "biospex-ecs-listener"}  # prefect.yaml names both
+
+
+@dataclass(frozen=True)
+class State:
+    """The things in Prefect that a deployment makes.
+
+    Attributes:
+        owners: the environment of each thing that belongs to one, by its name in a sentence.
+        listener: scheduled, running, or empty. A pending one does not count, as its task may never
+            start; one more does no harm, as the later of two takes over.
+    """
+
+    pools: dict[str, WorkPool] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
+    has_blocks: bool = False
+    has_notice: bool = False
+    listener: str = ""
+
+
+def _found(read: Callable[..., Any], *names: str) -> Any:
+    with suppress(ObjectNotFound):
+        return read(*names)
+
+
+def read_state(environment: str) -> State:
+    pools, owners = {}, {}
+    with get_client(sync_client=True) as prefect:
+        for name in POOLS.values():
+            if pool := _found(prefect.read_work_pool, name):
+                properties = pool.base_job_template.get("variables", {}).get("properties", {})
+                variables = properties.get("env", {}).get("default", {})
+                owners[f"The work pool {name}"] = variables.get("BIOSPEX_ENVIRONMENT", "")
+                pools[name] = pool
+        if made := _found(prefect.read_deployment_by_name, "create-batches/create-batches"):
+            tags = [tag for tag in made.tags if tag in ENVIRONMENTS]
+            owners["The deployment create-batches"] = "".join(tags)
+        block = _found(prefect.read_block_document_by_name, BLOCK_NAME, "biospex-workspace")
+        has_notice = bool(prefect.read_automations_by_name(notice_name(environment)))
+    states = {str(run.state_type and run.state_type.value) for run in listeners()}
+    listener = "scheduled" if "SCHEDULED" in states else "running" if states else ""
+    return State(pools, owners, bool(block), has_notice, listener)
+
+
+def listeners() -> list[FlowRun]:
+    """The listener's running and scheduled runs."""
+    flow, states = {"name": {"any_": ["listen"]}}, {"any_": ["RUNNING", "SCHEDULED"]}
+    with get_client(sync_client=True) as prefect:
+        found = prefect.read_flow_runs(
+            flow_filter=FlowFilter.model_validate(flow),
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": states}}),
+        )
+    return [run for run in found if run.deployment_id]
+
+
+def running_listeners() -> list[str]:
+    return [run.name for run in listeners() if run.state_type == "RUNNING"]
+
+
+def ui_url() -> str:
+    return str(PREFECT_UI_URL.value() or "")
+
+
+# -- checks
+
+
+def is_open(url: str) -> bool:
+    """Whether the API answers without authentication.
+
+    Raises:
+        HTTPError: if it does not answer, or not as Prefect's API does.
+    """
+    answer = httpx.post(f"{url}/work_pools/filter", json={}, timeout=20)
+    if answer.status_code in (401, 403):
+        return False
+    answer.raise_for_status()
+    return True
+
+
+def check_api(case: Case) -> Iterator[Finding]:
+    """Tasks on ECS can reach the API, and it needs authentication."""
+    url, option = case.answers.prefect_api_url, "(--open-api: go on all the same)"
+    if is_this_machine(url):
+        yield stop(
+            f"{url} is this machine: tasks on ECS cannot reach it. Give an address that they can "
+            f"reach; docs/where-prefect-runs.md lists the ways {option}."
+        )
+    try:
+        if is_open(url):
+            yield stop(
+                f"{url} answers anybody, and anybody who reaches it can run code in the tasks' "
+                "roles. Set PREFECT_SERVER_API_AUTH_STRING at the server and "
+                f"PREFECT_API_AUTH_STRING here {option}."
+            )
+    except httpx.HTTPError as error:
+        yield stop(f"{url} does not answer: {error}")
+
+
+def check_things(state: State, case: Case) -> Iterator[Finding]:
+    """Refuses the things of another environment, which this one would replace."""
+    for name, pool in state.pools.items():
+        if pool.type != "ecs":
+            yield stop(f"The work pool {name} is of the type {pool.type}, not ecs.")
+    for thing, owner in state.owners.items():
+        if owner not in ("", case.environment):
+            yield stop(
+                f"{thing} belongs to {owner}: each environment needs a Prefect API of its own."
+            )
+    if block := case.answers.notification_block:
+        with get_client(sync_client=True) as prefect:
+            if not _found(prefect.read_block_document_by_name, *reversed(block.split("/"))):
+                yield stop(f"NOTIFICATION_BLOCK={block!r}: create the block in the Prefect UI.")
+    if problem := websocket_problem():  # a proxy may refuse it
+        yield note(problem)
+
+
+def check(case: Case) -> tuple[State, Sequence[Finding]]:
+    """The state of Prefect and all findings."""
+    state, findings = State(), [] if case.open_api else list(check_api(case))
+    try:
+        state = read_state(case.environment)
+        findings += check_things(state, case)
+    except Exception as error:
+        url = case.answers.prefect_api_url
+        findings = findings or [stop(f"{url} answers with an error: {error}")]
+    return state, findings
+
+
+# -- changes
+
+
+def save_pool(name: str, template: dict[str, Any]) -> None:
+    pool = WorkPoolCreate(name=name, type="ecs", base_job_template=template)
+    with get_client(sync_client=True) as prefect:
+        prefect.create_work_pool(pool, overwrite=True)
+
+
+def save_blocks(region: str, threshold: int) -> None:
+    """Saves blocks without keys: the task's role has the rights."""
+    Workspace(efs_path=Path(EFS_PATH), max_tmp_size=threshold).save(BLOCK_NAME, overwrite=True)
+    AwsCredentials(region_name=region).save(BLOCK_NAME, overwrite=True)
+
+
+def start_listener() -> None:
+    with get_client(sync_client=True) as prefect:
+        listen = prefect.read_deployment_by_name("listen/listen")
+        prefect.create_flow_run_from_deployment(listen.id)
+
+
+def notice_name(environment: str) -> str:
+    return f"{environment}: tell me when an export fails"
+
+
+def add_notice(environment: str, block: str) -> None:
+    """Creates the automation that notifies of failed exports.
+
+    Args:
+        block: a notification block as type and name, ``slack-webhook/operators``.
+    """
+    kind, _, name = block.partition("/")
+    with get_client(sync_client=True) as prefect:
+        document = prefect.read_block_document_by_name(name, kind)
+    flow = {"prefect.resource.role": "flow", "prefect.resource.name": "create-batches"}
+    trigger = {
+        "type": "event",
+        "posture": "Reactive",
+        "match": {"prefect.resource.id": "prefect.flow-run.*"},
+        "match_related": flow,
+        "expect": ["prefect.flow-run.Failed", "prefect.flow-run.Crashed"],
+        "threshold": 1,
+    }
+    action = {
+        "type": "send-notification",
+        "block_document_id": str(document.id),
+        "subject": f"BIOSPEX {environment}: {{{{ flow_run.name }}}} has failed",
+        "body": "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+    }
+    automation = {
+        "name": notice_name(environment),
+        "description": "Sends the sentence of the failure callback. docs/operations.md",
+        "trigger": trigger,
+        "actions": [action],
+    }
+    Automation.model_validate(automation).create()

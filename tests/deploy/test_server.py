@@ -1,0 +1,63 @@
+"""Each check of Prefect in deploy/server.py."""
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import WorkPool
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deploy import server
+from deploy.server import State
+from devtools.services import embedded_prefect
+from tests.helpers.answers import case, only
+from tests.helpers.broken_prefect import broken_prefect
+
+
+def test_an_api_without_authentication_is_refused(prefect_api: dict[str, str]) -> None:
+    asked = case(PREFECT_API_URL=prefect_api["PREFECT_API_URL"])
+    found = list(server.check_api(asked))
+    assert [finding.level for finding in found] == ["stop", "stop"]
+    assert "is this machine" in found[0].sentence
+    assert "answers anybody" in found[1].sentence
+
+
+def test_a_websocket_that_a_proxy_refuses_is_noted(prefect_api: dict[str, str]) -> None:
+    asked = case(NOTIFICATION_BLOCK="")
+    assert not list(server.check_things(State(), asked))
+    with (
+        broken_prefect(prefect_api["PREFECT_API_URL"]) as proxy,
+        temporary_settings({PREFECT_API_URL: proxy.url}),
+    ):
+        found = server.check_things(State(), asked)
+        only(found, "has to pass WebSocket upgrades", "note")
+
+
+def test_an_api_with_an_auth_string_is_not_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "user:password")
+    with embedded_prefect(tmp_path) as environment:
+        assert not server.is_open(environment["PREFECT_API_URL"])
+
+
+def test_an_address_of_no_api_is_an_error(prefect_api: dict[str, str]) -> None:
+    asked = case(PREFECT_API_URL=f"{prefect_api['PREFECT_API_URL']}/api")
+    found = list(server.check_api(asked))
+    assert "does not answer: Client error '404 Not Found'" in found[-1].sentence
+
+
+def test_an_api_that_does_not_answer_is_an_error() -> None:
+    only(server.check_api(case(PREFECT_API_URL="https://192.0.2.1.invalid/api")), "does not answer")
+
+
+def test_a_work_pool_of_another_environment_or_type_is_refused(prefect_api: dict[str, str]) -> None:
+    state = State(
+        pools={"second": WorkPool(name="second", type="process", default_queue_id=uuid4())},
+        owners={"The work pool first": "dev", "The deployment create-batches": "", "x": "prod"},
+    )
+    found = list(server.check_things(state, case("prod", NOTIFICATION_BLOCK="slack-webhook/none")))
+    assert [finding.level for finding in found] == ["stop", "stop", "stop"]
+    assert "second is of the type process" in found[0].sentence
+    assert "The work pool first belongs to dev" in found[1].sentence
+    assert "create the block in the Prefect UI" in found[2].sentence
