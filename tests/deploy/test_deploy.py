@@ -19,8 +19,6 @@ from typing import Any, cast
 import boto3
 import pytest
 from awscli.clidriver import create_clidriver  # type: ignore[import-untyped]
-from moto.cloudformation.models import ChangeSet
-from moto.cloudformation.parsing import OutputMap, ResourceMap
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.actions import RunDeployment
@@ -85,6 +83,8 @@ def cloudformation(aws: str) -> Iterator[Any]:
     moto is helped to the outputs of a stack made by a change set, and to resources of an update: it
     omits those whose condition is true for the first time, and updates those that do not exist.
     """
+    from moto.cloudformation.models import ChangeSet  # takes seconds, in every worker
+    from moto.cloudformation.parsing import OutputMap, ResourceMap
 
     def changes(self: ResourceMap, *arguments: Any) -> Any:
         found = difference(self, *arguments)

@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
-from moto.servicequotas.models import ServiceQuotasBackend
 
 from deploy import account, preflight, server
 from devtools.services import REGION
@@ -354,7 +353,8 @@ def test_a_topic_whose_key_cloudwatch_may_not_use() -> None:
 def test_a_quota_below_the_needed_vcpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """moto has quotas of VPC only, so Fargate's is patched in."""
     only(preflight.vcpu_quota(case()), "could not be read", "note")
-    monkeypatch.setattr(ServiceQuotasBackend, "get_service_quota", lambda *_, **__: {"Value": 6.0})
+    backend = "moto.servicequotas.models.ServiceQuotasBackend"
+    monkeypatch.setattr(f"{backend}.get_service_quota", lambda *_, **__: {"Value": 6.0})
     only(
         preflight.vcpu_quota(case()),
         "may run 6 vCPU of FARGATE at once, and the answers need 8.75:",

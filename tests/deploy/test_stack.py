@@ -7,20 +7,19 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
-from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 
 from devtools.services import REGION
 from tests.helpers.biospex import Biospex
 from tests.helpers.stacks import (
     ACCOUNT,
     ROOT,
-    TEMPLATE,
     Stack,
     client,
     grants,
     listed,
     properties,
     stack,
+    template,
 )
 
 pytestmark = [
@@ -212,7 +211,7 @@ ALARMS = {
 
 
 def test_the_dashboard_shows_every_alarm() -> None:
-    resources = cfn_yaml.load(str(TEMPLATE))["Resources"]
+    resources = template()["Resources"]
     found = {name for name, one in resources.items() if one["Type"] == "AWS::CloudWatch::Alarm"}
     assert found == set(ALARMS)
     body = resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"][0]
@@ -246,8 +245,7 @@ def test_cloudwatch_accepts_each_alarm_and_its_topic(alarm: str) -> None:
 
 
 def test_production_needs_an_alarm_topic() -> None:
-    template = cfn_yaml.load(str(TEMPLATE))
-    [rule] = template["Rules"].values()
+    [rule] = template()["Rules"].values()
     assert rule["RuleCondition"] == {"Fn::Equals": [{"Ref": "Environment"}, "prod"]}
     assert "AlarmTopicArn" in str(rule["Assertions"])
 
@@ -287,7 +285,7 @@ HOLDS_STATE = ("AWS::SQS::Queue", "AWS::EFS::FileSystem", "AWS::Logs::LogGroup")
 
 
 def test_resources_with_state_are_retained() -> None:
-    resources = cfn_yaml.load(str(TEMPLATE))["Resources"]
+    resources = template()["Resources"]
     kept = {name for name, one in resources.items() if one["Type"] in HOLDS_STATE}
     assert len(kept) == 8
     for name in kept:

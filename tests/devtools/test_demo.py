@@ -40,10 +40,14 @@ def demo(
             stdout=stdout,
             stderr=stderr,
         )
-        if until:
-            eventually(lambda: until in told.read_text() or process.poll() is not None)
-            process.send_signal(signal.SIGINT)
-        status = process.wait(timeout=180)
+        try:
+            if until:
+                eventually(lambda: until in told.read_text() or process.poll() is not None)
+                process.send_signal(signal.SIGINT)
+            status = process.wait(timeout=180)
+        finally:
+            process.terminate()  # it ends its services; nothing happens to one that has ended
+            process.wait(timeout=60)
     return subprocess.CompletedProcess(
         process.args, status, told.read_text(), complaints.read_text()
     )

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -238,8 +239,9 @@ def test_a_message_that_prefect_refuses_delays_no_other_and_is_answered(
     listener.poll()
     [callback] = biospex.callbacks()
     assert (callback["downloadId"], callback["status"]) == ("poison", "failed")
-    states = sorted(str(run.state_name) for run in deployment.runs())
-    assert states == ["Refused", *["Scheduled"] * 4]
+    states = Counter(str(run.state_name) for run in deployment.runs())
+    assert states["Refused"] == 1
+    assert states["Scheduled"] + states["Late"] == 4  # nobody serves them
 
 
 def test_a_deployment_that_was_made_anew_is_found_by_its_name(

@@ -3,11 +3,11 @@
 import ast
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import boto3
-from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 
 from deploy.preflight import STACK_QUEUES
 from devtools.services import REGION
@@ -118,9 +118,17 @@ def worker_containers(stack: Stack) -> Any:
     return defined["taskDefinition"]["containerDefinitions"]
 
 
+@cache
+def template() -> Any:
+    """The template as data."""
+    from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped] # takes a second
+
+    return cfn_yaml.load(str(TEMPLATE))
+
+
 def properties(resource: str) -> Any:
     """A resource's properties in the template; moto omits some of them."""
-    return cfn_yaml.load(str(TEMPLATE))["Resources"][resource]["Properties"]
+    return template()["Resources"][resource]["Properties"]
 
 
 # -- what the roles may do
