@@ -87,7 +87,7 @@ def partition(count: int) -> Callable[[], object]:
     text = written.getvalue()
     files = {*names(count), MANIFEST}
     return lambda: manifest.partition_export(
-        files, lambda _: text, "imageName", BATCH_SIZE, sys.maxsize
+        files, lambda _: text, "imageName", BATCH_SIZE, limits=Limits(max_cells=sys.maxsize)
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import boto3
@@ -26,6 +27,7 @@ def found(call: Callable[..., Any], *absent: str, **arguments: Any) -> Any:
         return None
 
 
+@cache
 def regions() -> set[str]:
     """Every region of AWS, as this boto3 knows them."""
     session = boto3.Session()

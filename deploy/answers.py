@@ -191,25 +191,14 @@ SUBNETS = Ask(
     lambda draft: account.first_subnets(draft.given["VPC_ID"]),
     "SubnetIds",
 )
-PUBLIC = Ask(
-    "Public addresses (ENABLED; DISABLED in subnets with a NAT)", "ENABLED", "AssignPublicIp"
-)
-TRIGGER = Ask(
-    "Trigger queue (ARN; empty: the stack's own)", _queue("batch-trigger"), "TriggerQueueArn"
-)
-UPDATES = Ask(
-    "Callback queue (ARN; empty: the stack's own)", _queue("batch-update"), "UpdatesQueueArn"
-)
-TOPIC = Ask(
-    "SNS topic for alarms (ARN; empty, not in prod: alarms are only shown)", "", "AlarmTopicArn"
-)
+PUBLIC = Ask("Public addresses (DISABLED in subnets with a NAT)", "ENABLED", "AssignPublicIp")
+TRIGGER = Ask("Trigger queue (ARN; empty: the stack's)", _queue("batch-trigger"), "TriggerQueueArn")
+UPDATES = Ask("Callback queue (ARN; empty: the stack's)", _queue("batch-update"), "UpdatesQueueArn")
+TOPIC = Ask("SNS topic for alarms (ARN; empty, not in prod: none)", "", "AlarmTopicArn")
 LOGS = Ask("Days that CloudWatch keeps logs", "90", "LogRetentionDays")
 API_KEY = Ask("Secret with a key of Prefect Cloud (ARN; empty: none)", "", "PrefectApiKeySecretArn")
-AUTH_STRING = Ask(
-    "Secret with the auth string of a server (ARN; empty: none)",
-    "",
-    "PrefectApiAuthStringSecretArn",
-)
+AUTH = "PrefectApiAuthStringSecretArn"
+AUTH_STRING = Ask("Secret with the auth string of a server (ARN; empty: none)", "", AUTH)
 NOTICE = Ask("Notify of failed exports by (slack-webhook/NAME; empty: by nothing)")
 CPU = Ask("CPU of an export, or of the single task (1024 is one core)", _by_shape("2048", "512"))
 MEMORY = Ask("Its memory (MiB)", _by_shape("4096", "2048"))
@@ -217,7 +206,7 @@ DISK = Ask("Its disk (GiB, 21 to 200)", _by_shape("100", "21"))
 SPOT = Ask("Capacity (FARGATE or FARGATE_SPOT)", "FARGATE", known=_by_shape("", "FARGATE"))
 SETTINGS = Ask("Settings of the flows (BATCH_SIZE=1000 …, see README)")
 RULES = Ask(
-    "The bucket has no lifecycle rules; put in deploy/lifecycle.json", "no", known=_keep_rules
+    "Rules of deploy/lifecycle.json for the bucket, which has none", "no", known=_keep_rules
 )
 
 
@@ -252,6 +241,7 @@ TYPES: dict[str, Any] = {
     name.upper(): kind for name, kind in get_type_hints(Answers, include_extras=True).items()
 }
 QUESTIONS: dict[str, Ask] = {name: kind.__metadata__[-1] for name, kind in TYPES.items()}
+ADAPTERS = {name: TypeAdapter(kind) for name, kind in TYPES.items()}
 
 
 def offer(name: str, draft: Draft) -> str:
@@ -279,7 +269,7 @@ def parse(raw: Mapping[str, str]) -> tuple[Answers, dict[str, str]]:
 def _read(name: str, text: str) -> tuple[Any, str]:
     """The value, or None and a sentence."""
     try:
-        return TypeAdapter(TYPES[name]).validate_python(text), ""
+        return ADAPTERS[name].validate_python(text), ""
     except ValidationError as error:
         return None, error.errors()[0]["msg"].removeprefix("Value error, ")
 

@@ -14,7 +14,7 @@ import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 
 from deploy import account
-from deploy.answers import ENVIRONMENTS, TYPES, Draft, ask, load, save
+from deploy.answers import ENVIRONMENTS, QUESTIONS, Draft, ask, load, save
 from deploy.preflight import DeploymentError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ ERRORS = (
     ClientError,
     BotoCoreError,
     httpx.HTTPError,
+    KeyboardInterrupt,
 )
 """Errors that a sentence explains; another one is a mistake in this program."""
 
@@ -95,7 +96,7 @@ def prepare(options: argparse.Namespace) -> "Deployment":
     draft.last |= {"SHAPE": options.shape} if options.shape else {}
     if not options.yes:
         print("Enter takes the default in brackets, - leaves the answer empty.")
-    for name in TYPES:
+    for name in QUESTIONS:
         given = ask(name, draft, prompt)
         if name == "AWS_REGION":
             if given not in account.regions():

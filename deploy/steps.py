@@ -176,7 +176,7 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
     def push_image(self) -> None:
         registry, _, repository = self.image.rpartition(":")[0].partition("/")
         look, tag = client("ecr").describe_images, [{"imageTag": self.commit}]
-        if self.stack.exists and "-dirty" not in self.commit:
+        if self.stack.outputs and "-dirty" not in self.commit:
             absent = "ImageNotFoundException"
             if account.found(look, absent, repositoryName=repository, imageIds=tag):
                 print(f"{self.image} is there already.")
@@ -203,7 +203,7 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
 
     def save_pool(self, kind: Pool, *size: Any) -> None:
         name, wanted = server.POOLS[kind], {}
-        if self.stack.exists:
+        if not self.dry_run or "SplitterRoleArn" in self.stack.outputs:
             env = dict(one.split("=", 1) for one in self.answers.flow_settings.split())
             wanted = job_template(self.stack.outputs, self.image, kind, *size, env=env)
         old = self.state.pools.get(name)

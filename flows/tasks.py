@@ -24,9 +24,9 @@ from splitter.archives import extract as archives
 from splitter.aws import sqs as queues
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import Part, assemble
-from splitter.batches.lanes import Export
+from splitter.batches.lanes import Export, partition_files
 from splitter.errors import is_timeout, is_transient
-from splitter.manifest import Batch, Partition, partition_export
+from splitter.manifest import Batch, Partition
 from splitter.messages import Failure, ReplyAddress, Result
 from splitter.settings import Settings
 from splitter.wording import count, size
@@ -99,15 +99,7 @@ def extract_zip(
 @task(task_run_name="partition into batches of {settings.batch_size} rows", **STEP)
 def partition(export: Export, files: Contents | ZipIndex, settings: Settings) -> Partition:
     """Read the manifest, check that every row has its image, and divide it into batches."""
-    parts = partition_export(
-        files.members,
-        files.read,
-        settings.image_column,
-        settings.batch_size,
-        settings.max_cells,
-        files.unusable,
-        settings.max_columns,
-    )
+    parts = partition_files(files, settings)
     Result.of(export.request, len(parts.batches))  # one message must be able to name them all
     rows = sum(batch.rows for batch in parts.batches)
     batches = count(len(parts.batches), "batch", "batches")

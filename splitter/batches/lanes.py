@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from splitter.archives import Limits, ZipIndex, formats, zip_sample
+from splitter.archives import Contents, Limits, ZipIndex, formats, zip_sample
 from splitter.aws import Bucket, StoredObject
 from splitter.aws.s3 import MIB
 from splitter.errors import SetupError
-from splitter.manifest import Partition
+from splitter.manifest import Partition, partition_export
 from splitter.manifest import partition as manifest
 from splitter.messages import Request
 from splitter.sentences import MAX_ADDRESS, Actor, Sentence, escaped
@@ -139,20 +139,19 @@ class Spliceable:
         return Splice(self.index, parts, self.reason)
 
 
-def partition_index(index: ZipIndex, settings: Settings) -> Partition:
-    """The batches of a ZIP, by its index and its manifest.
+def partition_files(files: Contents | ZipIndex, settings: Settings) -> Partition:
+    """The batches of an archive, by its files and its manifest.
 
     Raises:
-        ManifestError: as ``manifest.partition_export``.
+        ManifestError: as ``partition_export``.
     """
-    return manifest.partition_export(
-        index.members,
-        index.read,
+    return partition_export(
+        files.members,
+        files.read,
         settings.image_column,
         settings.batch_size,
-        settings.max_cells,
-        index.unusable,
-        settings.max_columns,
+        files.unusable,
+        settings.limits,
     )
 
 
@@ -170,7 +169,7 @@ def choose_lane(export: Export, settings: Settings) -> Lane:
     index = export.index()
     lane = lane_of_zip(export, index, settings)
     if isinstance(lane, Spliceable):
-        return lane.with_batches(partition_index(index, settings), settings)
+        return lane.with_batches(partition_files(index, settings), settings)
     return lane
 
 
@@ -194,7 +193,7 @@ def lane_of_zip(export: Export, index: ZipIndex, settings: Settings) -> Extract 
     """
     name = manifest.find([*index.members, *index.unusable])
     if index.unusable:
-        partition_index(index, settings)  # refuses a row that names one
+        partition_files(index, settings)  # refuses a row that names one
     if settings.split_strategy == "extract":
         return Extract("SPLIT_STRATEGY asks for it", index)
     if settings.split_strategy == "auto" and export.source.size <= settings.splice_min_size:

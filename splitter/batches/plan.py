@@ -14,7 +14,7 @@ from splitter.aws.s3 import DOWNLOAD_PART_SIZE
 from splitter.batches import splice as splicing
 from splitter.batches import zip as zipping
 from splitter.batches.assembly import CopiedPart, Part
-from splitter.batches.lanes import Export, Splice, choose_lane, partition_index
+from splitter.batches.lanes import Export, Splice, choose_lane, partition_files
 from splitter.settings import Settings
 
 # Bytes a second, from docs/performance.md, none measured on AWS: copies on a store that waits as
@@ -48,7 +48,7 @@ def plan(export: Export, settings: Settings) -> Iterator[str]:
         cost = splicing.cost(plans)
         gets, received = cost.gets, cost.bytes_read
     elif lane.index:
-        cut = zooniverse.inspect(partition_index(lane.index, settings), lane.index)
+        cut = zooniverse.inspect(partition_files(lane.index, settings), lane.index)
         parts = [*zipping.parts(cut, Contents.expected(lane.index, Path()))]
         gets, received = -(-size // DOWNLOAD_PART_SIZE), size
     else:

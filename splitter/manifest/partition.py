@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from splitter.archives import DEFAULT_LIMITS
+from splitter.archives import DEFAULT_LIMITS, Limits
 from splitter.manifest import diagnosis, images
 from splitter.manifest.checks import CHECKS
 from splitter.manifest.text import MANIFEST, Files, ManifestError, Row, UnreadableError, read
@@ -92,9 +92,8 @@ def partition_export(
     read_member: Callable[[str], bytes],
     image_column: str,
     batch_size: int,
-    max_cells: int = DEFAULT_LIMITS.max_cells,
     unusable: Mapping[str, Said] = MappingProxyType({}),
-    max_columns: int = DEFAULT_LIMITS.max_columns,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Partition:
     """Check an archive's manifest against its files and cut it into batches.
 
@@ -115,7 +114,7 @@ def partition_export(
     folder = folder_of(name)
     files = Files.beside(folder, every, unusable)
     try:
-        table = read(read_member(name), image_column, max_cells, files, max_columns)
+        table = read(read_member(name), image_column, files, limits)
         batches = list(partition(table.header, table.rows, table.column, batch_size))
     except UnreadableError as failure:
         raise diagnosis.explain(failure) from failure.cause

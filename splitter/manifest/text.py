@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from splitter.archives import DEFAULT_LIMITS
+from splitter.archives import DEFAULT_LIMITS, Limits
 from splitter.archives.members import plain
 from splitter.errors import ExportError
 from splitter.sentences import Actor, Said, Sentence, Words, shown
@@ -373,9 +373,8 @@ class UnreadableError(Exception):
 def read(
     data: bytes,
     image_column: str,
-    max_cells: int = DEFAULT_LIMITS.max_cells,
     files: Files | None = None,
-    max_columns: int = DEFAULT_LIMITS.max_columns,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Table:
     """The manifest as a table. Cells and header are unchanged.
 
@@ -392,20 +391,20 @@ def read(
 
     Raises:
         UnreadableError: if the table has no header with exactly one image column.
-        ManifestError: above ``max_cells`` cells or ``max_columns`` columns.
+        ManifestError: if it exceeds ``limits``.
     """
     warnings: list[Said] = []
     source = _decoded(Source(data, data, image_column, files or Files()), warnings)
     # Counted before parsing: a hundred million empty cells take less than 64 MiB of text.
     marks = (source.separator.encode(), b"\r", b"\n", b'\\"')
-    if sum(map(source.text.count, marks)) > max_cells:
-        raise ManifestError(TOO_MANY_CELLS, limit=max_cells)
+    if sum(map(source.text.count, marks)) > limits.max_cells:
+        raise ManifestError(TOO_MANY_CELLS, limit=limits.max_cells)
     source = _quoted(source, warnings)
     _, header = next(source.records(), (1, []))
     if not header:
         raise UnreadableError(Fault.EMPTY, source)
-    if len(header) > max_columns:
-        raise ManifestError(TOO_MANY_COLUMNS, columns=len(header), limit=max_columns)
+    if len(header) > limits.max_columns:
+        raise ManifestError(TOO_MANY_COLUMNS, columns=len(header), limit=limits.max_columns)
     if header[0].startswith("\ufeff"):  # below empty lines
         header[0] = header[0].lstrip("\ufeff")
         warnings.append(MARK_IN_HEADER())

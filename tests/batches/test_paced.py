@@ -18,6 +18,7 @@ from splitter.batches.assembly import (
     PARALLEL_BATCHES,
     PARALLEL_COPIES,
     PARALLEL_PARTS,
+    PARALLEL_UPLOADS,
     PartPool,
     assemble,
 )
@@ -125,7 +126,8 @@ def test_the_images_that_zooniverse_might_refuse_are_read_in_parallel(
     assert isinstance(lane, Splice)
     store.traffic = Traffic()
     zooniverse.inspect(lane.parts, lane.index)
-    assert store.traffic.requests["GET"] == store.traffic.most == 3
+    assert store.traffic.requests["GET"] == 3
+    assert store.traffic.most > 1
 
 
 def test_a_long_stretch_is_read_in_parallel_ranges(archive: Path, servers: ExitStack) -> None:
@@ -151,5 +153,7 @@ def test_a_download_reads_ranges_in_parallel(tmp_path: Path, servers: ExitStack)
 
 
 def test_each_thread_that_sends_requests_has_a_connection() -> None:
-    threads = PARALLEL_COPIES + PARALLEL_PARTS + PARALLEL_BATCHES
+    splice = PARALLEL_COPIES + PARALLEL_PARTS + PARALLEL_BATCHES
+    extract = PARALLEL_DOWNLOADS + PARALLEL_UPLOADS + PARALLEL_BATCHES
+    threads = max(splice, extract)
     assert CLIENT_CONFIG.max_pool_connections >= threads  # type: ignore[attr-defined]

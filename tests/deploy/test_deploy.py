@@ -5,8 +5,10 @@ docker is a stand-in that notes its commands.
 """
 
 import io
+import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
@@ -27,6 +29,7 @@ from prefect_aws import AwsCredentials
 
 from blocks.saved import BLOCK_NAME, load_workspace
 from deploy import main, steps
+from deploy.answers import load
 from deploy.preflight import SERVICES
 from deploy.server import POOLS
 from splitter.settings import Settings
@@ -316,6 +319,26 @@ def test_another_disk_needs_another_threshold(operator: Operator) -> None:
     assert f"the disk was 100 GiB. For the new one set Threshold to {50 * 1024**3}" in larger.out
 
 
+@pytest.mark.usefixtures("deployed")
+def test_a_kept_trigger_queue_gets_the_stacks_dead_letter_queue(
+    operator: Operator,
+) -> None:
+    sqs: Any = boto3.client("sqs", region_name=REGION)
+    url = sqs.create_queue(QueueName="kept")["QueueUrl"]
+    arn = f"arn:aws:sqs:{REGION}:123456789012:kept"
+    path = operator.directory / "dev.env"
+    before = path.read_text()
+    last = {**load(path), "TRIGGER_QUEUE_ARN": arn}
+    done = operator.deploy("--dry-run", "--open-api", **last)
+    path.write_text(before)
+    assert done.status == 0, done.err
+    [command] = re.findall(r"^\+ (aws sqs .*)$", done.out, re.MULTILINE)
+    # aws sqs does not follow AWS_ENDPOINT_URL.
+    sqs.set_queue_attributes(QueueUrl=url, Attributes=json.loads(shlex.split(command)[-1]))
+    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["RedrivePolicy"])
+    assert ":dev-batch-trigger-dead" in found["Attributes"]["RedrivePolicy"]
+
+
 def test_all_wrong_answers_are_reported_at_once_and_nothing_is_made(
     operator: Operator, prefect_client: SyncPrefectClient, cloudformation: Any
 ) -> None:
@@ -374,6 +397,7 @@ def test_the_shape_changes_once_the_listener_is_cancelled(
     assert not runs(prefect_client)  # flows.serve starts the listener
 
 
+@pytest.mark.skipif(not (steps.ROOT / ".venv").exists(), reason="deploy.sh would make .venv")
 def test_the_shell_file_starts_the_program(tmp_path: Path) -> None:
     script = [str(steps.ROOT / "deploy" / "deploy.sh"), "--shape", "round"]
     done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)

@@ -31,12 +31,17 @@ def serving(
 
 
 def eventually(look: Callable[[], Found | None], within: float = 180) -> Found:
-    """Return the result of ``look`` as soon as it is not empty."""
+    """Return the result of ``look`` as soon as it is not empty.
+
+    A look may cost a server as much as the work that it waits for, so looks become rarer.
+    """
     deadline = time.monotonic() + within
+    pause = 0.1
     while time.monotonic() < deadline:
         if found := look():
             return found
-        time.sleep(0.2)
+        time.sleep(pause)
+        pause = min(1.2 * pause, 0.4)
     raise AssertionError(f"It did not happen within {within} seconds.")
 
 

@@ -8,9 +8,8 @@ from splitter.archives import extract as archive
 from splitter.aws.s3 import Bucket
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import PartPool, assemble
-from splitter.batches.lanes import Export, Lane, Splice, choose_lane
+from splitter.batches.lanes import Export, Lane, Splice, choose_lane, partition_files
 from splitter.batches.zip import BatchZip
-from splitter.manifest import partition as manifest
 from splitter.manifest.partition import Partition
 from splitter.messages import Request
 from splitter.settings import Settings
@@ -42,14 +41,7 @@ def split(
         return lane, zooniverse.inspect(lane.parts, lane.index), _splice(export, lane)
     bucket.download(key, export.source, directory / "archive", lambda _: None)
     contents = archive.extract(directory / "archive", directory / "store", limits=export.limits)
-    parts = manifest.partition_export(
-        contents.members,
-        contents.read,
-        settings.image_column,
-        settings.batch_size,
-        settings.max_cells,
-        contents.unusable,
-    )
+    parts = partition_files(contents, settings)
     images = {name: contents.members[file] for name, file in parts.images.items()}
     modified = contents.members[parts.manifest].modified
     zips = [BatchZip(batch, images, contents.store, modified) for batch in parts.batches]

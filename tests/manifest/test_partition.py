@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from splitter.archives import Limits
 from splitter.manifest import partition as manifest
 from splitter.manifest import text as manifest_text
 from splitter.manifest.diagnosis import explain
@@ -88,7 +89,10 @@ def split(text: str, batch_size: int) -> list[Batch]:
 def read(data: bytes, max_cells: int = 1000) -> Table:
     """The rows of a manifest below its header."""
     try:
-        return [cells for _, cells in manifest_text.read(data, IMAGE, max_cells).rows]
+        return [
+            cells
+            for _, cells in manifest_text.read(data, IMAGE, limits=Limits(max_cells=max_cells)).rows
+        ]
     except UnreadableError as failure:
         raise explain(failure) from failure
 
