@@ -245,6 +245,7 @@ def fill_store(export: Export, archive: Path, index: ZipIndex, contents: Content
         with suppress(StoppedError):  # the download has failed
             extract_zip(export, archive, arrived, index, contents)
         downloaded.result()
+        archive.unlink()
         contents.unpacked.finish()
 
 

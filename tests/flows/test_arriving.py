@@ -120,6 +120,21 @@ def test_a_part_without_images_is_sent_before_the_first_file_is_unpacked(
     assert create_batches(biospex.request(path)).batch_files == NAMES
 
 
+def test_the_archive_is_removed_before_batches_appear(
+    archive: Path, biospex: Biospex, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = MultipartUpload.complete
+    left: list[str] = []
+
+    def noted(upload: MultipartUpload, parts: Any) -> None:
+        left.extend(path.name for path in workspace.glob("*/*"))
+        complete(upload, parts)
+
+    monkeypatch.setattr(MultipartUpload, "complete", noted)
+    create_batches(biospex.request(archive))
+    assert left == ["images"] * 2
+
+
 def test_an_error_before_the_download_ends_the_run(
     archive: Path, biospex: Biospex, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
