@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -219,6 +219,8 @@ def split_on_disk(export: Export, lane: Extract, settings: Settings) -> Made:
         archive, store = directory / "archive", directory / "images"
         fill = None
         if lane.index and not scheduler:
+            # Parts without images are read from the store before the first file is unpacked.
+            store.touch()
             contents = Contents.expected(lane.index, store, export.limits)
             fill = partial(fill_store, export, archive, lane.index, contents)
             parts = partition(export, lane.index, settings)
@@ -235,7 +237,7 @@ def split_on_disk(export: Export, lane: Extract, settings: Settings) -> Made:
 def fill_store(export: Export, archive: Path, index: ZipIndex, contents: Contents) -> None:
     """Download a ZIP and unpack its files as they arrive; in the end its batches may appear."""
     archive.touch()
-    with contents.unpacked, task_runner() as tasks, Watermark() as arrived:
+    with task_runner() as tasks, Watermark() as arrived:
         downloaded = tasks.submit(
             download, {"export": export, "archive": archive, "arrived": arrived}
         )
@@ -243,6 +245,7 @@ def fill_store(export: Export, archive: Path, index: ZipIndex, contents: Content
         with suppress(StoppedError):  # the download has failed
             extract_zip(export, archive, arrived, index, contents)
         downloaded.result()
+        archive.unlink()
         contents.unpacked.finish()
 
 
@@ -269,6 +272,8 @@ def put_batches(
         Progress("Upload", total) as progress,
         closing(upload_pool(progress, files)) as uploads,
         task_runner(scheduler) as runner,
+        # Before the runner waits for its tasks, an error has to end their waiting.
+        files.unpacked if isinstance(files, Contents) else nullcontext(),
     ):
         futures: PrefectFutureList[Any] = runner.map(
             put,

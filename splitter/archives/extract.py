@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import IO, Self
 
 from splitter.archives.formats import identify
 from splitter.archives.members import (
@@ -101,6 +101,7 @@ def extract(
             index = ZipIndex(read, size, limits)
             contents = Contents.expected(index, store, limits)
             extract_zip(archive, index, contents, progress)
+            contents.unpacked.finish()
             return contents
         names = Names(limits)
         with store.open("wb") as output:
@@ -130,7 +131,9 @@ def extract_zip(
         ArchiveError: if a member is damaged or has a wrong checksum.
         StoppedError: if the download stops.
     """
-    with archive.open("rb") as source, contents.store.open("wb") as output:
+    contents.store.touch()
+    # Another attempt does not truncate the store, because parts of batches are read from it.
+    with archive.open("rb") as source, contents.store.open("r+b") as output:
         read = file_reader(source)
 
         def unpack(name: str) -> int:
@@ -138,7 +141,7 @@ def extract_zip(
             arrived.wait_for(span.end)
             position = contents.members[name].offset
             for chunk in content(name, span, read):
-                os.pwrite(output.fileno(), chunk, position)
+                _write(output, chunk, position)
                 position += len(chunk)
                 progress(len(chunk))
             return position
@@ -151,3 +154,12 @@ def extract_zip(
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+def _write(file: IO[bytes], content: bytes, position: int) -> None:
+    """Write all of ``content``; a nearly full file system takes less and raises no error."""
+    rest = memoryview(content)
+    while rest:
+        count = os.pwrite(file.fileno(), rest, position)
+        rest = rest[count:]
+        position += count

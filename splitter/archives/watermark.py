@@ -40,7 +40,7 @@ class Watermark:
     def stop(self) -> None:
         """Raise ``StoppedError`` in waiting threads, unless the file is complete."""
         with self._changed:
-            self._is_stopped = True
+            self._is_stopped = self._position < inf
             self._changed.notify_all()
 
     def wait_for(self, position: float = inf) -> None:

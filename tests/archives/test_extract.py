@@ -1,5 +1,6 @@
 import gzip
 import io
+import os
 import struct
 import tarfile
 import tempfile
@@ -169,6 +170,35 @@ def test_a_zip_whose_rest_does_not_arrive_is_not_unpacked(tmp_path: Path) -> Non
     contents = Contents.expected(index, tmp_path / "store")
     with pytest.raises(StoppedError):
         archive.extract_zip(tmp_path / "export", index, contents, arrived=arrived)
+
+
+def test_another_attempt_takes_nothing_from_the_store(tmp_path: Path) -> None:
+    path = tmp_path / "export"
+    path.write_bytes(zip_of(FILES))
+    index = index_of(path.read_bytes())
+    contents = Contents.expected(index, tmp_path / "store")
+    archive.extract_zip(path, index, contents)
+    arrived = Watermark()
+    arrived.stop()
+    with pytest.raises(StoppedError):
+        archive.extract_zip(path, index, contents, arrived=arrived)
+    assert {name: contents.read(name) for name in contents.members} == FILES
+
+
+def test_the_rest_of_a_partial_write_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: pwrite(file, data[:3], at))
+    contents = extract(zip_of(FILES), tmp_path)
+    assert {name: contents.read(name) for name in contents.members} == FILES
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_an_unpacked_archive_is_complete(make: type, tmp_path: Path) -> None:
+    unpacked = extract(make(FILES), tmp_path).unpacked
+    unpacked.stop()
+    unpacked.wait_for()
 
 
 @pytest.mark.parametrize("make", [zip_of, tar_of])

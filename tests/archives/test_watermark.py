@@ -43,6 +43,7 @@ def test_all_bytes_are_not_yet_a_complete_file() -> None:
         complete.result(10)
     mark.stop()
     mark.wait_for()
+    mark.advance(1)
 
 
 @pytest.mark.parametrize("fails", [False, True])

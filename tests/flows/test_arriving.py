@@ -1,5 +1,6 @@
 """A ZIP in the extract lane: batches are sent while it arrives, and appear once it is checked."""
 
+import errno
 import json
 import os
 import random
@@ -10,13 +11,15 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
+from flows import split
 from flows.create_batches import create_batches
 from splitter.aws import s3
 from splitter.aws.s3 import MIB, Bucket, MultipartUpload
-from splitter.errors import ExportError
+from splitter.errors import ExportError, SetupError
 from tests.helpers.biospex import Biospex
 
 pytestmark = [
@@ -90,6 +93,59 @@ def test_parts_are_sent_before_the_archive_is_there(
     assert first.pop("manifest.csv") != second.pop("manifest.csv")
     assert list((first | second).items()) == list(IMAGES.items())
     assert biospex.incomplete_uploads() == []
+
+
+def test_a_part_without_images_is_sent_before_the_first_file_is_unpacked(
+    tmp_path: Path, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = "".join(f"{name},{chr(97 + n % 7) * MIB}\n" for n, name in enumerate(IMAGES))
+    path = tmp_path / "e.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as export:
+        for name in IMAGES:
+            export.writestr(name, b"image")
+        export.writestr("manifest.csv", f"imageName,note\n{notes}")
+    upload_part, fill_store = MultipartUpload.upload_part, split.fill_store
+    sent = Event()
+
+    def noted(upload: MultipartUpload, number: int, content: bytearray) -> object:
+        sent.set()
+        return upload_part(upload, number, content)
+
+    def late(*arguments: Any) -> None:
+        assert sent.wait(60)
+        fill_store(*arguments)
+
+    monkeypatch.setattr(MultipartUpload, "upload_part", noted)
+    monkeypatch.setattr(split, "fill_store", late)
+    assert create_batches(biospex.request(path)).batch_files == NAMES
+
+
+def test_the_archive_is_removed_before_batches_appear(
+    archive: Path, biospex: Biospex, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = MultipartUpload.complete
+    left: list[str] = []
+
+    def noted(upload: MultipartUpload, parts: Any) -> None:
+        left.extend(path.name for path in workspace.glob("*/*"))
+        complete(upload, parts)
+
+    monkeypatch.setattr(MultipartUpload, "complete", noted)
+    create_batches(biospex.request(archive))
+    assert left == ["images"] * 2
+
+
+def test_an_error_before_the_download_ends_the_run(
+    archive: Path, biospex: Biospex, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(split, "fill_store", full)
+    with pytest.raises(SetupError, match="ran out of space"):
+        create_batches(biospex.request(archive))
+    assert biospex.statuses() == ["failed"]
+    assert nothing_is_left(biospex, workspace)
 
 
 def test_the_end_of_the_archive_may_arrive_after_its_files(
