@@ -328,6 +328,7 @@ def test_workers_of_a_dask_cluster_can_make_the_batches(
 ) -> None:
     from distributed import Client, LocalCluster, get_task_stream  # half a second, used here only
 
+    expected = finished("extract").batches
     monkeypatch.setenv("BATCH_SIZE", "10")
     monkeypatch.setenv("MAX_TMP_SIZE", "0")  # so that it is unpacked on EFS, which all share
     with (
@@ -340,6 +341,6 @@ def test_workers_of_a_dask_cluster_can_make_the_batches(
 
     assert len(stream.data) == 3
     made = {name: biospex.batch(name) for name in biospex.batches()}
-    assert made == finished("extract").batches
+    assert made == expected
     assert biospex.statuses() == ["success"]
     assert list(workspace.glob(f"{PREFIX}*")) == []  # Dask leaves a directory of its own
