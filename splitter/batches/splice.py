@@ -64,7 +64,7 @@ class PartLimits:
 
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
     min_part_size: int = 5 * MIB
-    max_copy_size: int = 32 * MIB
+    max_copy_size: int = 64 * MIB
     max_parts: int = MAX_PARTS
     max_gap: int = 64 * 1024
     window: int = 4 * MIB
