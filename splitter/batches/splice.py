@@ -53,7 +53,7 @@ class PartLimits:
     Attributes:
         min_part_size: of every part but the last.
         max_copy_size: of one copied part, at most. S3 takes 5 GiB; smaller parts are copied side by
-            side, and a batch of 2 GB fills the copies that may be under way.
+            side, and three batches of 2 GB fill PARALLEL_COPIES.
         max_parts: of one upload.
         max_gap: between two ranges that one request reads. Unneeded bytes take less time than
             another request.

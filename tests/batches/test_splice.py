@@ -166,12 +166,12 @@ def test_the_bytes_of_a_batch_do_not_depend_on_its_parts(name: str) -> None:
     assert few == many
 
 
-def test_ten_batches_of_2_gb_fill_the_width_of_the_copies() -> None:
+def test_three_batches_of_2_gb_fill_the_width_of_the_copies() -> None:
     info = zipfile.ZipInfo("a.jpg", MODIFIED)
     info.CRC = 0
     span = MemberSpan(info, 0, 2_000_000_000)
     plan = plan_batch(batch_of(["a.jpg"]), {"a.jpg": span}, MODIFIED)
-    assert len(plan.parts) > 0.9 * PARALLEL_COPIES
+    assert 3 * len(plan.parts) > PARALLEL_COPIES
 
 
 def test_a_short_run_is_filled_up_from_the_front_of_a_long_one() -> None:
