@@ -5,10 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 from uuid import UUID
 
 from devtools.database import Database
@@ -133,16 +134,28 @@ class Pooled(Served):
         self.worker.wait()
 
 
-class Dependency(Protocol):
+class Dependency(ABC):
     """A service that the exports need, and that outlasts its processes."""
 
-    def processes(self) -> Processes: ...
+    @abstractmethod
+    def processes(self) -> Processes:
+        """Its live processes, not those of its clients."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it, the second time where it was."""
+
+    def stop(self) -> None:  # noqa: B027  PostgreSQL leaves nothing to end
+        """End it, or the rest of a killed one."""
 
     def restart(self, away: float) -> None:
-        """Start it again where it was, some seconds after it was killed."""
+        """Start it again, some seconds after it was killed."""
+        self.stop()
+        time.sleep(away)
+        self.start()
 
 
-class PrefectServer:
+class PrefectServer(Dependency):
     """A Prefect server whose runs outlive its process."""
 
     def __init__(self, home: Path, database: str) -> None:
@@ -158,21 +171,14 @@ class PrefectServer:
         )
 
     def stop(self) -> None:
-        """End it, or see to what is left of it."""
         self._running.close()
 
-    def restart(self, away: float) -> None:
-        self.stop()
-        time.sleep(away)
-        self.start()
-
     def processes(self) -> Processes:
-        """The live processes of the server, not those of its clients."""
         found = processes_with(f"PREFECT_SERVER_DATABASE_CONNECTION_URL={self._database}")
         return {pid: None for pid, _ in found}
 
 
-class Proxy:
+class Proxy(Dependency):
     """nginx before a Prefect server."""
 
     def __init__(self, api: str, home: Path) -> None:
@@ -188,23 +194,17 @@ class Proxy:
     def stop(self) -> None:
         self._running.close()
 
-    def restart(self, away: float) -> None:
-        self.stop()
-        time.sleep(away)
-        self.start()
-
     def processes(self) -> Processes:
         return dict.fromkeys(family(int((self._home / "pid").read_text())))
 
 
-class PostgreSQL:
+class PostgreSQL(Dependency):
     """Prefect's database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def restart(self, away: float) -> None:
-        time.sleep(away)
+    def start(self) -> None:
         self._database.start()
 
     def processes(self) -> Processes:
