@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 
 from flows.support.prefect_texts import EVENTS_NOT_SENT, NO_EVENTS_SOCKET, RAISED_ONCE_MORE
 from splitter.errors import ExportError, SetupError
-from splitter.messages import Request
+from splitter.messages import Request, printable
 
 
 class Labels(logging.Filter):
@@ -42,11 +42,16 @@ class Labels(logging.Filter):
         if isinstance(request, Request):
             request = request.model_dump(by_alias=True)
         wanted = request if isinstance(request, dict) else {}
-        record.download_id = wanted.get("downloadId")
-        record.file = wanted.get("file")
+        record.download_id = label(wanted.get("downloadId"))
+        record.file = label(wanted.get("file"))
         record.part = self._parts.get(getattr(record, "task_run_id", ""))
         record.message = record.getMessage()
         return True
+
+
+def label(value: Any) -> Any:
+    """A field of a message as a field of a log line: a number as it is, a text shown safely."""
+    return value if value is None or isinstance(value, int | float) else printable(value)
 
 
 class OnceAsWarning(logging.Filter):

@@ -1,11 +1,11 @@
-"""Lines that the log of a run leaves out."""
+"""The lines of the log of a run: those that it leaves out, and their fields."""
 
 import logging
 import sys
 
 import pytest
 
-from flows.support.log_context import Labels
+from flows.support.log_context import Labels, label
 from flows.support.prefect_texts import RAISED_ONCE_MORE
 from splitter.archives.formats import SENT_AS_TEXT
 from splitter.errors import ExportError, SetupError
@@ -37,3 +37,11 @@ def test_a_fault_that_nobody_foresaw_keeps_its_traceback() -> None:
     record = passed(KeyError("x"), RAISED_ONCE_MORE, logging.ERROR)
     assert record
     assert record.exc_info
+
+
+def test_foreign_text_is_escaped_and_shortened_in_the_fields_of_a_line() -> None:
+    assert label(512) == 512
+    assert label("41.zip") == "41.zip"
+    for hostile in ("a\u202egpj.exe", "a\nERROR b", ["\x1b[31m"]):
+        assert str(label(hostile)).isprintable()
+    assert len(label("a" * 16_000)) < 300
