@@ -24,7 +24,8 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed
 
 from blocks.saved import Aws
-from flows.support.heartbeats import Heartbeats, ServerClock, check_frequency, shows_life
+from flows.support.clock import ServerClock
+from flows.support.heartbeats import Heartbeats, check_frequency, shows_life
 from flows.support.intake import Intake, is_denied
 from flows.support.listener import Listener
 from flows.support.log_context import label_lines

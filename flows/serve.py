@@ -20,7 +20,8 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.create_batches import create_batches
 from flows.listen import listen
-from flows.support.heartbeats import FREQUENCY, ServerClock
+from flows.support.clock import ServerClock
+from flows.support.heartbeats import FREQUENCY
 from flows.support.outage import FEW_RETRIES, waits_for_prefect
 from flows.support.restart import Upkeep
 from flows.support.run_tags import deployment_tags

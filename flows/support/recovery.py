@@ -14,17 +14,9 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import (
     ArtifactFilter,
-    ArtifactFilterKey,
     DeploymentFilter,
-    DeploymentFilterId,
     FlowRunFilter,
-    FlowRunFilterEndTime,
-    FlowRunFilterId,
-    FlowRunFilterStartTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
     WorkPoolFilter,
-    WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
@@ -34,8 +26,9 @@ from prefect.logging import get_run_logger
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 
 from flows.support.artifacts import CALLBACK_KEY, callback_markdown, callback_title
+from flows.support.clock import ServerClock
 from flows.support.decision import Retry, Run
-from flows.support.heartbeats import Heartbeats, ServerClock
+from flows.support.heartbeats import Heartbeats
 from flows.support.markdown import plain
 from flows.support.processes import machine_load
 from splitter.messages import Failure, Result
@@ -147,20 +140,19 @@ def count_ends(states: Sequence[State[Any]]) -> int:
 
 def do_others_run(prefect: SyncPrefectClient, run: FlowRun) -> bool:
     """Whether other runs of a run's pool, or else of its deployment, are running."""
-    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
-    return bool(
-        prefect.read_flow_runs(flow_run_filter=FlowRunFilter(state=running), limit=1, **beside(run))
-    )
+    running = FlowRunFilter.model_validate({"state": {"type": {"any_": [StateType.RUNNING]}}})
+    return bool(prefect.read_flow_runs(flow_run_filter=running, limit=1, **beside(run)))
 
 
 def last_end_of_others(prefect: SyncPrefectClient, run: FlowRun) -> datetime | None:
     """When another run of a run's pool, or else of its deployment, last ended that had begun."""
+    others = {
+        "id": {"not_any_": [run.id]},
+        "start_time": {"is_null_": False},
+        "end_time": {"is_null_": False},
+    }
     ended = prefect.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            id=FlowRunFilterId(not_any_=[run.id]),
-            start_time=FlowRunFilterStartTime(is_null_=False),
-            end_time=FlowRunFilterEndTime(is_null_=False),
-        ),
+        flow_run_filter=FlowRunFilter.model_validate(others),
         sort=FlowRunSort.END_TIME_DESC,
         limit=10,
         **beside(run),
@@ -172,10 +164,25 @@ def last_end_of_others(prefect: SyncPrefectClient, run: FlowRun) -> datetime | N
 def beside(run: FlowRun) -> dict[str, Any]:
     """Filters for the runs of a run's pool, or else of its deployment."""
     if run.work_pool_name:
-        name = WorkPoolFilterName(any_=[run.work_pool_name])
-        return {"work_pool_filter": WorkPoolFilter(name=name)}
-    deployment = DeploymentFilterId(any_=[run.deployment_id] if run.deployment_id else [])
-    return {"deployment_filter": DeploymentFilter(id=deployment)}
+        pool = {"name": {"any_": [run.work_pool_name]}}
+        return {"work_pool_filter": WorkPoolFilter.model_validate(pool)}
+    deployment = {"id": {"any_": [run.deployment_id] if run.deployment_id else []}}
+    return {"deployment_filter": DeploymentFilter.model_validate(deployment)}
+
+
+def runs_of(
+    prefect: SyncPrefectClient,
+    deployment: UUID,
+    kinds: Sequence[StateType],
+    sort: FlowRunSort = FlowRunSort.EXPECTED_START_TIME_DESC,
+) -> list[FlowRun]:
+    """The runs of a deployment in some kinds of state, the latest first."""
+    return prefect.read_flow_runs(
+        deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment]}}),
+        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": kinds}}}),
+        sort=sort,
+        limit=20,
+    )
 
 
 def states_since_it_ran(states: Sequence[State[Any]]) -> Sequence[State[Any]]:
@@ -194,8 +201,8 @@ def retry(prefect: SyncPrefectClient, run: FlowRun, decision: Retry, now: dateti
 def callback_of(prefect: SyncPrefectClient, run: FlowRun) -> str | None:
     """The last callback that is noted on a run, as Markdown."""
     noted = prefect.read_artifacts(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
-        artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[CALLBACK_KEY])),
+        flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run.id]}}),
+        artifact_filter=ArtifactFilter.model_validate({"key": {"any_": [CALLBACK_KEY]}}),
         sort=ArtifactSort.CREATED_DESC,
     )
     return str(noted[0].data) if noted else None

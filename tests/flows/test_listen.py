@@ -41,8 +41,9 @@ from prefect.states import (
 from devtools.services import child, free_port
 from flows.create_batches import create_batches
 from flows.listen import listen
+from flows.support.clock import ServerClock
 from flows.support.decision import MISSED_HEARTBEATS
-from flows.support.heartbeats import Heartbeats, ServerClock
+from flows.support.heartbeats import Heartbeats
 from flows.support.intake import Intake
 from flows.support.listener import Listener
 from flows.support.recovery import callback_of, observe
@@ -151,7 +152,7 @@ def test_a_second_delivery_is_the_same_run(deployment: Deployment, biospex: Bios
     biospex.send(biospex.request(EXPORTS[0]))
     first, second = deployment.listener(), deployment.listener()
     receive(first)
-    first.stop()
+    first.release()
     assert biospex.triggers() == (1, 0)
     receive(second)
     assert biospex.triggers() == (0, 1)
@@ -166,7 +167,7 @@ def test_restarts_of_the_listener_lead_to_no_dead_letter(
         listener = deployment.listener()
         receive(listener)
         assert biospex.triggers() == (0, 1)
-        listener.stop()
+        listener.release()
     assert biospex.triggers() == (1, 0)
     assert len(deployment.runs()) == 1
 

@@ -23,8 +23,8 @@ from prefect.states import (
 )
 
 from flows.support import decision, recovery
+from flows.support.clock import ServerClock
 from flows.support.decision import Retry
-from flows.support.heartbeats import ServerClock
 from splitter.messages import Failure, Result
 
 

@@ -26,7 +26,7 @@ from prefect.states import (
 )
 
 from flows.support import heartbeats, restart
-from flows.support.heartbeats import ServerClock
+from flows.support.clock import ServerClock
 from flows.support.prefect_texts import SERVICE_STOPPED
 from flows.support.restart import Upkeep, restart_delay
 from tests.helpers.processes import eventually

@@ -15,8 +15,8 @@ from prefect.flow_engine import run_flow
 from prefect.logging import disable_run_logger
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Paused, Pending, Running
 
+from flows.support.clock import ServerClock
 from flows.support.decision import MISSED_HEARTBEATS
-from flows.support.heartbeats import ServerClock
 from flows.support.takeover import Standing, Takeover
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
