@@ -141,7 +141,7 @@ def failed(
     if done:
         begin = "Batches were created, but BIOSPEX was not told:"
     level = ERROR if is_final else WARNING  # an alarm counts errors, and not what is retried
-    log.log(level, "%s %s", begin, verdict.said)
+    log.log(level, "%s %s", begin, verdict.problem)
     log.log(level, ADVICE_LINE, verdict.advice)
     log.log(DEBUG if is_final else WARNING, "The traceback:", exc_info=error)
     has_batches = done is not None
@@ -162,7 +162,7 @@ def failed(
     print(last_line(name, address and address.download_id, None))
     return Failed(
         name=name,
-        message=f"{begin} {verdict.said}" if done else str(verdict.said),
+        message=f"{begin} {verdict.problem}" if done else str(verdict.problem),
         data=error,
     )
 
@@ -173,7 +173,7 @@ def answer_failure(request: Any, verdict: Verdict, allowed: Allowed) -> None:
     if not address:
         return
     try:
-        failure = Failure(download_id=address.download_id, error=str(verdict.said))
+        failure = Failure(download_id=address.download_id, error=str(verdict.problem))
         leave_if_superseded()
         notify(Aws().sqs(address.updates_queue_url), address, failure)
     except Exception as unsent:

@@ -79,8 +79,8 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
             raise
         # A state instead of the exception: its sentence says all, a traceback would hide it.
         verdict = judge(error)
-        get_run_logger().error("%s %s", verdict.said, verdict.advice)
-        return Failed(message=f"{verdict.said} {verdict.advice}")  # type: ignore[return-value]
+        get_run_logger().error("%s %s", verdict.problem, verdict.advice)
+        return Failed(message=f"{verdict.problem} {verdict.advice}")  # type: ignore[return-value]
 
 
 def is_operators(error: Exception) -> bool:

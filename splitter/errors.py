@@ -9,18 +9,18 @@ from botocore import exceptions as botocore
 from botocore.parsers import ResponseParserError
 from urllib3 import exceptions as urllib3
 
-from splitter.sentences import Actor, Said, Sentence
+from splitter.sentences import Actor, Problem, Sentence
 
 
 class SentenceError(Exception):
     """An error with a sentence of the catalogue."""
 
-    def __init__(self, sentence: Sentence | Said, **values: Any) -> None:
-        self.said = sentence if isinstance(sentence, Said) else sentence(**values)
-        super().__init__(self.said.text)
+    def __init__(self, sentence: Sentence | Problem, **values: Any) -> None:
+        self.problem = sentence if isinstance(sentence, Problem) else sentence(**values)
+        super().__init__(self.problem.text)
 
     def __reduce__(self) -> Any:
-        return type(self), (self.said,)
+        return type(self), (self.problem,)
 
 
 class ExportError(SentenceError):
@@ -263,23 +263,23 @@ def default_advice(sentence: Sentence) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The report of a failure: ``said`` for a project manager, ``advice`` for an operator."""
+    """The report of a failure: ``problem`` for a project manager, ``advice`` for an operator."""
 
-    said: Said
+    problem: Problem
     advice: str
 
     @property
     def actor(self) -> Actor:
-        return self.said.sentence.actor
+        return self.problem.sentence.actor
 
 
 def judge(error: BaseException) -> Verdict:
     """The report of any error that ends a run."""
     if isinstance(error, SetupError):
-        said = Said(error.said.sentence, SETUP(problem=error.said).text)
-        return Verdict(said, default_advice(said.sentence))
+        problem = Problem(error.problem.sentence, SETUP(problem=error.problem).text)
+        return Verdict(problem, default_advice(problem.sentence))
     if isinstance(error, ExportError):
-        return Verdict(error.said, default_advice(error.said.sentence))
+        return Verdict(error.problem, default_advice(error.problem.sentence))
     if isinstance(error, MemoryError):
         return Verdict(OUT_OF_MEMORY(), OUT_OF_MEMORY.advice)
     cause = type(error).__name__
@@ -298,4 +298,4 @@ def judge(error: BaseException) -> Verdict:
 
 def explain(error: BaseException) -> str:
     """One sentence for a project manager about any error."""
-    return str(judge(error).said)
+    return str(judge(error).problem)

@@ -61,9 +61,9 @@ class Sentence:
             raise ValueError(f"Two sentences have the code {self.code}.")
         CATALOGUE[self.code] = self
 
-    def __call__(self, **values: Any) -> "Said":
+    def __call__(self, **values: Any) -> "Problem":
         """Fill in foreign text, ``Words``, numbers, lists of these, or other sentences."""
-        return Said(self, _FORMATTER.vformat(self.template, (), values))
+        return Problem(self, _FORMATTER.vformat(self.template, (), values))
 
     def __reduce__(self) -> Any:
         # Unpickling in another process returns that process's declaration.
@@ -79,8 +79,8 @@ CATALOGUE: dict[str, Sentence] = {}
 
 
 @dataclass(frozen=True)
-class Said:
-    """A sentence with its values.
+class Problem:
+    """A sentence with its values filled in: a failure or warning of one export.
 
     Attributes:
         text: without the code; safe everywhere except in Markdown, which is escaped separately.
@@ -135,7 +135,7 @@ class _Formatter(string.Formatter):
         return kwargs[field_name], field_name
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        if isinstance(value, Said):
+        if isinstance(value, Problem):
             return value.text
         if isinstance(value, Words):
             return str(value)

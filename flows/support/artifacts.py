@@ -194,8 +194,8 @@ def publish_failure(
     _remove("summary", *([] if has_batches else ["batches", "images"]))
     create_markdown_artifact(
         key="summary",
-        description=plain(f"{begin} {verdict.said}"),
-        markdown=f"**{begin}** {plain(verdict.said)}\n\n"
+        description=plain(f"{begin} {verdict.problem}"),
+        markdown=f"**{begin}** {plain(verdict.problem)}\n\n"
         f"**Who must act:** {verdict.actor.value}\n\n"
         f"**What to do:** {verdict.advice}\n\n"
         f"{archive}"
