@@ -139,7 +139,7 @@ def failed(
     is_final = isinstance(error, ExportError | SetupError)
     begin = "No batches:" if is_final else "No batches yet:"
     if done:
-        begin = "Batches were created, but BIOSPEX was not told:"
+        begin = "Batches were created, but the callback was not sent:"
     level = ERROR if is_final else WARNING  # an alarm counts errors, and not what is retried
     log.log(level, "%s %s", begin, verdict.problem)
     log.log(level, ADVICE_LINE, verdict.advice)

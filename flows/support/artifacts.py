@@ -217,7 +217,7 @@ def publish_callback(message: Result | Failure) -> None:
 
 def callback_title(message: Result | Failure) -> str:
     """The content of a callback as one sentence."""
-    return f"BIOSPEX was told: {_content(message)}"
+    return f"Sent to BIOSPEX: {_content(message)}"
 
 
 def callback_markdown(message: Result | Failure) -> str:

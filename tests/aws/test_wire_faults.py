@@ -250,7 +250,7 @@ def test_a_permanent_fault_ends_in_a_sentence_and_leaves_nothing(wire: Wire) -> 
     for lane, (_, beginning) in LASTING.items():
         assert states[lane].is_failed()
         assert str(states[lane].message).startswith(beginning)
-    assert wire.callbacks() == {}  # whether it is tried again, or BIOSPEX told, is not for the run
+    assert wire.callbacks() == {}  # retry or callback are decided outside the run
     assert wire.biospex.batches() == []
     assert wire.left_over() == []
 
