@@ -9,6 +9,7 @@ fields (``Request.parse``). Checks that take more than linear time come after le
 import json
 import string
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Annotated, Any, Literal, Self
@@ -466,8 +467,8 @@ def _has_control(value: Any) -> bool:
 
 def _refused(problems: list[Problem]) -> Problem:
     """The whole sentence. A single problem provides the code."""
-    problem = REFUSED(problems=problems)
-    return Problem(problems[0].sentence, problem.text) if len(problems) == 1 else problem
+    whole = REFUSED(problems=problems)
+    return replace(problems[0], text=whole.text) if len(problems) == 1 else whole
 
 
 def spelled_out(address: str, updates_queue_url: str) -> Any:
