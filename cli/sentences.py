@@ -12,8 +12,7 @@ from pkgutil import walk_packages
 import blocks
 import flows
 import splitter
-from splitter.errors import DEFAULT_ADVICE
-from splitter.sentences import CATALOGUE
+from splitter.sentences import CATALOGUE, DEFAULT_ADVICE
 
 PLACEHOLDER = re.compile(r"\{(\w+)(?::\w+)?\}")
 PAGE = Path(__file__).parent.parent / "docs" / "messages.md"

@@ -36,7 +36,7 @@ from flows.support.run_tags import documented
 from flows.support.setup import NO_CREDENTIALS, trigger_queue
 from flows.support.takeover import Standing, Takeover
 from splitter.aws import TriggerQueue
-from splitter.errors import Kind, SetupError, is_kind, judge
+from splitter.errors import Kind, SetupError, is_kind, problem_of
 from splitter.settings import Allowed, Settings
 
 label_lines()
@@ -79,9 +79,9 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
         if not is_operators(error):
             raise
         # A state instead of the exception: its sentence says all, a traceback would hide it.
-        verdict = judge(error)
-        get_run_logger().error("%s %s", verdict.said, verdict.advice)
-        return Failed(message=f"{verdict.said} {verdict.advice}")  # type: ignore[return-value]
+        problem = problem_of(error)
+        get_run_logger().error("%s %s", problem, problem.advice)
+        return Failed(message=f"{problem} {problem.advice}")  # type: ignore[return-value]
 
 
 def is_operators(error: Exception) -> bool:

@@ -52,7 +52,7 @@ from splitter.settings import Docs, Settings
 
 STALE_SIZE = Sentence(
     "request.stale-size",
-    "The request says that the archive has {said} bytes; in S3 it has {has}.",
+    "The request says that the archive has {stated} bytes; in S3 it has {has}.",
     Actor.NOBODY,
 )
 UNLISTED = Sentence(
@@ -126,7 +126,7 @@ def split(
     drop_abandoned_uploads(export)
     warnings: list[object] = []
     if request.total_size not in (None, source.size):
-        warnings.append(STALE_SIZE(said=request.total_size, has=source.size))
+        warnings.append(STALE_SIZE(stated=request.total_size, has=source.size))
 
     chosen = choose_lane(export, settings)
     if chosen.index:

@@ -33,6 +33,17 @@ class Actor(Enum):
     NOBODY = "nobody"
 
 
+DEFAULT_ADVICE = {
+    Actor.MAKER: "Send this sentence to whoever made the export. When you have their corrected "
+    "archive, copy it over the old one (`aws s3 cp`, same key), then press Retry.",
+    Actor.OPERATOR: "Correct the installation as the sentence says, then press Retry.",
+    Actor.REQUESTER: "Send this sentence to the administrator of BIOSPEX, who sends a corrected "
+    "request.",
+    Actor.NOBODY: "Nothing has to be done.",
+}
+"""The operator's action for a sentence without advice of its own."""
+
+
 class Words(str):
     """Our own text for the middle of a sentence, which is not escaped."""
 
@@ -48,7 +59,7 @@ class Sentence:
         template: the problem, its place and the remedy. ``{name}`` is quoted, ``{name:long}`` has
             room for an address, ``{name:bare}`` omits the quotation marks.
         actor: the person who must act.
-        advice: the operator's action; empty for the default advice of the actor.
+        advice: the operator's action; empty for the actor's in ``DEFAULT_ADVICE``.
     """
 
     code: str
@@ -61,9 +72,10 @@ class Sentence:
             raise ValueError(f"Two sentences have the code {self.code}.")
         CATALOGUE[self.code] = self
 
-    def __call__(self, **values: Any) -> "Said":
+    def __call__(self, **values: Any) -> "Problem":
         """Fill in foreign text, ``Words``, numbers, lists of these, or other sentences."""
-        return Said(self, _FORMATTER.vformat(self.template, (), values))
+        text = _FORMATTER.vformat(self.template, (), values)
+        return Problem(self, text, self.advice or DEFAULT_ADVICE[self.actor])
 
     def __reduce__(self) -> Any:
         # Unpickling in another process returns that process's declaration.
@@ -79,19 +91,25 @@ CATALOGUE: dict[str, Sentence] = {}
 
 
 @dataclass(frozen=True)
-class Said:
-    """A sentence with its values.
+class Problem:
+    """A sentence with its values filled in: a failure or warning of one export.
 
     Attributes:
         text: without the code; safe everywhere except in Markdown, which is escaped separately.
+        advice: the operator's action.
     """
 
     sentence: Sentence
     text: str
+    advice: str
 
     @property
     def code(self) -> str:
         return self.sentence.code
+
+    @property
+    def actor(self) -> Actor:
+        return self.sentence.actor
 
     def __str__(self) -> str:
         return f"{self.text} [{self.code}]"
@@ -135,7 +153,7 @@ class _Formatter(string.Formatter):
         return kwargs[field_name], field_name
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        if isinstance(value, Said):
+        if isinstance(value, Problem):
             return value.text
         if isinstance(value, Words):
             return str(value)

@@ -28,7 +28,7 @@ from splitter.archives.signatures import WEB_PAGE, markup, recognise
 from splitter.errors import ExportError
 from splitter.manifest import MANIFEST, Partition
 from splitter.manifest.text import bare, row_words
-from splitter.sentences import Actor, Said, Sentence, Words, escaped, shown
+from splitter.sentences import Actor, Problem, Sentence, Words, escaped, shown
 
 SHOWN = 3
 """Cases of each kind that a warning names."""
@@ -237,7 +237,7 @@ class Cases:
         if len(self._first) < SHOWN:
             self._first.append(escaped(case) + where)
 
-    def said(self, **values: Any) -> Iterator[Said]:
+    def problems(self, **values: Any) -> Iterator[Problem]:
         """The sentence, if there is a case."""
         if self.count:
             more = ", …" if self.count > len(self._first) else ""
@@ -267,11 +267,13 @@ def inspect(parts: Partition, files: Contents | ZipIndex) -> Partition:
 
 def section(parts: Partition) -> list[str]:
     """The lines of a summary or a plan under "Zooniverse"."""
-    said = [str(sentence) for sentence in (*parts.zooniverse, *parts.zooniverse_notes)]
-    return said or ["No Zooniverse problems found."]
+    lines = [str(sentence) for sentence in (*parts.zooniverse, *parts.zooniverse_notes)]
+    return lines or ["No Zooniverse problems found."]
 
 
-def findings(parts: Partition, sizes: Mapping[str, int], others: Iterable[str] = ()) -> list[Said]:
+def findings(
+    parts: Partition, sizes: Mapping[str, int], others: Iterable[str] = ()
+) -> list[Problem]:
     """Warnings about names, sizes and cells that Zooniverse refuses or takes in another way.
 
     Args:
@@ -281,7 +283,7 @@ def findings(parts: Partition, sizes: Mapping[str, int], others: Iterable[str] =
     return [*_of_files(sizes), *_of_cells(parts, sizes, frozenset(others))]
 
 
-def _of_files(sizes: Mapping[str, int]) -> Iterator[Said]:
+def _of_files(sizes: Mapping[str, int]) -> Iterator[Problem]:
     for_page = Cases(TOO_LARGE_FOR_PAGE, "image is", "images are")
     for_client = Cases(TOO_LARGE_FOR_CLIENT, "image is", "images are")
     empty = Cases(EMPTY_IMAGE, "image is", "images are")
@@ -306,10 +308,12 @@ def _of_files(sizes: Mapping[str, int]) -> Iterator[Said]:
         elif not lower.endswith(EXTENSIONS):
             extension.add(name)
     for cases in (for_page, for_client, empty, windows, svg, extension, forbidden):
-        yield from cases.said()
+        yield from cases.problems()
 
 
-def _of_cells(parts: Partition, sizes: Mapping[str, int], others: frozenset[str]) -> Iterator[Said]:
+def _of_cells(
+    parts: Partition, sizes: Mapping[str, int], others: frozenset[str]
+) -> Iterator[Problem]:
     column = parts.column
     like: dict[int, Cases] = {}
     lost: dict[int, Cases] = {}
@@ -358,11 +362,11 @@ def _of_cells(parts: Partition, sizes: Mapping[str, int], others: frozenset[str]
                         cases = like.setdefault(position, Cases(LIKE_IMAGE, "cell", "cells"))
                         cases.add(cell, f" in {where(parts, number, row)}")
     for position, cases in sorted(lost.items()):
-        yield from cases.said(column=header[position], counted=header[column])
+        yield from cases.problems(column=header[position], counted=header[column])
     for position, cases in sorted(like.items()):
-        yield from cases.said(column=header[position])
+        yield from cases.problems(column=header[position])
     for cases in (rows_again, images_again, long, nul, paths):
-        yield from cases.said()
+        yield from cases.problems()
     twice = [name for name, count in Counter(map(str.strip, header)).items() if count > 1]
     if twice:
         yield SAME_NAME(names=twice[:SHOWN])
@@ -389,7 +393,7 @@ def _extensions(text: bytes) -> int:
     return sum(lower.count(extension.encode()) for extension in EXTENSIONS)
 
 
-def _notes(parts: Partition) -> Iterator[Said]:
+def _notes(parts: Partition) -> Iterator[Problem]:
     most = max(batch.rows for batch in parts.batches)
     if most > ADVISED_ROWS:
         yield LARGE_BATCH(rows=most)
@@ -439,7 +443,7 @@ def _sampled(index: ZipIndex, names: Mapping[str, str]) -> Iterator[Look]:
         yield from filter(None, looks)
 
 
-def _not_images(looks: Iterable[Look]) -> Iterator[Said]:
+def _not_images(looks: Iterable[Look]) -> Iterator[Problem]:
     others = Cases(NO_IMAGE, "image is", "images are")
     texts = Cases(TEXT_INSTEAD, "image is", "images are")
     cut = Cases(CUT_OFF, "image is", "images are")
@@ -454,7 +458,7 @@ def _not_images(looks: Iterable[Look]) -> Iterator[Said]:
         else:
             others.add(look.image, f" ({_kind(look.start)})")
     for cases in (others, texts, cut):
-        yield from cases.said(number=looked_at)
+        yield from cases.problems(number=looked_at)
 
 
 def _is_text(start: bytes) -> bool:

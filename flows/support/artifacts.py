@@ -20,9 +20,8 @@ from prefect.client.schemas.objects import State
 from flows.support.markdown import code, link, plain
 from splitter.aws import Bucket
 from splitter.batches.outcome import Outcome
-from splitter.errors import Verdict
 from splitter.messages import BATCH_FOLDER, Failure, Request, Result, to_json
-from splitter.sentences import escaped
+from splitter.sentences import Problem, escaped
 from splitter.settings import Docs
 from splitter.wording import count, duration, size
 
@@ -167,7 +166,7 @@ def publish_pictures(names: Sequence[str], sheet: bytes) -> None:
 def publish_failure(
     request: Any,
     begin: str,
-    verdict: Verdict,
+    problem: Problem,
     earlier: Sequence[State[Any]],
     docs: Docs,
     *,
@@ -189,10 +188,10 @@ def publish_failure(
     _remove("summary", *([] if has_batches else ["batches", "images"]))
     create_markdown_artifact(
         key="summary",
-        description=plain(f"{begin} {verdict.said}"),
-        markdown=f"**{begin}** {plain(verdict.said)}\n\n"
-        f"**Who must act:** {verdict.actor.value}\n\n"
-        f"**What to do:** {verdict.advice}\n\n"
+        description=plain(f"{begin} {problem}"),
+        markdown=f"**{begin}** {plain(problem)}\n\n"
+        f"**Who must act:** {problem.actor.value}\n\n"
+        f"**What to do:** {problem.advice}\n\n"
         f"{archive}"
         f"**Callback:** see the artifact *callback* of this run. Without one, {no_callback}.\n"
         f"{_ends(earlier)}\n"
@@ -212,7 +211,7 @@ def publish_callback(message: Result | Failure) -> None:
 
 def callback_title(message: Result | Failure) -> str:
     """The content of a callback as one sentence."""
-    return f"BIOSPEX was told: {_content(message)}"
+    return f"Sent to BIOSPEX: {_content(message)}"
 
 
 def callback_markdown(message: Result | Failure) -> str:

@@ -53,9 +53,9 @@ HEARTBEAT_ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(FREQUENCY)}
 """Environment of a run whose heartbeats are counted here."""
 
 NO_HEARTBEATS = (
-    "The heartbeats of this listener do not arrive at Prefect, so runs that died cannot be told "
-    "from healthy ones. No run is marked crashed until they do. A proxy in front of Prefect's API "
-    "has to pass WebSocket upgrades: see {page}."
+    "The heartbeats of this listener do not arrive at Prefect, so runs that died cannot be "
+    "distinguished from healthy ones. No run is marked crashed until they do. A proxy in front of "
+    "Prefect's API has to pass WebSocket upgrades: see {page}."
 )
 UNHEARD = (
     "No heartbeat of {run} has arrived at Prefect, nor of any other export, so it would not be "

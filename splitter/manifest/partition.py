@@ -15,7 +15,7 @@ from splitter.archives import DEFAULT_LIMITS, Limits
 from splitter.manifest import diagnosis, images
 from splitter.manifest.checks import CHECKS
 from splitter.manifest.text import MANIFEST, Files, ManifestError, Row, UnreadableError, read
-from splitter.sentences import Said, Sentence
+from splitter.sentences import Problem, Sentence
 
 TWO_MANIFESTS = Sentence(
     "manifest.more-than-one",
@@ -82,9 +82,9 @@ class Partition:
     column: int = 0
     numbers: Sequence[int] = ()
     subject: int | None = None
-    warnings: tuple[str | Said, ...] = ()
-    zooniverse: tuple[Said, ...] = ()
-    zooniverse_notes: tuple[Said, ...] = ()
+    warnings: tuple[str | Problem, ...] = ()
+    zooniverse: tuple[Problem, ...] = ()
+    zooniverse_notes: tuple[Problem, ...] = ()
 
 
 def partition_export(
@@ -92,7 +92,7 @@ def partition_export(
     read_member: Callable[[str], bytes],
     image_column: str,
     batch_size: int,
-    unusable: Mapping[str, Said] = MappingProxyType({}),
+    unusable: Mapping[str, Problem] = MappingProxyType({}),
     limits: Limits = DEFAULT_LIMITS,
 ) -> Partition:
     """Check an archive's manifest against its files and cut it into batches.

@@ -30,9 +30,9 @@ MARK = "BIOSPEX_DEMO_TEST"
 def demo(
     *arguments: str, temporary: Path, until: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """A demonstration up to its end, or to a Ctrl-C when it has told ``until``."""
-    told, complaints = temporary / "told", temporary / "complaints"
-    with told.open("wb") as stdout, complaints.open("wb") as stderr:
+    """A demonstration up to its end, or to a Ctrl-C when it has printed ``until``."""
+    output, complaints = temporary / "output", temporary / "complaints"
+    with output.open("wb") as stdout, complaints.open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "devtools.demo", "--out", str(temporary / "out"), *arguments],
             cwd=ROOT,
@@ -42,19 +42,19 @@ def demo(
         )
         try:
             if until:
-                eventually(lambda: until in told.read_text() or process.poll() is not None)
+                eventually(lambda: until in output.read_text() or process.poll() is not None)
                 process.send_signal(signal.SIGINT)
             status = process.wait(timeout=180)
         finally:
             process.terminate()  # it ends its services; nothing happens to one that has ended
             process.wait(timeout=60)
     return subprocess.CompletedProcess(
-        process.args, status, told.read_text(), complaints.read_text()
+        process.args, status, output.read_text(), complaints.read_text()
     )
 
 
 def surroundings(temporary: Path, **environment: str) -> dict[str, str]:
-    """Of a demonstration whose processes and files can be told from all others."""
+    """Of a demonstration whose processes and files are distinct from all others."""
     (temporary / "tmp").mkdir(exist_ok=True)
     others = ("AWS_", "PREFECT_", "BATCH_SIZE")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(others)}
@@ -85,7 +85,7 @@ def test_two_examples_in_thirty_lines_leave_only_batches_and_the_log(
     lines = done.stdout.splitlines()
     assert len(lines) <= 28  # and two for the set-up
     assert not [line for line in lines if len(line) > 100 and str(tmp_path) not in line]
-    for told in (
+    for line in (
         "  Lane is splice: ",
         "  Lane is extract: ",
         "  partition into batches of 10 rows: 25 rows in 3 batches (",
@@ -96,7 +96,7 @@ def test_two_examples_in_thirty_lines_leave_only_batches_and_the_log(
         "unzip -l ",
         "full log   ",
     ):
-        assert told in done.stdout
+        assert line in done.stdout
     [tried] = re.findall(r'unzip -l "(.+)"', done.stdout)
     assert zipfile.is_zipfile(tried)
     assert "Finished in state" in (tmp_path / "out" / "demo.log").read_text()
@@ -228,10 +228,10 @@ def test_ctrl_c_says_stopped_and_leaves_no_process_and_no_file(moment: str, tmp_
         time.sleep(0.5)
         os.write(terminal, b"\x03")
         _, status = os.waitpid(process, 0)
-    told = b"".join(printed).decode()
+    text = b"".join(printed).decode()
     assert os.waitstatus_to_exitcode(status) == 130
-    assert told.endswith("stopped\r\n")
-    assert "Traceback" not in told
+    assert text.endswith("stopped\r\n")
+    assert "Traceback" not in text
     assert left_behind(tmp_path) == ([], [])
 
 

@@ -195,8 +195,8 @@ def test_a_failed_callback_reports_that_the_batches_exist(
             biospex.request(EXPORTS[0], updatesQueueUrl=gone), return_state=True
         )
     assert state.is_failed()
-    assert str(state.message).startswith("Batches were created, but BIOSPEX was not told: ")
-    assert "Batches were created, but BIOSPEX was not told: " in caplog.text
+    assert str(state.message).startswith("Batches were created, but the callback was not sent: ")
+    assert "Batches were created, but the callback was not sent: " in caplog.text
     assert "What to do: " in caplog.text
     assert biospex.batches()
 

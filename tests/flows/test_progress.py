@@ -54,8 +54,8 @@ def test_progress_is_what_has_gone_through_of_the_total(shown: Shown, impatient:
 def test_a_card_says_how_much_is_done_and_how_long_the_rest_takes(
     impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(Progress, "_show", lambda _, percent, text: said.append(text))
+    shown: list[str] = []
+    monkeypatch.setattr(Progress, "_show", lambda _, percent, text: shown.append(text))
 
     @flow
     def transfer() -> None:
@@ -65,7 +65,7 @@ def test_a_card_says_how_much_is_done_and_how_long_the_rest_takes(
             raise OSError("no more")
 
     transfer()
-    [step, end] = said
+    [step, end] = shown
     assert re.fullmatch(r"Download: 25 % of 2\.0 MB, 3\d s to go", step)
     assert end == "Download of 2.0 MB, stopped at 25 %"
 

@@ -97,9 +97,9 @@ def test_zooniverses_client_takes_a_batch_or_the_summary_says_why_not(
         return  # no batches
     for batch in unpacked(parts, contents, tmp_path):
         with panoptes() as server:
-            said = upload(batch, server)
+            printed = upload(batch, server)
             if not complete(server, expected(batch, parts.column)):
-                assert parts.zooniverse, said
+                assert parts.zooniverse, printed
 
 
 @pytest.mark.parametrize(
@@ -256,9 +256,9 @@ def test_a_tiny_image_that_is_whole_is_not_called_cut_off() -> None:
     text = "\n".join(["imageName", *files, ""])
     index = index_of(zip_of({**files, "manifest.csv": text.encode()}))
     parts = manifest.partition_export(index.members, index.read, "imageName", 5)
-    [said] = zooniverse.inspect(parts, index).zooniverse
-    assert said.sentence is zooniverse.CUT_OFF
-    assert said.text.endswith("a part of it: 2.jpg.")
+    [problem] = zooniverse.inspect(parts, index).zooniverse
+    assert problem.sentence is zooniverse.CUT_OFF
+    assert problem.text.endswith("a part of it: 2.jpg.")
 
 
 def test_a_row_is_counted_as_excel_shows_it(tmp_path: Path) -> None:
