@@ -1,4 +1,4 @@
-# make demo   split two examples on this machine; ARCHIVE=path BATCH_SIZE=n OUT=folder KEEP=1 VERBOSE=1
+# make demo   split two examples on this machine; ARCHIVE=path BATCH_SIZE=n OUT=folder KEEP=1
 # make test   lint, types, import rules and the tests
 # make soak   the tests that take longest: killed processes, crowds of messages, a second database
 # make quick  the tests that need no service, in under a minute
@@ -12,7 +12,6 @@ PYTHON ?= python3
 BATCH_SIZE ?=
 KEEP ?=
 OUT ?=
-VERBOSE ?=
 PLAN ?=
 ANSWER ?=
 export ARCHIVE
@@ -76,8 +75,7 @@ $(INSTALLED): $(DEMO) requirements-dev.lock requirements-zooniverse.lock
 # The shell takes ARCHIVE from the environment, so that a name may hold spaces and quotes.
 demo: $(DEMO)
 	@$(BIN)/python -m devtools.demo $(if $(BATCH_SIZE),--batch-size "$(BATCH_SIZE)") $(if $(KEEP),--keep) \
-		$(if $(OUT),--out "$(OUT)") \
-		$(if $(VERBOSE),--verbose) $${ARCHIVE:+"$$ARCHIVE"}
+		$(if $(OUT),--out "$(OUT)") $${ARCHIVE:+"$$ARCHIVE"}
 
 test: lint
 	$(BIN)/pytest

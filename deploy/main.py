@@ -167,7 +167,7 @@ Done. See {ui_url()}/deployments
 
 Worker, listener and alarms: CloudWatch, dashboard {deployment.environment}-biospex-batch-creator
 Consumers of the trigger queue (there must be exactly one):
-  .venv/bin/python -m deploy.preflight consumers {outputs["TriggerQueueArn"]}
+  .venv/bin/python -m deploy.consumers {outputs["TriggerQueueArn"]}
 
 A first export, of an archive that is in the bucket:
   AWS_REGION={given["AWS_REGION"]} PREFECT_API_URL={given["PREFECT_API_URL"]} \\

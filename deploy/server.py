@@ -78,10 +78,6 @@ def listeners() -> list[FlowRun]:
     return [run for run in found if run.deployment_id]
 
 
-def running_listeners() -> list[str]:
-    return [run.name for run in listeners() if run.state_type == "RUNNING"]
-
-
 def ui_url() -> str:
     return str(PREFECT_UI_URL.value() or "")
 

@@ -7,13 +7,12 @@ each step and downloads the batch ZIPs.
 import argparse
 import errno
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile, gettempdir, mkdtemp
+from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
 
 STOPPED = 130  # exit status after Ctrl-C: https://tldp.org/LDP/abs/html/exitcodes.html
 ROOM = 200 * 1024**2
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 os.environ["BATCH_SIZE"] = options.batch_size
             total = sum(archive.stat().st_size for archive in options.archives)
             with _home(ROOM + COPIES * total) as home:
-                return tell(options.archives, home, options.out, options.keep, options.verbose)
+                return tell(options.archives, home, options.out, options.keep)
         except (DemoError, ExportError, SetupError) as error:
             print(error, file=sys.stderr)
             return 1
@@ -70,19 +69,11 @@ def _home(needed: int) -> Iterator[Path]:
     Raises:
         DemoError: if fewer than ``needed`` bytes are free, because a service would hang.
     """
-    from devtools.services import uninterrupted
     from devtools.story import check_room
 
     check_room(Path(gettempdir()), needed)
-    home = None
-    try:
-        with uninterrupted():
-            home = Path(mkdtemp(prefix="biospex-demo-"))
-        yield home
-    finally:
-        with uninterrupted():
-            if home:
-                shutil.rmtree(home, ignore_errors=True)
+    with TemporaryDirectory(prefix="biospex-demo-", ignore_cleanup_errors=True) as home:
+        yield Path(home)
 
 
 def _check_format(archive: Path) -> None:
@@ -133,7 +124,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", help="rows in a batch (2000, or 10 for the examples)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="output folder (./out)")
     parser.add_argument("--keep", action="store_true", help="keep the UI running until Ctrl-C")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the whole log")
     return parser.parse_args(arguments)
 
 

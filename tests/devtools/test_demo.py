@@ -84,14 +84,13 @@ def test_two_examples_in_thirty_lines_leave_only_batches_and_the_log(
     assert done.stderr.split("\n") == ["", "stopping ...", "stopped", ""]
     lines = done.stdout.splitlines()
     assert len(lines) <= 28  # and two for the set-up
-    assert not [line for line in lines if len(line) > 100 and str(tmp_path) not in line]
     for line in (
         "  Lane is splice: ",
         "  Lane is extract: ",
-        "  partition into batches of 10 rows: 25 rows in 3 batches (",
-        "  splice batch 3 of 3, rows 21-25 (",
-        "  zip and upload batch 3 of 3, rows 21-25 (",
-        "callback   success",
+        "  partition into batches of 10 rows: 25 rows in 3 batches\n",
+        "  splice batch 3 of 3, rows 21-25: Put ",
+        "  zip and upload batch 3 of 3, rows 21-25: Put ",
+        "  callback  success\n",
         "2 archives in 6 batches",
         "unzip -l ",
         "full log   ",
@@ -109,7 +108,7 @@ def test_a_broken_archive_with_a_space_in_its_name_ends_in_one_sentence(tmp_path
     archive.write_bytes(EXPORTS[0].read_bytes()[:100_000])
     done = demo(str(archive), temporary=tmp_path)
     assert done.returncode == 1
-    assert "callback   failed" in done.stdout
+    assert "callback  failed" in done.stdout
     assert "The archive is damaged or incomplete" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert "1 archive could not be split" in done.stdout
