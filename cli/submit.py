@@ -21,10 +21,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from blocks.saved import Aws
+from flows.listening.recovery import callback_of
+from flows.listening.setup import check_services
 from flows.split import bucket_named
-from flows.support.recovery import callback_of
 from flows.support.run_tags import run_page
-from flows.support.setup import check_services
 from splitter.batches.lanes import Export
 from splitter.batches.plan import plan
 from splitter.errors import ExportError, SetupError, explain

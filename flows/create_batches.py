@@ -15,12 +15,12 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from blocks.saved import Aws
+from flows.run_page import artifacts
+from flows.run_page.progress import best_effort
 from flows.split import Split, split
-from flows.support import artifacts
+from flows.support.attempt import earlier_attempts, leave_if_superseded
 from flows.support.log_context import label_lines
 from flows.support.outage import waits_for_prefect
-from flows.support.progress import best_effort
-from flows.support.recovery import earlier_attempts, leave_if_superseded
 from flows.support.run_tags import documented, tag_this_run
 from flows.tasks import notify
 from splitter.aws import CallbackError

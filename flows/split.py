@@ -16,9 +16,9 @@ from prefect.logging import get_run_logger
 from prefect.tasks import Task
 
 from blocks.saved import Aws, load_workspace, origin
-from flows.support import artifacts
-from flows.support.pictures import Pictures
-from flows.support.progress import Progress, best_effort
+from flows.run_page import artifacts
+from flows.run_page.pictures import Pictures
+from flows.run_page.progress import Progress, best_effort
 from flows.support.task_runner import UploadPool, task_runner
 from flows.tasks import (
     download,

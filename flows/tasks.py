@@ -16,9 +16,9 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled
 from prefect.tasks import Task, exponential_backoff
 
-from flows.support import artifacts
+from flows.run_page import artifacts
+from flows.run_page.progress import Progress, best_effort
 from flows.support.outage import waits_for_prefect
-from flows.support.progress import Progress, best_effort
 from flows.support.task_runner import UploadPool
 from splitter.archives import Contents, StoppedError, Watermark, ZipIndex
 from splitter.archives import extract as archives

@@ -143,10 +143,10 @@ def test_what_the_page_cannot_show_fails_no_export(
     def out_of_memory(*_: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr("flows.support.progress.update_progress_artifact", refuse)
-    monkeypatch.setattr("flows.support.artifacts.create_table_artifact", refuse)
-    monkeypatch.setattr("flows.support.artifacts.create_markdown_artifact", refuse)
-    monkeypatch.setattr("flows.support.pictures.contact_sheet", out_of_memory)
+    monkeypatch.setattr("flows.run_page.progress.update_progress_artifact", refuse)
+    monkeypatch.setattr("flows.run_page.artifacts.create_table_artifact", refuse)
+    monkeypatch.setattr("flows.run_page.artifacts.create_markdown_artifact", refuse)
+    monkeypatch.setattr("flows.run_page.pictures.contact_sheet", out_of_memory)
     create_batches(biospex.request(EXPORTS[0]))
     assert biospex.statuses() == ["success"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cli.sentences import page
-from flows.support.markdown import plain
+from flows.run_page.markdown import plain
 from splitter import zooniverse
 from splitter.archives.extract import extract
 from splitter.archives.zip_index import ZipIndex

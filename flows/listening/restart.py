@@ -12,12 +12,13 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.logging import get_logger
 from prefect.states import AwaitingRetry
 
-from flows.support.clock import ServerClock
-from flows.support.decision import MISSED_HEARTBEATS, TIME_TO_CANCEL, time_to_start_here
-from flows.support.heartbeats import FREQUENCY, SECONDS_BETWEEN_SIGNS, last_arrival
+from flows.listening.clock import ServerClock
+from flows.listening.decision import MISSED_HEARTBEATS, TIME_TO_CANCEL, time_to_start_here
+from flows.listening.heartbeats import FREQUENCY, SECONDS_BETWEEN_SIGNS, last_arrival
+from flows.listening.processes import end_leftovers, end_run, machine_load
+from flows.listening.recovery import force_cancelled, runs_of
+from flows.support.attempt import FAILED
 from flows.support.prefect_texts import SERVICE_STOPPED
-from flows.support.processes import end_leftovers, end_run, machine_load
-from flows.support.recovery import FAILED, force_cancelled, runs_of
 
 log = get_logger("serve")
 

@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 from prefect.client.schemas.objects import State
 
-from flows.support.markdown import code, link, plain
+from flows.run_page.markdown import code, link, plain
 from splitter.aws import Bucket
 from splitter.batches.outcome import Outcome
 from splitter.messages import BATCH_FOLDER, Failure, Request, Result, to_json

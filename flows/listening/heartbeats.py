@@ -23,8 +23,8 @@ from prefect.events.schemas.events import ReceivedEvent
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
-from flows.support.clock import ServerClock
-from flows.support.decision import MISSED_HEARTBEATS
+from flows.listening.clock import ServerClock
+from flows.listening.decision import MISSED_HEARTBEATS
 from splitter.errors import SetupError
 from splitter.sentences import Actor, Sentence
 from splitter.settings import Docs

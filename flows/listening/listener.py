@@ -17,14 +17,12 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
 from blocks.saved import Aws
-from flows.support import decision
-from flows.support.clock import ServerClock
-from flows.support.heartbeats import Heartbeats
-from flows.support.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
-from flows.support.outage import is_outage
-from flows.support.processes import end_leftovers, end_run
-from flows.support.progress import best_effort
-from flows.support.recovery import (
+from flows.listening import decision
+from flows.listening.clock import ServerClock
+from flows.listening.heartbeats import Heartbeats
+from flows.listening.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
+from flows.listening.processes import end_leftovers, end_run
+from flows.listening.recovery import (
     force_cancelled,
     mark_crashed,
     note_callback,
@@ -32,6 +30,8 @@ from flows.support.recovery import (
     request_cancellation,
     retry,
 )
+from flows.run_page.progress import best_effort
+from flows.support.outage import is_outage
 from splitter.aws import CallbackError, Delivery, TriggerQueue
 from splitter.aws import sqs as queues
 from splitter.errors import Kind, SetupError, explain, is_kind

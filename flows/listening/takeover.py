@@ -10,10 +10,11 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.logging import get_run_logger
 
-from flows.support.clock import ServerClock
-from flows.support.decision import MISSED_HEARTBEATS
-from flows.support.heartbeats import Heartbeats
-from flows.support.recovery import force_cancelled, is_running, is_superseded, runs_of
+from flows.listening.clock import ServerClock
+from flows.listening.decision import MISSED_HEARTBEATS
+from flows.listening.heartbeats import Heartbeats
+from flows.listening.recovery import force_cancelled, runs_of
+from flows.support.attempt import is_running, is_superseded
 
 SECONDS_BETWEEN_LOOKS = 30
 """Seconds between two checks for dead listeners."""
