@@ -79,21 +79,17 @@ def _archive(text: str) -> Path:
     if path.is_dir():
         inside = next((file for file in sorted(path.glob("*")) if file.is_file()), None)
         such_as = f', such as ARCHIVE="{inside}"' if inside else ""
-        raise argparse.ArgumentTypeError(
+        raise DemoError(
             f"{path} is a folder; name the archive itself (.zip, .tar.gz or .tar){such_as}."
         )
     if not path.is_file():
-        raise argparse.ArgumentTypeError(f"There is no archive {path}.")
+        raise DemoError(f"There is no archive {path}.")
     return path
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        sys.exit(message.removeprefix("argument ARCHIVE: "))
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m devtools.demo", description=str(__doc__).partition("\n")[0])
+    description = str(__doc__).partition("\n")[0]
+    parser = argparse.ArgumentParser("python -m devtools.demo", description=description)
     parser.add_argument("archives", nargs="*", type=_archive, metavar="ARCHIVE")
     parser.add_argument("--batch-size", help="rows in a batch (2000, or 10 for the examples)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="output folder (./out)")

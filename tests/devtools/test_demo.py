@@ -150,12 +150,8 @@ def test_what_cannot_be_done_is_reported_in_one_line(
     monkeypatch.setitem(os.environ, "BATCH_SIZE", "")  # the demonstration sets it
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    try:
-        status = main(["--out", str(tmp_path / "out"), *arguments])
-        complaint = capsys.readouterr().err
-    except SystemExit as error:
-        status, complaint = 1, f"{error}\n"
-    assert status == 1
+    assert main(["--out", str(tmp_path / "out"), *arguments]) == 1
+    complaint = capsys.readouterr().err
     assert complaint.startswith(sentence)
     assert len(complaint.splitlines()) == 1
 
