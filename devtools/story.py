@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import IO, Any
 
 import boto3
+from boto3.s3.transfer import TransferConfig
 from rich.console import Console
 from rich.markup import escape
 
@@ -25,7 +27,6 @@ from devtools.services import (
     embedded_aws,
     embedded_prefect,
     end_at_once,
-    fetch,
     served,
     trigger,
 )
@@ -34,8 +35,15 @@ from splitter.wording import count, duration, size
 
 SECONDS_BETWEEN_LOOKS = 0.3
 
+ROOM = 200 * 1024**2
+"""Free bytes for the embedded services, with a margin."""
+COPIES = 4
+"""Copies of an archive on disk: in S3, downloaded, unpacked, and its batches in S3."""
 ROOM_LEFT = 50 * 1024**2
 """Free bytes of TMPDIR below which the demo stops, because Prefect's database would hang."""
+
+IN_ONE_REQUEST = TransferConfig(multipart_threshold=2**60)
+"""Moto reads the whole object for every range."""
 
 BEGIN = "%(asctime)s | %(levelname)s | %(flow_run_name)s | "
 LOG_FORMAT = {
@@ -55,12 +63,11 @@ SKIPPED = (
 """Log lines that are not printed."""
 
 
-def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool) -> int:
+def tell(archives: Sequence[Path], out: Path, keep: bool) -> int:
     """Split the archives with embedded services and print the steps; 0 if every one was split.
 
     Args:
         archives: if empty, two examples are split into batches of 10 rows.
-        home: the directory for the files of the services.
         out: the directory for ``batch/`` and the log.
         keep: keep the UI running until Ctrl-C.
 
@@ -69,12 +76,16 @@ def tell(archives: Sequence[Path], home: Path, out: Path, keep: bool) -> int:
         SetupError: if a setting is invalid.
     """
     Settings.load()
+    needed = ROOM + COPIES * sum(archive.stat().st_size for archive in archives)
+    check_room(Path(gettempdir()), needed)
     rows = {} if archives or os.environ.get("BATCH_SIZE") else {"BATCH_SIZE": "10"}
     log = out / "demo.log"
     console = Console(highlight=False, soft_wrap=True)
     began = time.monotonic()
     with ExitStack() as stack:
         output = stack.enter_context(_locked(log))
+        directory = TemporaryDirectory(prefix="biospex-demo-", ignore_cleanup_errors=True)
+        home = Path(stack.enter_context(directory))
         with console.status("Starting S3, SQS and a Prefect server …"):
             aws = stack.enter_context(embedded_aws())
             prefect_api = stack.enter_context(embedded_prefect(home))
@@ -243,7 +254,10 @@ class Story:
     def _print_callback(self, callback: Mapping[str, Any], directory: Path) -> None:
         if callback["status"] == "success":
             self._batches += callback["batchFiles"]
-            self._bytes += fetch(self._s3, callback["batchFiles"], directory)
+            for file in callback["batchFiles"]:
+                key, path = f"batch/{file}", directory / file
+                self._s3.download_file(BUCKET, key, str(path), Config=IN_ONE_REQUEST)
+                self._bytes += path.stat().st_size
             self._console.print("  callback  [green]success[/]")
         else:
             self.failed += 1

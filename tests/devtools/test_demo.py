@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from devtools.demo import _home, main
+from devtools.demo import main
 from devtools.services import DemoError, child
+from devtools.story import check_room
 from tests.conftest import EXPORTS
 from tests.helpers.processes import eventually
 
@@ -149,19 +150,15 @@ def test_what_cannot_be_done_is_reported_in_one_line(
     monkeypatch.setitem(os.environ, "BATCH_SIZE", "")  # the demonstration sets it
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    try:
-        status = main(["--out", str(tmp_path / "out"), *arguments])
-        complaint = capsys.readouterr().err
-    except SystemExit as error:
-        status, complaint = 1, f"{error}\n"
-    assert status == 1
+    assert main(["--out", str(tmp_path / "out"), *arguments]) == 1
+    complaint = capsys.readouterr().err
     assert complaint.startswith(sentence)
     assert len(complaint.splitlines()) == 1
 
 
-def test_a_full_disk_is_named_before_anything_is_started() -> None:
-    with pytest.raises(DemoError, match=r"free, .* are needed; set TMPDIR"), _home(2**62):
-        pass
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DemoError, match=r"free, .* are needed; set TMPDIR"):
+        check_room(tmp_path, 2**62)
 
 
 @pytest.mark.soak
