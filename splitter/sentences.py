@@ -20,6 +20,9 @@ MAX_ADDRESS = 300
 MAX_LISTED = 20
 """Values shown of a list."""
 
+MAX_CASES = 3
+"""Cases of one kind that a sentence names."""
+
 JOINERS = "\u200c\u200d"
 """Format characters of Persian, Indic scripts and emoji. They do not change the text direction."""
 
@@ -57,7 +60,8 @@ class Sentence:
     Attributes:
         code: stable, ``room.problem``; people search for it and count it.
         template: the problem, its place and the remedy. ``{name}`` is quoted, ``{name:long}`` has
-            room for an address, ``{name:bare}`` omits the quotation marks.
+            room for an address, ``{name:bare}`` omits the quotation marks. ``{name:row is|rows
+            are}`` is a number and its noun.
         actor: the person who must act.
         advice: the operator's action; empty for the actor's in ``DEFAULT_ADVICE``.
     """
@@ -115,6 +119,30 @@ class Problem:
         return f"{self.text} [{self.code}]"
 
 
+class Cases:
+    """Counts the cases of one kind and keeps the first ones for a sentence."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._first: list[str] = []
+
+    def add(self, case: str, where: str = "") -> None:
+        """Count a case.
+
+        Args:
+            case: foreign text.
+            where: our own words behind it.
+        """
+        self.number += 1
+        if len(self._first) < MAX_CASES:
+            self._first.append(escaped(case) + where)
+
+    def values(self, separator: str = ", ") -> dict[str, Any]:
+        """The values of a sentence with the placeholders ``number`` and ``first``."""
+        more = ["…"] if self.number > len(self._first) else []
+        return {"number": self.number, "first": Words(separator.join(self._first + more))}
+
+
 def shown(text: str, limit: int = MAX_VALUE) -> str:
     """Foreign text in quotation marks: one line of visible characters, cut at ``limit``.
 
@@ -158,6 +186,9 @@ class _Formatter(string.Formatter):
         if isinstance(value, Words):
             return str(value)
         if isinstance(value, int):
+            if "|" in format_spec:
+                one, many = format_spec.split("|")
+                return f"{value:,} {one if value == 1 else many}"
             return f"{value:,}" if format_spec != "bare" else str(value)
         if isinstance(value, str):
             if format_spec == "bare":

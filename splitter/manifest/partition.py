@@ -71,7 +71,6 @@ class Partition:
         subject: position of the subjectId column.
         warnings: about the manifest.
         zooniverse: images and rows that Zooniverse will refuse; see ``splitter.zooniverse``.
-        zooniverse_notes: advice for the upload.
     """
 
     manifest: str
@@ -84,7 +83,6 @@ class Partition:
     subject: int | None = None
     warnings: tuple[str | Problem, ...] = ()
     zooniverse: tuple[Problem, ...] = ()
-    zooniverse_notes: tuple[Problem, ...] = ()
 
 
 def partition_export(

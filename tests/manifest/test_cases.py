@@ -76,7 +76,7 @@ def test_a_plan_says_of_zooniverse_what_the_summary_says(
     summary = str(page_of(prefect, state)["summary"].data)
     section = summary.partition("### Zooniverse\n\n")[2].partition("\n\n")[0]
     lines = [line.removeprefix("- ") for line in section.splitlines()]
-    assert "the column 'references'" in "".join(lines)
+    assert "column 'references'" in "".join(lines)
     assert main([biospex.address(path), "--plan"]) == 0
     printed = capsys.readouterr().out
     assert list(map(plain, printed.partition("Zooniverse:\n")[2].splitlines())) == lines

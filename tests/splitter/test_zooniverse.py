@@ -127,8 +127,8 @@ def test_what_the_client_refuses_of_an_image_was_said_before(
 @pytest.mark.parametrize(
     ("cell", "finding"),
     [
-        ("x" * 140_000, r"1 cell is longer than 131,072 characters.*: row 2 with 140,000"),
-        (".", r"1 cell of a batch's first row name.* folder.*: '\.' in row 2"),
+        ("x" * 140_000, r"1 row has a cell longer than 131,072 characters.*: row 2 with 140,000"),
+        (".", r"1 cell of a batch's first row with the name.* folder.*: '\.' in row 2"),
     ],
     ids=["too long", "folder"],
 )
@@ -159,15 +159,15 @@ def _matches(parts: Partition, pattern: str) -> bool:
     [
         (
             "imageName,references\na.jpg,http://example.org/1.JPG\n",
-            "1 cell of the column 'references' look",
+            "column 'references' has 1 cell with text like",
         ),
         (
             "imageName,references\na.jpg,http://example.org/1.jpg?s=2\n",
-            "of the column 'references' look",
+            "column 'references' has 1 cell",
         ),
         (
             "imageName,image2\na.jpg,b.jpg\n",
-            "1 cell of the column 'image2' name images of the archive",
+            "column 'image2' has 1 cell with the name of an image",
         ),
         (
             "imageName,x\na.jpg,1\nb.jpg,1\na.jpg,1\n",
