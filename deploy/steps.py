@@ -133,10 +133,11 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
             self.command("aws", "cloudformation", "update-termination-protection", *protect)
         except subprocess.CalledProcessError:  # a missing right to this is no reason to stop
             print(f"note: the stack {self.stack_name} has no termination protection.")
-        if self.given["LIFECYCLE_RULES"].startswith("y"):
-            put = ("aws", "s3api", "put-bucket-lifecycle-configuration", "--bucket")
-            rules = ("--lifecycle-configuration", "file://deploy/lifecycle.json")
-            self.command(*put, self.answers.bucket, *rules)
+        bucket = self.answers.bucket
+        # S3 replaces all rules of a bucket at once.
+        if self.given["LIFECYCLE_RULES"].startswith("y") and not account.lifecycle_rules(bucket):
+            put = ("aws", "s3api", "put-bucket-lifecycle-configuration", "--bucket", bucket)
+            self.command(*put, "--lifecycle-configuration", "file://deploy/lifecycle.json")
         if arn := self.answers.trigger_queue_arn:
             self.redrive(account.name_of(arn))
 

@@ -16,9 +16,9 @@ from prefect.logging import get_run_logger
 from prefect.tasks import Task
 
 from blocks.saved import Aws, load_workspace, origin
-from flows.support import artifacts
-from flows.support.pictures import Pictures
-from flows.support.progress import Progress, best_effort
+from flows.run_page import artifacts
+from flows.run_page.pictures import Pictures
+from flows.run_page.progress import Progress, best_effort
 from flows.support.task_runner import UploadPool, task_runner
 from flows.tasks import (
     download,
@@ -52,7 +52,7 @@ from splitter.settings import Docs, Settings
 
 STALE_SIZE = Sentence(
     "request.stale-size",
-    "The request says that the archive has {said} bytes; in S3 it has {has}.",
+    "The request says that the archive has {stated} bytes; in S3 it has {has}.",
     Actor.NOBODY,
 )
 UNLISTED = Sentence(
@@ -126,7 +126,7 @@ def split(
     drop_abandoned_uploads(export)
     warnings: list[object] = []
     if request.total_size not in (None, source.size):
-        warnings.append(STALE_SIZE(said=request.total_size, has=source.size))
+        warnings.append(STALE_SIZE(stated=request.total_size, has=source.size))
 
     chosen = choose_lane(export, settings)
     if chosen.index:

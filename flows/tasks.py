@@ -16,8 +16,9 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled
 from prefect.tasks import Task, exponential_backoff
 
-from flows.support import artifacts
-from flows.support.progress import Progress, best_effort
+from flows.run_page import artifacts
+from flows.run_page.progress import Progress, best_effort
+from flows.support.outage import waits_for_prefect
 from flows.support.task_runner import UploadPool
 from splitter.archives import Contents, StoppedError, Watermark, ZipIndex
 from splitter.archives import extract as archives
@@ -140,8 +141,13 @@ def splice(
 def notify(sqs: "SQSClient", address: ReplyAddress, message: Result | Failure) -> None:
     """Send the callback to BIOSPEX and record it on the run page."""
     queues.send_callback(sqs, address, message)
-    with best_effort("The callback, which was sent,", get_run_logger()):
-        artifacts.publish_callback(message)
+    try:
+        # At once: if this process dies first, the next attempt sends the callback again.
+        with waits_for_prefect(0):
+            artifacts.publish_callback(message)
+    except Exception:
+        with best_effort("The callback, which was sent,", get_run_logger()):
+            artifacts.publish_callback(message)
 
 
 def _put_batch(batch: Batch, parts: Sequence[Part], export: Export, uploads: UploadPool) -> int:

@@ -9,6 +9,7 @@ fields (``Request.parse``). Checks that take more than linear time come after le
 import json
 import string
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Annotated, Any, Literal, Self
@@ -30,7 +31,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from splitter.errors import ExportError, SetupError
-from splitter.sentences import Actor, Said, Sentence, Words, escaped
+from splitter.sentences import Actor, Problem, Sentence, Words, escaped
 
 ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
 
@@ -161,9 +162,9 @@ TOO_MANY_BATCHES = Sentence(
 class _WrongValueError(ValueError):
     """An invalid value of a field; pydantic passes it on."""
 
-    def __init__(self, said: Said) -> None:
-        self.said = said
-        super().__init__(said.text)
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(problem.text)
 
 
 def _key(value: str, info: ValidationInfo) -> str:
@@ -390,7 +391,7 @@ def _finite(text: str) -> float:
     return number if isfinite(number) else _refuse_number(text)
 
 
-def find_wrapping(message: Any) -> Said | None:
+def find_wrapping(message: Any) -> Problem | None:
     """The sentence about an AWS service that wrapped a request or sent its own event."""
     if not isinstance(message, dict) or "downloadId" in message:
         return None
@@ -410,7 +411,7 @@ def find_wrapping(message: Any) -> Said | None:
     return None
 
 
-def find_flaw(message: Any) -> Said | None:
+def find_flaw(message: Any) -> Problem | None:
     """The reason why a message must not be passed to another service, or None.
 
     Prefect's API or its database may refuse it or fill up. For example, PostgreSQL's jsonb refuses
@@ -434,7 +435,7 @@ def _is_too_long(message: Any) -> bool:
     return too_many or len(text.encode("utf-8", "surrogatepass")) > MAX_TRIGGER_BYTES
 
 
-def _find_problem(message: Any) -> Said | None:
+def _find_problem(message: Any) -> Problem | None:
     open_values = [("message", 0, message)]
     while open_values:
         field, depth, value = open_values.pop()
@@ -464,10 +465,10 @@ def _has_control(value: Any) -> bool:
     )
 
 
-def _refused(problems: list[Said]) -> Said:
+def _refused(problems: list[Problem]) -> Problem:
     """The whole sentence. A single problem provides the code."""
-    said = REFUSED(problems=problems)
-    return Said(problems[0].sentence, said.text) if len(problems) == 1 else said
+    whole = REFUSED(problems=problems)
+    return replace(problems[0], text=whole.text) if len(problems) == 1 else whole
 
 
 def spelled_out(address: str, updates_queue_url: str) -> Any:
@@ -525,14 +526,14 @@ WRONG_TYPE = {
 }
 
 
-def _refusal(error: ValidationError) -> Said:
+def _refusal(error: ValidationError) -> Problem:
     problems = {}
     for problem in error.errors(include_url=False, include_input=False):
         field = str(problem["loc"][0]) if problem["loc"] else "message"
         if problem["type"] == "missing":
             problems[field] = MISSING_FIELD(field=Words(field))
         elif problem["type"] == "value_error":
-            problems[field] = problem["ctx"]["error"].said
+            problems[field] = problem["ctx"]["error"].problem
         elif problem["type"] == "string_pattern_mismatch":
             problems[field] = NOT_A_BUCKET()
         elif field in WRONG_TYPE:

@@ -21,7 +21,7 @@ from splitter.archives.members import ArchiveError
 from splitter.archives.zip_directory import DirectoryError, Symptom
 from splitter.archives.zip_records import LOCAL, LOCAL_FILE_HEADER, MASKED, parse_local_header
 from splitter.archives.zstandard import zstd
-from splitter.sentences import Said, Sentence, escaped
+from splitter.sentences import Problem, Sentence, escaped
 
 DAMAGE: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
@@ -125,38 +125,38 @@ BEYOND_END = Sentence(
 LONGEST_CAUSE = 200
 
 
-def of_directory(error: DirectoryError) -> Said:
+def of_directory(error: DirectoryError) -> Problem:
     """The sentence for an unreadable central directory. The first matching check counts."""
     for check in DIRECTORY_CHECKS:
-        if said := check(error):
-            return said
+        if problem := check(error):
+            return problem
     if error.symptom is Symptom.MISCOUNTED:
         counted = error.end.count if error.end else 0
         return MISCOUNTED(listed=error.listed, counted=counted)
     return BY_SYMPTOM[error.symptom]()
 
 
-def _encrypted(error: DirectoryError) -> Said | None:
+def _encrypted(error: DirectoryError) -> Problem | None:
     """An encrypted directory: the first local header's values are masked."""
     header = parse_local_header(error.read(0, min(LOCAL_FILE_HEADER.size, error.size)))
     is_hidden = error.symptom in (Symptom.NOT_FOUND, Symptom.UNREADABLE)
     return ENCRYPTED_DIRECTORY() if is_hidden and header and header.flags & MASKED else None
 
 
-def _one_volume(error: DirectoryError) -> Said | None:
+def _one_volume(error: DirectoryError) -> Problem | None:
     """One of several volumes, without the files."""
     is_elsewhere = error.symptom in (Symptom.NOT_FOUND, Symptom.MISPLACED)
     return SPLIT() if is_elsewhere and error.several else None
 
 
-def _front_missing(error: DirectoryError) -> Said | None:
+def _front_missing(error: DirectoryError) -> Problem | None:
     """A missing front: the directory is too long, and the file does not begin with a member."""
     reaches_back = error.end is not None and error.end.size > error.end.position
     is_lost = error.symptom is Symptom.NOT_FOUND and reaches_back
     return FRONT_MISSING() if is_lost and error.read(0, min(4, error.size)) != LOCAL else None
 
 
-DIRECTORY_CHECKS: tuple[Callable[[DirectoryError], Said | None], ...] = (
+DIRECTORY_CHECKS: tuple[Callable[[DirectoryError], Problem | None], ...] = (
     _encrypted,
     _one_volume,
     _front_missing,
@@ -193,7 +193,7 @@ def reading(member: str = "") -> Iterator[None]:
         raise ArchiveError(of_data(error, member)) from error
 
 
-def of_data(error: Exception, member: str = "") -> Said:
+def of_data(error: Exception, member: str = "") -> Problem:
     """The sentence for data that a library cannot read."""
     # A library's text begins with an error number, and may quote the archive.
     text = escaped(" ".join(str(error).split()), LONGEST_CAUSE)

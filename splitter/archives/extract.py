@@ -19,7 +19,7 @@ from splitter.archives.members import (
 from splitter.archives.tar import extract_tar
 from splitter.archives.watermark import COMPLETE, Watermark
 from splitter.archives.zip_index import ZipIndex, content, file_reader
-from splitter.sentences import Said
+from splitter.sentences import Problem
 
 
 class Contents:
@@ -40,7 +40,7 @@ class Contents:
         store: Path,
         members: dict[str, Member],
         limits: Limits = DEFAULT_LIMITS,
-        unusable: Mapping[str, Said] = MappingProxyType({}),
+        unusable: Mapping[str, Problem] = MappingProxyType({}),
         remarks: Sequence[str] = (),
         unpacked: Watermark = COMPLETE,
     ) -> None:

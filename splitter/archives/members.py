@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Said, Sentence
+from splitter.sentences import Actor, Problem, Sentence
 
 T = TypeVar("T")
 
@@ -164,9 +164,9 @@ class Names:
         self._taken: dict[str, str] = {}
         self._folders: dict[str, str] = {}  # with one file of each
         self._odd: dict[Sentence, tuple[int, str]] = {}  # number of names and the first
-        self.unusable: dict[str, Said] = {}
+        self.unusable: dict[str, Problem] = {}
 
-    def claim(self, raw: str, is_folder: bool, why_not: Said | None = None) -> str | None:
+    def claim(self, raw: str, is_folder: bool, why_not: Problem | None = None) -> str | None:
         """Record a member and return its path.
 
         Args:
@@ -226,7 +226,7 @@ class Names:
         """``members`` without those that a later member made unusable."""
         return {name: member for name, member in members.items() if name not in self.unusable}
 
-    def remarks(self) -> list[Said]:
+    def remarks(self) -> list[Problem]:
         """Warnings about names that were changed by ``plain``."""
         return [sentence(count=count, name=first) for sentence, (count, first) in self._odd.items()]
 
@@ -244,7 +244,7 @@ def plain(raw: str) -> str:
     return name
 
 
-def _unsafe(name: str) -> Said | None:
+def _unsafe(name: str) -> Problem | None:
     """The reason why a name is not allowed: it is empty or leads out of its folder."""
     if not name:
         return NAMELESS()
@@ -257,7 +257,7 @@ def _escaped(found: re.Match[str]) -> str:
     return ascii(found[0])[1:-1]
 
 
-def _too_long(name: str, limits: Limits) -> Said | None:
+def _too_long(name: str, limits: Limits) -> Problem | None:
     length = len(name.encode(errors="surrogatepass"))
     if length > limits.max_name_bytes:
         return LONG_NAME(length=length, limit=limits.max_name_bytes)

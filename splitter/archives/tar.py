@@ -27,7 +27,7 @@ from splitter.archives.members import (
 )
 from splitter.archives.streams import CHUNK, Ahead, decompressed, uncompressed
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Said, Sentence, Words
+from splitter.sentences import Actor, Problem, Sentence, Words
 from splitter.wording import count
 
 LONGEST_EXTENSION_HEADER = 1024 * 1024
@@ -201,7 +201,7 @@ def _is_file(info: tarfile.TarInfo) -> bool:
     return info.isreg() or info.issym() or info.islnk() or info.isdev()
 
 
-def _why_not(info: tarfile.TarInfo, target: Member | None) -> Said | None:
+def _why_not(info: tarfile.TarInfo, target: Member | None) -> Problem | None:
     if info.issym():
         return LINK()
     if info.isdev():

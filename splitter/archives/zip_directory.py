@@ -29,7 +29,7 @@ from splitter.archives.zip_records import (
     parse_ends,
     parse_entry,
 )
-from splitter.sentences import Actor, Said, Sentence, Words
+from splitter.sentences import Actor, Problem, Sentence, Words
 from splitter.wording import count
 
 Read = Callable[[int, int], bytes]
@@ -116,7 +116,7 @@ class Directory:
 
     infos: list[ZipInfo]
     start: int
-    remarks: list[Said] = field(default_factory=list)
+    remarks: list[Problem] = field(default_factory=list)
     oversized: set[int] = field(default_factory=set)
 
 

@@ -27,7 +27,7 @@ from splitter.archives.zip_records import (
     local_zip64_sizes,
     meant_name,
 )
-from splitter.sentences import Actor, Said, Sentence, Words
+from splitter.sentences import Actor, Problem, Sentence, Words
 
 SAMPLE = 64
 """Members whose headers are compared. All members of a smaller archive are compared."""
@@ -86,7 +86,7 @@ def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
     count = len(chosen)
     unpack = {chosen[(count - 1) * number // (UNPACKED - 1)] for number in range(UNPACKED)}
 
-    def look(number: int) -> Said | None:
+    def look(number: int) -> Problem | None:
         name, span = files[number]
         if number in unpack and span.size <= LARGEST_UNPACKED:
             data = read(span.start, span.size)
@@ -99,7 +99,7 @@ def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
         return header_disagreement(name, span, read)
 
     with ThreadPoolExecutor(REQUESTS) as pool:
-        found = [said for said in pool.map(look, chosen) if said]
+        found = [problem for problem in pool.map(look, chosen) if problem]
     these = f"{count:,} of {len(files):,}" if count < len(files) else f"all {count:,}"
     compared = f"compared the headers of {these} files, unpacked {len(unpack):,}"
     return (found[0].text if found else None), compared
@@ -138,12 +138,12 @@ def _kind(span: MemberSpan) -> tuple[int, ...]:
     )
 
 
-def header_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
+def header_disagreement(name: str, span: MemberSpan, read: Read) -> Problem | None:
     """The first difference between a member's local header or data descriptor and the directory."""
     try:
         header = local_header(name, span, read)
     except ArchiveError as error:
-        return error.said
+        return error.problem
     info = span.info
     wide = local_zip64_sizes(header.extra)
     for differs, field in (
@@ -188,13 +188,13 @@ def _sizes_agree(header: LocalHeader, wide: tuple[int, int] | None, span: Member
     return all(value == want or value in left_out for value, want in pairs)
 
 
-def _data_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
+def _data_disagreement(name: str, span: MemberSpan, read: Read) -> Problem | None:
     try:
         for _ in content(name, span, read):
             pass
         header = local_header(name, span, read)
     except ArchiveError as error:
-        return error.said
+        return error.problem
     packed = read(span.start + header.size, span.info.compress_size)
     if span.info.compress_type == ZIP_DEFLATED and deflated_length(packed) != len(packed):
         return SLACK_INSIDE(name=name)

@@ -17,7 +17,7 @@ from splitter.manifest.text import (
     row_words,
     strict_part,
 )
-from splitter.sentences import Said, Sentence, Words
+from splitter.sentences import Problem, Sentence, Words
 from splitter.wording import count
 
 SWAPPED = Sentence(
@@ -74,7 +74,7 @@ CONTEXT = 30
 """Characters shown on either side of a finding."""
 
 
-def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
+def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
     """Compare each subjectId with the name of the row's image, ``{subjectId}.jpg``.
 
     One matching row shows that the images are named after the ids, and so do names that are MongoDB
@@ -136,7 +136,7 @@ def _stem(image: str) -> str:
     return image.rpartition("/")[2].rpartition(".")[0]
 
 
-def swallowed_rows(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
+def swallowed_rows(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
     """Refuse rows that became part of a cell because of stray quotation marks.
 
     Raises:
@@ -155,7 +155,7 @@ def swallowed_rows(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
     yield from ()
 
 
-def loose_marks(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
+def loose_marks(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
     """Warn about a quotation mark in an unquoted cell, which RFC 4180 forbids."""
     if table.source.is_strict:
         return
@@ -166,7 +166,7 @@ def loose_marks(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
     yield LOOSE_MARK(**_place(table, number + 1, column, '"'))
 
 
-def lost_encoding(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
+def lost_encoding(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
     """Warn about letters that an earlier program lost."""
     text = table.source.text
     if text.isascii() or not (found := LOST.search(text.lstrip(b"\r\n\xef\xbb\xbf"))):

@@ -31,10 +31,10 @@ from splitter.manifest.text import (
     row_words,
 )
 from splitter.messages import ARCHIVE_SUFFIXES
-from splitter.sentences import Said, Sentence, Words
+from splitter.sentences import Problem, Sentence, Words
 from splitter.wording import count
 
-Check = Callable[[UnreadableError], Said | None]
+Check = Callable[[UnreadableError], Problem | None]
 """Returns a sentence if it recognises the cause, else None."""
 
 LINES_ABOVE_HEADER = 20
@@ -75,12 +75,12 @@ WEB_PAGE_INSTEAD = Sentence(
 )
 
 
-def compressed(failure: UnreadableError) -> Said | None:
+def compressed(failure: UnreadableError) -> Problem | None:
     found = recognise(failure.source.data)
     return COMPRESSED() if found and found.kind is Kind.COMPRESSED else None
 
 
-def other_file(failure: UnreadableError) -> Said | None:
+def other_file(failure: UnreadableError) -> Problem | None:
     found = recognise(failure.source.data)
     if found is None or found.kind in (Kind.WEB_PAGE, Kind.XML):
         return None
@@ -88,7 +88,7 @@ def other_file(failure: UnreadableError) -> Said | None:
     return OTHER_FILE(kind=Words("a workbook (.xlsx, .ods or .numbers)") if is_zip else found.name)
 
 
-def web_page(failure: UnreadableError) -> Said | None:
+def web_page(failure: UnreadableError) -> Problem | None:
     found = recognise(failure.source.data)
     return WEB_PAGE_INSTEAD() if found and found.kind in (Kind.WEB_PAGE, Kind.XML) else None
 
@@ -107,13 +107,13 @@ CODE_PAGE = Sentence(
 )
 
 
-def utf_16(failure: UnreadableError) -> Said | None:
+def utf_16(failure: UnreadableError) -> Problem | None:
     text = failure.source.text
     is_utf_16 = text.startswith(tuple(UTF16_BOMS)) or text.count(0) * 3 > len(text)
     return UNREADABLE_UTF_16() if is_utf_16 else None
 
 
-def code_page(failure: UnreadableError) -> Said | None:
+def code_page(failure: UnreadableError) -> Problem | None:
     error = failure.cause
     if not isinstance(error, UnicodeDecodeError):
         return None
@@ -144,7 +144,7 @@ MARK_OUT_OF_PLACE = Sentence(
 )
 
 
-def mark_out_of_place(failure: UnreadableError) -> Said | None:
+def mark_out_of_place(failure: UnreadableError) -> Problem | None:
     line, _ = _line_of(failure)
     return MARK_OUT_OF_PLACE(row=_where(failure), line=line, cause=str(failure.cause))
 
@@ -233,18 +233,18 @@ NO_COLUMN = Sentence(
 )
 
 
-def two_columns(failure: UnreadableError) -> Said | None:
+def two_columns(failure: UnreadableError) -> Problem | None:
     header, name = _header(failure), failure.source.image_column
     number = sum(_folded(each) == _folded(name) for each in header)
     return TWO_COLUMNS(number=number, column=name, names=header)
 
 
-def separator_line(failure: UnreadableError) -> Said | None:
+def separator_line(failure: UnreadableError) -> Problem | None:
     first = _first_line(failure.source)
     return SEPARATOR_LINE(line=first.strip('"')) if first.lower().startswith("sep=") else None
 
 
-def other_separator(failure: UnreadableError) -> Said | None:
+def other_separator(failure: UnreadableError) -> Problem | None:
     line = _first_line(failure.source)
     wanted = bare(failure.source.image_column).casefold()
     for separator, words in SEPARATORS.items():
@@ -254,31 +254,31 @@ def other_separator(failure: UnreadableError) -> Said | None:
     return None
 
 
-def whole_lines(failure: UnreadableError) -> Said | None:
+def whole_lines(failure: UnreadableError) -> Problem | None:
     header = _header(failure)
     is_one = len(header) == 1 and "," in header[0]
     names = map(unwrapped, header[0].split(",")) if is_one else ()
     return WHOLE_LINES(line=header[0]) if failure.source.image_column in names else None
 
 
-def wrapped_name(failure: UnreadableError) -> Said | None:
+def wrapped_name(failure: UnreadableError) -> Problem | None:
     wanted = failure.source.image_column
     name = next((name for name in _header(failure) if unwrapped(name) == wanted), None)
     return WRAPPED_NAME(name=name, column=wanted) if name else None
 
 
-def similar_name(failure: UnreadableError) -> Said | None:
+def similar_name(failure: UnreadableError) -> Problem | None:
     header, wanted = _header(failure), failure.source.image_column
     name = next((name for name in header if _folded(name) == _folded(wanted)), None)
     return SIMILAR_NAME(column=wanted, name=name, names=header) if name else None
 
 
-def no_header(failure: UnreadableError) -> Said | None:
+def no_header(failure: UnreadableError) -> Problem | None:
     files = failure.source.files.by_name
     return NO_HEADER() if any(name in files for name in _header(failure)) else None
 
 
-def header_below(failure: UnreadableError) -> Said | None:
+def header_below(failure: UnreadableError) -> Problem | None:
     wanted = bare(failure.source.image_column)
     records = failure.source.records()
     _, title = next(records)
@@ -292,7 +292,7 @@ def header_below(failure: UnreadableError) -> Said | None:
     return None
 
 
-def no_column(failure: UnreadableError) -> Said | None:
+def no_column(failure: UnreadableError) -> Problem | None:
     return NO_COLUMN(column=failure.source.image_column, names=_header(failure))
 
 
@@ -337,7 +337,7 @@ WRONG_WIDTH = Sentence(
 )
 
 
-def header_again(failure: UnreadableError) -> Said | None:
+def header_again(failure: UnreadableError) -> Problem | None:
     table = failure.table
     name = table.header[table.column]
     for number, cells in _rows(table):
@@ -347,7 +347,7 @@ def header_again(failure: UnreadableError) -> Said | None:
     return None
 
 
-def total_row(failure: UnreadableError) -> Said | None:
+def total_row(failure: UnreadableError) -> Problem | None:
     """The last row, if only that row is faulty."""
     table = failure.table
     rows = list(_rows(table))
@@ -361,7 +361,7 @@ def total_row(failure: UnreadableError) -> Said | None:
     return TOTAL_ROW(row=row_words(number), text=text)
 
 
-def short_header(failure: UnreadableError) -> Said | None:
+def short_header(failure: UnreadableError) -> Problem | None:
     table = failure.table
     widths = [len(cells) for _, cells in _rows(table)]
     one_more = len(table.header) + 1
@@ -370,7 +370,7 @@ def short_header(failure: UnreadableError) -> Said | None:
     return None
 
 
-def wrong_width(failure: UnreadableError) -> Said | None:
+def wrong_width(failure: UnreadableError) -> Problem | None:
     table, rows = failure.table, _misfits(failure)
     named = [
         f"{table.where(number, cells)} has {count(len(cells), 'cell')} instead of "
@@ -445,8 +445,8 @@ def explain(failure: UnreadableError) -> ManifestError:
     """The error for a project manager."""
     failure = _worse(failure) or failure
     for check in (*ANY_FAULT, *CHECKS[failure.fault]):
-        if said := check(failure):
-            return ManifestError(said)
+        if problem := check(failure):
+            return ManifestError(problem)
     raise AssertionError(failure.fault)
 
 
@@ -500,17 +500,17 @@ OTHER_TABLES = {
 }
 
 
-def document(names: Collection[str]) -> Said | None:
+def document(names: Collection[str]) -> Problem | None:
     kind = formats.document(names)
     return DOCUMENT(document=Words(kind)) if kind else None
 
 
-def inner_archive(names: Collection[str]) -> Said | None:
+def inner_archive(names: Collection[str]) -> Problem | None:
     inner = next((name for name in names if name.lower().endswith(ARCHIVE_SUFFIXES)), None)
     return INNER_ARCHIVE(name=inner) if inner else None
 
 
-def other_table(names: Collection[str]) -> Said | None:
+def other_table(names: Collection[str]) -> Problem | None:
     for ending, kind in OTHER_TABLES.items():
         found = [name for name in names if name.lower().endswith(ending) and name.count("/") <= 1]
         found = [name for name in found if "manifest" in name.lower()] or found
@@ -519,7 +519,7 @@ def other_table(names: Collection[str]) -> Said | None:
     return None
 
 
-def too_deep(names: Collection[str]) -> Said | None:
+def too_deep(names: Collection[str]) -> Problem | None:
     deep = next((name for name in names if name.lower().endswith("/manifest.csv")), None)
     return TOO_DEEP(name=deep) if deep else None
 
@@ -530,5 +530,5 @@ CHECKS_OF_NAMES = (document, inner_archive, other_table, too_deep)
 
 def explain_names(names: Collection[str]) -> ManifestError:
     """The error for an archive without a manifest."""
-    found = (said for check in CHECKS_OF_NAMES if (said := check(names)))
+    found = (problem for check in CHECKS_OF_NAMES if (problem := check(names)))
     return ManifestError(next(found, NO_MANIFEST()))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from splitter.archives.members import plain
 from splitter.manifest.text import MANIFEST, UnreadableError, bare
-from splitter.sentences import Said, Sentence, Words, shown
+from splitter.sentences import Problem, Sentence, Words, shown
 from splitter.wording import count
 
 SHOWN = 3
@@ -95,7 +95,7 @@ UNUSABLE = Sentence(
 )
 
 
-def no_image(failure: UnreadableError) -> Said | None:
+def no_image(failure: UnreadableError) -> Problem | None:
     """Rows whose image is not in the archive, with the most similar file."""
     table = failure.table
     files = failure.source.files
@@ -131,7 +131,7 @@ def _clause(name: str) -> str:
     return f"names {shown(name)}, which is not in the archive"
 
 
-def unusable_image(failure: UnreadableError) -> Said | None:
+def unusable_image(failure: UnreadableError) -> Problem | None:
     """Rows that name an unusable file."""
     table, files = failure.table, failure.source.files
     number = 0

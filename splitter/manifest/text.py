@@ -18,7 +18,7 @@ from enum import Enum, auto
 from splitter.archives import DEFAULT_LIMITS, Limits
 from splitter.archives.members import plain
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Said, Sentence, Words, shown
+from splitter.sentences import Actor, Problem, Sentence, Words, shown
 from splitter.wording import count
 
 # The csv module refuses cells above 128 KiB by default; the limit is process-wide.
@@ -152,10 +152,12 @@ class Files:
 
     by_name: Mapping[str, str] = field(default_factory=dict)
     names: Collection[str] = ()
-    unusable: Mapping[str, Said] = field(default_factory=dict)
+    unusable: Mapping[str, Problem] = field(default_factory=dict)
 
     @classmethod
-    def beside(cls, folder: str, names: Collection[str], unusable: Mapping[str, Said]) -> "Files":
+    def beside(
+        cls, folder: str, names: Collection[str], unusable: Mapping[str, Problem]
+    ) -> "Files":
         """The files of an archive whose manifest is in ``folder``."""
         files = {name.removeprefix(folder): name for name in names if name.startswith(folder)}
         composed = {_composed(name): file for name, file in files.items()}
@@ -227,7 +229,7 @@ class Table:
     header: list[str]
     column: int
     full_width: int
-    warnings: list[Said] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
     numbers: "array[int]" = field(default_factory=lambda: array("L"))
     odd: list[tuple[int, str, str]] = field(default_factory=list)
 
@@ -393,7 +395,7 @@ def read(
         UnreadableError: if the table has no header with exactly one image column.
         ManifestError: if it exceeds ``limits``.
     """
-    warnings: list[Said] = []
+    warnings: list[Problem] = []
     source = _decoded(Source(data, data, image_column, files or Files()), warnings)
     # Counted before parsing: a hundred million empty cells take less than 64 MiB of text.
     marks = (source.separator.encode(), b"\r", b"\n", b'\\"')
@@ -452,7 +454,7 @@ def strict_part(text: bytes) -> tuple[int, int]:
     return position, number
 
 
-def _decoded(source: Source, warnings: list[Said]) -> Source:
+def _decoded(source: Source, warnings: list[Problem]) -> Source:
     """The source with ``text`` in UTF-8, without a byte order mark."""
     data = source.data
     if encoding := UTF16_BOMS.get(data[:2]):
@@ -464,7 +466,7 @@ def _decoded(source: Source, warnings: list[Said]) -> Source:
     return replace(source, text=data)
 
 
-def _from_utf16(source: Source, encoding: str, warnings: list[Said]) -> Source:
+def _from_utf16(source: Source, encoding: str, warnings: list[Problem]) -> Source:
     try:
         text = source.data[2:].decode(encoding).lstrip("\ufeff")
     except UnicodeDecodeError as error:
@@ -475,7 +477,7 @@ def _from_utf16(source: Source, encoding: str, warnings: list[Said]) -> Source:
     return replace(source, text=text.encode(), separator=separator)
 
 
-def _quoted(source: Source, warnings: list[Said]) -> Source:
+def _quoted(source: Source, warnings: list[Problem]) -> Source:
     """The source with quotation marks as in RFC 4180, if only one reading is possible."""
     if source.separator != ",":
         return source
@@ -522,7 +524,7 @@ def _lines(text: bytes) -> Iterator[str]:
     return map(bytes.decode, found)
 
 
-def _column(source: Source, header: Sequence[str], warnings: list[Said]) -> int:
+def _column(source: Source, header: Sequence[str], warnings: list[Problem]) -> int:
     name = source.image_column
     found = [position for position, each in enumerate(header) if each == name]
     if not found:

@@ -88,8 +88,8 @@ def test_what_a_program_made_of_the_manifest_is_named_with_what_to_click(
 def test_what_has_one_reading_is_read_with_a_warning(data: bytes, warning: str) -> None:
     parts = cut(data)
     assert [batch.manifest.decode() for batch in parts.batches] == [PLAIN]
-    [said] = parts.warnings
-    assert warning in str(said)
+    [problem] = parts.warnings
+    assert warning in str(problem)
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def described() -> dict[str, tuple[str, ...]]:
     """The same of the classes."""
     fields = {**Settings.model_fields, **Docs.model_fields, **Allowed.model_fields}
     return {
-        name.upper(): (shown(field.default), str(field.description))
+        name.upper(): (shown(field.default), " ".join(str(field.description).split()))
         for name, field in fields.items()
     }
 

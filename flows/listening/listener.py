@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
 from blocks.saved import Aws
-from flows.support import decision
-from flows.support.heartbeats import Heartbeats, ServerClock
-from flows.support.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
-from flows.support.outage import is_outage
-from flows.support.processes import end_leftovers, end_run
-from flows.support.progress import best_effort
-from flows.support.recovery import (
+from flows.listening import decision
+from flows.listening.clock import ServerClock
+from flows.listening.heartbeats import Heartbeats
+from flows.listening.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
+from flows.listening.processes import end_leftovers, end_run
+from flows.listening.recovery import (
     force_cancelled,
     mark_crashed,
     note_callback,
@@ -31,6 +30,8 @@ from flows.support.recovery import (
     request_cancellation,
     retry,
 )
+from flows.run_page.progress import best_effort
+from flows.support.outage import is_outage
 from splitter.aws import CallbackError, Delivery, TriggerQueue
 from splitter.aws import sqs as queues
 from splitter.errors import Kind, SetupError, explain, is_kind
@@ -155,13 +156,9 @@ class Listener:
         """Look at the runs in flight whose state is new, and at the others every 30 s."""
         if not self._in_flight:
             return
-        wanted = [export.flow_run_id for export in self._in_flight.values()]
-        runs = {
-            run.id: run
-            for run in self._prefect.read_flow_runs(
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=wanted))
-            )
-        }
+        wanted = {"id": {"any_": [export.flow_run_id for export in self._in_flight.values()]}}
+        found = self._prefect.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted))
+        runs = {run.id: run for run in found}
         for export in list(self._in_flight.values()):
             run = runs.get(export.flow_run_id)
             state = run.state.id if run and run.state else None
@@ -174,13 +171,6 @@ class Listener:
                 self._reconcile(export, run)
             except Exception as error:
                 self._handle(error, export, run)
-
-    def stop(self) -> None:
-        """Acknowledge what has ended and release the other messages for the next listener."""
-        try:
-            self.poll()
-        finally:
-            self.release()
 
     def release(self) -> None:
         """Let the next listener have all messages at once."""
