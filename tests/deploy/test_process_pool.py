@@ -19,12 +19,11 @@ from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 from tests.helpers.prefect_cli import ROOT, prefect
 from tests.helpers.processes import eventually
-from tests.helpers.stacks import ACCOUNT
+from tests.helpers.stacks import IMAGE, OUTPUTS
 
 pytestmark = pytest.mark.prefect_server("pools")
 
 POOL = "my-process-pool"
-IMAGE = "image"
 
 
 @pytest.fixture(scope="module")
@@ -91,18 +90,6 @@ create_batches(sys.argv[1])
 """
 
 
-def outputs(biospex: Biospex) -> dict[str, str]:
-    names = ["RepositoryUri", "SplitterRoleArn", "ListenerRoleArn", "ExecutionRoleArn", "VpcId"]
-    names += ["SubnetIds", "TaskSecurityGroupId", "AssignPublicIp", "LogGroupName", "FileSystemId"]
-    return dict.fromkeys([*names, "AccessPointId"], "x") | {
-        "Environment": "dev",
-        "ClusterArn": f"arn:aws:ecs:us-east-2:{ACCOUNT}:cluster/dev",
-        "TriggerQueueUrl": biospex.trigger_queue_url,
-        "UpdatesQueueUrl": biospex.queue_url,
-        "BucketName": biospex.bucket,
-    }
-
-
 def of_the_lab(biospex: Biospex) -> dict[str, str]:
     """deploy/env.example, filled in."""
     lines = (ROOT / "deploy" / "env.example").read_text().splitlines()
@@ -117,9 +104,12 @@ def of_the_lab(biospex: Biospex) -> dict[str, str]:
 
 
 def of_the_pool(biospex: Biospex) -> dict[str, str]:
-    template: Any = job_template.job_template(
-        outputs(biospex), IMAGE, "splitter", cpu=2048, memory=4096, ephemeral_storage=100
-    )
+    outputs = OUTPUTS | {
+        "TriggerQueueUrl": biospex.trigger_queue_url,
+        "UpdatesQueueUrl": biospex.queue_url,
+        "BucketName": biospex.bucket,
+    }
+    template: Any = job_template.job_template(outputs, IMAGE, "splitter", 2048, 4096, 100)
     env = template["variables"]["properties"]["env"]["default"]
     command = shlex.split(template["job_configuration"]["command"])
     allowed = dict(word.split("=", 1) for word in command if "=" in word)
