@@ -103,7 +103,9 @@ def prepare(options: argparse.Namespace) -> "Deployment":
     from deploy.steps import Deployment
 
     refresh_global_settings_context()
-    return Deployment(draft, commit(), docker, options.dry_run, options.open_api)
+    return Deployment(
+        environment, draft.given, draft.stack, commit(), docker, options.dry_run, options.open_api
+    )
 
 
 def commit() -> str:
