@@ -126,7 +126,7 @@ class Cases:
         self.number = 0
         self._first: list[str] = []
 
-    def add(self, case: str, where: str = "") -> None:
+    def add(self, case: str = "", where: str = "") -> None:
         """Count a case.
 
         Args:
@@ -148,6 +148,8 @@ def shown(text: str, limit: int = MAX_VALUE) -> str:
 
     Escapes quotation marks, except between two letters, as in O'Brien.
     """
+    if "'" not in text:
+        return f"'{escaped(text, limit)}'"
     cut = text[:limit]
     safe = "".join(
         r"\'" if letter == "'" and not _is_between_letters(cut, place) else _visible(letter)
@@ -158,7 +160,10 @@ def shown(text: str, limit: int = MAX_VALUE) -> str:
 
 def escaped(text: str, limit: int = MAX_VALUE) -> str:
     """Foreign text without control and invisible characters, cut at ``limit``."""
-    return "".join(map(_visible, text[:limit])) + ("…" if len(text) > limit else "")
+    cut = text[:limit]
+    is_harmless = cut.isascii() and cut.isprintable()  # the usual case, and much faster
+    safe = cut if is_harmless else "".join(map(_visible, cut))
+    return safe + ("…" if len(text) > limit else "")
 
 
 def _visible(character: str) -> str:

@@ -266,11 +266,11 @@ def _of_cells(parts: Partition, others: frozenset[str]) -> Iterator[Problem]:
         may_be_like = _extensions(batch.manifest) > _extensions(names)
         has_nul = b"\0" in batch.manifest
         if batch.part == 1 and "\0" in "".join(header):
-            found[NUL_IN_ROW, ""].add("", "the header")
+            found[NUL_IN_ROW, ""].add(where="the header")
         files = {*FOLDERS, MANIFEST, *batch.images} - {rows[0][parts.column]}
         for cell in sorted(files.intersection(rows[0])):
             place = f"{shown(cell)} in {where(parts, batch.first_row, rows[0])}"
-            found[CELL_IS_FILE, ""].add("", place)
+            found[CELL_IS_FILE, ""].add(where=place)
         for number, row in enumerate(rows, batch.first_row):
             name, row_hash = row[parts.column], hash(tuple(row))
             if name in seen_images:
@@ -280,9 +280,9 @@ def _of_cells(parts: Partition, others: frozenset[str]) -> Iterator[Problem]:
             seen_rows.add(row_hash)
             if (longest := max(map(len, row))) > LONGEST_CELL:
                 place = f"{where(parts, number, row)} with {longest:,} characters"
-                found[LONG_CELL, ""].add("", place)
+                found[LONG_CELL, ""].add(where=place)
             if has_nul and "\0" in "".join(row):
-                found[NUL_IN_ROW, ""].add("", where(parts, number, row))
+                found[NUL_IN_ROW, ""].add(where=where(parts, number, row))
             if may_be_like or not others.isdisjoint(row):
                 for position, cell in enumerate(row):
                     sentence = OTHER_IMAGE_COLUMN if cell in others else LIKE_IMAGE

@@ -10,32 +10,26 @@ import re
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 
-from splitter.manifest.text import (
-    CELL,
-    ManifestError,
-    Table,
-    row_words,
-    strict_part,
-)
-from splitter.sentences import Problem, Sentence, Words
-from splitter.wording import count
+from splitter.manifest.text import CELL, ManifestError, Table, row_words, strict_part
+from splitter.sentences import Problem, Sentence
 
 SWAPPED = Sentence(
     "manifest.subject-of-another-image",
-    "The manifest gives {images} the subjectId of another image. The first is {image} in {row}. "
-    "One column was probably sorted or moved alone, so every transcription would go to the wrong "
-    "specimen: export it again.",
+    "The manifest gives {number:image|images} the subjectId of another image. The first is {image} "
+    "in {row}. One column was probably sorted or moved alone, so every transcription would go to "
+    "the wrong specimen: export it again.",
 )
 FILLED = Sentence(
     "manifest.subjects-filled-down",
-    "The manifest has {rows} whose subjectId continues the one above instead of being the image's "
-    "name. The first is {row}, with the image {image}. A spreadsheet's fill handle probably "
-    "overwrote the column, so every transcription would go to the wrong specimen: export it again.",
+    "The manifest has {number:row|rows} whose subjectId continues the one above instead of being "
+    "the image's name. The first is {row}, with the image {image}. A spreadsheet's fill handle "
+    "probably overwrote the column, so every transcription would go to the wrong specimen: export "
+    "it again.",
 )
 OTHER_SUBJECT = Sentence(
     "manifest.subject-unlike-image",
-    "The manifest has {rows} whose subjectId is not the image's name. The first is {row}, with the "
-    "image {image}. A program may have changed the ids; check these rows.",
+    "The manifest has {number:row|rows} whose subjectId is not the image's name. The first is "
+    "{row}, with the image {image}. A program may have changed the ids; check these rows.",
 )
 SWALLOWED = Sentence(
     "manifest.swallowed-rows",
@@ -96,9 +90,7 @@ def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
     # of a specimen has an unrelated name and proves nothing.
     swapped = [row for row in unlike if row[1] in images and _stem(row[2]) in ids]
     if swapped:
-        raise ManifestError(
-            SWAPPED, images=Words(count(len(swapped), "image")), **_first(swapped[0])
-        )
+        raise ManifestError(SWAPPED, number=len(swapped), **_first(swapped[0]))
     object_ids = sum(OBJECT_ID.match(_stem(image)) is not None for _, _, image in unlike)
     if len(unlike) == rows and object_ids * 2 <= rows:
         return  # the images are not named after ids
@@ -108,8 +100,8 @@ def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
         if counts_up(above[1], row[1]) and not counts_up(_stem(above[2]), _stem(row[2]))
     ]
     if len(filled) * 2 > len(unlike):
-        raise ManifestError(FILLED, rows=Words(count(len(filled), "row")), **_first(filled[0]))
-    yield OTHER_SUBJECT(rows=Words(count(len(unlike), "row")), **_first(unlike[0]))
+        raise ManifestError(FILLED, number=len(filled), **_first(filled[0]))
+    yield OTHER_SUBJECT(number=len(unlike), **_first(unlike[0]))
 
 
 def _first(row: tuple[int, str, str]) -> dict[str, str]:

@@ -13,8 +13,7 @@ from itertools import islice
 
 from splitter.archives import formats
 from splitter.archives.signatures import Kind, recognise
-from splitter.manifest import images
-from splitter.manifest.images import SHOWN, unwrapped
+from splitter.manifest.images import unwrapped, wrong_image
 from splitter.manifest.text import (
     LINE,
     SAVE_AS,
@@ -31,7 +30,7 @@ from splitter.manifest.text import (
     row_words,
 )
 from splitter.messages import ARCHIVE_SUFFIXES
-from splitter.sentences import Problem, Sentence, Words
+from splitter.sentences import Cases, Problem, Sentence, Words
 from splitter.wording import count
 
 Check = Callable[[UnreadableError], Problem | None]
@@ -61,8 +60,8 @@ MOST_OF_A_TOTAL = 3
 
 COMPRESSED = Sentence(
     "manifest.compressed",
-    "The manifest is a compressed file with the name of a table. Unpack it, and zip the "
-    "export again with the table inside.",
+    "The manifest is a compressed file with the name of a table. Unpack it, and zip the export "
+    "again with the table inside.",
 )
 OTHER_FILE = Sentence(
     "manifest.other-file",
@@ -75,30 +74,26 @@ WEB_PAGE_INSTEAD = Sentence(
 )
 
 
-def compressed(failure: UnreadableError) -> Problem | None:
-    found = recognise(failure.source.data)
-    return COMPRESSED() if found and found.kind is Kind.COMPRESSED else None
-
-
 def other_file(failure: UnreadableError) -> Problem | None:
     found = recognise(failure.source.data)
-    if found is None or found.kind in (Kind.WEB_PAGE, Kind.XML):
+    if found is None:
         return None
-    is_zip = found.kind is Kind.ZIP
-    return OTHER_FILE(kind=Words("a workbook (.xlsx, .ods or .numbers)") if is_zip else found.name)
-
-
-def web_page(failure: UnreadableError) -> Problem | None:
-    found = recognise(failure.source.data)
-    return WEB_PAGE_INSTEAD() if found and found.kind in (Kind.WEB_PAGE, Kind.XML) else None
+    match found.kind:
+        case Kind.COMPRESSED:
+            return COMPRESSED()
+        case Kind.WEB_PAGE | Kind.XML:
+            return WEB_PAGE_INSTEAD()
+        case Kind.ZIP:
+            return OTHER_FILE(kind=Words("a workbook (.xlsx, .ods or .numbers)"))
+    return OTHER_FILE(kind=found.name)
 
 
 # The encoding
 
 UNREADABLE_UTF_16 = Sentence(
     "manifest.unreadable-utf-16",
-    f"The manifest is saved as UTF-16, not as UTF-8, and cannot be read with certainty. "
-    f"Open it in the program that saved it, {SAVE_AS}.",
+    "The manifest is saved as UTF-16, not as UTF-8, and cannot be read with certainty. Open it in "
+    f"the program that saved it, {SAVE_AS}.",
 )
 CODE_PAGE = Sentence(
     "manifest.not-utf-8",
@@ -201,8 +196,8 @@ SEMICOLONS = Sentence(
 )
 WHOLE_LINES = Sentence(
     "manifest.whole-lines-quoted",
-    "The manifest has each whole line in quotation marks ({line}), so that it is one cell. Open "
-    f"it in the program that saved it, {SAVE_AS}.",
+    "The manifest has each whole line in quotation marks ({line}), so that it is one cell. Open it "
+    f"in the program that saved it, {SAVE_AS}.",
 )
 WRAPPED_NAME = Sentence(
     "manifest.wrapped-name",
@@ -332,8 +327,8 @@ SHORT_HEADER = Sentence(
 )
 WRONG_WIDTH = Sentence(
     "manifest.rows-of-wrong-length",
-    "The manifest has {number} of the wrong length: {rows}. Correct the manifest or export it "
-    "again.",
+    "The manifest has {number:row|rows} of the wrong length: {first}. Correct the manifest or "
+    "export it again.",
 )
 
 
@@ -371,15 +366,11 @@ def short_header(failure: UnreadableError) -> Problem | None:
 
 
 def wrong_width(failure: UnreadableError) -> Problem | None:
-    table, rows = failure.table, _misfits(failure)
-    named = [
-        f"{table.where(number, cells)} has {count(len(cells), 'cell')} instead of "
-        f"{len(table.header)}"
-        for number, cells in rows[:SHOWN]
-    ]
-    more = f"; and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
-    number = Words(count(len(rows), "row"))
-    return WRONG_WIDTH(number=number, rows=Words("; ".join(named) + more)) if rows else None
+    table, misfits = failure.table, Cases()
+    for number, cells in _misfits(failure):
+        is_length = f"has {count(len(cells), 'cell')} instead of {len(table.header)}"
+        misfits.add(where=f"{table.where(number, cells)} {is_length}")
+    return WRONG_WIDTH(**misfits.values("; ")) if misfits.number else None
 
 
 def _misfits(failure: UnreadableError) -> list[Row]:
@@ -415,7 +406,7 @@ def is_total(row: Row, column: int) -> bool:
     )
 
 
-ANY_FAULT: Sequence[Check] = (compressed, other_file, web_page, utf_16)
+ANY_FAULT: Sequence[Check] = (other_file, utf_16)
 """The checks that run first for every fault."""
 
 CHECKS: Mapping[Fault, Sequence[Check]] = {
@@ -436,7 +427,7 @@ CHECKS: Mapping[Fault, Sequence[Check]] = {
     Fault.TWO_COLUMNS: (two_columns,),
     Fault.NO_ROWS: (lambda failure: NO_ROWS(),),
     Fault.WIDTH: (header_again, total_row, short_header, wrong_width),
-    Fault.IMAGE: (total_row, images.no_image, images.unusable_image),
+    Fault.IMAGE: (total_row, wrong_image),
 }
 """The checks of each fault, in order. The last one always returns a sentence."""
 
@@ -500,35 +491,19 @@ OTHER_TABLES = {
 }
 
 
-def document(names: Collection[str]) -> Problem | None:
-    kind = formats.document(names)
-    return DOCUMENT(document=Words(kind)) if kind else None
-
-
-def inner_archive(names: Collection[str]) -> Problem | None:
-    inner = next((name for name in names if name.lower().endswith(ARCHIVE_SUFFIXES)), None)
-    return INNER_ARCHIVE(name=inner) if inner else None
-
-
-def other_table(names: Collection[str]) -> Problem | None:
-    for ending, kind in OTHER_TABLES.items():
+def explain_names(names: Collection[str]) -> ManifestError:
+    """The error for an archive without a manifest, by the names of its files."""
+    if kind := formats.document(names):
+        return ManifestError(DOCUMENT, document=Words(kind))
+    for name in names:
+        if name.lower().endswith(ARCHIVE_SUFFIXES):
+            return ManifestError(INNER_ARCHIVE, name=name)
+    for ending, words in OTHER_TABLES.items():
         found = [name for name in names if name.lower().endswith(ending) and name.count("/") <= 1]
         found = [name for name in found if "manifest" in name.lower()] or found
         if len(found) == 1:
-            return OTHER_TABLE(name=found[0], kind=kind)
-    return None
-
-
-def too_deep(names: Collection[str]) -> Problem | None:
-    deep = next((name for name in names if name.lower().endswith("/manifest.csv")), None)
-    return TOO_DEEP(name=deep) if deep else None
-
-
-CHECKS_OF_NAMES = (document, inner_archive, other_table, too_deep)
-"""The checks of the file names of an archive without a manifest, in order."""
-
-
-def explain_names(names: Collection[str]) -> ManifestError:
-    """The error for an archive without a manifest."""
-    found = (problem for check in CHECKS_OF_NAMES if (problem := check(names)))
-    return ManifestError(next(found, NO_MANIFEST()))
+            return ManifestError(OTHER_TABLE, name=found[0], kind=words)
+    for name in names:
+        if name.lower().endswith("/manifest.csv"):
+            return ManifestError(TOO_DEEP, name=name)
+    return ManifestError(NO_MANIFEST)

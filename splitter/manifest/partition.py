@@ -12,10 +12,10 @@ from types import MappingProxyType
 import pandas as pd
 
 from splitter.archives import DEFAULT_LIMITS, Limits
-from splitter.manifest import diagnosis, images
+from splitter.manifest import diagnosis
 from splitter.manifest.checks import CHECKS
 from splitter.manifest.text import MANIFEST, Files, ManifestError, Row, UnreadableError, read
-from splitter.sentences import Problem, Sentence
+from splitter.sentences import MAX_CASES, Problem, Sentence
 
 TWO_MANIFESTS = Sentence(
     "manifest.more-than-one",
@@ -151,7 +151,7 @@ def find(names: Collection[str]) -> str:
             if len(found) == 1:
                 return found[0]
             if found:
-                raise ManifestError(TWO_MANIFESTS, names=found[: images.SHOWN])
+                raise ManifestError(TWO_MANIFESTS, names=found[:MAX_CASES])
     raise diagnosis.explain_names(names)
 
 

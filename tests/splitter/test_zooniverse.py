@@ -87,12 +87,12 @@ def arrives(parts: Partition, contents: Contents, folder: Path) -> bool:
         return complete(server, expected(batch, parts.column))
 
 
-@pytest.mark.parametrize("path", [*EXPORTS, *CASES], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [EXPORTS[0], *CASES], ids=lambda path: path.name)
 def test_zooniverses_client_takes_a_batch_or_the_summary_says_why_not(
     path: Path, tmp_path: Path
 ) -> None:
     try:
-        parts, contents = inspected(path.read_bytes(), tmp_path, 10)
+        parts, contents = inspected(path.read_bytes(), tmp_path, 100)
     except ExportError:
         return  # no batches
     for batch in unpacked(parts, contents, tmp_path):
@@ -236,9 +236,12 @@ def test_of_a_zip_elsewhere_sizes_and_some_images_are_looked_at() -> None:
         (JPEG, True),
         (PNG, True),
         (b"GIF89a", True),
-        (b'<?xml version="1.0"?>\n<!-- a --><svg xmlns="x">', True),
-        (b"<svg>", True),
-        (b"<html><svg>", False),
+        (b'<?xml version="1.0"?>\n<!-- a --> <!-- b -->\n<svg xmlns="x">', True),
+        (b'<?xml?><!DOCTYPE svg PUBLIC "a" [<!ENTITY b "c"> ]>\n<svg>', True),
+        (b" \n<svg ", True),
+        (b"<svgx>", False),
+        (b"<!-- <svg> -->", False),
+        (b"<!-- a --><html><svg>", False),
         (b"RIFF\0\0\0\0WEBPVP8 ", False),
         (b"", False),
     ],
