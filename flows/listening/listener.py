@@ -33,7 +33,6 @@ from flows.listening.recovery import (
 from flows.run_page.progress import best_effort
 from flows.support.outage import is_outage
 from splitter.aws import CallbackError, Delivery, TriggerQueue
-from splitter.aws import sqs as queues
 from splitter.errors import Kind, SetupError, explain, is_kind
 from splitter.messages import Failure, ReplyAddress
 from splitter.settings import Settings
@@ -246,7 +245,7 @@ class Listener:
         if run and run.state and not run.state.is_final():
             force_cancelled(self._prefect, run, sentence)
         failure = Failure(download_id=export.address.download_id, error=sentence)
-        queues.send_callback(Aws().sqs(export.address.updates_queue_url), export.address, failure)
+        Aws().callbacks(export.address).send(failure)
         if run:
             # The message is deleted next; an error here would send the callback once more.
             with best_effort("The callback, which was sent,", self._logger, waits=False):
@@ -258,7 +257,7 @@ class Listener:
         self._logger.error("Giving up on message %s: %s", delivery.message_id, sentence)
         failure = Failure(download_id=address.download_id, error=sentence)
         try:
-            queues.send_callback(Aws().sqs(address.updates_queue_url), address, failure)
+            Aws().callbacks(address).send(failure)
             self._acknowledge(delivery)
         except CallbackError as unsent:
             self._reject(delivery, str(unsent))

@@ -189,7 +189,7 @@ def test_a_failed_callback_reports_that_the_batches_exist(
     def checked_and_then_deleted(*_: object) -> None:
         biospex.sqs.delete_queue(QueueUrl=gone)
 
-    monkeypatch.setattr("splitter.aws.sqs.check_callback_queue", checked_and_then_deleted)
+    monkeypatch.setattr("splitter.aws.CallbackQueue.check", checked_and_then_deleted)
     with caplog.at_level("INFO"):
         state: State[Any] = create_batches(
             biospex.request(EXPORTS[0], updatesQueueUrl=gone), return_state=True
