@@ -72,7 +72,7 @@ def test_a_table_of_another_program_is_refused_with_the_cause(
     ],
     ids=["UTF-16", "big-endian", "Unicode Text", "two BOMs", "commas", "more", "columns", "header"],
 )
-def test_what_has_one_reading_is_read_with_a_warning(data: bytes, warning: str) -> None:
+def test_a_table_with_one_reading_is_read_with_a_warning(data: bytes, warning: str) -> None:
     parts = cut(data)
     assert [batch.manifest.decode() for batch in parts.batches] == [PLAIN]
     [problem] = parts.warnings
@@ -132,7 +132,7 @@ def test_another_table_in_the_manifests_place_is_named(names: list[str], cause: 
 
 
 @pytest.mark.parametrize("cell", ["x;y", "\0", "Total", "imageNames", "sep=;", " x", 'a "b"'])
-def test_what_only_looks_like_a_fault_is_a_cell(cell: str) -> None:
+def test_a_cell_that_looks_like_a_fault_is_kept(cell: str) -> None:
     quoted = '"' + cell.replace('"', '""') + '"'
     parts = cut(f"note,imageName\n{quoted},a.jpg\n".encode())
     table = manifest_text.read(parts.batches[0].manifest, "imageName")

@@ -147,7 +147,7 @@ def test_every_wrong_field_is_named_at_once() -> None:
 
 
 @pytest.mark.parametrize("message", [None, 5, "text", [], [TRIGGER], {}], ids=repr)
-def test_what_is_no_trigger_is_refused(message: object) -> None:
+def test_any_other_message_is_refused(message: object) -> None:
     assert refusal_of(message)
 
 
@@ -257,7 +257,7 @@ def test_more_batches_than_a_message_can_name_are_refused() -> None:
 @pytest.mark.parametrize(
     "body", ["", "{", "not JSON", '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}', '["\\ud800"]']
 )
-def test_what_is_not_json_is_none(body: str) -> None:
+def test_invalid_json_is_none(body: str) -> None:
     assert parse_body(body) is None
 
 

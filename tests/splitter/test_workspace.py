@@ -52,7 +52,7 @@ def test_the_archives_size_decides_where_a_run_works(size: int, place: str, tmp_
     assert choice.root_for(size) == tmp_path / place
 
 
-def test_an_efs_that_is_not_mounted_is_said_and_never_created(tmp_path: Path) -> None:
+def test_an_efs_that_is_not_mounted_is_reported_and_never_created(tmp_path: Path) -> None:
     efs = tmp_path / "efs" / "batch"
     with pytest.raises(SetupError, match=f"EFS_PATH {efs} does not exist"):
         Workspace(tmp_path, efs, max_tmp_size=0).root_for(1)
@@ -80,12 +80,12 @@ def test_a_file_is_no_efs(tmp_path: Path) -> None:
     ],
     ids=["EFS", "temporary directory"],
 )
-def test_a_place_that_cannot_be_written_is_said(choice: Workspace, name: str) -> None:
+def test_a_directory_that_cannot_be_written_is_reported(choice: Workspace, name: str) -> None:
     with pytest.raises(SetupError, match=f"{name} /proc is not writable"):
         choice.root_for(1)
 
 
-def test_too_little_space_is_said_with_both_figures(tmp_path: Path) -> None:
+def test_too_little_space_is_reported_with_both_figures(tmp_path: Path) -> None:
     petabyte = 10**15
     with pytest.raises(SetupError) as refusal:
         Workspace(tmp_path, tmp_path, max_tmp_size=2 * petabyte).root_for(petabyte)
