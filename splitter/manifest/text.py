@@ -443,18 +443,15 @@ def strict_part(text: bytes) -> tuple[int, int]:
 def _decoded(source: Source, warnings: list[Problem]) -> Source:
     """The source with ``text`` in UTF-8, without a byte order mark."""
     data = source.data
-    if encoding := UTF16_BOMS.get(data[:2]):
-        return _from_utf16(source, encoding, warnings)
-    if data.startswith(2 * UTF8_BOM):
-        warnings.append(TWO_MARKS())
-    while data.startswith(UTF8_BOM):
-        data = data[len(UTF8_BOM) :]
-    return replace(source, text=data)
-
-
-def _from_utf16(source: Source, encoding: str, warnings: list[Problem]) -> Source:
+    encoding = UTF16_BOMS.get(data[:2])
+    if not encoding:
+        if data.startswith(2 * UTF8_BOM):
+            warnings.append(TWO_MARKS())
+        while data.startswith(UTF8_BOM):
+            data = data[len(UTF8_BOM) :]
+        return replace(source, text=data)
     try:
-        text = source.data[2:].decode(encoding).lstrip("\ufeff")
+        text = data[2:].decode(encoding).lstrip("\ufeff")
     except UnicodeDecodeError as error:
         raise UnreadableError(Fault.ENCODING, source, cause=error) from error
     first = text.lstrip("\r\n").partition("\n")[0]
