@@ -15,16 +15,15 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from blocks.saved import Aws
+from flows.run_page import artifacts
+from flows.run_page.progress import best_effort
 from flows.split import Split, split
-from flows.support import artifacts
+from flows.support.attempt import earlier_attempts, leave_if_superseded
 from flows.support.log_context import label_lines
 from flows.support.outage import waits_for_prefect
-from flows.support.progress import best_effort
-from flows.support.recovery import earlier_attempts, leave_if_superseded
 from flows.support.run_tags import documented, tag_this_run
 from flows.tasks import notify
 from splitter.aws import CallbackError
-from splitter.aws import sqs as queues
 from splitter.batches.outcome import last_line
 from splitter.errors import ExportError, SetupError, explain, problem_of
 from splitter.messages import Failure, ReplyAddress, Request, Result, title
@@ -98,8 +97,8 @@ def create_batches(request: Request | str) -> Result:
             settings = Settings.load()
             aws = Aws()
             if request.wants_answer:
-                sqs = aws.sqs(request.updates_queue_url)
-                queues.check_callback_queue(sqs, request)
+                callbacks = aws.callbacks(request)
+                callbacks.check()
             log.info("AWS credentials come from the %s", aws.origin)
             done = split(request, aws, settings, docs, earlier)
             # This waits for Prefect: a callback that is sent during an outage could not be
@@ -107,7 +106,7 @@ def create_batches(request: Request | str) -> Result:
             leave_if_superseded()
             if request.wants_answer:
                 # The states join this task to the batches in the run's graph.
-                notify(sqs, request, done.outcome.result, wait_for=done.made.states)
+                notify(callbacks, done.outcome.result, wait_for=done.made.states)
         except Exception as error:
             return failed(error, request, done, earlier, allowed, docs)  # type: ignore[return-value]
         with best_effort("The images", log):
@@ -175,6 +174,6 @@ def answer_failure(request: Any, problem: Problem, allowed: Allowed) -> None:
     try:
         failure = Failure(download_id=address.download_id, error=str(problem))
         leave_if_superseded()
-        notify(Aws().sqs(address.updates_queue_url), address, failure)
+        notify(Aws().callbacks(address), failure)
     except Exception as unsent:
         get_run_logger().error("The failure could not be sent to BIOSPEX: %s", explain(unsent))

@@ -24,16 +24,17 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed
 
 from blocks.saved import Aws
-from flows.support.heartbeats import Heartbeats, ServerClock, check_frequency, shows_life
-from flows.support.intake import Intake, is_denied
-from flows.support.listener import Listener
+from flows.listening.clock import ServerClock
+from flows.listening.heartbeats import Heartbeats, check_frequency, shows_life
+from flows.listening.intake import Intake, is_denied
+from flows.listening.listener import Listener
+from flows.listening.restart import schedule_restart
+from flows.listening.setup import NO_CREDENTIALS, trigger_queue
+from flows.listening.takeover import Standing, Takeover
+from flows.support.attempt import is_deployed
 from flows.support.log_context import label_lines
 from flows.support.outage import FEW_RETRIES, Outage, waits_for_prefect
-from flows.support.recovery import is_deployed
-from flows.support.restart import schedule_restart
 from flows.support.run_tags import documented
-from flows.support.setup import NO_CREDENTIALS, trigger_queue
-from flows.support.takeover import Standing, Takeover
 from splitter.aws import TriggerQueue
 from splitter.errors import Kind, SetupError, is_kind, problem_of
 from splitter.settings import Allowed, Settings

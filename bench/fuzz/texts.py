@@ -12,7 +12,7 @@ from typing import Final
 
 from bench.fuzz.mutations import BrokenPromiseError, cut, unless_refused
 from bench.fuzz.streams import zip_by
-from flows.support.markdown import code, link, plain
+from flows.run_page.markdown import code, link, plain
 from splitter import zooniverse
 from splitter.archives import extract as archive
 from splitter.archives.extract import Contents

@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Crashed, Suspended
 
 from devtools.processes import process_of
-from flows.support.recovery import failed_attempts
+from flows.support.attempt import failed_attempts
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 from tests.helpers.processes import eventually, kill, run_named, serving

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 
 from cli.submit import main
 from flows.create_batches import create_batches
-from flows.support.markdown import plain
+from flows.run_page.markdown import plain
 from splitter.aws.s3 import Bucket
 from splitter.errors import ExportError, explain
 from tests.conftest import FIXTURES

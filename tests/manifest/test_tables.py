@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cli.sentences import page
-from flows.support.markdown import plain
+from flows.run_page.markdown import plain
 from splitter import zooniverse
 from splitter.archives.extract import extract
 from splitter.archives.zip_index import ZipIndex
@@ -34,7 +34,6 @@ JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0" + bytes(300) + b"\xff\x
 ELSEWHERE = {
     "manifest.too-many-cells": "test_partition.py",
     "manifest.too-many-columns": "test_partition.py",
-    "manifest.unlisted-file": "tests/flows",
     "manifest.unlisted-files": "tests/flows",
     "manifest.unusable": "tests/archives",
 }

@@ -2,7 +2,7 @@
 
 import json
 
-from flows.support.artifacts import callback_markdown, callback_title
+from flows.run_page.artifacts import callback_markdown, callback_title
 from splitter.messages import Failure, Result
 
 

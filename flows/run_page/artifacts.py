@@ -14,15 +14,10 @@ from uuid import UUID
 from prefect import runtime
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterKey,
-    FlowRunFilter,
-    FlowRunFilterId,
-)
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 from prefect.client.schemas.objects import State
 
-from flows.support.markdown import code, link, plain
+from flows.run_page.markdown import code, link, plain
 from splitter.aws import Bucket
 from splitter.batches.outcome import Outcome
 from splitter.messages import BATCH_FOLDER, Failure, Request, Result, to_json
@@ -272,9 +267,10 @@ def _ends(earlier: Sequence[State[Any]]) -> str:
 
 def _remove(*keys: str) -> None:
     """Delete the artifacts with these keys that an earlier attempt of the current run made."""
+    run = {"id": {"any_": [UUID(runtime.flow_run.id)]}}
     with get_client(sync_client=True) as prefect:
         for artifact in prefect.read_artifacts(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(runtime.flow_run.id)])),
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=list(keys))),
+            flow_run_filter=FlowRunFilter.model_validate(run),
+            artifact_filter=ArtifactFilter.model_validate({"key": {"any_": keys}}),
         ):
             prefect.delete_artifact(artifact.id)
