@@ -391,13 +391,10 @@ def _misfits(failure: UnreadableError) -> list[Row]:
 
 
 def _rows(table: Table) -> Iterator[Row]:
-    """The non-empty lines below the header, up to the first unreadable one."""
+    """The rows below the header that are not empty. ``_worse`` has shown that all can be read."""
     records = table.source.records()
     next(records)
-    try:
-        yield from (row for row in records if not table.is_empty(row[1]))
-    except UnreadableError:
-        return
+    return (row for row in records if not table.is_empty(row[1]))
 
 
 ANY_FAULT: Sequence[Check] = (other_file, utf_16)

@@ -279,14 +279,10 @@ class Table:
         width, full_width = len(self.header), self.full_width
         column, name = self.column, self.header[self.column]
         empty, short = Cases(), Cases()
-        held: Row | None = None  # a short row, until another line follows
         last = 0
         records = self.source.records()
         next(records)
         for number, cells in records:
-            if held:
-                yield held
-                held = None
             if len(cells) == full_width and cells[column] and not cells[column].isspace():
                 if cells[column] == name:  # a second header
                     raise UnreadableError(Fault.WIDTH, self.source, self, row=number)
@@ -300,14 +296,13 @@ class Table:
                 last = number
                 if len(cells) < width:
                     short.add(where=self.where(number, cells))
-                held = (number, cells[:width] + [""] * (width - len(cells)))
-        if held:
-            # A short last line without a line end may be cut off.
-            if len(cells) < width and not self.source.text.endswith((b"\n", b"\r")):
-                raise UnreadableError(Fault.WIDTH, self.source, self, row=held[0])
-            yield held
+                yield number, cells[:width] + [""] * (width - len(cells))
         if not last:
             raise UnreadableError(Fault.NO_ROWS, self.source, self)
+        # A short last line without a line end may be cut off.
+        is_short = last == number and len(cells) < width
+        if is_short and not self.source.text.endswith((b"\n", b"\r")):
+            raise UnreadableError(Fault.WIDTH, self.source, self, row=last)
         if short.number:
             self.warnings.append(SHORT_ROWS(**short.values()))
         if empty.number:
