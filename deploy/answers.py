@@ -4,7 +4,7 @@ A new answer is one more field of ``Answers``.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -94,7 +94,7 @@ def _matches(pattern: str, sentence: str) -> AfterValidator:
     return _holds(lambda value: re.fullmatch(pattern, value), sentence)
 
 
-def _one_of(allowed: Sequence[int], sentence: str) -> AfterValidator:
+def _one_of(allowed: Collection[int], sentence: str) -> AfterValidator:
     return _holds(lambda value: value in allowed, f"{sentence}: {', '.join(map(str, allowed))}")
 
 
@@ -157,7 +157,7 @@ Block = _matches(
     "give type and name of a notification block, like slack-webhook/operators",
 )
 Days = _one_of(RETENTIONS, "CloudWatch keeps logs for one of")
-Cpu = _one_of(tuple(MEMORY_OF_CPU), "Fargate has CPU units of")
+Cpu = _one_of(MEMORY_OF_CPU, "Fargate has CPU units of")
 Memory = Field(ge=512, le=122880)
 Disk = Field(ge=21, le=200)
 YesOrNo = _matches("y|yes|n|no", "answer yes or no")
@@ -178,6 +178,7 @@ TRIGGER = Ask("Trigger queue (ARN; empty: the stack's)", _queue("batch-trigger")
 UPDATES = Ask("Callback queue (ARN; empty: the stack's)", _queue("batch-update"), "UpdatesQueueArn")
 TOPIC = Ask("SNS topic for alarms (ARN; empty, not in prod: none)", "", "AlarmTopicArn")
 LOGS = Ask("Days that CloudWatch keeps logs", "90", "LogRetentionDays")
+API = Ask("Prefect API", _api_url, "PrefectApiUrl")
 API_KEY = Ask("Secret with a key of Prefect Cloud (ARN; empty: none)", "", "PrefectApiKeySecretArn")
 AUTH = "PrefectApiAuthStringSecretArn"
 AUTH_STRING = Ask("Secret with the auth string of a server (ARN; empty: none)", "", AUTH)
@@ -186,7 +187,7 @@ CPU = Ask("CPU of an export, or of the single task (1024 is one core)", _by_shap
 MEMORY = Ask("Its memory (MiB)", _by_shape("4096", "2048"))
 DISK = Ask("Its disk (GiB, 21 to 200)", _by_shape("100", "21"))
 SPOT = Ask("Capacity of the pools (FARGATE or FARGATE_SPOT)", "FARGATE")
-SETTINGS = Ask("Settings of the flows (BATCH_SIZE=1000 …, see README)")
+SETTINGS = Ask("Settings of the flows (BATCH_SIZE=1000 …, see README)", "", "FlowSettings")
 RULES = Ask("Rules of deploy/lifecycle.json for the bucket, if it has none (yes or no)", "no")
 
 
@@ -205,7 +206,7 @@ class Answers:
     updates_queue_arn: Annotated[str, Queue, UPDATES]
     alarm_topic_arn: Annotated[str, Topic, TOPIC]
     log_retention_days: Annotated[int, Days, LOGS]
-    prefect_api_url: Annotated[str, Url, Encrypted, Ask("Prefect API", _api_url)]
+    prefect_api_url: Annotated[str, Url, Encrypted, API]
     prefect_api_key_secret_arn: Annotated[str, Secret, API_KEY]
     prefect_api_auth_string_secret_arn: Annotated[str, Secret, AUTH_STRING]
     notification_block: Annotated[str, Block, NOTICE]

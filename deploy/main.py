@@ -56,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"== {place}")
             step.run()
     except ERRORS as error:
-        is_of_aws = isinstance(error, ClientError | BotoCoreError)
-        sentence = f"AWS answers with an error: {error}" if is_of_aws else str(error)
-        print(f"{sentence}\n\nStopped at step {place}.\n{hint}", file=sys.stderr)
+        print(f"{error}\n\nStopped at step {place}.\n{hint}", file=sys.stderr)
         return error.returncode if isinstance(error, subprocess.CalledProcessError) else 1
     show_end(deployment)
     return 0

@@ -151,13 +151,11 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
             "TriggerQueueKeyArn": account.key_of(given["TRIGGER_QUEUE_ARN"]),
             "UpdatesQueueKeyArn": account.key_of(given["UPDATES_QUEUE_ARN"]),
             "SecretKeyArn": account.key_of(secret),
-            "PrefectApiUrl": given["PREFECT_API_URL"],
             "WorkerImage": worker_image,
         }
         if self.answers.shape == "single":
             parameters |= {"Cpu": given["CPU"], "Memory": given["MEMORY"]}
             parameters |= {"EphemeralStorage": given["EPHEMERAL_STORAGE"]}
-            parameters |= {"FlowSettings": given["FLOW_SETTINGS"]}
         deploy = ("aws", "cloudformation", "deploy", "--stack-name", self.stack_name)
         template = ("--template-file", "deploy/stack.yaml", "--capabilities", "CAPABILITY_IAM")
         pairs = [f"{name}={value}" for name, value in parameters.items()]
