@@ -246,10 +246,10 @@ def test_a_trigger_waits_for_capacity_and_becomes_a_task_that_splits_the_export(
     with container(*container_of(task), tmp_path / "splitter", calls) as process:
         assert process.wait(timeout=120) == 0, log_of(tmp_path / "splitter")
     assert "Attempt 1 ended" not in log_of(tmp_path / "splitter")
-    told = answer(loc)
-    assert (told["status"], told["downloadId"]) == ("success", 512)
+    callback = answer(loc)
+    assert (callback["status"], callback["downloadId"]) == ("success", 512)
     stored = client("s3").list_objects_v2(Bucket=bucket, Prefix="batch/")["Contents"]
-    assert [one["Key"] for one in stored] == [f"batch/{name}" for name in told["batchFiles"]]
+    assert [one["Key"] for one in stored] == [f"batch/{name}" for name in callback["batchFiles"]]
     assert len(stored) == 3
     check_task(task, loc, bucket)
     check_listener(listening.task, loc)
