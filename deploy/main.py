@@ -142,13 +142,10 @@ def show_end(deployment: "Deployment") -> None:
     if deployment.dry_run:
         print("\nNothing was changed.")
         return
-    from deploy.server import ui_url
-
     outputs, given = deployment.stack.outputs, deployment.given
     print(f"""
-Done. See {ui_url()}/deployments
-
-Worker, listener and alarms: CloudWatch, dashboard {deployment.environment}-biospex-batch-creator
+Done. Worker, listener and alarms are on CloudWatch's dashboard
+  {deployment.environment}-biospex-batch-creator
 Consumers of the trigger queue (there must be exactly one):
   .venv/bin/python -m deploy.consumers {outputs["TriggerQueueArn"]}
 
