@@ -3,6 +3,7 @@
 A new answer is one more field of ``Answers``.
 """
 
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,7 +122,6 @@ MEMORY_OF_CPU: dict[int, Sequence[int]] = {
     16384: range(32768, 122880 + 1, 8192),
 }
 
-Region = _holds(lambda name: name in account.regions(), "AWS has no such region")
 Bucket = _matches(
     r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
     "a bucket's name has 3 to 63 small letters, digits, dots and hyphens",
@@ -164,6 +164,7 @@ YesOrNo = _matches("y|yes|n|no", "answer yes or no")
 
 # -- the answers
 
+REGION = Ask("AWS region", lambda _: os.environ.get("AWS_REGION") or "us-east-2")
 SHAPE = Ask("Shape (pools: a task for each export; single: one for everything)", "pools", "Shape")
 BUCKET = Ask("Bucket with export/ and batch/", _bucket, "BucketName")
 KEY = Ask("KMS key of the bucket (ARN; empty: none of its own)", _bucket_key, "BucketKeyArn")
@@ -195,7 +196,7 @@ RULES = Ask("Rules of deploy/lifecycle.json for the bucket, if it has none (yes 
 class Answers:
     """The answers, in the order of their questions; a wrong one is None."""
 
-    aws_region: Annotated[str, Region, Ask("AWS region", "us-east-2")]
+    aws_region: Annotated[str, REGION]
     shape: Annotated[Literal["pools", "single"], SHAPE]
     bucket: Annotated[str, Bucket, BUCKET]
     bucket_key_arn: Annotated[str, Key, KEY]

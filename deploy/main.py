@@ -76,7 +76,6 @@ def prepare(options: argparse.Namespace) -> "Deployment":
     if environment not in ENVIRONMENTS:
         raise DeploymentError(f"There is no environment {environment!r}.")
     draft = Draft(environment, load(ANSWERS / f"{environment}.env"))
-    draft.last.setdefault("AWS_REGION", os.environ.get("AWS_REGION", ""))
     shape = draft.last.get("SHAPE", "pools")
     draft.last |= {"SHAPE": options.shape} if options.shape else {}
     if not options.yes:
