@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.plan:
         settings, origins = planned_settings()
         print(origins)
-        for line in plan(Export(request, source, settings.limits, bucket_named, bucket), settings):
+        for line in plan(Export(request, source, settings, bucket_named, bucket)):
             print(line)
         return 0
     with get_client(sync_client=True) as prefect:

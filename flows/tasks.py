@@ -24,11 +24,10 @@ from splitter.archives import extract as archives
 from splitter.aws import sqs as queues
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import Part, assemble
-from splitter.batches.lanes import Export, partition_files
+from splitter.batches.lanes import Export
 from splitter.errors import is_timeout, is_transient
 from splitter.manifest import Batch, Partition
 from splitter.messages import Failure, ReplyAddress, Result
-from splitter.settings import Settings
 from splitter.wording import count, size
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def download(export: Export, archive: Path, arrived: Watermark) -> None:
 def extract(export: Export, archive: Path, store: Path) -> Contents:
     """Unpack the archive, of any format, and verify the checksum of every member."""
     with Progress("Extract", export.source.size) as progress:  # JPEGs are as large unpacked
-        contents = archives.extract(archive, store, progress, export.limits)
+        contents = archives.extract(archive, store, progress, export.settings.limits)
     get_run_logger().info("%s, all intact", count(len(contents.members), "file"))
     return contents
 
@@ -96,10 +95,10 @@ def extract_zip(
     get_run_logger().info("%s, all intact", count(len(contents.members), "file"))
 
 
-@task(task_run_name="partition into batches of {settings.batch_size} rows", **STEP)
-def partition(export: Export, files: Contents | ZipIndex, settings: Settings) -> Partition:
+@task(task_run_name="partition into batches of {export.settings.batch_size} rows", **STEP)
+def partition(export: Export, files: Contents | ZipIndex) -> Partition:
     """Read the manifest, check that every row has its image, and divide it into batches."""
-    parts = partition_files(files, settings)
+    parts = export.partition(files)
     Result.of(export.request, len(parts.batches))  # one message must be able to name them all
     rows = sum(batch.rows for batch in parts.batches)
     batches = count(len(parts.batches), "batch", "batches")
@@ -131,7 +130,7 @@ def splice(
     total = _put_batch(batch, parts, export, uploads)
     if verify:
         key = export.request.batch_key(batch.part)
-        splicing.verify(export.bucket, key, batch, export.limits)
+        splicing.verify(export.bucket, key, batch, export.settings.limits)
         get_run_logger().info("Verified %s", key)
     return total
 

@@ -13,7 +13,7 @@ from isal import igzip_lib
 from splitter.archives.members import TOO_MUCH, ArchiveError
 from splitter.archives.signatures import SIGNATURES
 from splitter.archives.zstandard import zstd
-from splitter.sentences import Actor, Sentence
+from splitter.sentences import Actor, Said, Sentence
 
 CHUNK = 512 * 1024
 """Bytes read or decompressed at a time; docs/performance.md compares other sizes."""
@@ -63,7 +63,7 @@ def uncompressed(archive: IO[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> Iterator[bytes]:
+def decompressed(archive: IO[bytes], compression: str, warnings: list[Said]) -> Iterator[bytes]:
     """The content of a compressed file, which may have several streams. Checksums are verified.
 
     Raises:
@@ -85,7 +85,7 @@ def decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> I
             if not data:
                 return
             if not data.startswith(magics):
-                warnings.append(str(BYTES_BEHIND_DATA()))
+                warnings.append(BYTES_BEHIND_DATA())
                 return
             stream = decompressor(compression)
         elif stream.needs_input:

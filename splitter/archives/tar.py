@@ -101,7 +101,7 @@ def extract_tar(
     progress: Callable[[int], object],
     names: Names,
     max_size: int,
-) -> tuple[dict[str, Member], list[str]]:
+) -> tuple[dict[str, Member], list[Said]]:
     """Write the content of every file to ``output``, one after another.
 
     A separate thread decompresses while this one reads the tar, computes checksums and writes.
@@ -117,7 +117,7 @@ def extract_tar(
     Raises:
         ArchiveError: if the archive is damaged, is too large or is not exactly one tar.
     """
-    warnings: list[str] = []
+    warnings: list[Said] = []
     compression = format.partition(".")[2]
     chunks = decompressed(archive, compression, warnings) if compression else uncompressed(archive)
     with reading(), closing(Ahead(chunks, max_size)) as stream:
@@ -126,7 +126,7 @@ def extract_tar(
         source = _Tar(fileobj=cast("IO[bytes]", stream), tarinfo=_Header, encoding="utf-8")
         members = _members(source, stream, output, progress, names, max_size)
         if source.lacks_end:
-            warnings.append(str(NO_END()))
+            warnings.append(NO_END())
         _check_rest(stream, warnings)
     return members, warnings
 
@@ -209,7 +209,7 @@ def _why_not(info: tarfile.TarInfo, target: Member | None) -> Said | None:
     return DEAD_LINK() if info.islnk() and target is None else None
 
 
-def _check_rest(stream: "Ahead", warnings: list[str]) -> None:
+def _check_rest(stream: "Ahead", warnings: list[Said]) -> None:
     """Read the bytes after the tar's end to verify the checksum, and refuse a second tar.
 
     The rest of the last record may contain old headers and content of the writer's buffer, from
@@ -227,7 +227,7 @@ def _check_rest(stream: "Ahead", warnings: list[str]) -> None:
         return
     if is_tar(seen) or is_tar(old):
         raise ArchiveError(TWO_TARS)
-    warnings.append(str(BYTES_BEHIND_TAR(bytes=Words(count(extra, "byte")))))
+    warnings.append(BYTES_BEHIND_TAR(bytes=Words(count(extra, "byte"))))
 
 
 class _Header(tarfile.TarInfo):

@@ -5,11 +5,10 @@ Section numbers refer to PKWARE's APPNOTE; see ``zip_records``.
 
 import os
 import stat
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Self
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipInfo
+from zipfile import ZipInfo
 
 from isal.isal_zlib import crc32
 
@@ -36,23 +35,18 @@ from splitter.archives.zip_data import UNPACKERS, DataError, method_name, unpack
 from splitter.archives.zip_directory import TAIL, Read, read_directory
 from splitter.archives.zip_records import (
     AES,
-    DATA_DESCRIPTOR,
     ENCRYPTED,
     LOCAL_FILE_HEADER,
-    LONGEST_DATA_DESCRIPTOR,
-    LONGEST_EXTRA_FIELD,
     MACOS,
     MASKED,
     PATCH,
-    STRENGTH,
     UNIX,
-    UTF8_NAME,
     LocalHeader,
     encoded_name,
     parse_local_header,
     same_name,
 )
-from splitter.sentences import Said, Sentence, Words, shown
+from splitter.sentences import Said, Sentence, Words
 
 READ_AT_ONCE = 2 * 1024 * 1024
 """Bytes of a member that are read together with its header, so that an image takes one request."""
@@ -101,6 +95,7 @@ class ZipIndex:
         members: by offset, without folders and noise of desktop systems.
         unusable: files that no batch may contain, with the reason; see ``members.Names``.
         remarks: warnings about the archive.
+        unpacked: bytes of the members together.
     """
 
     def __init__(self, read: Read, size: int, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -114,7 +109,6 @@ class ZipIndex:
             ArchiveError: if the archive is damaged or truncated, has overlapping members, is one
                 volume of several, or exceeds ``limits``.
         """
-        self._limits = limits
         names = Names(limits)
         self.read_at = Tail(read, size)
         with reading():
@@ -122,24 +116,25 @@ class ZipIndex:
         spans = _spans(directory.infos, directory.start)
         self.members = names.usable(_files(spans, names, directory.oversized))
         most = most_unpacked(size, limits)
-        if sum(span.info.file_size for span in self.members.values()) > most:
+        self.unpacked = sum(span.info.file_size for span in self.members.values())
+        if self.unpacked > most:
             raise ArchiveError(TOO_MUCH, size=most)
         self.unusable = names.unusable
-        self.remarks = list(map(str, (*directory.remarks, *names.remarks())))
+        self.remarks = [*directory.remarks, *names.remarks()]
 
     @classmethod
     def of_file(cls, file: IO[bytes], limits: Limits = DEFAULT_LIMITS) -> Self:
         """The index of a local file, which must stay open."""
         return cls(file_reader(file), os.fstat(file.fileno()).st_size, limits)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
         """The bytes of one member.
 
         Raises:
             ArchiveError: if it is damaged, or larger than ``max_in_memory``.
         """
         span = self.members[name]
-        check_in_memory(name, span.info.file_size, self._limits)
+        check_in_memory(name, span.info.file_size, limits)
         return b"".join(content(name, span, self.read_at, READ_IN_MEMORY))
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -149,39 +144,6 @@ class ZipIndex:
             ArchiveError: at the end, if size or CRC differ.
         """
         return content(name, self.members[name], self.read_at)
-
-    def why_not_spliceable(self, folder: str) -> str | None:
-        """The reason why members cannot be copied into batches, or None.
-
-        Local headers are copied unchanged, so they must be correct in the batch.
-
-        Args:
-            folder: the images' folder; see ``manifest.Partition``.
-        """
-        if folder:
-            return f"its images are in a folder, {shown(folder)}, which a copied member would keep"
-        for name, span in self.members.items():
-            info = span.info
-            if info.orig_filename != name:
-                return f"{shown(name)} is called {shown(info.orig_filename)} inside it"
-            if not (name.isascii() or info.flag_bits & UTF8_NAME):
-                return f"{shown(name)} is not marked as UTF-8, so programs read it in several ways"
-            if not unicodedata.is_normalized("NFC", name):
-                return f"{shown(name)} is not in Unicode's composed form (NFC)"
-            if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-                return (
-                    f"{shown(name)} is compressed by {method_name(info.compress_type)}, not by "
-                    "Deflate"
-                )
-            if info.flag_bits & ~(STRENGTH | DATA_DESCRIPTOR | UTF8_NAME):
-                return f"{shown(name)} has flags that some programs refuse"
-            if info.compress_type == ZIP_STORED and info.flag_bits & DATA_DESCRIPTOR:
-                return (
-                    f"{shown(name)} is stored without its size in front, so no stream can be read"
-                )
-            if span.size > _shortest(info) + LONGEST_EXTRA_FIELD + LONGEST_DATA_DESCRIPTOR:
-                return f"after {shown(name)} it has bytes that belong to no file"
-        return None
 
 
 class Tail:
@@ -304,15 +266,15 @@ def _spans(infos: Iterable[ZipInfo], directory_start: int) -> list[MemberSpan]:
     spans = []
     for info, end in zip(by_offset, ends, strict=True):
         start = info.header_offset
-        if start < 0 or start + _shortest(info) > directory_start:
+        if start < 0 or start + least_size(info) > directory_start:
             raise ArchiveError(BEYOND_END, name=info.filename)
-        if start + _shortest(info) > end:
+        if start + least_size(info) > end:
             raise ArchiveError(OVERLAP, name=info.filename)
         spans.append(MemberSpan(info, start, end))
     return spans
 
 
-def _shortest(info: ZipInfo) -> int:
+def least_size(info: ZipInfo) -> int:
     """Bytes of a member without extra field and data descriptor, whose lengths are unknown here."""
     return LOCAL_FILE_HEADER.size + len(encoded_name(info)) + info.compress_size
 

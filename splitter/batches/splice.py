@@ -21,8 +21,8 @@ from splitter.archives import (
     ZipIndex,
     zip_records,
 )
+from splitter.archives.spliceable import header_disagreement
 from splitter.archives.zip_directory import Read
-from splitter.archives.zip_sample import header_disagreement
 from splitter.aws import Bucket, StoredObject
 from splitter.aws.s3 import MAX_PARTS, MIB
 from splitter.batches.assembly import (
@@ -225,7 +225,7 @@ def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMI
         index = ZipIndex(_read_ahead(read, stored.size), stored.size, limits)
         if index.members.keys() != {MANIFEST, *batch.images}:
             raise AssemblyError(f"{key} does not hold the images it should.")
-        if index.read(MANIFEST) != batch.manifest:
+        if index.read(MANIFEST, limits) != batch.manifest:
             raise AssemblyError(f"{key} does not hold the rows it should.")
         for name, span in index.members.items():  # in the order of their bytes
             if what := header_disagreement(name, span, index.read_at):

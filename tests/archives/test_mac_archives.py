@@ -14,8 +14,8 @@ from zlib import crc32
 import pytest
 
 from splitter.archives import extract as archive
-from splitter.archives import zip_sample
 from splitter.archives.members import ArchiveError, Limits
+from splitter.archives.spliceable import copyable
 from splitter.archives.zip_directory import DirectoryError, Symptom, read_directory
 from splitter.archives.zip_index import ZipIndex
 from splitter.batches.splice import Copied, Plan, Uploaded, plan_batch
@@ -76,11 +76,10 @@ def test_an_archive_above_4_gib_can_be_spliced(tmp_path: Path) -> None:
         index = ZipIndex.of_file(file)
         assert list(index.members) == [name for name, _ in export()]
         assert index.members["00449.jpg"].start > 4 * GIB
-        assert "larger than its format allows" in index.remarks[0]
-        assert index.why_not_spliceable("") is None
-        what, looked = zip_sample.disagreement(index, index.read_at)
-        assert what is None
-        assert "64 of 451 files" in looked
+        assert "larger than its format allows" in index.remarks[0].text
+        is_copyable, reason = copyable(index, "", index.read_at)
+        assert is_copyable
+        assert "64 of 451 files" in reason.text
         parts = manifest.partition_export(index.members, index.read, "imageName", 2000)
         plan = plan_batch(parts.batches[0], index.members, (2026, 11, 24, 0, 0, 0))
         put_together(plan, tmp_path / "export", tmp_path / "part1.zip")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -11,8 +12,8 @@ import pytest
 from bench.export import make_sparse_export
 from bench.paced_store import PacedStore, Stored, Traffic
 from splitter import zooniverse
+from splitter.archives.spliceable import SAMPLE
 from splitter.archives.zip_index import ZipIndex
-from splitter.archives.zip_sample import SAMPLE
 from splitter.aws.s3 import CLIENT_CONFIG, PARALLEL_DOWNLOADS, Bucket
 from splitter.batches.assembly import (
     PARALLEL_BATCHES,
@@ -25,7 +26,7 @@ from splitter.batches.assembly import (
 from splitter.batches.lanes import RANGE, Export, Splice, choose_lane
 from splitter.batches.splice import parts, plan_batch
 from splitter.messages import Request
-from splitter.settings import Settings
+from tests.helpers.exports import settings_of
 from tests.helpers.messages import trigger
 
 pytestmark = pytest.mark.slow
@@ -60,17 +61,17 @@ def bucket_of(store: PacedStore, servers: ExitStack) -> Bucket:
     return Bucket(client, "paced")
 
 
-def export_in(bucket: Bucket) -> Export:
+def export_in(bucket: Bucket, **settings: Any) -> Export:
     request = Request.parse(trigger(s3Bucket=bucket.name, exportPath=KEY, file="a.zip"))
-    return Export(request, bucket.archive(KEY), Settings().limits, lambda _: bucket, bucket)
+    return Export(request, bucket.archive(KEY), settings_of(**settings), lambda _: bucket, bucket)
 
 
 def splice(bucket: Bucket, archive: Path, batch_size: int = 1000) -> list[int]:
     """Assemble the batches of an export in parallel; returns their sizes."""
-    export = export_in(bucket)
+    export = export_in(bucket, batch_size=batch_size)
     with archive.open("rb") as file:
         index = ZipIndex.of_file(file)
-        lane = choose_lane(export, Settings(splice_min_size=0, batch_size=batch_size))
+        lane = choose_lane(export)
     assert isinstance(lane, Splice)
     modified = index.members[lane.parts.manifest].info.date_time
     plans = [plan_batch(batch, index.members, modified) for batch in lane.parts.batches]
@@ -111,7 +112,7 @@ def test_the_members_of_a_sample_are_read_in_parallel(archive: Path, servers: Ex
     store = PacedStore(first_byte=0.8, rate=1e9)
     store.add(KEY, archive)
     export = export_in(bucket_of(store, servers))
-    lane = choose_lane(export, Settings(splice_min_size=0))
+    lane = choose_lane(export)
     assert isinstance(lane, Splice)
     assert store.traffic.requests["GET"] < 100
     assert store.traffic.most > SAMPLE // 2
@@ -122,7 +123,7 @@ def test_the_images_that_zooniverse_might_refuse_are_read_in_parallel(
 ) -> None:
     store = PacedStore(first_byte=0.2, rate=1e9)
     store.add(KEY, archive)
-    lane = choose_lane(export_in(bucket_of(store, servers)), Settings(splice_min_size=0))
+    lane = choose_lane(export_in(bucket_of(store, servers)))
     assert isinstance(lane, Splice)
     store.traffic = Traffic()
     zooniverse.inspect(lane.parts, lane.index)

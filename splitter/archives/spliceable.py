@@ -1,4 +1,4 @@
-"""Compares a sample of a ZIP's members with its central directory before a splice.
+"""Decides whether S3 can copy a ZIP's members into batches.
 
 S3 copies each member's local header and data descriptor unchanged. Some programs read these, others
 read the directory, so both must agree, for the strictest of unzip, 7z, bsdtar, Java, Go and Python.
@@ -6,20 +6,23 @@ A faulty writer makes the same mistake in every member, so a sample reveals it. 
 refer to PKWARE's APPNOTE.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 from splitter.archives.members import ArchiveError
-from splitter.archives.zip_data import deflated_length
+from splitter.archives.zip_data import deflated_length, method_name
 from splitter.archives.zip_directory import Read
-from splitter.archives.zip_index import MemberSpan, ZipIndex, content, local_header
+from splitter.archives.zip_index import MemberSpan, ZipIndex, content, least_size, local_header
 from splitter.archives.zip_records import (
     DATA_DESCRIPTOR,
     LONGEST_DATA_DESCRIPTOR,
+    LONGEST_EXTRA_FIELD,
     MAX_32,
     STRENGTH,
+    UTF8_NAME,
     LocalHeader,
     data_descriptors,
     encoded_name,
@@ -43,45 +46,72 @@ REQUESTS = SAMPLE
 
 LATEST_VERSION = 46  # 4.6 (4.4.3.2); Info-ZIP's unzip skips members that need a later version
 
-# Reasons to extract the archive instead.
-IN_FRONT = Sentence(
+
+def _reason(code: str, template: str) -> Sentence:
+    """A reason for a lane; nobody has to act."""
+    return Sentence(code, template, Actor.NOBODY)
+
+
+COPYABLE = _reason(
+    "lane.copyable",
+    "S3 can copy every file; compared the headers of {compared} files, unpacked {unpacked}",
+)
+IN_A_FOLDER = _reason(
+    "lane.images-in-a-folder",
+    "its images are in a folder, {folder}, which a copied member would keep",
+)
+RENAMED = _reason("member.renamed", "{name} is called {original} inside it")
+NOT_MARKED = _reason(
+    "member.not-marked-as-utf-8",
+    "{name} is not marked as UTF-8, so programs read it in several ways",
+)
+NOT_COMPOSED = _reason("member.not-nfc", "{name} is not in Unicode's composed form (NFC)")
+METHOD = _reason("member.not-deflated", "{name} is compressed by {method}, not by Deflate")
+FLAGS = _reason("member.refused-flags", "{name} has flags that some programs refuse")
+STORED_STREAM = _reason(
+    "member.stored-without-size",
+    "{name} is stored without its size in front, so no stream can be read",
+)
+IN_FRONT = _reason(
     "member.header-differs",
     "{field} in front of the data of {name} differs from the table of contents",
-    Actor.NOBODY,
 )
-BEHIND = Sentence(
+BEHIND = _reason(
     "member.descriptor-differs",
     "the checksum or the size after the data of {name} differs from the table of contents",
-    Actor.NOBODY,
 )
-WIDE = Sentence(
+WIDE = _reason(
     "member.wide-descriptor",
     "the sizes after the data of {name} have 64 bits, which Java does not read",
-    Actor.NOBODY,
 )
-NEWER = Sentence(
+NEWER = _reason(
     "member.newer-version",
     "{name} asks for a later version of ZIP, {version}, than unzip reads",
-    Actor.NOBODY,
 )
-LONG_FIELD = Sentence(
+LONG_FIELD = _reason(
     "member.extra-field-too-long",
     "the extra field in front of the data of {name} is longer than its room",
-    Actor.NOBODY,
 )
-SLACK = Sentence(
-    "member.stray-bytes", "after the data of {name} are bytes that belong to no file", Actor.NOBODY
-)
-SLACK_INSIDE = Sentence(
+SLACK = _reason("member.stray-bytes", "after the data of {name} are bytes that belong to no file")
+SLACK_INSIDE = _reason(
     "member.stray-bytes-inside",
     "after the compressed data of {name}, within its size, are bytes that belong to no file",
-    Actor.NOBODY,
 )
 
 
-def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
-    """The first difference that rules out a splice, and a summary of the comparisons."""
+def copyable(index: ZipIndex, folder: str, read: Read) -> tuple[bool, Said]:
+    """Whether S3 can copy the members into batches, and the reason.
+
+    Args:
+        folder: the images' folder; see ``manifest.Partition``.
+        read: returns bytes of the archive.
+    """
+    if folder:
+        return False, IN_A_FOLDER(folder=folder)
     files = list(index.members.items())
+    for name, span in files:
+        if said := _obstacle(name, span):
+            return False, said
     chosen = sample([span for _, span in files])
     count = len(chosen)
     unpack = {chosen[(count - 1) * number // (UNPACKED - 1)] for number in range(UNPACKED)}
@@ -99,10 +129,31 @@ def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
         return header_disagreement(name, span, read)
 
     with ThreadPoolExecutor(REQUESTS) as pool:
-        found = [said for said in pool.map(look, chosen) if said]
-    these = f"{count:,} of {len(files):,}" if count < len(files) else f"all {count:,}"
-    compared = f"compared the headers of {these} files, unpacked {len(unpack):,}"
-    return (found[0].text if found else None), compared
+        for said in list(pool.map(look, chosen)):
+            if said:
+                return False, said
+    compared = f"{count:,} of {len(files):,}" if count < len(files) else f"all {count:,}"
+    return True, COPYABLE(compared=Words(compared), unpacked=len(unpack))
+
+
+def _obstacle(name: str, span: MemberSpan) -> Said | None:
+    """The reason in the central directory that a member's local header cannot be in a batch."""
+    info = span.info
+    if info.orig_filename != name:
+        return RENAMED(name=name, original=info.orig_filename)
+    if not (name.isascii() or info.flag_bits & UTF8_NAME):
+        return NOT_MARKED(name=name)
+    if not unicodedata.is_normalized("NFC", name):
+        return NOT_COMPOSED(name=name)
+    if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        return METHOD(name=name, method=Words(method_name(info.compress_type)))
+    if info.flag_bits & ~(STRENGTH | DATA_DESCRIPTOR | UTF8_NAME):
+        return FLAGS(name=name)
+    if info.compress_type == ZIP_STORED and info.flag_bits & DATA_DESCRIPTOR:
+        return STORED_STREAM(name=name)
+    if span.size > least_size(info) + LONGEST_EXTRA_FIELD + LONGEST_DATA_DESCRIPTOR:
+        return SLACK(name=name)
+    return None
 
 
 def sample(spans: Sequence[MemberSpan]) -> list[int]:
