@@ -6,7 +6,6 @@ PKWARE's APPNOTE; see ``zip_records``.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from itertools import islice, pairwise
 from zipfile import ZipInfo
 
@@ -22,12 +21,14 @@ from splitter.archives.zip_records import (
     DIGITAL_SIGNATURE,
     LOCAL,
     LOCAL_FILE_HEADER,
+    MASKED,
     MAX_16,
     MOST_ENDS,
     End,
     encoded_name,
     parse_ends,
     parse_entry,
+    parse_local_header,
 )
 from splitter.sentences import Actor, Said, Sentence, Words
 from splitter.wording import count
@@ -61,45 +62,57 @@ WRAPPED = Sentence(
     "The archive is larger than its format allows, as archives of macOS can be. It was read.",
     Actor.NOBODY,
 )
-
-
-class Symptom(Enum):
-    """The reason why a central directory cannot be read."""
-
-    NO_END = auto()  # there is no end record
-    ENDS_EARLY = auto()  # the end record's comment is longer than the archive
-    NOT_FOUND = auto()  # there is no directory at the offset of the end records
-    UNREADABLE = auto()  # other bytes are between the entries
-    CUT_OFF = auto()  # the last entry is longer than the directory
-    MISCOUNTED = auto()  # the end records state another number of entries
-    BEFORE_START = auto()  # offsets are before the archive's first byte
-    MISPLACED = auto()  # local headers are not at the offsets in the directory
-    TWO_ARCHIVES = auto()  # another complete ZIP precedes this one
-
-
-class DirectoryError(Exception):
-    """A central directory that cannot be read.
-
-    Attributes:
-        read, size: the archive.
-        end: the end record, if one was found.
-        several: whether the archive states that it has several volumes.
-        listed: entries that were read.
-    """
-
-    def __init__(
-        self,
-        symptom: Symptom,
-        read: Read,
-        size: int,
-        end: End | None = None,
-        several: bool = False,
-        listed: int = 0,
-    ) -> None:
-        super().__init__(symptom.name)
-        self.symptom, self.read, self.size, self.end = symptom, read, size, end
-        self.several = several or bool(end and end.several)
-        self.listed = listed
+NO_END = Sentence(
+    "archive.zip-cut-off",
+    "The archive is damaged or incomplete (its table of contents, at its very end, is missing): it "
+    "was cut off, or is the first part of one that was split (.zip.001, .z01); send the whole "
+    "archive.",
+)
+ENDS_EARLY = Sentence(
+    "archive.zip-last-bytes-missing",
+    "The archive is damaged or incomplete (its last bytes are missing); export it again.",
+)
+NOT_FOUND = Sentence(
+    "archive.zip-directory-not-found",
+    "The archive is damaged or incomplete (its table of contents is not where it should be); "
+    "export it again.",
+)
+ENCRYPTED_DIRECTORY = Sentence(
+    "archive.zip-encrypted-directory",
+    "The archive's table of contents is encrypted; zip the export again without a password.",
+)
+SPLIT = Sentence(
+    "archive.zip-one-volume",
+    "The archive is one volume of several: the other parts (.z01, .zip.001 and so on) are missing; "
+    "zip the export again as a single file.",
+)
+FRONT_MISSING = Sentence(
+    "archive.zip-front-missing",
+    "The archive's beginning is missing: it is the last part of one that was split (.zip.002 "
+    "and so on), or was cut off at its front; send the whole archive.",
+)
+UNREADABLE = Sentence(
+    "archive.zip-directory-damaged",
+    "The archive is damaged (its table of contents cannot be read); export it again.",
+)
+CUT_OFF = Sentence(
+    "archive.zip-directory-cut-off",
+    "The archive is damaged or incomplete (its table of contents is cut off); export it again.",
+)
+MISCOUNTED = Sentence(
+    "archive.zip-miscounted",
+    "The archive is damaged: its table of contents lists {listed} files but counts {counted}; "
+    "export it again.",
+)
+MISPLACED = Sentence(
+    "archive.zip-files-misplaced",
+    "The archive is damaged: its files are not where its table of contents says; export it again.",
+)
+TWO_ZIPS = Sentence(
+    "archive.two-zips",
+    "The archive is two ZIPs, one after the other, and most programs read only the last; "
+    "unpack both and make one ordinary ZIP of their content.",
+)
 
 
 @dataclass
@@ -124,8 +137,7 @@ def read_directory(read: Read, size: int, limits: Limits) -> Directory:
     """Find the central directory and read its entries.
 
     Raises:
-        DirectoryError: if it is damaged, missing or of one volume of several.
-        ArchiveError: if it exceeds ``limits``.
+        ArchiveError: if it is damaged, missing, of one volume of several, or exceeds ``limits``.
     """
     tail_start = max(0, size - TAIL)
     tail = read(tail_start, size - tail_start)
@@ -137,14 +149,14 @@ def read_directory(read: Read, size: int, limits: Limits) -> Directory:
     position = 0
     while position < len(data) and not (infos and data.startswith(DIGITAL_SIGNATURE, position)):
         if not data.startswith(CENTRAL, position):
-            raise DirectoryError(Symptom.UNREADABLE, read, size, end)
+            raise ArchiveError(ENCRYPTED_DIRECTORY if _is_encrypted(read, size) else UNREADABLE)
         entry = parse_entry(data, position)
         if entry is None:
-            raise DirectoryError(Symptom.CUT_OFF, read, size, end)
+            raise ArchiveError(CUT_OFF)
         info, position = entry
         infos.append(info)
     if not end.counts(len(infos)):
-        raise DirectoryError(Symptom.MISCOUNTED, read, size, end, listed=len(infos))
+        raise ArchiveError(MISCOUNTED, listed=len(infos), counted=end.count)
     check_count(len(infos), limits)
     directory = Directory(infos, start)
     if behind := size - end.stop:
@@ -170,12 +182,12 @@ def _find(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[End
     size = tail_start + len(tail)
     ends = list(parse_ends(tail, tail_start))
     if not ends:
-        raise DirectoryError(Symptom.NO_END, read, size)
+        raise ArchiveError(NO_END)
     ends = [*ends[:MOST_ENDS], *ends[MOST_ENDS:][-MOST_ENDS:]]
     ends.sort(key=lambda end: end.stop == size, reverse=True)
     whole = [end for end in ends if end.stop <= size]
     if not whole:
-        raise DirectoryError(Symptom.ENDS_EARLY, read, size, ends[0])
+        raise ArchiveError(ENDS_EARLY)
     for end in whole:
         for start in end.starts():
             if not end.count or not 0 <= start <= end.position - end.size:
@@ -195,7 +207,24 @@ def _find(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[End
     for end in whole:
         if not end.count and not end.size:
             return end, end.position, b""
-    raise DirectoryError(Symptom.NOT_FOUND, read, size, whole[0])
+    raise ArchiveError(_why_not_found(whole[0], read, size))
+
+
+def _why_not_found(end: End, read: Read, size: int) -> Sentence:
+    """The reason why no directory is where the end records place it."""
+    if _is_encrypted(read, size):
+        return ENCRYPTED_DIRECTORY
+    if end.several:
+        return SPLIT
+    if end.size > end.position and read(0, min(4, size)) != LOCAL:
+        return FRONT_MISSING
+    return NOT_FOUND
+
+
+def _is_encrypted(read: Read, size: int) -> bool:
+    """Whether the directory is encrypted: the first local header's values are masked."""
+    header = parse_local_header(read(0, min(LOCAL_FILE_HEADER.size, size)))
+    return header is not None and bool(header.flags & MASKED)
 
 
 def _place(directory: Directory, end: End, read: Read, size: int) -> None:
@@ -206,7 +235,7 @@ def _place(directory: Directory, end: End, read: Read, size: int) -> None:
     wrong too. If anything is unusual, the local headers must be at the corrected offsets.
 
     Raises:
-        DirectoryError: if the local headers are elsewhere.
+        ArchiveError: if the local headers are elsewhere.
     """
     infos = directory.infos
     shift = directory.start - end.offset
@@ -218,15 +247,15 @@ def _place(directory: Directory, end: End, read: Read, size: int) -> None:
     elif shift and infos and not several:
         here = _is_at(infos[0], read, size)
         if shift < 0 and not here and read(0, 4) != LOCAL:
-            raise DirectoryError(Symptom.BEFORE_START, read, size, end)
+            raise ArchiveError(FRONT_MISSING)
         there = _is_at(infos[0], read, size, shift)
         if there and shift > 0 and read(0, 4) == LOCAL:
-            raise DirectoryError(Symptom.TWO_ARCHIVES, read, size, end)
+            raise ArchiveError(TWO_ZIPS)
         if there or not here:
             for info in infos:
                 info.header_offset += shift
     if (several or wrapped) and not _proved(infos, read, size):
-        raise DirectoryError(Symptom.MISPLACED, read, size, end, several)
+        raise ArchiveError(SPLIT if several else MISPLACED)
 
 
 def _unwrap(directory: Directory, read: Read, size: int) -> None:
@@ -237,7 +266,7 @@ def _unwrap(directory: Directory, read: Read, size: int) -> None:
     and a binary search over the local headers finds the file.
 
     Raises:
-        DirectoryError: if the offsets do not lead to the directory.
+        ArchiveError: if the offsets do not lead to the directory.
     """
     infos, end = directory.infos, directory.start
     bases = [0]  # the visible multiples, for each member and for the directory
@@ -269,11 +298,11 @@ def _unwrap(directory: Directory, read: Read, size: int) -> None:
                 place(first, middle, more, found)
                 place(middle, last, more + found, unseen - found)
                 return
-        raise DirectoryError(Symptom.MISPLACED, read, size)
+        raise ArchiveError(MISPLACED)
 
     unseen = end - end % WRAP - bases[-1]
     if unseen < 0 or not infos:
-        raise DirectoryError(Symptom.MISPLACED, read, size)
+        raise ArchiveError(MISPLACED)
     place(0, len(infos), 0, unseen)
 
 

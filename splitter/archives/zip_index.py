@@ -12,13 +12,7 @@ from zipfile import ZipInfo
 
 from isal.isal_zlib import crc32
 
-from splitter.archives.damage import (
-    BEYOND_END,
-    MISSING_MEMBER,
-    OVERLAP,
-    RENAMED_MEMBER,
-    reading,
-)
+from splitter.archives.damage import reading
 from splitter.archives.members import (
     CHUNK,
     DEFAULT_LIMITS,
@@ -54,6 +48,23 @@ READ_AT_ONCE = 2 * 1024 * 1024
 READ_IN_MEMORY = 16 * 1024 * 1024
 """The same for a member that is read into memory, such as the manifest."""
 
+MISSING_MEMBER = Sentence(
+    "archive.zip-file-misplaced",
+    "The archive is damaged: {name} is not where the table of contents says; export it again.",
+)
+RENAMED_MEMBER = Sentence(
+    "archive.zip-file-renamed",
+    "The archive is damaged: {name} has another name in the table of contents than where it is "
+    "stored; export it again.",
+)
+OVERLAP = Sentence(
+    "archive.zip-files-overlap",
+    "The archive is damaged: {name} overlaps the file after it; export it again.",
+)
+BEYOND_END = Sentence(
+    "archive.zip-file-beyond-end",
+    "The archive is damaged or incomplete: {name} reaches beyond its end; export it again.",
+)
 OVERSIZED = Sentence(
     "file.size-unknown",
     "is larger than 4 GiB, and macOS does not note the size of such a file; zip the export again "
