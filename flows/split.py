@@ -165,15 +165,9 @@ def drop_abandoned_uploads(export: Export) -> None:
 def split_in_s3(export: Export, lane: Splice) -> Made:
     """Make the batches in the splice lane."""
     index, parts = lane.index, lane.parts
-    images = {name: index.members[file] for name, file in parts.images.items()}
-    modified = index.members[parts.manifest].info.date_time
-    plans = splicing.parts(
-        [splicing.plan_batch(batch, images, modified) for batch in parts.batches],
-        export.bucket,
-        export.request.export_path,
-        export.source,
-    )
-    return put_batches(splice, export, parts, plans, index, verify=export.settings.verify)
+    plans = splicing.plan(parts, index)
+    batches = splicing.parts(plans, export.bucket, export.request.export_path, export.source)
+    return put_batches(splice, export, parts, batches, index, verify=export.settings.verify)
 
 
 def split_on_disk(export: Export, lane: Extract) -> Made:

@@ -171,9 +171,7 @@ def _splice(batch: manifest.Batch, index: ZipIndex, data: bytes, contents: Conte
     plan = splicing.plan_batch(batch, index.members, (2026, 11, 24, 0, 0, 0), limits)
     spliced = b""
     for part in plan.parts:
-        ranges = [part.range] if isinstance(part, splicing.Copied) else []
-        if isinstance(part, splicing.Uploaded):
-            ranges = list(part.ranges)
+        ranges = part.ranges if isinstance(part, splicing.Uploaded) else [part]
         for found in ranges:
             if not 0 <= found.start < found.end <= len(data):
                 raise BrokenPromiseError("a plan has a range outside the archive")

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from zipfile import ZIP_DEFLATED, ZIP_STORED
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipInfo
 
 from splitter.archives.members import ArchiveError
 from splitter.archives.zip_data import deflated_length, method_name
@@ -23,7 +23,7 @@ from splitter.archives.zip_records import (
     MAX_32,
     STRENGTH,
     UTF8_NAME,
-    LocalHeader,
+    Fields,
     data_descriptors,
     encoded_name,
     extra_fields,
@@ -195,25 +195,25 @@ def header_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
         header = local_header(name, span, read)
     except ArchiveError as error:
         return error.said
-    info = span.info
+    info, fields = span.info, header.fields
     wide = local_zip64_sizes(header.extra)
     for differs, field in (
         (header.name != encoded_name(info), "the name"),
         # 4.6.9: several programs read the name in an extra field.
-        (meant_name(header.name, header.flags, header.extra) != info.filename, "the name"),
-        (header.method != info.compress_type, "the compression method"),
-        ((header.flags ^ info.flag_bits) & ~STRENGTH, "a flag"),
-        (not _sizes_agree(header, wide, span), "the checksum or the size"),
+        (meant_name(header.name, fields.flags, header.extra) != info.filename, "the name"),
+        (fields.method != info.compress_type, "the compression method"),
+        ((fields.flags ^ info.flag_bits) & ~STRENGTH, "a flag"),
+        (not _sizes_agree(fields, wide, info), "the checksum or the size"),
     ):
         if differs:
             return IN_FRONT(field=Words(field), name=name)
-    if header.version > LATEST_VERSION:
-        version = f"{header.version // 10}.{header.version % 10}"
-        return NEWER(name=name, version=Words(version))
+    version = fields.version & 0xFF  # the upper byte names a system
+    if version > LATEST_VERSION:
+        return NEWER(name=name, version=Words(f"{version // 10}.{version % 10}"))
     if sum(4 + len(value) for _, value in extra_fields(header.extra)) != len(header.extra):
         return LONG_FIELD(name=name)
     left = span.size - header.size - info.compress_size
-    if not header.flags & DATA_DESCRIPTOR:
+    if not fields.flags & DATA_DESCRIPTOR:
         return SLACK(name=name) if left else None
     if left > LONGEST_DATA_DESCRIPTOR:
         return SLACK(name=name)
@@ -223,16 +223,15 @@ def header_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
     return None if read(span.end - left, left) in data_descriptors(info) else BEHIND(name=name)
 
 
-def _sizes_agree(header: LocalHeader, wide: tuple[int, int] | None, span: MemberSpan) -> bool:
+def _sizes_agree(fields: Fields, wide: tuple[int, int] | None, info: ZipInfo) -> bool:
     """Whether a header's checksum and sizes are correct or left to the data descriptor."""
-    info = span.info
-    found = [header.crc, header.compress_size, header.file_size]
+    found = [fields.crc, fields.compress_size, fields.file_size]
     wanted = [info.CRC, info.compress_size, info.file_size]
     if wide:  # 4.5.3: some programs read the field even if the header has the sizes
         found += [*wide]
         wanted += wanted[1:]
         found[1:3] = [wide[at] if found[1 + at] == MAX_32 else found[1 + at] for at in (0, 1)]
-    left_out = (0, MAX_32) if header.flags & DATA_DESCRIPTOR else ()
+    left_out = (0, MAX_32) if fields.flags & DATA_DESCRIPTOR else ()
     if info.compress_type == ZIP_STORED and info.compress_size != info.file_size:
         return False
     pairs = zip(found, wanted, strict=True)

@@ -8,6 +8,7 @@ import bz2
 import lzma
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED
 
@@ -59,25 +60,15 @@ def method_name(method: int) -> str:
     return METHODS.get(method, "an unknown kind of compression")
 
 
-def unpacked(method: int, fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
-    """The uncompressed content of a member, a few MiB at a time.
-
-    Args:
-        method: a key of ``UNPACKERS``.
-        fed: returns the compressed bytes in pieces of the given length.
-        size: bytes of the content, from the directory.
-
-    Raises:
-        DataError, zlib.error, ...: if data is damaged or ends early; see ``damage.reading``.
-    """
-    return UNPACKERS[method](fed, size)
+Fed = Callable[[int], Iterable[bytes]]
+"""Returns the compressed bytes of a member in pieces of the given length."""
 
 
-def _stored(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+def _stored(fed: Fed, size: int) -> Iterator[bytes]:
     yield from fed(CHUNK)
 
 
-def _deflated(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+def _deflated(fed: Fed, size: int) -> Iterator[bytes]:
     inflater = isal_zlib.decompressobj(wbits=-isal_zlib.MAX_WBITS)
     for piece in fed(FED):
         while not inflater.eof:
@@ -101,7 +92,7 @@ def deflated_length(data: bytes) -> int:
     return len(data) - len(inflater.unused_data)
 
 
-def _deflated64(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+def _deflated64(fed: Fed, size: int) -> Iterator[bytes]:
     inflater = inflate64.Inflater()
     for piece in fed(FED_DEFLATE64):
         if inflater.eof:
@@ -110,19 +101,7 @@ def _deflated64(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[by
     _check_end(inflater.eof)
 
 
-def _bzip2(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
-    return _streams(bz2.BZ2Decompressor, fed)
-
-
-def _xz(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
-    return _streams(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY), fed)
-
-
-def _zstandard(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
-    return _streams(zstd.ZstdDecompressor, fed)  # limits its window to 128 MiB
-
-
-def _streams(make: Callable[[], Any], fed: Callable[[int], Iterable[bytes]]) -> Iterator[bytes]:
+def _streams(make: Callable[[], Any], fed: Fed, size: int) -> Iterator[bytes]:
     """The content of one or several streams, one after another."""
     decompressor = make()
     begun = False
@@ -136,7 +115,7 @@ def _streams(make: Callable[[], Any], fed: Callable[[int], Iterable[bytes]]) -> 
     _check_end(decompressor.eof)
 
 
-def _lzma(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+def _lzma(fed: Fed, size: int) -> Iterator[bytes]:
     # 4.4.4 and 5.8: a header with the properties, then a raw stream, whose end mark is optional.
     # Without the mark the decompressor would continue into the next bytes, so stop at the size.
     decompressor: lzma.LZMADecompressor | None = None
@@ -176,13 +155,18 @@ def _check_end(reached: bool) -> None:
         raise DataError("its compressed data ends early")
 
 
-UNPACKERS: dict[int, Callable[[Callable[[int], Iterable[bytes]], int], Iterator[bytes]]] = {
+UNPACKERS: dict[int, Callable[[Fed, int], Iterator[bytes]]] = {
     ZIP_STORED: _stored,
     ZIP_DEFLATED: _deflated,
     DEFLATE64: _deflated64,
-    ZIP_BZIP2: _bzip2,
+    ZIP_BZIP2: partial(_streams, bz2.BZ2Decompressor),
     ZIP_LZMA: _lzma,
-    ZSTANDARD: _zstandard,
-    XZ: _xz,
+    ZSTANDARD: partial(_streams, zstd.ZstdDecompressor),  # limits its window to 128 MiB
+    XZ: partial(_streams, partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, MOST_MEMORY)),
 }
-"""The supported methods by number."""
+"""The supported methods by number.
+
+Each function yields the content of a member, a few MiB at a time. It takes ``Fed`` and the bytes of
+the content from the directory. For damaged data it raises ``DataError`` or an error of the
+decompressor; see ``damage.reading``.
+"""

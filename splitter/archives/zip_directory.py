@@ -224,7 +224,7 @@ def _why_not_found(end: End, read: Read, size: int) -> Sentence:
 def _is_encrypted(read: Read, size: int) -> bool:
     """Whether the directory is encrypted: the first local header's values are masked."""
     header = parse_local_header(read(0, min(LOCAL_FILE_HEADER.size, size)))
-    return header is not None and bool(header.flags & MASKED)
+    return header is not None and bool(header.fields.flags & MASKED)
 
 
 def _place(directory: Directory, end: End, read: Read, size: int) -> None:

@@ -25,7 +25,7 @@ from splitter.archives.members import (
     check_in_memory,
     most_unpacked,
 )
-from splitter.archives.zip_data import UNPACKERS, DataError, method_name, unpacked
+from splitter.archives.zip_data import UNPACKERS, DataError, method_name
 from splitter.archives.zip_directory import TAIL, Read, read_directory
 from splitter.archives.zip_records import (
     AES,
@@ -253,7 +253,7 @@ def content(
 
     left, crc = info.file_size, 0
     with reading(name):
-        for chunk in unpacked(info.compress_type, fed, info.file_size):
+        for chunk in UNPACKERS[info.compress_type](fed, info.file_size):
             left -= len(chunk)
             if left < 0:
                 break

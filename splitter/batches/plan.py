@@ -41,9 +41,7 @@ def plan(export: Export) -> Iterator[str]:
         return
     cut = zooniverse.inspect(lane.parts, lane.index)
     if isinstance(lane, Splice):
-        modified = lane.index.members[cut.manifest].info.date_time
-        images = {name: lane.index.members[file] for name, file in cut.images.items()}
-        plans = [splicing.plan_batch(batch, images, modified) for batch in cut.batches]
+        plans = splicing.plan(cut, lane.index)
         parts: list[Sequence[Part]] = [
             *splicing.parts(plans, export.bucket, request.export_path, export.source)
         ]

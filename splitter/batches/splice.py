@@ -34,7 +34,7 @@ from splitter.batches.assembly import (
     SentPart,
 )
 from splitter.batches.windows import Gathered, Range, Windows, windows_over
-from splitter.manifest import MANIFEST, Batch
+from splitter.manifest import MANIFEST, Batch, Partition
 from splitter.sentences import Sentence
 
 VERIFY_WINDOW = 8 * MIB
@@ -75,17 +75,6 @@ S3_LIMITS = PartLimits()
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
-    """A part that S3 copies from the archive."""
-
-    range: Range
-
-    @property
-    def size(self) -> int:
-        return self.range.size
-
-
-@dataclass(frozen=True, slots=True)
 class Uploaded:
     """A part that this machine uploads: ranges of the archive too short to copy, then ``end``."""
 
@@ -102,11 +91,12 @@ class Plan:
     """The parts of one batch.
 
     Attributes:
-        parts: in order; the last is uploaded. A batch of one part is a plain put.
+        parts: in order; S3 copies a ``Range`` of the archive. The last is uploaded. A batch of one
+            part is a plain put.
         size: bytes of the batch.
     """
 
-    parts: tuple[Copied | Uploaded, ...]
+    parts: tuple[Range | Uploaded, ...]
     size: int
 
 
@@ -132,6 +122,12 @@ class Cost:
     bytes_sent: int
 
 
+def plan(cut: Partition, index: ZipIndex) -> list[Plan]:
+    """The plans of an export's batches, whose rows name the images as the index does."""
+    modified = index.members[cut.manifest].info.date_time
+    return [plan_batch(batch, index.members, modified) for batch in cut.batches]
+
+
 def plan_batch(
     batch: Batch,
     members: Mapping[str, MemberSpan],
@@ -142,7 +138,7 @@ def plan_batch(
 
     Args:
         batch: its rows and images.
-        members: the archive's members by the names that the batch's rows use.
+        members: the archive's members by name.
         modified: the time stamp of ``manifest.csv``.
     """
     infos: list[ZipInfo] = []
@@ -252,7 +248,7 @@ def _read_ahead(read: Read, size: int) -> Read:
 
 def _parts(
     runs: Iterable[Range], end: bytes, size: int, limits: PartLimits
-) -> Iterator[Copied | Uploaded]:
+) -> Iterator[Range | Uploaded]:
     """Cut ``runs``, in their order, into copied and uploaded parts; the last ends with ``end``.
 
     A run that is too short to copy becomes an uploaded part, together with the runs behind it or
@@ -274,7 +270,7 @@ def _parts(
             waiting = []
             lacking = least
         if start < stop:
-            yield from map(Copied, _even(Range(start, stop), max(limits.max_copy_size, 2 * least)))
+            yield from _even(Range(start, stop), max(limits.max_copy_size, 2 * least))
     yield Uploaded(tuple(waiting), end)
 
 
@@ -298,9 +294,9 @@ def _windows(plans: Iterable[Plan], limits: PartLimits) -> list[Range]:
     return list(windows_over(ranges, limits.window, limits.max_gap))
 
 
-def _part(part: Copied | Uploaded, key: str, source: StoredObject, windows: Windows) -> Part:
-    if isinstance(part, Copied):
-        return CopiedPart(key, source.etag, part.range.start, part.range.end)
+def _part(part: Range | Uploaded, key: str, source: StoredObject, windows: Windows) -> Part:
+    if isinstance(part, Range):
+        return CopiedPart(key, source.etag, part.start, part.end)
     gathered = Gathered(windows, part.ranges)
     # In the order of the archive, so that the batches read it together.
     position = part.ranges[-1].end if part.ranges else 0

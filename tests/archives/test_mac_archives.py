@@ -18,7 +18,7 @@ from splitter.archives.members import ArchiveError, Limits
 from splitter.archives.spliceable import copyable
 from splitter.archives.zip_directory import read_directory
 from splitter.archives.zip_index import ZipIndex
-from splitter.batches.splice import Copied, Plan, Uploaded, plan_batch
+from splitter.batches.splice import Plan, Uploaded, plan_batch
 from splitter.manifest import partition as manifest
 from splitter.manifest.text import ManifestError
 
@@ -98,10 +98,7 @@ def put_together(plan: Plan, source: Path, path: Path) -> None:
     """The batch of a plan; holes stay holes."""
     with source.open("rb") as archive, path.open("wb") as batch:
         for part in plan.parts:
-            kept = [part.range] if isinstance(part, Copied) else []
-            if isinstance(part, Uploaded):
-                kept = list(part.ranges)
-            for found in kept:
+            for found in part.ranges if isinstance(part, Uploaded) else [part]:
                 begin = batch.tell() - found.start
                 for start, data in stretches(archive.fileno(), found.start, found.end):
                     batch.seek(begin + start)

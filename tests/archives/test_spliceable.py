@@ -11,7 +11,7 @@ import pytest
 from splitter.archives import zip_records
 from splitter.archives.damage import DAMAGE
 from splitter.archives.spliceable import SAMPLE, UNPACKED, copyable, sample
-from splitter.archives.zip_data import unpacked
+from splitter.archives.zip_data import UNPACKERS
 from splitter.archives.zip_records import DEFLATE64, XZ, ZSTANDARD
 from tests.helpers.archives import (
     FILES,
@@ -145,14 +145,14 @@ def test_a_deflated_stream_that_is_cut_off_is_refused(position: int) -> None:
     data = compressor.compress(b"herbarium" * 20 + bytes(range(100))) + compressor.flush()
     cut = data[: len(data) * position // 60]
     with pytest.raises(DAMAGE):
-        list(unpacked(zipfile.ZIP_DEFLATED, lambda _: iter([cut]), 10**6))
+        list(UNPACKERS[zipfile.ZIP_DEFLATED](lambda _: iter([cut]), 10**6))
 
 
 @pytest.mark.parametrize("method", [DEFLATE64, XZ, ZSTANDARD, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
 def test_no_decompressor_takes_nonsense(method: int) -> None:
     nonsense = struct.pack("<8L", *range(2**31, 2**31 + 8))
     with pytest.raises((*DAMAGE, OSError)):
-        list(unpacked(method, lambda _: iter([nonsense]), 10**6))
+        list(UNPACKERS[method](lambda _: iter([nonsense]), 10**6))
 
 
 def member(

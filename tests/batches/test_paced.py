@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
@@ -13,7 +12,6 @@ from bench.export import make_sparse_export
 from bench.paced_store import PacedStore, Stored, Traffic
 from splitter import zooniverse
 from splitter.archives.spliceable import SAMPLE
-from splitter.archives.zip_index import ZipIndex
 from splitter.aws.s3 import CLIENT_CONFIG, PARALLEL_DOWNLOADS, Bucket
 from splitter.batches.assembly import (
     PARALLEL_BATCHES,
@@ -24,7 +22,7 @@ from splitter.batches.assembly import (
     assemble,
 )
 from splitter.batches.lanes import RANGE, Export, Splice, choose_lane
-from splitter.batches.splice import parts, plan_batch
+from splitter.batches.splice import parts, plan
 from splitter.messages import Request
 from tests.helpers.exports import settings_of
 from tests.helpers.messages import trigger
@@ -61,20 +59,17 @@ def bucket_of(store: PacedStore, servers: ExitStack) -> Bucket:
     return Bucket(client, "paced")
 
 
-def export_in(bucket: Bucket, **settings: Any) -> Export:
+def export_in(bucket: Bucket) -> Export:
     request = Request.parse(trigger(s3Bucket=bucket.name, exportPath=KEY, file="a.zip"))
-    return Export(request, bucket.archive(KEY), settings_of(**settings), lambda _: bucket, bucket)
+    return Export(request, bucket.archive(KEY), settings_of(), lambda _: bucket, bucket)
 
 
-def splice(bucket: Bucket, archive: Path, batch_size: int = 1000) -> list[int]:
+def splice(bucket: Bucket) -> list[int]:
     """Assemble the batches of an export in parallel; returns their sizes."""
-    export = export_in(bucket, batch_size=batch_size)
-    with archive.open("rb") as file:
-        index = ZipIndex.of_file(file)
-        lane = choose_lane(export)
+    export = export_in(bucket)
+    lane = choose_lane(export)
     assert isinstance(lane, Splice)
-    modified = index.members[lane.parts.manifest].info.date_time
-    plans = [plan_batch(batch, index.members, modified) for batch in lane.parts.batches]
+    plans = plan(lane.parts, lane.index)
     with PartPool() as pool, ThreadPoolExecutor(PARALLEL_BATCHES) as tasks:
         made = [
             tasks.submit(assemble, bucket, f"batch/{number}.zip", some, {}, pool, lambda _: None)
@@ -91,7 +86,7 @@ def stored(store: PacedStore) -> list[Stored]:
 def test_copies_fill_the_width_of_the_pool(archive: Path, servers: ExitStack) -> None:
     store = PacedStore(first_byte=0.03, rate=1e9)
     store.add(KEY, archive)
-    sizes = splice(bucket_of(store, servers), archive)
+    sizes = splice(bucket_of(store, servers))
     assert [found.size for found in stored(store)] == sizes
     assert store.traffic.copied > 0.99 * sum(sizes)
     assert PARALLEL_COPIES // 8 < store.traffic.most_copies <= PARALLEL_COPIES
@@ -102,7 +97,7 @@ def test_copies_that_are_throttled_are_sent_again(archive: Path, servers: ExitSt
     """S3 answers SlowDown to requests beyond its capacity."""
     store = PacedStore(first_byte=0.03, rate=250e6, most_copies=PARALLEL_COPIES // 2)
     store.add(KEY, archive)
-    sizes = splice(bucket_of(store, servers), archive)
+    sizes = splice(bucket_of(store, servers))
     assert store.traffic.throttled
     assert [found.size for found in stored(store)] == sizes
     assert not store.uploads

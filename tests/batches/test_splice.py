@@ -32,7 +32,6 @@ from splitter.batches.assembly import (
 )
 from splitter.batches.splice import (
     S3_LIMITS,
-    Copied,
     Cost,
     PartLimits,
     Plan,
@@ -42,6 +41,7 @@ from splitter.batches.splice import (
     plan_batch,
     verify,
 )
+from splitter.batches.windows import Range
 from splitter.manifest.partition import Batch
 from tests.helpers.archives import Unseekable, index_of, zip_of
 from tests.helpers.other_programs import COMMANDS, accepts
@@ -64,8 +64,8 @@ def assembled(plan: Plan, source: bytes) -> bytes:
     """The batch as S3 assembles it."""
     content = b""
     for part in plan.parts:
-        if isinstance(part, Copied):
-            content += source[part.range.start : part.range.end]
+        if isinstance(part, Range):
+            content += source[part.start : part.end]
             continue
         content += b"".join(source[found.start : found.end] for found in part.ranges)
         content += part.end
@@ -145,7 +145,8 @@ def about(info: zipfile.ZipInfo) -> list[object]:
 
 
 def kinds(plan: Plan) -> str:
-    return "".join(type(part).__name__[0] for part in plan.parts)
+    """The parts of a plan: C for each that is copied, U for each that is uploaded."""
+    return "".join("C" if isinstance(part, Range) else "U" for part in plan.parts)
 
 
 def test_a_long_run_is_copied_in_parts_of_the_same_size() -> None:
@@ -289,8 +290,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 batch.write(part.end)
                 continue
             for start in starts:
-                if part.range.start <= start < part.range.end:
-                    batch.seek(begin + start - part.range.start)
+                if part.start <= start < part.end:
+                    batch.seek(begin + start - part.start)
                     batch.write(read(start, 100))
             batch.seek(begin + part.size)
     assert path.stat().st_size == plan.size > 6 * GIB
@@ -493,7 +494,7 @@ def test_a_failed_part_aborts_the_upload(
     object_store: Any, bucket: Bucket, splice_to: Callable[[Plan, str], bool]
 ) -> None:
     plan = planned(ARCHIVE, NAMES)
-    beyond = Copied(replace(plan.parts[0].range, end=2 * len(ARCHIVE)))  # type: ignore[union-attr]
+    beyond = Range(0, 2 * len(ARCHIVE))
     with pytest.raises(object_store.exceptions.ClientError):
         splice_to(replace(plan, parts=(beyond, *plan.parts[1:])), "batch/failed.zip")
     assert nothing_is_left(object_store, bucket, "batch/failed.zip")

@@ -53,15 +53,13 @@ def split(
 
 
 def _splice(export: Export, lane: Splice) -> list[bytes]:
-    bucket, parts = export.bucket, lane.parts
-    images = {name: lane.index.members[file] for name, file in parts.images.items()}
-    modified = lane.index.members[parts.manifest].info.date_time
+    bucket = export.bucket
+    plans = splicing.plan(lane.parts, lane.index)
+    parts = splicing.parts(plans, bucket, export.request.export_path, export.source)
     made = []
     with PartPool(4) as pool:
-        for batch in parts.batches:
-            plan = splicing.plan_batch(batch, images, modified)
+        for batch, pieces in zip(lane.parts.batches, parts, strict=True):
             key = export.request.batch_key(batch.part)
-            [pieces] = splicing.parts([plan], bucket, export.request.export_path, export.source)
             assemble(bucket, key, pieces, {}, pool, lambda _: None)
             splicing.verify(bucket, key, batch)
             found = bucket.archive(key)
