@@ -6,7 +6,7 @@ PKWARE's APPNOTE; see ``zip_records``.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import islice
 from zipfile import ZipInfo
 
 from splitter.archives.members import (
@@ -49,17 +49,9 @@ WRAP = 2**32
 PROVED = 16
 """Local headers that are read to verify an unusual directory."""
 
-MOST_SEARCHED = 512
-"""Offsets tried for local headers after files above 4 GiB: enough for about twenty such files."""
-
 BYTES_BEHIND = Sentence(
     "archive.bytes-behind-zip",
     "The archive is followed by {bytes}; a transfer may have added that.",
-    Actor.NOBODY,
-)
-WRAPPED = Sentence(
-    "archive.zip-larger-than-its-format",
-    "The archive is larger than its format allows, as archives of macOS can be. It was read.",
     Actor.NOBODY,
 )
 NO_END = Sentence(
@@ -108,6 +100,11 @@ MISPLACED = Sentence(
     "archive.zip-files-misplaced",
     "The archive is damaged: its files are not where its table of contents says; export it again.",
 )
+HUGE_FILE = Sentence(
+    "archive.zip-with-huge-file",
+    "The archive is damaged, or holds a file above 4 GiB, whose size macOS does not note; zip the "
+    "export again by another program.",
+)
 TWO_ZIPS = Sentence(
     "archive.two-zips",
     "The archive is two ZIPs, one after the other, and most programs read only the last; "
@@ -124,13 +121,11 @@ class Directory:
             byte.
         start: offset of the first entry.
         remarks: warnings about the archive.
-        oversized: offsets of files above 4 GiB whose sizes are stated modulo 2^32.
     """
 
     infos: list[ZipInfo]
     start: int
     remarks: list[Said] = field(default_factory=list)
-    oversized: set[int] = field(default_factory=set)
 
 
 def read_directory(read: Read, size: int, limits: Limits) -> Directory:
@@ -242,8 +237,7 @@ def _place(directory: Directory, end: End, read: Read, size: int) -> None:
     wrapped = not end.zip64 and shift > 0 and shift % WRAP == 0 and directory.start >= WRAP
     several = end.several or any(info.volume not in (0, MAX_16) for info in infos)
     if wrapped:
-        _unwrap(directory, read, size)
-        directory.remarks.append(WRAPPED())
+        _unwrap(infos, directory.start)
     elif shift and infos and not several:
         here = _is_at(infos[0], read, size)
         if shift < 0 and not here and read(0, 4) != LOCAL:
@@ -258,52 +252,24 @@ def _place(directory: Directory, end: End, read: Read, size: int) -> None:
         raise ArchiveError(SPLIT if several else MISPLACED)
 
 
-def _unwrap(directory: Directory, read: Read, size: int) -> None:
+def _unwrap(infos: list[ZipInfo], directory_start: int) -> None:
     """Add the missing multiples of 4 GiB to offsets modulo 2^32.
 
-    Offsets ascend, so an offset smaller than the one before is past another multiple. A file above
-    4 GiB can hide a multiple. Then the offsets do not lead to the directory, whose offset is known,
-    and a binary search over the local headers finds the file.
+    Offsets ascend, so an offset smaller than the one before is past another multiple. Only a file
+    above 4 GiB hides a multiple; then the offsets do not lead to the directory.
 
     Raises:
         ArchiveError: if the offsets do not lead to the directory.
     """
-    infos, end = directory.infos, directory.start
-    bases = [0]  # the visible multiples, for each member and for the directory
-    for one, other in pairwise([*(info.header_offset for info in infos), end % WRAP]):
-        bases.append(bases[-1] + (WRAP if other < one else 0))
-    left = MOST_SEARCHED
-
-    def place(first: int, last: int, more: int, unseen: int) -> None:
-        """Correct the offsets between ``first`` and ``last``, whose offsets are known.
-
-        ``more`` is added to the base of ``first``, and ``more + unseen`` to the base of ``last``.
-        """
-        nonlocal left
-        if not unseen:
-            for info, base in zip(infos[first + 1 : last], bases[first + 1 : last], strict=True):
-                info.header_offset += base + more
-            return
-        if last - first == 1:
-            directory.oversized.add(infos[first].header_offset)
-            return
-        middle = (first + last) // 2
-        info, offset = infos[middle], infos[middle].header_offset
-        for found in range(0, unseen + WRAP, WRAP):
-            info.header_offset = offset + bases[middle] + more + found
-            left -= 1
-            if left < 0:
-                break
-            if _is_at(info, read, size):
-                place(first, middle, more, found)
-                place(middle, last, more + found, unseen - found)
-                return
-        raise ArchiveError(MISPLACED)
-
-    unseen = end - end % WRAP - bases[-1]
-    if unseen < 0 or not infos:
-        raise ArchiveError(MISPLACED)
-    place(0, len(infos), 0, unseen)
+    base = last = 0
+    for info in infos:
+        offset = info.header_offset
+        base += WRAP if offset < last else 0
+        last = offset
+        info.header_offset = base + offset
+    base += WRAP if directory_start % WRAP < last else 0
+    if base != directory_start - directory_start % WRAP:
+        raise ArchiveError(HUGE_FILE)
 
 
 def _proved(infos: list[ZipInfo], read: Read, size: int) -> bool:

@@ -5,7 +5,7 @@ Section numbers refer to PKWARE's APPNOTE; see ``zip_records``.
 
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Self
 from zipfile import ZipInfo
@@ -65,11 +65,6 @@ BEYOND_END = Sentence(
     "archive.zip-file-beyond-end",
     "The archive is damaged or incomplete: {name} reaches beyond its end; export it again.",
 )
-OVERSIZED = Sentence(
-    "file.size-unknown",
-    "is larger than 4 GiB, and macOS does not note the size of such a file; zip the export again "
-    "by another program",
-)
 LOCKED = Sentence("file.is-encrypted", "is encrypted; zip the export again without a password")
 METHOD = Sentence(
     "file.compression-unknown",
@@ -125,7 +120,7 @@ class ZipIndex:
         with reading():
             directory = read_directory(self.read_at, size, limits)
         spans = _spans(directory.infos, directory.start)
-        self.members = names.usable(_files(spans, names, directory.oversized))
+        self.members = names.usable(_files(spans, names))
         most = most_unpacked(size, limits)
         self.unpacked = sum(span.info.file_size for span in self.members.values())
         if self.unpacked > most:
@@ -190,18 +185,14 @@ def file_reader(file: IO[bytes]) -> Read:
     return read
 
 
-def header_guess(span: MemberSpan) -> int:
-    """The usual length of a member's local header, with few extra fields."""
-    return min(span.size, LOCAL_FILE_HEADER.size + len(encoded_name(span.info)) + 64)
-
-
 def local_header(name: str, span: MemberSpan, read: Read) -> LocalHeader:
     """The local header of a member.
 
     Raises:
         ArchiveError: if it is missing or leaves too little room for the data.
     """
-    guess = header_guess(span)
+    # The usual length, with few extra fields.
+    guess = min(span.size, LOCAL_FILE_HEADER.size + len(encoded_name(span.info)) + 64)
     header = parse_local_header(read(span.start, guess))
     if header and guess < header.size <= span.size:
         header = parse_local_header(read(span.start, header.size))
@@ -290,13 +281,11 @@ def least_size(info: ZipInfo) -> int:
     return LOCAL_FILE_HEADER.size + len(encoded_name(info)) + info.compress_size
 
 
-def _files(
-    spans: Iterable[MemberSpan], names: Names, oversized: Collection[int]
-) -> dict[str, MemberSpan]:
+def _files(spans: Iterable[MemberSpan], names: Names) -> dict[str, MemberSpan]:
     files: dict[str, MemberSpan] = {}
     for span in spans:
-        why_not = OVERSIZED() if span.start in oversized else _why_unusable(span.info)
-        name = names.claim(span.info.filename, _is_folder(span.info), why_not)
+        info = span.info
+        name = names.claim(info.filename, _is_folder(info), _why_unusable(info))
         if name is not None:
             files[name] = span
     return files
