@@ -106,7 +106,6 @@ def extract(
             members, remarks = extract_tar(
                 source, format, output, progress, names, most_unpacked(size, limits)
             )
-        remarks += names.remarks()
         return Contents(store, names.usable(members), names.unusable, remarks)
 
 

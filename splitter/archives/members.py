@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Said, Sentence
+from splitter.sentences import Said, Sentence
 
 T = TypeVar("T")
 
@@ -117,19 +117,6 @@ LONG_NAME = Sentence(
     "manifest too",
 )
 
-ABSOLUTE = Sentence(
-    "archive.absolute-names",
-    "Names in the archive begin with a slash: {name} is the first of {count}. The slash was left "
-    "out, as unpacking programs do.",
-    Actor.NOBODY,
-)
-BACKSLASHES = Sentence(
-    "archive.backslashes",
-    "Names in the archive have a backslash between folders: {name} is the first of {count}. It was "
-    "read as a slash, as on Windows.",
-    Actor.NOBODY,
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -163,7 +150,6 @@ class Names:
         self._count = 0
         self._taken: dict[str, str] = {}
         self._folders: dict[str, str] = {}  # with one file of each
-        self._odd: dict[Sentence, tuple[int, str]] = {}  # number of names and the first
         self.unusable: dict[str, Said] = {}
 
     def claim(self, raw: str, is_folder: bool, why_not: Said | None = None) -> str | None:
@@ -190,10 +176,6 @@ class Names:
             if not why_not:
                 self.unusable[UNPRINTABLE.sub(_escaped, name)] = too_long
             return None
-        for mark, is_odd in ((ABSOLUTE, raw.startswith("/")), (BACKSLASHES, "\\" in raw)):
-            if is_odd:
-                count, first = self._odd.get(mark, (0, raw))
-                self._odd[mark] = (count + 1, first)
         why_not = why_not or _unsafe(name)
         if why_not:
             name = UNPRINTABLE.sub(_escaped, name)
@@ -225,10 +207,6 @@ class Names:
     def usable(self, members: Mapping[str, T]) -> dict[str, T]:
         """``members`` without those that a later member made unusable."""
         return {name: member for name, member in members.items() if name not in self.unusable}
-
-    def remarks(self) -> list[Said]:
-        """Warnings about names that were changed by ``plain``."""
-        return [sentence(count=count, name=first) for sentence, (count, first) in self._odd.items()]
 
 
 def plain(raw: str) -> str:

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from queue import Queue
 from threading import Thread
-from typing import IO, Protocol, cast
+from typing import IO, Any
 
 from isal import igzip_lib
 
@@ -30,23 +30,11 @@ BYTES_BEHIND_DATA = Sentence(
 )
 
 
-class Decompressor(Protocol):
-    """The common interface of bz2, lzma, zstd and igzip_lib."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
-
-
-def decompressor(compression: str) -> Decompressor:
-    """A decompressor for one stream of a file with this suffix."""
+def decompressor(compression: str) -> Any:
+    """A decompressor for one stream of a file with this suffix, with the interface of ``bz2``."""
     match compression:
         case "gz":
-            return cast("Decompressor", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP))
+            return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
         case "bz2":
             return bz2.BZ2Decompressor()
         case "xz":
@@ -55,12 +43,6 @@ def decompressor(compression: str) -> Decompressor:
             longest = LONGEST_WINDOW.bit_length() - 1
             options = {int(zstd.DecompressionParameter.window_log_max): longest}
             return zstd.ZstdDecompressor(options=options)
-
-
-def uncompressed(archive: IO[bytes]) -> Iterator[bytes]:
-    """The content of an uncompressed file."""
-    while chunk := archive.read(CHUNK):
-        yield chunk
 
 
 def decompressed(archive: IO[bytes], compression: str, warnings: list[Said]) -> Iterator[bytes]:

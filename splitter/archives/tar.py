@@ -25,7 +25,7 @@ from splitter.archives.members import (
     Names,
     plain,
 )
-from splitter.archives.streams import CHUNK, Ahead, decompressed, uncompressed
+from splitter.archives.streams import CHUNK, Ahead, decompressed
 from splitter.errors import ExportError
 from splitter.sentences import Actor, Said, Sentence, Words
 from splitter.wording import count
@@ -119,7 +119,9 @@ def extract_tar(
     """
     warnings: list[Said] = []
     compression = format.partition(".")[2]
-    chunks = decompressed(archive, compression, warnings) if compression else uncompressed(archive)
+    chunks = iter(partial(archive.read, CHUNK), b"")
+    if compression:
+        chunks = decompressed(archive, compression, warnings)
     with reading(), closing(Ahead(chunks, max_size)) as stream:
         if compression:
             check_tar(stream.peek(BLOCK), compression)

@@ -19,21 +19,13 @@ from splitter.archives.members import CHUNK
 from splitter.archives.zip_records import AES, DEFLATE64, XZ, ZSTANDARD
 from splitter.archives.zstandard import zstd
 
-# 4.4.5, and https://www.winzip.com/en/support/compression-methods/ for WinZip's methods.
+# Methods that programs of today write: 4.4.5, and for WinZip
+# https://www.winzip.com/en/support/compression-methods/.
 METHODS = {
-    1: "Shrink",
-    **dict.fromkeys(range(2, 6), "Reduce"),
-    6: "Implode",
     DEFLATE64: "Deflate64",
-    10: "PKWARE's Implode",
     ZIP_BZIP2: "bzip2",
     ZIP_LZMA: "LZMA",
-    16: "IBM's CMPSC",
-    18: "IBM's TERSE",
-    19: "IBM's LZ77",
-    20: "Zstandard, by its withdrawn number",
     ZSTANDARD: "Zstandard",
-    94: "MP3",
     XZ: "xz",
     96: "JPEG by WinZip",
     97: "WavPack by WinZip",

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Self
+from typing import IO
 from zipfile import ZipInfo
 
 from isal.isal_zlib import crc32
@@ -126,12 +126,7 @@ class ZipIndex:
         if self.unpacked > most:
             raise ArchiveError(TOO_MUCH, size=most)
         self.unusable = names.unusable
-        self.remarks = [*directory.remarks, *names.remarks()]
-
-    @classmethod
-    def of_file(cls, file: IO[bytes], limits: Limits = DEFAULT_LIMITS) -> Self:
-        """The index of a local file, which must stay open."""
-        return cls(file_reader(file), os.fstat(file.fileno()).st_size, limits)
+        self.remarks = directory.remarks
 
     def read(self, name: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
         """The bytes of one member.

@@ -384,22 +384,21 @@ def test_a_name_that_could_lead_elsewhere_is_for_no_batch(make: type, name: str)
 
 @pytest.mark.parametrize("make", [zip_of, tar_of])
 @pytest.mark.parametrize(
-    ("names", "known", "remark"),
+    ("names", "known"),
     [
-        (["/manifest.csv", "a.jpg"], ["manifest.csv", "a.jpg"], "begin with a slash"),
-        (["//x/a.jpg", "/x/b.jpg"], ["x/a.jpg", "x/b.jpg"], "'//x/a.jpg' is the first of 2"),
-        (["images\\a.jpg"], ["images/a.jpg"], "backslash between folders"),
+        (["/manifest.csv", "a.jpg"], ["manifest.csv", "a.jpg"]),
+        (["//x/a.jpg", "/x/b.jpg"], ["x/a.jpg", "x/b.jpg"]),
+        (["images\\a.jpg"], ["images/a.jpg"]),
     ],
 )
-def test_names_that_have_only_one_reading_are_read_with_a_remark(
-    make: type, names: list[str], known: list[str], remark: str, tmp_path: Path
+def test_names_that_have_only_one_reading_are_read(
+    make: type, names: list[str], known: list[str], tmp_path: Path
 ) -> None:
     data = make([(name, name.encode()) for name in names])
     contents = extract(data, tmp_path)
     assert {name: contents.read(name) for name in contents.members} == {
         name: raw.encode() for name, raw in zip(known, names, strict=True)
     }
-    assert remark in contents.remarks[0].text
 
 
 @pytest.mark.parametrize("make", [zip_of, tar_of])

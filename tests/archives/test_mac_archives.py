@@ -16,9 +16,9 @@ import pytest
 from splitter.archives import extract as archive
 from splitter.archives.members import ArchiveError
 from splitter.archives.spliceable import copyable
-from splitter.archives.zip_index import ZipIndex
 from splitter.batches.splice import Plan, Uploaded, plan_batch
 from splitter.manifest import partition as manifest
+from tests.helpers.archives import index_of_file
 
 pytestmark = pytest.mark.slow  # archives above 4 GiB
 
@@ -71,7 +71,7 @@ def write(path: Path, members: Members, gap: int = 0) -> None:
 def test_an_archive_above_4_gib_can_be_spliced(tmp_path: Path) -> None:
     write(tmp_path / "export", export())
     with (tmp_path / "export").open("rb") as file:
-        index = ZipIndex.of_file(file)
+        index = index_of_file(file)
         assert list(index.members) == [name for name, _ in export()]
         assert index.members["00449.jpg"].start > 4 * GIB
         is_copyable, reason = copyable(index, "", index.read_at)
@@ -155,10 +155,10 @@ def test_offsets_that_do_not_lead_to_files_are_not_believed(tmp_path: Path) -> N
     path = tmp_path / "export"
     write(path, export())
     with path.open("r+b") as file:
-        file.seek(ZipIndex.of_file(file).members["manifest.csv"].start)
+        file.seek(index_of_file(file).members["manifest.csv"].start)
         file.write(bytes(4))
     with path.open("rb") as file, pytest.raises(ArchiveError, match="are not where"):
-        ZipIndex.of_file(file)
+        index_of_file(file)
 
 
 def test_offsets_that_jump_too_often_are_not_believed(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_offsets_that_jump_too_often_are_not_believed(tmp_path: Path) -> None:
     write(path, members)
     data = bytearray()
     with path.open("rb") as file:
-        start = ZipIndex.of_file(file).members["manifest.csv"].end
+        start = index_of_file(file).members["manifest.csv"].end
         file.seek(start)
         data += file.read()
     entries = [at for at in range(len(data)) if data.startswith(b"PK\1\2", at)]
@@ -177,4 +177,4 @@ def test_offsets_that_jump_too_often_are_not_believed(tmp_path: Path) -> None:
         file.seek(start)
         file.write(data)
     with path.open("rb") as file, pytest.raises(ArchiveError, match="damaged, or holds a file"):
-        ZipIndex.of_file(file)
+        index_of_file(file)

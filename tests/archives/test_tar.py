@@ -276,7 +276,6 @@ def test_an_xz_that_asks_for_gigabytes_of_memory_is_refused(tmp_path: Path) -> N
 def test_a_name_in_gnu_tars_own_format_may_be_absolute(tmp_path: Path) -> None:
     contents = unpacked(tar_of({**FILES, "/c.jpg": b"c"}, tarfile.GNU_FORMAT), tmp_path)
     assert content(contents) == {**FILES, "c.jpg": b"c"}
-    assert contents.remarks[0].text.startswith("Names in the archive begin with a slash: '/c.jpg'")
 
 
 def test_times_in_the_headers_of_gnu_tar_are_no_part_of_a_name(tmp_path: Path) -> None:

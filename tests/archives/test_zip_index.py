@@ -18,6 +18,7 @@ from tests.helpers.archives import (
     ODD_ZIPS,
     STREAMED,
     UNUSUAL_ZIPS,
+    index_of_file,
     set_on,
     with_directory,
     zip_of,
@@ -69,7 +70,7 @@ def test_a_file_on_disk_has_the_same_index(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "export"
     path.write_bytes(data)
     with path.open("rb") as file:
-        index, elsewhere = ZipIndex.of_file(file), index_of(data)
+        index, elsewhere = index_of_file(file), index_of(data)
         assert places(index) == places(elsewhere)
         for name in index.members:
             assert index.read(name) == elsewhere.read(name)
@@ -85,7 +86,7 @@ def test_any_thread_may_read_any_member(on_disk: bool, tmp_path: Path) -> None:
     path = tmp_path / "export"
     path.write_bytes(zip_of(files))
     with path.open("rb") as file, ThreadPoolExecutor(8) as pool:
-        index = ZipIndex.of_file(file) if on_disk else index_of(path.read_bytes())
+        index = index_of_file(file) if on_disk else index_of(path.read_bytes())
         names = list(files) * 3
         assert list(pool.map(index.read, names)) == [files[name] for name in names]
 
@@ -260,6 +261,6 @@ def test_threads_read_members_with_extra_fields(
             info.extra = b"\xfe\xca\x20\x00" + bytes(32)
             archive.writestr(info, data, zipfile.ZIP_DEFLATED)
     with path.open("rb") as file, ThreadPoolExecutor(8) as pool:
-        index = ZipIndex.of_file(file)
+        index = index_of_file(file)
         for _ in range(20):
             assert list(pool.map(index.read, files)) == list(files.values())
