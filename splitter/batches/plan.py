@@ -45,8 +45,8 @@ def plan(export: Export) -> Iterator[str]:
         parts: list[Sequence[Part]] = [
             *splicing.parts(plans, export.bucket, request.export_path, export.source)
         ]
-        cost = splicing.cost(plans)
-        gets, received = cost.gets, cost.bytes_read
+        reads = splicing.reads(plans)
+        gets, received = len(reads), sum(window.size for window in reads)
     else:
         parts = [*zipping.parts(cut, Contents.expected(lane.index, Path()))]
         gets, received = -(-size // DOWNLOAD_PART_SIZE), size

@@ -100,28 +100,6 @@ class Plan:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """The S3 requests of plans, and the bytes that pass through this machine.
-
-    Attributes:
-        copies: UploadPartCopy.
-        puts: UploadPart and PutObject.
-        posts: CreateMultipartUpload and CompleteMultipartUpload.
-        gets: ranged GetObject.
-        heads: HeadObject, one before and one after each batch.
-        bytes_read, bytes_sent: of GETs and PUTs.
-    """
-
-    copies: int
-    puts: int
-    posts: int
-    gets: int
-    heads: int
-    bytes_read: int
-    bytes_sent: int
-
-
 def plan(cut: Partition, index: ZipIndex) -> list[Plan]:
     """The plans of an export's batches, whose rows name the images as the index does."""
     modified = index.members[cut.manifest].info.date_time
@@ -167,19 +145,9 @@ def plan_batch(
     return Plan(tuple(_parts(runs, manifest + directory, size, limits)), size)
 
 
-def cost(plans: Sequence[Plan], limits: PartLimits = S3_LIMITS) -> Cost:
-    """The requests of ``plans``, if no batch exists yet."""
-    uploads = [part for plan in plans for part in plan.parts if isinstance(part, Uploaded)]
-    windows = [window for some in _groups(plans, limits) for window in _windows(some, limits)]
-    return Cost(
-        copies=sum(len(plan.parts) for plan in plans) - len(uploads),
-        puts=len(uploads),
-        posts=2 * sum(len(plan.parts) > 1 for plan in plans),
-        gets=len(windows),
-        heads=2 * len(plans),
-        bytes_read=sum(window.size for window in windows),
-        bytes_sent=sum(upload.size for upload in uploads),
-    )
+def reads(plans: Sequence[Plan], limits: PartLimits = S3_LIMITS) -> list[Range]:
+    """The ranges of the archive, one a request, that this machine reads for ``plans``."""
+    return [window for some in _groups(plans, limits) for window in _windows(some, limits)]
 
 
 def parts(

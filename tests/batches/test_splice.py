@@ -18,6 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.cost import Cost
+from bench.cost import requests as planned_requests
 from devtools.object_store import seaweedfs
 from splitter.archives import zip_records
 from splitter.archives.members import ArchiveError
@@ -32,13 +34,12 @@ from splitter.batches.assembly import (
 )
 from splitter.batches.splice import (
     S3_LIMITS,
-    Cost,
     PartLimits,
     Plan,
     Uploaded,
-    cost,
     parts,
     plan_batch,
+    reads,
     verify,
 )
 from splitter.batches.windows import Range
@@ -210,7 +211,7 @@ def test_small_gaps_are_read_with_their_neighbours() -> None:
     images = [name for name in files if not name.startswith("__")]
     for max_gap, requests in [(0, 50), (300, 7)]:
         limits = PartLimits(min_part_size=10_000, max_gap=max_gap, window=10_000)
-        assert cost([planned(source, images, limits)], limits).gets == requests
+        assert len(reads([planned(source, images, limits)], limits)) == requests
 
 
 def test_a_batch_of_less_than_5_mib_is_one_put() -> None:
@@ -419,7 +420,7 @@ def test_a_batch_is_assembled_as_planned(
     plan = planned(ARCHIVE, images)
     assert kinds(plan) == expected
     assert splice_to(plan, key)
-    assert requests_of(cost([plan])) == +requests
+    assert requests_of(planned_requests([plan])) == +requests
     content = stored(object_store, bucket, key)
     assert content == assembled(plan, ARCHIVE)
     head = object_store.head_object(Bucket=bucket.name, Key=key)
@@ -466,11 +467,11 @@ def test_batches_of_a_shuffled_archive_read_it_once_together(
             for key, some in zip(keys, planned_parts, strict=True)
         ]
         assert all(future.result() for future in made)
-    expected = cost(plans, limits)
+    expected = planned_requests(plans, limits)
     # Bytes that the first has read before the others begin are read again.
     assert expected.gets <= requests["GetObject"] < 2 * expected.gets
     assert expected.bytes_read <= len(ARCHIVE)
-    assert expected.gets < cost(plans, replace(limits, batches=1)).gets
+    assert expected.gets < len(reads(plans, replace(limits, batches=1)))
     for key, plan in zip(keys, plans, strict=True):
         assert stored(object_store, bucket, key) == assembled(plan, ARCHIVE)
 
