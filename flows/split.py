@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from blocks.saved import Aws, load_workspace, origin
 from flows.support import artifacts
 from flows.support.pictures import Pictures
 from flows.support.progress import Progress, best_effort
-from flows.support.task_runner import UploadPool, task_runner
+from flows.support.task_runner import task_runner
 from flows.tasks import (
     download,
     extract,
@@ -34,7 +34,7 @@ from splitter.archives import Contents, StoppedError, Watermark, ZipIndex
 from splitter.aws import Bucket
 from splitter.batches import splice as splicing
 from splitter.batches import zip as zipping
-from splitter.batches.assembly import PARALLEL_UPLOADS, Part
+from splitter.batches.assembly import PARALLEL_UPLOADS, Part, PartPool
 from splitter.batches.lanes import Export, Extract, Splice, choose_lane
 from splitter.batches.outcome import Outcome
 from splitter.manifest import Partition
@@ -239,7 +239,7 @@ def put_batches(
     total = sum(part.size for plan in plans for part in plan)
     with (
         Progress("Upload", total) as progress,
-        closing(upload_pool(progress, files)) as uploads,
+        part_pool(progress, files) as pool,
         task_runner(scheduler) as runner,
         # Before the runner waits for its tasks, an error has to end their waiting.
         files.unpacked if isinstance(files, Contents) else nullcontext(),
@@ -251,7 +251,7 @@ def put_batches(
                 "parts": plans,
                 "of": len(parts.batches),
                 "export": unmapped(export),
-                "uploads": unmapped(uploads),
+                "pool": unmapped(pool),
                 **options,
             },
         )
@@ -265,8 +265,8 @@ def put_batches(
         return Made(parts, sizes, [future.state for future in futures], pictures)
 
 
-def upload_pool(progress: Progress, files: Contents | ZipIndex) -> UploadPool:
+def part_pool(progress: Progress, files: Contents | ZipIndex) -> PartPool:
     """The threads that send the parts of batches of some files."""
     if isinstance(files, Contents):
-        return UploadPool(progress, PARALLEL_UPLOADS, files.unpacked.wait_for)
-    return UploadPool(progress)
+        return PartPool(progress, PARALLEL_UPLOADS, files.unpacked.wait_for)
+    return PartPool(progress)

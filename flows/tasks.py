@@ -18,12 +18,11 @@ from prefect.tasks import Task, exponential_backoff
 
 from flows.support import artifacts
 from flows.support.progress import Progress, best_effort
-from flows.support.task_runner import UploadPool
 from splitter.archives import Contents, StoppedError, Watermark, ZipIndex
 from splitter.archives import extract as archives
 from splitter.aws import sqs as queues
 from splitter.batches import splice as splicing
-from splitter.batches.assembly import Part, assemble
+from splitter.batches.assembly import Part, PartPool, assemble
 from splitter.batches.lanes import Export
 from splitter.errors import is_timeout, is_transient
 from splitter.manifest import Batch, Partition
@@ -108,10 +107,10 @@ def partition(export: Export, files: Contents | ZipIndex) -> Partition:
 
 @task(task_run_name="zip and upload " + ONE_BATCH, **STEP)
 def zip_and_upload(
-    batch: Batch, parts: Sequence[Part], of: int, export: Export, uploads: UploadPool
+    batch: Batch, parts: Sequence[Part], of: int, export: Export, pool: PartPool
 ) -> int:
     """Write one batch ZIP straight into S3, unless it exists; returns its size in bytes."""
-    return _put_batch(batch, parts, export, uploads)
+    return _put_batch(batch, parts, export, pool)
 
 
 @task(task_run_name="splice " + ONE_BATCH, **STEP)
@@ -120,14 +119,14 @@ def splice(
     parts: Sequence[Part],
     of: int,
     export: Export,
-    uploads: UploadPool,
+    pool: PartPool,
     verify: bool,
 ) -> int:
     """Let S3 assemble one batch ZIP from ranges of the archive, unless it exists.
 
     With VERIFY=true, reads it back and compares every checksum. Returns its size in bytes.
     """
-    total = _put_batch(batch, parts, export, uploads)
+    total = _put_batch(batch, parts, export, pool)
     if verify:
         key = export.request.batch_key(batch.part)
         splicing.verify(export.bucket, key, batch, export.settings.limits)
@@ -143,21 +142,19 @@ def notify(sqs: "SQSClient", address: ReplyAddress, message: Result | Failure) -
         artifacts.publish_callback(message)
 
 
-def _put_batch(batch: Batch, parts: Sequence[Part], export: Export, uploads: UploadPool) -> int:
+def _put_batch(batch: Batch, parts: Sequence[Part], export: Export, pool: PartPool) -> int:
     key = export.request.batch_key(batch.part)
     total = sum(part.size for part in parts)
     metadata = batch.metadata(export.source.etag)
-    if uploads.timeout:
-        raise uploads.timeout
+    if pool.timeout:
+        raise pool.timeout
     try:
-        is_new = assemble(
-            export.bucket, key, parts, metadata, uploads.pool, uploads.progress, uploads.may_appear
-        )
+        is_new = assemble(export.bucket, key, parts, metadata, pool)
     except StoppedError:
         return Cancelled(message="The archive was not unpacked")  # type: ignore[return-value]
     except Exception as error:
         if is_timeout(error):
-            uploads.timeout = error
+            pool.timeout = error
         raise
     if is_new:
         get_run_logger().info("Put %s to %s", size(total), key)

@@ -72,7 +72,7 @@ def splice(bucket: Bucket) -> list[int]:
     plans = plan(lane.parts, lane.index)
     with PartPool() as pool, ThreadPoolExecutor(PARALLEL_BATCHES) as tasks:
         made = [
-            tasks.submit(assemble, bucket, f"batch/{number}.zip", some, {}, pool, lambda _: None)
+            tasks.submit(assemble, bucket, f"batch/{number}.zip", some, {}, pool)
             for number, some in enumerate(parts(plans, bucket, KEY, export.source))
         ]
         assert all(future.result() for future in made)

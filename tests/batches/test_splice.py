@@ -362,7 +362,7 @@ def bucket(object_store: Any) -> Bucket:
 
 @pytest.fixture
 def pool() -> Iterator[PartPool]:
-    with PartPool(4) as threads:
+    with PartPool(senders=4) as threads:
         yield threads
 
 
@@ -389,7 +389,8 @@ def splice_to(bucket: Bucket, source: StoredObject, pool: PartPool) -> Callable[
     def run(plan: Plan, key: str) -> bool:
         done: list[int] = []
         [planned] = parts([plan], bucket, KEY, source)
-        made = assemble(bucket, key, planned, {"rows": "1-9"}, pool, done.append)
+        pool.progress = done.append
+        made = assemble(bucket, key, planned, {"rows": "1-9"}, pool)
         assert sum(done) == plan.size
         return made
 
@@ -463,7 +464,7 @@ def test_batches_of_a_shuffled_archive_read_it_once_together(
     keys = [f"batch/together-{number}.zip" for number in range(3)]
     with ThreadPoolExecutor(3) as tasks:
         made = [
-            tasks.submit(assemble, bucket, key, some, {}, pool, lambda _: None)
+            tasks.submit(assemble, bucket, key, some, {}, pool)
             for key, some in zip(keys, planned_parts, strict=True)
         ]
         assert all(future.result() for future in made)
@@ -487,7 +488,7 @@ def test_a_source_replaced_after_the_plan_fails_and_leaves_nothing(
     plan = planned(ARCHIVE, BATCHES[name][0])
     with pytest.raises(ObjectError, match=r"export/replaced\.zip. was replaced"):
         [planned_parts] = parts([plan], bucket, source_key, source)
-        assemble(bucket, key, planned_parts, {}, pool, lambda _: None)
+        assemble(bucket, key, planned_parts, {}, pool)
     assert nothing_is_left(object_store, bucket, key)
 
 
@@ -509,7 +510,7 @@ def test_a_batch_of_another_size_than_planned_is_removed(
     assert isinstance(last, SentPart)
     wrong = [*first, replace(last, size=last.size + 1)]
     with pytest.raises(AssemblyError, match="instead of"):
-        assemble(bucket, "batch/size.zip", wrong, {}, pool, lambda _: None)
+        assemble(bucket, "batch/size.zip", wrong, {}, pool)
     assert nothing_is_left(object_store, bucket, "batch/size.zip")
 
 

@@ -57,10 +57,10 @@ def _splice(export: Export, lane: Splice) -> list[bytes]:
     plans = splicing.plan(lane.parts, lane.index)
     parts = splicing.parts(plans, bucket, export.request.export_path, export.source)
     made = []
-    with PartPool(4) as pool:
+    with PartPool(senders=4) as pool:
         for batch, pieces in zip(lane.parts.batches, parts, strict=True):
             key = export.request.batch_key(batch.part)
-            assemble(bucket, key, pieces, {}, pool, lambda _: None)
+            assemble(bucket, key, pieces, {}, pool)
             splicing.verify(bucket, key, batch)
             found = bucket.archive(key)
             made.append(bytes(bucket.read(key, found.etag, 0, found.size)))
