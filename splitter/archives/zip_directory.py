@@ -5,7 +5,6 @@ PKWARE's APPNOTE; see ``zip_records``.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import islice
 from zipfile import ZipInfo
 
@@ -112,24 +111,15 @@ TWO_ZIPS = Sentence(
 )
 
 
-@dataclass
-class Directory:
-    """The central directory.
-
-    Attributes:
-        infos: the entries, from ``parse_entry``. ``header_offset`` counts from the archive's first
-            byte.
-        start: offset of the first entry.
-        remarks: warnings about the archive.
-    """
-
-    infos: list[ZipInfo]
-    start: int
-    remarks: list[Said] = field(default_factory=list)
-
-
-def read_directory(read: Read, size: int, limits: Limits) -> Directory:
+def read_directory(read: Read, size: int, limits: Limits) -> tuple[list[ZipInfo], int, list[Said]]:
     """Find the central directory and read its entries.
+
+    Args:
+        read: returns the last ``TAIL`` bytes without a request.
+
+    Returns:
+        The entries, from ``parse_entry``, with offsets that count from the archive's first byte;
+        the offset of the first entry; warnings.
 
     Raises:
         ArchiveError: if it is damaged, missing, of one volume of several, or exceeds ``limits``.
@@ -153,11 +143,9 @@ def read_directory(read: Read, size: int, limits: Limits) -> Directory:
     if not end.counts(len(infos)):
         raise ArchiveError(MISCOUNTED, listed=len(infos), counted=end.count)
     check_count(len(infos), limits)
-    directory = Directory(infos, start)
-    if behind := size - end.stop:
-        directory.remarks.append(BYTES_BEHIND(bytes=Words(count(behind, "byte"))))
-    _place(directory, end, read, size)
-    return directory
+    _place(infos, start, end, read, size)
+    behind = size - end.stop
+    return infos, start, [BYTES_BEHIND(bytes=Words(count(behind, "byte")))] if behind else []
 
 
 def ends_as_zip(read: Read, size: int) -> bool:
@@ -189,16 +177,10 @@ def _find(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[End
                 continue
             if end.size > limits.max_in_memory:
                 raise ArchiveError(DIRECTORY_TOO_LARGE, size=end.size, limit=limits.max_in_memory)
-            if start >= tail_start:
-                data = tail[start - tail_start :][: end.size]
-            elif end is whole[0] and start == end.starts()[0]:  # nearly always right: one request
-                data = read(start, end.size)
-            else:
-                data = read(start, 4)
-            if data.startswith(CENTRAL):
+            if read(start, len(CENTRAL)) == CENTRAL:
                 # A count that the directory has no room for is damage, not a large archive.
                 check_count(min(end.count, end.size // CENTRAL_DIRECTORY_HEADER.size), limits)
-                return end, start, data if len(data) > 4 else read(start, end.size)
+                return end, start, read(start, end.size)
     for end in whole:
         if not end.count and not end.size:
             return end, end.position, b""
@@ -222,7 +204,7 @@ def _is_encrypted(read: Read, size: int) -> bool:
     return header is not None and bool(header.fields.flags & MASKED)
 
 
-def _place(directory: Directory, end: End, read: Read, size: int) -> None:
+def _place(infos: list[ZipInfo], start: int, end: End, read: Read, size: int) -> None:
     """Correct the members' offsets, so that they count from the archive's first byte.
 
     Offsets may be wrong by the length of a program in front of the archive, or by multiples of
@@ -232,12 +214,11 @@ def _place(directory: Directory, end: End, read: Read, size: int) -> None:
     Raises:
         ArchiveError: if the local headers are elsewhere.
     """
-    infos = directory.infos
-    shift = directory.start - end.offset
-    wrapped = not end.zip64 and shift > 0 and shift % WRAP == 0 and directory.start >= WRAP
+    shift = start - end.offset
+    wrapped = not end.zip64 and shift > 0 and shift % WRAP == 0 and start >= WRAP
     several = end.several or any(info.volume not in (0, MAX_16) for info in infos)
     if wrapped:
-        _unwrap(infos, directory.start)
+        _unwrap(infos, start)
     elif shift and infos and not several:
         here = _is_at(infos[0], read, size)
         if shift < 0 and not here and read(0, 4) != LOCAL:
@@ -273,15 +254,9 @@ def _unwrap(infos: list[ZipInfo], directory_start: int) -> None:
 
 
 def _proved(infos: list[ZipInfo], read: Read, size: int) -> bool:
-    """Whether local headers are in place: first, last, at each multiple of 4 GiB, and others."""
-    total = len(infos)
-    chosen = {0, total - 1, *(total * number // PROVED for number in range(PROVED))}
-    for number in range(1, total):
-        if infos[number].header_offset // WRAP != infos[number - 1].header_offset // WRAP:
-            chosen |= {number - 1, number}
-        if len(chosen) > 8 * PROVED:
-            break
-    return all(_is_at(infos[number], read, size) for number in sorted(chosen & set(range(total))))
+    """Whether the local headers of some members, from the first to the last, are in place."""
+    some = [*infos[:: len(infos) // PROVED + 1], *infos[-1:]]
+    return all(_is_at(info, read, size) for info in some)
 
 
 def _is_at(info: ZipInfo, read: Read, size: int, shift: int = 0) -> bool:

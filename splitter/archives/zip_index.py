@@ -118,15 +118,14 @@ class ZipIndex:
         names = Names(limits)
         self.read_at = Tail(read, size)
         with reading():
-            directory = read_directory(self.read_at, size, limits)
-        spans = _spans(directory.infos, directory.start)
+            infos, start, self.remarks = read_directory(self.read_at, size, limits)
+        spans = _spans(infos, start)
         self.members = names.usable(_files(spans, names))
         most = most_unpacked(size, limits)
         self.unpacked = sum(span.info.file_size for span in self.members.values())
         if self.unpacked > most:
             raise ArchiveError(TOO_MUCH, size=most)
         self.unusable = names.unusable
-        self.remarks = directory.remarks
 
     def read(self, name: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
         """The bytes of one member.
