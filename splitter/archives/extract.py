@@ -8,14 +8,7 @@ from types import MappingProxyType
 from typing import IO, Self
 
 from splitter.archives.formats import identify
-from splitter.archives.members import (
-    DEFAULT_LIMITS,
-    Limits,
-    Member,
-    Names,
-    check_in_memory,
-    most_unpacked,
-)
+from splitter.archives.members import DEFAULT_LIMITS, Limits, Member, check_in_memory
 from splitter.archives.tar import extract_tar
 from splitter.archives.watermark import COMPLETE, Watermark
 from splitter.archives.zip_index import ZipIndex, content, file_reader
@@ -101,12 +94,8 @@ def extract(
             extract_zip(archive, index, contents, progress)
             contents.unpacked.finish()
             return contents
-        names = Names(limits)
         with store.open("wb") as output:
-            members, remarks = extract_tar(
-                source, format, output, progress, names, most_unpacked(size, limits)
-            )
-        return Contents(store, names.usable(members), names.unusable, remarks)
+            return Contents(store, *extract_tar(source, format, output, progress, limits))
 
 
 def extract_zip(

@@ -171,14 +171,14 @@ class Names:
         name = plain(raw)
         if is_folder or name.endswith("/") or is_noise(name):
             return None
-        if too_long := _too_long(name, self._limits):
-            # Normalising a long name can take minutes.
+        length, limit = len(name.encode(errors="surrogatepass")), self._limits.max_name_bytes
+        if length > limit:  # normalising a long name can take minutes
             if not why_not:
-                self.unusable[UNPRINTABLE.sub(_escaped, name)] = too_long
+                self.unusable[_printable(name)] = LONG_NAME(length=length, limit=limit)
             return None
         why_not = why_not or _unsafe(name)
         if why_not:
-            name = UNPRINTABLE.sub(_escaped, name)
+            name = _printable(name)
             self.unusable[name] = why_not
         # Windows and macOS compare names like this: one file would overwrite the other there.
         folded = unicodedata.normalize("NFC", name).casefold()
@@ -231,15 +231,8 @@ def _unsafe(name: str) -> Said | None:
     return None
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return ascii(found[0])[1:-1]
-
-
-def _too_long(name: str, limits: Limits) -> Said | None:
-    length = len(name.encode(errors="surrogatepass"))
-    if length > limits.max_name_bytes:
-        return LONG_NAME(length=length, limit=limits.max_name_bytes)
-    return None
+def _printable(name: str) -> str:
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], name)
 
 
 def check_count(count: int, limits: Limits) -> None:

@@ -41,9 +41,6 @@ UNPACKED = 4
 LARGEST_UNPACKED = 8 * 1024 * 1024
 """Compressed bytes of the largest member that is unpacked; images are smaller."""
 
-REQUESTS = SAMPLE
-"""Threads: one for each member of the sample, because a request mostly waits."""
-
 LATEST_VERSION = 46  # 4.6 (4.4.3.2); Info-ZIP's unzip skips members that need a later version
 
 
@@ -128,7 +125,7 @@ def copyable(index: ZipIndex, folder: str, read: Read) -> tuple[bool, Said]:
             return header_disagreement(name, span, here) or _data_disagreement(name, span, here)
         return header_disagreement(name, span, read)
 
-    with ThreadPoolExecutor(REQUESTS) as pool:
+    with ThreadPoolExecutor(SAMPLE) as pool:  # a request mostly waits
         for said in list(pool.map(look, chosen)):
             if said:
                 return False, said

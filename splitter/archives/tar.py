@@ -3,6 +3,7 @@
 Supports the formats of ``tarfile``: POSIX.1-2017 (pax and ustar), GNU tar's extensions, Unix V7.
 """
 
+import os
 import re
 import tarfile
 import time
@@ -21,8 +22,10 @@ from splitter.archives.members import (
     TOO_MUCH,
     ArchiveError,
     DosDateTime,
+    Limits,
     Member,
     Names,
+    most_unpacked,
     plain,
 )
 from splitter.archives.streams import CHUNK, Ahead, decompressed
@@ -99,25 +102,24 @@ def extract_tar(
     format: Format,
     output: IO[bytes],
     progress: Callable[[int], object],
-    names: Names,
-    max_size: int,
-) -> tuple[dict[str, Member], list[Said]]:
+    limits: Limits,
+) -> tuple[dict[str, Member], dict[str, Said], list[Said]]:
     """Write the content of every file to ``output``, one after another.
 
     A separate thread decompresses while this one reads the tar, computes checksums and writes.
 
     Args:
         progress: called with the number of bytes written since the last call.
-        names: receives the members' names.
-        max_size: bytes that the archive may unpack to.
 
     Returns:
-        The files by name, and warnings.
+        The files by name, unusable files with the reason, and warnings.
 
     Raises:
         ArchiveError: if the archive is damaged, is too large or is not exactly one tar.
     """
     warnings: list[Said] = []
+    names = Names(limits)
+    max_size = most_unpacked(os.fstat(archive.fileno()).st_size, limits)
     compression = format.partition(".")[2]
     chunks = iter(partial(archive.read, CHUNK), b"")
     if compression:
@@ -130,7 +132,7 @@ def extract_tar(
         if source.lacks_end:
             warnings.append(NO_END())
         _check_rest(stream, warnings)
-    return members, warnings
+    return names.usable(members), names.unusable, warnings
 
 
 def _members(

@@ -116,7 +116,7 @@ class ZipIndex:
                 volume of several, or exceeds ``limits``.
         """
         names = Names(limits)
-        self.read_at = Tail(read, size)
+        self.read_at = _with_cached_end(read, size)
         with reading():
             infos, start, self.remarks = read_directory(self.read_at, size, limits)
         spans = _spans(infos, start)
@@ -146,22 +146,17 @@ class ZipIndex:
         return content(name, self.members[name], self.read_at)
 
 
-class Tail:
-    """Reads an archive and caches its last bytes. Thread-safe.
+def _with_cached_end(read: Read, size: int) -> Read:
+    """``read`` that keeps the last bytes: the end records, often the directory and the manifest."""
+    start = max(0, size - TAIL)
+    end = read(start, size - start)
 
-    They contain most of the index: the end records, often the directory and the manifest.
-    """
+    def cached(offset: int, length: int) -> bytes:
+        if offset < start:
+            return read(offset, length)
+        return end[offset - start :][:length]
 
-    def __init__(self, read: Read, size: int) -> None:
-        self._read = read
-        self._start = max(0, size - TAIL)
-        self._bytes = read(self._start, size - self._start)
-
-    def __call__(self, offset: int, length: int) -> bytes:
-        if offset < self._start:
-            return self._read(offset, length)
-        start = offset - self._start
-        return self._bytes[start : start + length]
+    return cached
 
 
 def file_reader(file: IO[bytes]) -> Read:
