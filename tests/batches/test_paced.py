@@ -104,7 +104,7 @@ def test_copies_that_are_throttled_are_sent_again(archive: Path, servers: ExitSt
 
 
 def test_the_members_of_a_sample_are_read_in_parallel(archive: Path, servers: ExitStack) -> None:
-    store = PacedStore(first_byte=0.8, rate=1e9)
+    store = PacedStore(first_byte=0.5, rate=1e9)
     store.add(KEY, archive)
     export = export_in(bucket_of(store, servers))
     lane = choose_lane(export)

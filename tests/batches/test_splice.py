@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -228,24 +227,6 @@ def test_other_programs_open_the_batch_of_a_real_export(program: str, tmp_path: 
     path = tmp_path / "batch.zip"
     path.write_bytes(assembled(plan, source))
     accepts(program, path)
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A batch of 66,000 images."""
-    names = [f"{number}.jpg" for number in range(66_000)]
-    source = zip_of(dict.fromkeys(names, b""))
-    path = tmp_path_factory.mktemp("many") / "batch.zip"
-    path.write_bytes(assembled(planned(source, names), source))
-    with zipfile.ZipFile(path) as batch:
-        assert batch.namelist() == [*names, "manifest.csv"]
-    return path
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("program", COMMANDS)
-def test_other_programs_open_a_batch_of_more_than_65535_images(program: str, many: Path) -> None:
-    accepts(program, many)
 
 
 def run(command: list[str], path: Path, *names: str) -> bytes:
@@ -533,12 +514,6 @@ def test_a_batch_that_does_not_verify_is_removed(
     with pytest.raises(error):
         verify(bucket, "batch/wrong.zip", batch_of(images))
     assert bucket.find("batch/wrong.zip") is None
-
-
-def test_the_index_is_read_from_s3(bucket: Bucket, source: StoredObject) -> None:
-    index = ZipIndex(partial(bucket.read, KEY, source.etag), source.size)
-    assert list(index.members) == [*NAMES, "manifest.csv"]
-    assert index.read("01.jpg") == IMAGES["01.jpg"]
 
 
 def test_a_broken_response_is_resumed() -> None:
