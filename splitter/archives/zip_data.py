@@ -6,7 +6,6 @@ A piece has at most a few MiB, whatever the input. Section numbers refer to PKWA
 
 import bz2
 import lzma
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -114,26 +113,15 @@ def _lzma(fed: Fed, size: int) -> Iterator[bytes]:
     left = size
     for piece in fed(FED):
         if decompressor is None:
-            _, length = struct.unpack_from("<2H", piece) if len(piece) >= 4 else (0, 0)
-            if length != 5 or len(piece) < 9:
+            if len(piece) < 9 or piece[2:4] != b"\5\0":  # the length of the properties
                 raise DataError("the header of its LZMA data is damaged")
-            first, dictionary = struct.unpack_from("<BL", piece, 4)
-            if first >= 9 * 5 * 5:
-                raise DataError("the header of its LZMA data is damaged")
+            # As zipfile does.
+            properties = lzma._decode_filter_properties(lzma.FILTER_LZMA1, piece[4:9])  # type: ignore[attr-defined]
             # No reference can reach back beyond the start of the content.
-            kept = max(4096, min(dictionary, size))
+            kept = properties["dict_size"] = max(4096, min(properties["dict_size"], size))
             if kept > MOST_MEMORY:
                 raise DataError(f"unpacking it takes {kept:,} bytes of memory")
-            rest, lc = divmod(first, 9)
-            pb, lp = divmod(rest, 5)
-            if lc + lp > 4:
-                raise DataError("the header of its LZMA data is damaged")
-            decompressor = lzma.LZMADecompressor(
-                lzma.FORMAT_RAW,
-                filters=[
-                    {"id": lzma.FILTER_LZMA1, "dict_size": kept, "lc": lc, "lp": lp, "pb": pb}
-                ],
-            )
+            decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[properties])
             piece = piece[9:]
         while left and not decompressor.eof and (piece or not decompressor.needs_input):
             content = decompressor.decompress(piece, min(left, CHUNK))
