@@ -1,12 +1,12 @@
-# To start each build from the same bytes, give the base image by its digest:
+# To start each build from the same bytes, give the digest of the base image:
 #   docker build --build-arg BASE=python:3.12-slim@sha256:... .
 # `docker buildx imagetools inspect python:3.12-slim` prints it. A digest gets no fixes until somebody
 # changes it, so none is set here.
 ARG BASE=python:3.12-slim
 FROM ${BASE}
 
-# glibc returns memory that it mapped for one allocation to the system when it is freed. By default it
-# soon keeps the parts of uploads for each thread: up to 80 MiB for 32,000 images.
+# With a fixed threshold, glibc returns the memory of each upload's parts to the system. By default it
+# soon raises the threshold and keeps that memory for each thread: up to 80 MiB for 32,000 images.
 ENV PYTHONUNBUFFERED=1 \
     PYTHONPATH=/opt/biospex \
     MALLOC_MMAP_THRESHOLD_=1048576 \

@@ -1,40 +1,39 @@
-# make demo   split two examples on this machine; ARCHIVE=path BATCH_SIZE=n OUT=folder KEEP=1 VERBOSE=1
+# make demo   split two examples on this machine; ARCHIVE=path BATCH_SIZE=n OUT=folder KEEP=1
 # make test   lint, types, import rules and the tests
 # make soak   the tests that take longest: killed processes, crowds of messages, a second database
 # make quick  the tests that need no service, in under a minute
-# make bench  both lanes beside the floor and the limit, on real JPEGs; GIGABYTES=1.6 REPEAT=3
-# make serve  serve both deployments against the Prefect API and the AWS that the environment names
-# make submit split an archive that is in S3: ARCHIVE=s3://bucket/key; PLAN=1 only prints the batches,
-#             ANSWER=1 sends BIOSPEX's trigger, with UPDATES_QUEUE_URL for the answer
-# make deploy set everything up on AWS, after a few questions; see deploy/deploy.sh --help
+# make bench  measure both lanes on real JPEGs; GIGABYTES=1.6 REPEAT=3
+# make serve  run listener and flow in one process, with the environment's Prefect API and AWS account
+# make submit split an archive in S3: ARCHIVE=s3://bucket/key; PLAN=1 only prints the batches, ANSWER=1
+#             sends BIOSPEX's trigger, with UPDATES_QUEUE_URL for the callback
+# make deploy set everything up on AWS, after a few questions; see docs/deploying.md
 
 PYTHON ?= python3
 BATCH_SIZE ?=
 KEEP ?=
 OUT ?=
-VERBOSE ?=
 PLAN ?=
 ANSWER ?=
 export ARCHIVE
 GIGABYTES ?= 1.6
 REPEAT ?= 3
 
-# One virtual environment for one Python: another PYTHON makes it anew. It holds what the demo needs
-# when the file DEMO is there, and what the tests need as well when INSTALLED is.
+# Another PYTHON makes the virtual environment anew. The file DEMO marks that the packages of the demo
+# are installed, the file INSTALLED that those of the tests are too.
 VENV ?= .venv
 BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 DEMO := $(VENV)/.demo-$(VERSION)
 INSTALLED := $(VENV)/.installed-$(VERSION)
 export DO_NOT_TRACK = 1
-# Hundreds of processes import the same modules; Python compiles them once.
+# Hundreds of processes import the same modules, so Python has to keep the compiled ones.
 unexport PYTHONDONTWRITEBYTECODE
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .PHONY: help setup demo test soak quick lint lock serve submit deploy bench
 
-# Make a virtual environment hold what a lock names and nothing else; on a terminal one line shows the
-# progress. uv has settings of its own and does not read pip's; it trusts the certificates of the system.
+# Installs the packages of a lock into a virtual environment and removes all others. On a terminal one
+# line shows the progress. uv does not read pip's settings; --system-certs trusts the system's certificates.
 define install
 @{ $(BIN)/uv pip sync --system-certs --python $(1) --compile-bytecode --require-hashes $(2) 2>&1; \
 		echo "status $$?"; } | \
@@ -73,11 +72,10 @@ $(INSTALLED): $(DEMO) requirements-dev.lock requirements-zooniverse.lock
 	$(call install,$(VENV)/zooniverse,requirements-zooniverse.lock)
 	@touch $@
 
-# The shell takes ARCHIVE from the environment, so that a name may hold spaces and quotes.
+# The shell reads ARCHIVE from the environment, so a name may have spaces and quotes.
 demo: $(DEMO)
 	@$(BIN)/python -m devtools.demo $(if $(BATCH_SIZE),--batch-size "$(BATCH_SIZE)") $(if $(KEEP),--keep) \
-		$(if $(OUT),--out "$(OUT)") \
-		$(if $(VERBOSE),--verbose) $${ARCHIVE:+"$$ARCHIVE"}
+		$(if $(OUT),--out "$(OUT)") $${ARCHIVE:+"$$ARCHIVE"}
 
 test: lint
 	$(BIN)/pytest
@@ -113,7 +111,7 @@ bench: setup
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11
 
-# The locks name versions and hashes, never the index they came from.
+# The locks contain versions and hashes, but no index URLs.
 lock: setup
 	$(COMPILE) --upgrade pyproject.toml -o requirements.lock
 	$(COMPILE) --upgrade pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock

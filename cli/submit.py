@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -21,10 +22,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from blocks.saved import Aws
+from flows.listening.recovery import callback_of
+from flows.listening.setup import check_services
 from flows.split import bucket_named
-from flows.support.recovery import callback_of
 from flows.support.run_tags import run_page
-from flows.support.setup import check_services
 from splitter.batches.lanes import Export
 from splitter.batches.plan import plan
 from splitter.errors import ExportError, SetupError, explain
@@ -56,9 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bucket = bucket_named(request.s3_bucket, aws, settings.bucket_owner)
     source = bucket.archive(request.export_path)
     if options.plan:
-        settings, origins = planned_settings()
-        print(origins)
-        for line in plan(Export(request, source, settings, bucket_named, bucket)):
+        export = Export(request, source, planned_settings(), bucket_named, bucket)
+        for line in plan(export):
             print(line)
         return 0
     with get_client(sync_client=True) as prefect:
@@ -72,32 +72,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return follow(prefect, find_run)
 
 
-def planned_settings() -> tuple[Settings, str]:
-    """The settings of a run, and a line with their origins.
+def planned_settings() -> Settings:
+    """Print and return the settings of a run.
 
     On ECS these are the work pool's settings. A variable of the shell overrides them.
     """
-    settings = Settings.load()
-    names = [name.upper() for name in Settings.model_fields]
-    shell = {name: os.environ[name] for name in names if name in os.environ}
-    pool = {name: value for name, value in _pool().items() if name in names and name not in shell}
-    if pool:
-        chosen: dict[str, Any] = {name.lower(): value for name, value in pool.items()}
-        settings = Settings(**chosen)
-    origins = [f"{name}={value} (this shell)" for name, value in shell.items()]
-    origins += [f"{name}={value} (work pool {POOL})" for name, value in pool.items()]
-    return settings, "Settings: " + ", ".join([*origins, "the others by default"])
-
-
-def _pool() -> dict[str, str]:
-    """The environment of the work pool's runs; empty without a pool."""
-    with get_client(sync_client=True) as prefect:
-        try:
-            template = prefect.read_work_pool(POOL).base_job_template
-        except ObjectNotFound:
-            return {}
-    env = template.get("variables", {}).get("properties", {}).get("env", {}).get("default", {})
-    return {name: value for name, value in env.items() if value is not None}
+    pool: dict[str, Any] = {}
+    with get_client(sync_client=True) as prefect, suppress(ObjectNotFound):
+        variables = prefect.read_work_pool(POOL).base_job_template.get("variables", {})
+        env = variables.get("properties", {}).get("env", {}).get("default", {})
+        names = [name.upper() for name in Settings.model_fields if name.upper() not in os.environ]
+        pool = {name: env[name] for name in names if name in env}
+    shown = [f"{name}={value} (work pool {POOL})" for name, value in pool.items()]
+    print("Settings:", ", ".join([*shown, "the others of this shell, or by default"]))
+    return Settings(**{name.lower(): value for name, value in pool.items()})
 
 
 def _start_run(prefect: SyncPrefectClient, archive: str) -> FindRun:
@@ -170,23 +158,20 @@ def follow(prefect: SyncPrefectClient, find_run: FindRun) -> int:
         return STOPPED
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        if "required: s3://" in message:
-            message = "Name the archive: make submit ARCHIVE=s3://bucket/key"
-        sys.exit(message)
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m cli.submit", description=str(__doc__).partition("\n")[0])
-    parser.add_argument("archive", metavar="s3://BUCKET/KEY")
+    description = str(__doc__).partition("\n")[0]
+    parser = argparse.ArgumentParser("python -m cli.submit", description=description)
+    parser.add_argument("archive", nargs="?", metavar="s3://BUCKET/KEY")
     parser.add_argument("--plan", action="store_true", help="print the batches, write nothing")
     parser.add_argument(
         "--answer",
         action="store_true",
         help="send BIOSPEX's trigger; UPDATES_QUEUE_URL gets the callback",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not options.archive:
+        sys.exit("Name the archive: make submit ARCHIVE=s3://bucket/key")
+    return options
 
 
 if __name__ == "__main__":

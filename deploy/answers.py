@@ -35,47 +35,29 @@ class Draft:
     given: dict[str, str] = field(default_factory=dict)
 
 
-Value = str | Callable[[Draft], str]
-"""A value, or a function that finds it."""
-
-
 @dataclass(frozen=True)
 class Ask:
     """A question. It offers the last answer, else the stack's, else the default.
 
     Attributes:
+        default: a value, or a function that finds it.
         parameter: the parameter of deploy/stack.yaml that gets the answer.
-        known: a value that makes the question needless; empty to ask.
     """
 
     text: str
-    default: Value = ""
+    default: str | Callable[[Draft], str] = ""
     parameter: str = ""
-    known: Value = ""
-
-
-def _find(value: Value, draft: Draft) -> str:
-    return value(draft) if callable(value) else value
 
 
 def _bucket(draft: Draft) -> str:
     return "biospex-app" if draft.environment == "prod" else f"biospex-{draft.environment}"
 
 
-def _in_bucket(look: Callable[[str], Any], draft: Draft) -> Any:
-    """The result of a look-up, or None; a check reports a bucket that cannot be read."""
-    try:
-        return look(draft.given["BUCKET"])
-    except (ClientError, BotoCoreError):
-        return None
-
-
 def _bucket_key(draft: Draft) -> str:
-    return _in_bucket(account.bucket_key, draft) or ""
-
-
-def _keep_rules(draft: Draft) -> str:
-    return "" if _in_bucket(account.lifecycle_rules, draft) == [] else "no"
+    try:
+        return account.bucket_key(draft.given["BUCKET"])
+    except (ClientError, BotoCoreError):  # a check reports a bucket that cannot be read
+        return ""
 
 
 def _queue(suffix: str) -> Callable[[Draft], str]:
@@ -203,11 +185,9 @@ NOTICE = Ask("Notify of failed exports by (slack-webhook/NAME; empty: by nothing
 CPU = Ask("CPU of an export, or of the single task (1024 is one core)", _by_shape("2048", "512"))
 MEMORY = Ask("Its memory (MiB)", _by_shape("4096", "2048"))
 DISK = Ask("Its disk (GiB, 21 to 200)", _by_shape("100", "21"))
-SPOT = Ask("Capacity (FARGATE or FARGATE_SPOT)", "FARGATE", known=_by_shape("", "FARGATE"))
+SPOT = Ask("Capacity of the pools (FARGATE or FARGATE_SPOT)", "FARGATE")
 SETTINGS = Ask("Settings of the flows (BATCH_SIZE=1000 …, see README)")
-RULES = Ask(
-    "Rules of deploy/lifecycle.json for the bucket, which has none", "no", known=_keep_rules
-)
+RULES = Ask("Rules of deploy/lifecycle.json for the bucket, if it has none (yes or no)", "no")
 
 
 @dataclass(frozen=True)
@@ -249,14 +229,8 @@ def offer(name: str, draft: Draft) -> str:
     asked, last = QUESTIONS[name], draft.last.get(name)
     if last or (last is not None and not _read(name, "")[1]):
         return last
-    return draft.stack.parameters.get(asked.parameter) or _find(asked.default, draft)
-
-
-def ask(name: str, draft: Draft, prompt: Callable[[str, str], str]) -> str:
-    """Puts one answer into the draft. ``prompt`` gets the question and its default."""
-    known = _find(QUESTIONS[name].known, draft)
-    draft.given[name] = known or prompt(QUESTIONS[name].text, offer(name, draft))
-    return draft.given[name]
+    default = asked.default(draft) if callable(asked.default) else asked.default
+    return draft.stack.parameters.get(asked.parameter) or default
 
 
 def parse(raw: Mapping[str, str]) -> tuple[Answers, dict[str, str]]:

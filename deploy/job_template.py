@@ -1,11 +1,11 @@
 """The base job template of an ECS work pool, made from the stack's outputs.
 
-There are two pools, since listener and splitter have different roles: the splitter's has no right
+There are two pools, because listener and splitter have different roles: the splitter's has no right
 to the trigger queue, the listener's none to the bucket.
 
-The template is prefect-aws's own. ``FREE`` names the job variables that a run may set. Image,
-command, roles, cluster and credentials are written in as values, and so no job variable reaches
-them. The command sets ``ALLOWED_BUCKETS`` and ``ALLOWED_QUEUES``, over any environment of a run.
+The template is prefect-aws's own. A run may set only the job variables in ``FREE``; image, command,
+roles, cluster and credentials are fixed values. The command sets ``ALLOWED_BUCKETS`` and
+``ALLOWED_QUEUES``, over any environment of a run.
 """
 
 import shlex
@@ -18,7 +18,6 @@ from prefect_aws.workers.ecs_worker import ECSWorker
 Pool = Literal["splitter", "listener"]
 
 FREE = frozenset({"cpu", "memory", "ephemeral_storage", "launch_type", "env", "labels", "name"})
-"""The job variables that a deployment or a run may set."""
 
 EFS_PATH = "/efs/batch"
 
@@ -55,10 +54,10 @@ def job_template(
         "type": "integer",
         "minimum": 21,
         "maximum": 200,
+        "default": ephemeral_storage,
     }
-    defaults = {"cpu": cpu, "memory": memory, "ephemeral_storage": ephemeral_storage}
-    for name, value in {**defaults, "launch_type": capacity, "env": environment}.items():
-        properties[name]["default"] = value
+    properties["cpu"]["default"], properties["memory"]["default"] = cpu, memory
+    properties["launch_type"]["default"], properties["env"]["default"] = capacity, environment
     _shape_task(configuration["task_definition"], outputs, mounts_efs=pool == "splitter")
     fixed = {
         "image": image,
@@ -118,11 +117,11 @@ def _environment(outputs: Mapping[str, str]) -> dict[str, str | None]:
 
 
 def _shape_task(definition: Any, outputs: Mapping[str, str], *, mounts_efs: bool) -> None:
-    """Add the disk and, for large archives, the EFS volume."""
+    """Add the size, the disk and, for large archives, the EFS volume."""
     [container] = definition["containerDefinitions"]
     definition["ephemeralStorage"] = {"sizeInGiB": "{{ ephemeral_storage }}"}
-    # ECS adds this key. The worker compares its own definition with the one that ECS returns, and
-    # would register a new revision for each run.
+    # ECS adds this key. Without it the worker's own definition would differ from the one that ECS
+    # returns, and the worker would register a new revision for each run.
     definition["enableFaultInjection"] = False
     container["cpu"] = "{{ cpu }}"
     container["memory"] = "{{ memory }}"

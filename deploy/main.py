@@ -14,7 +14,7 @@ import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 
 from deploy import account
-from deploy.answers import ENVIRONMENTS, QUESTIONS, Draft, ask, load, save
+from deploy.answers import ENVIRONMENTS, QUESTIONS, Draft, load, offer, save
 from deploy.preflight import DeploymentError
 
 if TYPE_CHECKING:
@@ -24,22 +24,9 @@ ROOT = Path(__file__).parent.parent
 ANSWERS = ROOT / "deploy"
 
 HELP = """\
-Asks questions, shows a plan, asks for a confirmation, and then creates or updates these, in this
-order: the AWS stack, the image, the work pools, the blocks, the deployments, the worker and the
-listener's run. First it checks every answer and the account (deploy/preflight.py), and stops if a
-later step would fail or do harm."""
-
-MORE_HELP = """\
-Run it again at any time: to upgrade (it builds the checked-out commit), to change an answer, or
-after an error. It keeps your answers in deploy/ENVIRONMENT.env and offers them the next time. Keys
-and tokens are not among them: it finds AWS as the aws CLI does (AWS_PROFILE), and the key for
-Prefect in PREFECT_API_KEY or in the profile of `prefect cloud login`.
-
-Each environment needs a Prefect API of its own, a server or a workspace: pools, deployments and
-blocks have the same names in all three.
-
-The bucket must exist. Saved blocks are not changed, so changes made in the Prefect UI persist. The
-bucket gets lifecycle rules only if it has none."""
+Asks questions, shows a plan, checks the answers and the account, and carries the plan out. Run it
+again at any time: to upgrade, to change an answer, or after an error. docs/deploying.md explains
+it."""
 
 ERRORS = (
     DeploymentError,
@@ -59,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         deployment = prepare(options)
         show_plan(deployment)
-        if not options.dry_run and not is_confirmed(options):
-            print("Nothing was changed.")
-            return 0
         if not options.dry_run:
+            if not options.yes and answer("Go on? (y, n)", "n")[:1] not in ("y", "Y"):
+                print("Nothing was changed.")
+                return 0
             save(ANSWERS / f"{deployment.environment}.env", deployment.given)
         for number, step in enumerate(deployment.steps(), 1):
             place, hint = f"{number}, {step.name}", step.hint
@@ -97,7 +84,7 @@ def prepare(options: argparse.Namespace) -> "Deployment":
     if not options.yes:
         print("Enter takes the default in brackets, - leaves the answer empty.")
     for name in QUESTIONS:
-        given = ask(name, draft, prompt)
+        given = draft.given[name] = prompt(QUESTIONS[name].text, offer(name, draft))
         if name == "AWS_REGION":
             if given not in account.regions():
                 raise DeploymentError(f"AWS_REGION={given!r}: AWS has no such region.")
@@ -116,7 +103,9 @@ def prepare(options: argparse.Namespace) -> "Deployment":
     from deploy.steps import Deployment
 
     refresh_global_settings_context()
-    return Deployment(draft, commit(), docker, options.dry_run, options.open_api)
+    return Deployment(
+        environment, draft.given, draft.stack, commit(), docker, options.dry_run, options.open_api
+    )
 
 
 def commit() -> str:
@@ -134,10 +123,6 @@ def answer(question: str, default: str) -> str:
     except EOFError:
         raise DeploymentError("No answer; with --yes nothing is asked.") from None
     return "" if typed == "-" else typed
-
-
-def is_confirmed(options: argparse.Namespace) -> bool:
-    return options.yes or answer("Go on? (y, n)", "n")[:1] in ("y", "Y")
 
 
 def show_plan(deployment: "Deployment") -> None:
@@ -167,7 +152,7 @@ Done. See {ui_url()}/deployments
 
 Worker, listener and alarms: CloudWatch, dashboard {deployment.environment}-biospex-batch-creator
 Consumers of the trigger queue (there must be exactly one):
-  .venv/bin/python -m deploy.preflight consumers {outputs["TriggerQueueArn"]}
+  .venv/bin/python -m deploy.consumers {outputs["TriggerQueueArn"]}
 
 A first export, of an archive that is in the bucket:
   AWS_REGION={given["AWS_REGION"]} PREFECT_API_URL={given["PREFECT_API_URL"]} \\
@@ -177,28 +162,17 @@ A first export, of an archive that is in the bucket:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="deploy/deploy.sh",
-        description=HELP,
-        epilog=MORE_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = argparse.ArgumentParser("deploy/deploy.sh", description=HELP, allow_abbrev=False)
     add = parser.add_argument
     add("--environment", choices=ENVIRONMENTS, help="they differ in names only")
-    add(
-        "--shape",
-        choices=["pools", "single"],
-        help="pools: a worker starts a task for the listener and for each export; single: one task "
-        "runs everything, which costs less (docs/costs.md)",
-    )
+    add("--shape", choices=["pools", "single"], help="tasks for each export, or one for everything")
     add("--yes", action="store_true", help="ask nothing; take the last answers, or the defaults")
     add("--dry-run", action="store_true", help="check, print each change, and change nothing")
     add(
         "--open-api",
         action="store_true",
-        help="accept a Prefect API on this machine, or one without authentication; anybody who "
-        "reaches such an API can run code in the roles of the tasks",
+        help="accept a Prefect API on this machine, or one without authentication, whose users can "
+        "run code in the roles of the tasks",
     )
     return parser.parse_args(arguments)
 

@@ -1,20 +1,17 @@
 """Checks of the answers and of the account before anything is created; they change nothing.
 
-    python -m deploy.preflight consumers QUEUE-ARN      the consumers of the trigger queue
-
 A new check is one function with the decorator ``check``. deploy/server.py has those of Prefect.
 """
 
-import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 from urllib.parse import urlsplit
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from deploy import account
@@ -278,19 +275,6 @@ def bucket_encryption(case: Case) -> Iterator[Finding]:
 
 
 @check("bucket")
-def object_lock(case: Case) -> Iterator[Finding]:
-    """https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock.html"""
-    look = client("s3").get_object_lock_configuration
-    answer = found(look, "ObjectLockConfigurationNotFoundError", Bucket=case.answers.bucket)
-    if answer and answer["ObjectLockConfiguration"].get("Rule"):
-        yield stop(
-            f"The bucket {case.answers.bucket} locks each new object (Object Lock, default "
-            "retention): S3 then refuses uploads without a checksum, and batches cannot expire. "
-            "Remove the default retention or use another bucket."
-        )
-
-
-@check("bucket")
 def archived_exports(case: Case) -> Iterator[Finding]:
     rules = account.lifecycle_rules(case.answers.bucket)
     for rule in (one for one in rules if one["Status"] == "Enabled"):
@@ -458,36 +442,3 @@ def service_roles(case: Case) -> Iterator[Finding]:
                 f"{service} has no role in this account yet, and a first stack fails without it: "
                 f"aws iam create-service-linked-role --aws-service-name {service}"
             )
-
-
-# -- the command
-
-
-def consumers(trigger_queue_arn: str) -> tuple[list[str], list[Finding]]:
-    """The consumers of the queue, and a finding unless there is exactly one."""
-    from deploy import server  # imports Prefect, which takes seconds
-
-    lambdas = account.lambda_mappings(trigger_queue_arn)
-    listed = [f"Lambda {one['FunctionArn']}" for one in lambdas]
-    listed += [f"listener {name}" for name in server.running_listeners()]
-    sentence = f"{len(listed)} consumers take triggers from the queue: stop all but one."
-    if not listed:
-        sentence = "Nobody takes triggers from the queue: start the listener or the Lambda."
-    return listed, [] if len(listed) == 1 else [stop(sentence)]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the consumers of the trigger queue; the exit status is 1 unless there is one."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.preflight")
-    parser.add_argument("command", choices=["consumers"])
-    parser.add_argument("queue_arn", metavar="QUEUE-ARN")
-    try:
-        listed, problems = consumers(parser.parse_args(arguments).queue_arn)
-    except (ClientError, BotoCoreError) as error:
-        listed, problems = [], [stop(f"AWS answers with an error: {error}")]
-    print(*listed, sep="\n")
-    return int(report(problems))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

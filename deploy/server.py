@@ -21,7 +21,7 @@ from blocks.workspace import Workspace
 from deploy.answers import ENVIRONMENTS, is_this_machine
 from deploy.job_template import EFS_PATH
 from deploy.preflight import Case, Finding, note, stop
-from flows.support.heartbeats import websocket_problem
+from flows.listening.heartbeats import websocket_problem
 
 POOLS = {"splitter": "biospex-ecs", "listener": "biospex-ecs-listener"}  # prefect.yaml names both
 
@@ -76,10 +76,6 @@ def listeners() -> list[FlowRun]:
             flow_run_filter=FlowRunFilter.model_validate({"state": {"type": states}}),
         )
     return [run for run in found if run.deployment_id]
-
-
-def running_listeners() -> list[str]:
-    return [run.name for run in listeners() if run.state_type == "RUNNING"]
 
 
 def ui_url() -> str:

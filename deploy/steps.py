@@ -13,7 +13,7 @@ from typing import Any
 from blocks.saved import BLOCK_NAME
 from deploy import account, preflight, server
 from deploy.account import Stack, client
-from deploy.answers import QUESTIONS, Draft, parse
+from deploy.answers import QUESTIONS, parse
 from deploy.job_template import Pool, job_template
 from deploy.preflight import DeploymentError
 
@@ -47,6 +47,7 @@ class Deployment:
     """One run of deploy.sh.
 
     Attributes:
+        given: the answers, as text.
         commit: of the image.
         docker: docker or podman.
         open_api: whether to accept an API without authentication, or on this machine.
@@ -54,7 +55,9 @@ class Deployment:
         pools_changed: whether a running listener has old settings.
     """
 
-    draft: Draft
+    environment: str
+    given: dict[str, str]
+    stack: Stack
     commit: str
     docker: str
     dry_run: bool = False
@@ -63,8 +66,7 @@ class Deployment:
     pools_changed: bool = False
 
     def __post_init__(self) -> None:
-        self.environment, self.given = self.draft.environment, self.draft.given
-        self.stack, self.stack_name = self.draft.stack, f"biospex-{self.environment}"
+        self.stack_name = f"biospex-{self.environment}"
         self.answers, self.wrong = parse(self.given)
 
     @property
@@ -133,10 +135,11 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
             self.command("aws", "cloudformation", "update-termination-protection", *protect)
         except subprocess.CalledProcessError:  # a missing right to this is no reason to stop
             print(f"note: the stack {self.stack_name} has no termination protection.")
-        if self.given["LIFECYCLE_RULES"].startswith("y"):
-            put = ("aws", "s3api", "put-bucket-lifecycle-configuration", "--bucket")
-            rules = ("--lifecycle-configuration", "file://deploy/lifecycle.json")
-            self.command(*put, self.answers.bucket, *rules)
+        bucket = self.answers.bucket
+        # S3 replaces all rules of a bucket at once.
+        if self.given["LIFECYCLE_RULES"].startswith("y") and not account.lifecycle_rules(bucket):
+            put = ("aws", "s3api", "put-bucket-lifecycle-configuration", "--bucket", bucket)
+            self.command(*put, "--lifecycle-configuration", "file://deploy/lifecycle.json")
         if arn := self.answers.trigger_queue_arn:
             self.redrive(account.name_of(arn))
 
@@ -219,18 +222,13 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
         # archives, costs more. In the shape single two exports share the disk.
         exports = 2 if self.answers.shape == "single" else 1
         threshold = self.answers.ephemeral_storage * 1024**3 // 3 // exports
-        if not self.state.has_blocks:
-            save = f"save the blocks {BLOCK_NAME}, with the threshold {threshold}"
-            region = self.answers.aws_region
-            self.change(save, lambda: server.save_blocks(region, threshold))
+        if self.state.has_blocks:
+            print("The blocks exist already and are not changed.")
+            print(f"note: for this disk, Threshold in biospex-workspace should be {threshold}.")
             return
-        print("The blocks exist already and are not changed.")
-        last, disk = self.draft.last.get("EPHEMERAL_STORAGE"), self.given["EPHEMERAL_STORAGE"]
-        if last not in (None, disk):
-            print(
-                f"note: the disk was {last} GiB. For the new one set Threshold to {threshold} in "
-                f"the block biospex-workspace/{BLOCK_NAME}."
-            )
+        save = f"save the blocks {BLOCK_NAME}, with the threshold {threshold}"
+        region = self.answers.aws_region
+        self.change(save, lambda: server.save_blocks(region, threshold))
 
     def deploy_flows(self) -> None:
         self.command(".venv/bin/prefect", "--no-prompt", "deploy", "--all")

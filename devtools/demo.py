@@ -7,19 +7,19 @@ each step and downloads the batch ZIPs.
 import argparse
 import errno
 import os
-import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile, gettempdir, mkdtemp
+from tempfile import TemporaryFile, gettempdir
+
+from devtools.services import DemoError
+from devtools.story import tell
+from splitter.archives import identify
+from splitter.archives.zip_index import file_reader
+from splitter.errors import ExportError, SetupError
 
 STOPPED = 130  # exit status after Ctrl-C: https://tldp.org/LDP/abs/html/exitcodes.html
-ROOM = 200 * 1024**2
-"""Free bytes for the embedded services, with a margin."""
-COPIES = 4
-"""Copies of an archive on disk: in S3, downloaded, unpacked, and its batches in S3."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,28 +28,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _interrupt)
     try:
         options = _options(arguments)
-        # These imports take seconds, so the handler of Ctrl-C is set before.
-        from devtools.services import DemoError
-        from devtools.story import tell
-        from splitter.errors import ExportError, SetupError
-
-        try:
-            for archive in options.archives:
-                _check_format(archive)
-            _create_output(options.out)
-            if options.batch_size is not None:
-                os.environ["BATCH_SIZE"] = options.batch_size
-            total = sum(archive.stat().st_size for archive in options.archives)
-            with _home(ROOM + COPIES * total) as home:
-                return tell(options.archives, home, options.out, options.keep, options.verbose)
-        except (DemoError, ExportError, SetupError) as error:
-            print(error, file=sys.stderr)
-            return 1
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            print(f"{error.filename or gettempdir()} is full.", file=sys.stderr)
-            return 1
+        for archive in options.archives:
+            _check_format(archive)
+        _create_output(options.out)
+        if options.batch_size is not None:
+            os.environ["BATCH_SIZE"] = options.batch_size
+        return tell(options.archives, options.out, options.keep)
+    except (DemoError, ExportError, SetupError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"{error.filename or gettempdir()} is full.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return STOPPED
@@ -63,41 +55,14 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-@contextmanager
-def _home(needed: int) -> Iterator[Path]:
-    """A temporary directory for the files of the services.
-
-    Raises:
-        DemoError: if fewer than ``needed`` bytes are free, because a service would hang.
-    """
-    from devtools.services import uninterrupted
-    from devtools.story import check_room
-
-    check_room(Path(gettempdir()), needed)
-    home = None
-    try:
-        with uninterrupted():
-            home = Path(mkdtemp(prefix="biospex-demo-"))
-        yield home
-    finally:
-        with uninterrupted():
-            if home:
-                shutil.rmtree(home, ignore_errors=True)
-
-
 def _check_format(archive: Path) -> None:
     """Raise ``ExportError`` for a file that is not an archive."""
-    from splitter.archives import identify
-    from splitter.archives.zip_index import file_reader
-
     with archive.open("rb") as file:
         identify(file_reader(file), archive.stat().st_size)
 
 
 def _create_output(out: Path) -> None:
     """Create the folder of the batches, or raise ``DemoError``."""
-    from devtools.services import DemoError
-
     try:
         (out / "batch").mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=out):
@@ -114,26 +79,21 @@ def _archive(text: str) -> Path:
     if path.is_dir():
         inside = next((file for file in sorted(path.glob("*")) if file.is_file()), None)
         such_as = f', such as ARCHIVE="{inside}"' if inside else ""
-        raise argparse.ArgumentTypeError(
+        raise DemoError(
             f"{path} is a folder; name the archive itself (.zip, .tar.gz or .tar){such_as}."
         )
     if not path.is_file():
-        raise argparse.ArgumentTypeError(f"There is no archive {path}.")
+        raise DemoError(f"There is no archive {path}.")
     return path
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        sys.exit(message.removeprefix("argument ARCHIVE: "))
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m devtools.demo", description=str(__doc__).partition("\n")[0])
+    description = str(__doc__).partition("\n")[0]
+    parser = argparse.ArgumentParser("python -m devtools.demo", description=description)
     parser.add_argument("archives", nargs="*", type=_archive, metavar="ARCHIVE")
     parser.add_argument("--batch-size", help="rows in a batch (2000, or 10 for the examples)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="output folder (./out)")
     parser.add_argument("--keep", action="store_true", help="keep the UI running until Ctrl-C")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the whole log")
     return parser.parse_args(arguments)
 
 

@@ -7,7 +7,6 @@ with their ``with`` blocks.
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
 REGION: Final = "us-east-2"
@@ -182,17 +180,6 @@ def trigger(download_id: int, archive: Path, updates_queue_url: str) -> dict[str
         "s3Bucket": BUCKET,
         "updatesQueueUrl": updates_queue_url,
     }
-
-
-def fetch(s3: "S3Client", files: Sequence[str], directory: Path) -> int:
-    """Download batch ZIPs to ``directory`` and return their total size."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        # In one request, because moto reads the whole object for every range.
-        body = s3.get_object(Bucket=BUCKET, Key=f"batch/{file}")["Body"]
-        with (directory / file).open("wb") as output:
-            shutil.copyfileobj(body, output)
-    return sum((directory / file).stat().st_size for file in files)
 
 
 def free_port() -> int:

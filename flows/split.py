@@ -16,9 +16,9 @@ from prefect.logging import get_run_logger
 from prefect.tasks import Task
 
 from blocks.saved import Aws, load_workspace, origin
-from flows.support import artifacts
-from flows.support.pictures import Pictures
-from flows.support.progress import Progress, best_effort
+from flows.run_page import artifacts
+from flows.run_page.pictures import Pictures
+from flows.run_page.progress import Progress, best_effort
 from flows.support.task_runner import task_runner
 from flows.tasks import (
     download,
@@ -44,22 +44,15 @@ from splitter.settings import Docs, Settings
 
 STALE_SIZE = Sentence(
     "request.stale-size",
-    "The request says that the archive has {said} bytes; in S3 it has {has}.",
+    "The request says that the archive has {stated} bytes; in S3 it has {has}.",
     Actor.NOBODY,
 )
 UNLISTED = Sentence(
     "manifest.unlisted-files",
-    "{count} files are in the archive, but in no row of the manifest, such as {names}; they are "
-    "in no batch.",
+    "{count:file is|files are} in the archive, but in no row of the manifest and so in no batch, "
+    "such as {names}.",
     Actor.MAKER,
     "If volunteers need these files, whoever made the export adds their rows to the manifest and "
-    "exports again; else nothing has to be done.",
-)
-UNLISTED_ONE = Sentence(
-    "manifest.unlisted-file",
-    "1 file is in the archive, but in no row of the manifest: {names}; it is in no batch.",
-    Actor.MAKER,
-    "If volunteers need this file, whoever made the export adds its row to the manifest and "
     "exports again; else nothing has to be done.",
 )
 
@@ -118,7 +111,7 @@ def split(
     drop_abandoned_uploads(export)
     warnings: list[object] = []
     if request.total_size not in (None, source.size):
-        warnings.append(STALE_SIZE(said=request.total_size, has=source.size))
+        warnings.append(STALE_SIZE(stated=request.total_size, has=source.size))
 
     lane = choose_lane(export, read_index, partition)
     log.info(LANE_LINE, lane.name, lane.reason.text)
@@ -127,8 +120,7 @@ def split(
     parts = made.parts
     warnings += parts.warnings
     if parts.unlisted:
-        sentence = UNLISTED_ONE if len(parts.unlisted) == 1 else UNLISTED
-        warnings.append(sentence(count=len(parts.unlisted), names=parts.unlisted[:3]))
+        warnings.append(UNLISTED(count=len(parts.unlisted), names=parts.unlisted[:3]))
     outcome = Outcome(
         request=request,
         archive_size=source.size,

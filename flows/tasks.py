@@ -7,7 +7,7 @@ longer outage, unless S3 did not answer at all; the listener starts a run MAX_AT
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -16,21 +16,19 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled
 from prefect.tasks import Task, exponential_backoff
 
-from flows.support import artifacts
-from flows.support.progress import Progress, best_effort
+from flows.run_page import artifacts
+from flows.run_page.progress import Progress, best_effort
+from flows.support.outage import waits_for_prefect
 from splitter.archives import Contents, StoppedError, Watermark, ZipIndex
 from splitter.archives import extract as archives
-from splitter.aws import sqs as queues
+from splitter.aws import CallbackQueue
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import Part, PartPool, assemble
 from splitter.batches.lanes import Export
 from splitter.errors import is_timeout, is_transient
 from splitter.manifest import Batch, Partition
-from splitter.messages import Failure, ReplyAddress, Result
+from splitter.messages import Failure, Result
 from splitter.wording import count, size
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs import SQSClient
 
 
 def is_retryable(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -135,11 +133,16 @@ def splice(
 
 
 @task(task_run_name="notify: {message.status}", **STEP)
-def notify(sqs: "SQSClient", address: ReplyAddress, message: Result | Failure) -> None:
+def notify(callbacks: CallbackQueue, message: Result | Failure) -> None:
     """Send the callback to BIOSPEX and record it on the run page."""
-    queues.send_callback(sqs, address, message)
-    with best_effort("The callback, which was sent,", get_run_logger()):
-        artifacts.publish_callback(message)
+    callbacks.send(message)
+    try:
+        # At once: if this process dies first, the next attempt sends the callback again.
+        with waits_for_prefect(0):
+            artifacts.publish_callback(message)
+    except Exception:
+        with best_effort("The callback, which was sent,", get_run_logger()):
+            artifacts.publish_callback(message)
 
 
 def _put_batch(batch: Batch, parts: Sequence[Part], export: Export, pool: PartPool) -> int:

@@ -15,7 +15,7 @@ from isal.isal_zlib import IsalError
 
 from splitter.archives.members import ArchiveError
 from splitter.archives.zstandard import zstd
-from splitter.sentences import Said, Sentence, escaped
+from splitter.sentences import Problem, Sentence, escaped
 
 DAMAGE: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
@@ -66,7 +66,7 @@ def reading(member: str = "") -> Iterator[None]:
         raise ArchiveError(of_data(error, member)) from error
 
 
-def of_data(error: Exception, member: str = "") -> Said:
+def of_data(error: Exception, member: str = "") -> Problem:
     """The sentence for data that a library cannot read."""
     # A library's text begins with an error number, and may quote the archive.
     text = escaped(" ".join(str(error).split()), LONGEST_CAUSE)

@@ -12,7 +12,7 @@ from splitter.archives.members import DEFAULT_LIMITS, Limits, Member, check_in_m
 from splitter.archives.tar import extract_tar
 from splitter.archives.watermark import COMPLETE, Watermark
 from splitter.archives.zip_index import ZipIndex, content, file_reader
-from splitter.sentences import Said
+from splitter.sentences import Problem
 
 
 class Contents:
@@ -32,8 +32,8 @@ class Contents:
         self,
         store: Path,
         members: dict[str, Member],
-        unusable: Mapping[str, Said] = MappingProxyType({}),
-        remarks: Sequence[Said] = (),
+        unusable: Mapping[str, Problem] = MappingProxyType({}),
+        remarks: Sequence[Problem] = (),
         unpacked: Watermark = COMPLETE,
     ) -> None:
         self.store = store

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from splitter.errors import ExportError
-from splitter.sentences import Said, Sentence
+from splitter.sentences import Problem, Sentence
 
 T = TypeVar("T")
 
@@ -150,9 +150,9 @@ class Names:
         self._count = 0
         self._taken: dict[str, str] = {}
         self._folders: dict[str, str] = {}  # with one file of each
-        self.unusable: dict[str, Said] = {}
+        self.unusable: dict[str, Problem] = {}
 
-    def claim(self, raw: str, is_folder: bool, why_not: Said | None = None) -> str | None:
+    def claim(self, raw: str, is_folder: bool, why_not: Problem | None = None) -> str | None:
         """Record a member and return its path.
 
         Args:
@@ -222,7 +222,7 @@ def plain(raw: str) -> str:
     return name
 
 
-def _unsafe(name: str) -> Said | None:
+def _unsafe(name: str) -> Problem | None:
     """The reason why a name is not allowed: it is empty or leads out of its folder."""
     if not name:
         return NAMELESS()

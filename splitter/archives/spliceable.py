@@ -30,7 +30,7 @@ from splitter.archives.zip_records import (
     local_zip64_sizes,
     meant_name,
 )
-from splitter.sentences import Actor, Said, Sentence, Words
+from splitter.sentences import Actor, Problem, Sentence, Words
 
 SAMPLE = 64
 """Members whose headers are compared. All members of a smaller archive are compared."""
@@ -96,7 +96,7 @@ SLACK_INSIDE = _reason(
 )
 
 
-def copyable(index: ZipIndex, folder: str, read: Read) -> tuple[bool, Said]:
+def copyable(index: ZipIndex, folder: str, read: Read) -> tuple[bool, Problem]:
     """Whether S3 can copy the members into batches, and the reason.
 
     Args:
@@ -107,13 +107,13 @@ def copyable(index: ZipIndex, folder: str, read: Read) -> tuple[bool, Said]:
         return False, IN_A_FOLDER(folder=folder)
     files = list(index.members.items())
     for name, span in files:
-        if said := _obstacle(name, span):
-            return False, said
+        if problem := _obstacle(name, span):
+            return False, problem
     chosen = sample([span for _, span in files])
     count = len(chosen)
     unpack = {chosen[(count - 1) * number // (UNPACKED - 1)] for number in range(UNPACKED)}
 
-    def look(number: int) -> Said | None:
+    def look(number: int) -> Problem | None:
         name, span = files[number]
         if number in unpack and span.size <= LARGEST_UNPACKED:
             data = read(span.start, span.size)
@@ -126,14 +126,14 @@ def copyable(index: ZipIndex, folder: str, read: Read) -> tuple[bool, Said]:
         return header_disagreement(name, span, read)
 
     with ThreadPoolExecutor(SAMPLE) as pool:  # a request mostly waits
-        for said in list(pool.map(look, chosen)):
-            if said:
-                return False, said
+        for problem in list(pool.map(look, chosen)):
+            if problem:
+                return False, problem
     compared = f"{count:,} of {len(files):,}" if count < len(files) else f"all {count:,}"
     return True, COPYABLE(compared=Words(compared), unpacked=len(unpack))
 
 
-def _obstacle(name: str, span: MemberSpan) -> Said | None:
+def _obstacle(name: str, span: MemberSpan) -> Problem | None:
     """The reason in the central directory that a member's local header cannot be in a batch."""
     info = span.info
     if info.orig_filename != name:
@@ -186,12 +186,12 @@ def _kind(span: MemberSpan) -> tuple[int, ...]:
     )
 
 
-def header_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
+def header_disagreement(name: str, span: MemberSpan, read: Read) -> Problem | None:
     """The first difference between a member's local header or data descriptor and the directory."""
     try:
         header = local_header(name, span, read)
     except ArchiveError as error:
-        return error.said
+        return error.problem
     info, fields = span.info, header.fields
     wide = local_zip64_sizes(header.extra)
     for differs, field in (
@@ -235,13 +235,13 @@ def _sizes_agree(fields: Fields, wide: tuple[int, int] | None, info: ZipInfo) ->
     return all(value == want or value in left_out for value, want in pairs)
 
 
-def _data_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
+def _data_disagreement(name: str, span: MemberSpan, read: Read) -> Problem | None:
     try:
         for _ in content(name, span, read):
             pass
         header = local_header(name, span, read)
     except ArchiveError as error:
-        return error.said
+        return error.problem
     packed = read(span.start + header.size, span.info.compress_size)
     if span.info.compress_type == ZIP_DEFLATED and deflated_length(packed) != len(packed):
         return SLACK_INSIDE(name=name)

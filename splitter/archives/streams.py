@@ -13,7 +13,7 @@ from isal import igzip_lib
 from splitter.archives.members import TOO_MUCH, ArchiveError
 from splitter.archives.signatures import SIGNATURES
 from splitter.archives.zstandard import zstd
-from splitter.sentences import Actor, Said, Sentence
+from splitter.sentences import Actor, Problem, Sentence
 
 CHUNK = 512 * 1024
 """Bytes read or decompressed at a time; docs/performance.md compares other sizes."""
@@ -45,7 +45,7 @@ def decompressor(compression: str) -> Any:
             return zstd.ZstdDecompressor(options=options)
 
 
-def decompressed(archive: IO[bytes], compression: str, warnings: list[Said]) -> Iterator[bytes]:
+def decompressed(archive: IO[bytes], compression: str, warnings: list[Problem]) -> Iterator[bytes]:
     """The content of a compressed file, which may have several streams. Checksums are verified.
 
     Raises:

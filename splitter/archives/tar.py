@@ -30,7 +30,7 @@ from splitter.archives.members import (
 )
 from splitter.archives.streams import CHUNK, Ahead, decompressed
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Said, Sentence, Words
+from splitter.sentences import Actor, Problem, Sentence, Words
 from splitter.wording import count
 
 LONGEST_EXTENSION_HEADER = 1024 * 1024
@@ -103,7 +103,7 @@ def extract_tar(
     output: IO[bytes],
     progress: Callable[[int], object],
     limits: Limits,
-) -> tuple[dict[str, Member], dict[str, Said], list[Said]]:
+) -> tuple[dict[str, Member], dict[str, Problem], list[Problem]]:
     """Write the content of every file to ``output``, one after another.
 
     A separate thread decompresses while this one reads the tar, computes checksums and writes.
@@ -117,7 +117,7 @@ def extract_tar(
     Raises:
         ArchiveError: if the archive is damaged, is too large or is not exactly one tar.
     """
-    warnings: list[Said] = []
+    warnings: list[Problem] = []
     names = Names(limits)
     max_size = most_unpacked(os.fstat(archive.fileno()).st_size, limits)
     compression = format.partition(".")[2]
@@ -205,7 +205,7 @@ def _is_file(info: tarfile.TarInfo) -> bool:
     return info.isreg() or info.issym() or info.islnk() or info.isdev()
 
 
-def _why_not(info: tarfile.TarInfo, target: Member | None) -> Said | None:
+def _why_not(info: tarfile.TarInfo, target: Member | None) -> Problem | None:
     if info.issym():
         return LINK()
     if info.isdev():
@@ -213,7 +213,7 @@ def _why_not(info: tarfile.TarInfo, target: Member | None) -> Said | None:
     return DEAD_LINK() if info.islnk() and target is None else None
 
 
-def _check_rest(stream: "Ahead", warnings: list[Said]) -> None:
+def _check_rest(stream: "Ahead", warnings: list[Problem]) -> None:
     """Read the bytes after the tar's end to verify the checksum, and refuse a second tar.
 
     The rest of the last record may contain old headers and content of the writer's buffer, from

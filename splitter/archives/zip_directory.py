@@ -29,7 +29,7 @@ from splitter.archives.zip_records import (
     parse_entry,
     parse_local_header,
 )
-from splitter.sentences import Actor, Said, Sentence, Words
+from splitter.sentences import Actor, Problem, Sentence, Words
 from splitter.wording import count
 
 Read = Callable[[int, int], bytes]
@@ -111,7 +111,9 @@ TWO_ZIPS = Sentence(
 )
 
 
-def read_directory(read: Read, size: int, limits: Limits) -> tuple[list[ZipInfo], int, list[Said]]:
+def read_directory(
+    read: Read, size: int, limits: Limits
+) -> tuple[list[ZipInfo], int, list[Problem]]:
     """Find the central directory and read its entries.
 
     Args:

@@ -40,7 +40,7 @@ from splitter.archives.zip_records import (
     parse_local_header,
     same_name,
 )
-from splitter.sentences import Said, Sentence, Words
+from splitter.sentences import Problem, Sentence, Words
 
 READ_AT_ONCE = 2 * 1024 * 1024
 """Bytes of a member that are read together with its header, so that an image takes one request."""
@@ -292,7 +292,7 @@ def _kind(info: ZipInfo) -> int:
     return kind if info.create_system in (UNIX, MACOS) or kind == stat.S_IFLNK else 0
 
 
-def _why_unusable(info: ZipInfo) -> Said | None:
+def _why_unusable(info: ZipInfo) -> Problem | None:
     kind = _kind(info)
     if kind == stat.S_IFLNK:
         return LINK()

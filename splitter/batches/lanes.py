@@ -13,7 +13,7 @@ from splitter.aws.s3 import MIB
 from splitter.errors import SetupError
 from splitter.manifest import Partition, partition_export
 from splitter.messages import Request
-from splitter.sentences import Actor, Said, Sentence, Words
+from splitter.sentences import Actor, Problem, Sentence, Words
 from splitter.settings import Settings
 
 RANGE = 2 * MIB
@@ -117,7 +117,7 @@ class Splice:
         reason: for this lane.
     """
 
-    reason: Said
+    reason: Problem
     index: ZipIndex
     parts: Partition
     name = "splice"
@@ -132,7 +132,7 @@ class Extract:
         index, parts: of a ZIP; None for a tar.
     """
 
-    reason: Said
+    reason: Problem
     index: ZipIndex | None = None
     parts: Partition | None = None
     name = "extract"
@@ -174,7 +174,7 @@ def choose_lane(
     return Extract(reason, index, parts)
 
 
-def _can_splice(export: Export, index: ZipIndex, parts: Partition) -> tuple[bool, Said]:
+def _can_splice(export: Export, index: ZipIndex, parts: Partition) -> tuple[bool, Problem]:
     """Whether a ZIP can be spliced, and the reason."""
     for image, file in parts.images.items():
         if file != parts.folder + image:

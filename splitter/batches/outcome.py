@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from splitter.messages import Request, Result
-from splitter.sentences import Said
+from splitter.sentences import Problem
 from splitter.wording import count, size
 
 if TYPE_CHECKING:  # it imports pandas, which the listener does not need
@@ -30,7 +30,7 @@ class Outcome:
     request: Request
     archive_size: int
     lane: str
-    reason: Said
+    reason: Problem
     parts: "Partition"
     sizes: Sequence[int]
     warnings: Sequence[object]

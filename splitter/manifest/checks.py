@@ -10,32 +10,26 @@ import re
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 
-from splitter.manifest.text import (
-    CELL,
-    ManifestError,
-    Table,
-    row_words,
-    strict_part,
-)
-from splitter.sentences import Said, Sentence, Words
-from splitter.wording import count
+from splitter.manifest.text import CELL, ManifestError, Table, row_words, strict_part
+from splitter.sentences import Problem, Sentence
 
 SWAPPED = Sentence(
     "manifest.subject-of-another-image",
-    "The manifest gives {images} the subjectId of another image. The first is {image} in {row}. "
-    "One column was probably sorted or moved alone, so every transcription would go to the wrong "
-    "specimen: export it again.",
+    "The manifest gives {number:image|images} the subjectId of another image. The first is {image} "
+    "in {row}. One column was probably sorted or moved alone, so every transcription would go to "
+    "the wrong specimen: export it again.",
 )
 FILLED = Sentence(
     "manifest.subjects-filled-down",
-    "The manifest has {rows} whose subjectId continues the one above instead of being the image's "
-    "name. The first is {row}, with the image {image}. A spreadsheet's fill handle probably "
-    "overwrote the column, so every transcription would go to the wrong specimen: export it again.",
+    "The manifest has {number:row|rows} whose subjectId continues the one above instead of being "
+    "the image's name. The first is {row}, with the image {image}. A spreadsheet's fill handle "
+    "probably overwrote the column, so every transcription would go to the wrong specimen: export "
+    "it again.",
 )
 OTHER_SUBJECT = Sentence(
     "manifest.subject-unlike-image",
-    "The manifest has {rows} whose subjectId is not the image's name. The first is {row}, with the "
-    "image {image}. A program may have changed the ids; check these rows.",
+    "The manifest has {number:row|rows} whose subjectId is not the image's name. The first is "
+    "{row}, with the image {image}. A program may have changed the ids; check these rows.",
 )
 SWALLOWED = Sentence(
     "manifest.swallowed-rows",
@@ -74,7 +68,7 @@ CONTEXT = 30
 """Characters shown on either side of a finding."""
 
 
-def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
+def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
     """Compare each subjectId with the name of the row's image, ``{subjectId}.jpg``.
 
     One matching row shows that the images are named after the ids, and so do names that are MongoDB
@@ -96,9 +90,7 @@ def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
     # of a specimen has an unrelated name and proves nothing.
     swapped = [row for row in unlike if row[1] in images and _stem(row[2]) in ids]
     if swapped:
-        raise ManifestError(
-            SWAPPED, images=Words(count(len(swapped), "image")), **_first(swapped[0])
-        )
+        raise ManifestError(SWAPPED, number=len(swapped), **_first(swapped[0]))
     object_ids = sum(OBJECT_ID.match(_stem(image)) is not None for _, _, image in unlike)
     if len(unlike) == rows and object_ids * 2 <= rows:
         return  # the images are not named after ids
@@ -108,8 +100,8 @@ def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
         if counts_up(above[1], row[1]) and not counts_up(_stem(above[2]), _stem(row[2]))
     ]
     if len(filled) * 2 > len(unlike):
-        raise ManifestError(FILLED, rows=Words(count(len(filled), "row")), **_first(filled[0]))
-    yield OTHER_SUBJECT(rows=Words(count(len(unlike), "row")), **_first(unlike[0]))
+        raise ManifestError(FILLED, number=len(filled), **_first(filled[0]))
+    yield OTHER_SUBJECT(number=len(unlike), **_first(unlike[0]))
 
 
 def _first(row: tuple[int, str, str]) -> dict[str, str]:
@@ -136,7 +128,7 @@ def _stem(image: str) -> str:
     return image.rpartition("/")[2].rpartition(".")[0]
 
 
-def swallowed_rows(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
+def swallowed_rows(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
     """Refuse rows that became part of a cell because of stray quotation marks.
 
     Raises:
@@ -155,7 +147,7 @@ def swallowed_rows(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
     yield from ()
 
 
-def loose_marks(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
+def loose_marks(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
     """Warn about a quotation mark in an unquoted cell, which RFC 4180 forbids."""
     if table.source.is_strict:
         return
@@ -166,7 +158,7 @@ def loose_marks(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
     yield LOOSE_MARK(**_place(table, number + 1, column, '"'))
 
 
-def lost_encoding(table: Table, unlisted: Collection[str]) -> Iterator[Said]:
+def lost_encoding(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
     """Warn about letters that an earlier program lost."""
     text = table.source.text
     if text.isascii() or not (found := LOST.search(text.lstrip(b"\r\n\xef\xbb\xbf"))):

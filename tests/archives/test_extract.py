@@ -78,7 +78,7 @@ def unusable_in(data: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         contents = extract(data, Path(folder), limits)
         assert not contents.members.keys() & contents.unusable.keys()
-        return {name: said.text for name, said in contents.unusable.items()}
+        return {name: problem.text for name, problem in contents.unusable.items()}
 
 
 def link(name: str, type: bytes) -> tarfile.TarInfo:

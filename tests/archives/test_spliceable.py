@@ -46,7 +46,7 @@ def test_an_archive_that_agrees_with_itself_passes(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "words"),
     [
         (changed(PLAIN, 4, b"\x3f\0"), "a later version of ZIP, 6.3"),
         (changed(PLAIN, 14, b"\0\0\0\0"), "the checksum or the size"),
@@ -65,8 +65,8 @@ def test_an_archive_that_agrees_with_itself_passes(data: bytes) -> None:
         (with_directory(PLAIN, lambda infos: infos.pop(1)), "bytes that belong to no file"),
     ],
 )
-def test_an_archive_that_disagrees_with_itself_does_not_pass(data: bytes, said: str) -> None:
-    assert said in str(why_not(data))
+def test_an_archive_that_disagrees_with_itself_does_not_pass(data: bytes, words: str) -> None:
+    assert words in str(why_not(data))
 
 
 @pytest.mark.parametrize(
@@ -228,8 +228,8 @@ ODD = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_members_that_a_strict_program_refuses_are_not_copied(name: str) -> None:
-    data, said = ODD[name]
-    assert said in str(why_not(data))
+    data, words = ODD[name]
+    assert words in str(why_not(data))
 
 
 @pytest.mark.parametrize(

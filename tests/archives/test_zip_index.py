@@ -174,7 +174,7 @@ def test_a_broken_archive_is_refused(data: bytes, message: str) -> None:
 def test_a_member_of_another_volume_is_refused() -> None:
     data = bytearray(STREAMED)
     struct.pack_into("<H", data, data.rindex(b"PK\1\2") + 34, 1)  # APPNOTE 4.3.12
-    assert list(index_of(bytes(data)).members) == list(FILES)  # it is here, whatever is said
+    assert list(index_of(bytes(data)).members) == list(FILES)  # the file is complete
     data[data.rindex(b"PK\3\4")] = 0
     with pytest.raises(ArchiveError, match="one volume of several"):
         index_of(bytes(data))

@@ -10,7 +10,7 @@ import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
 from splitter.aws.s3 import CLIENT_CONFIG, MIB, Bucket, ObjectError, StoredObject, expect_owner
-from splitter.errors import explain, is_transient, judge
+from splitter.errors import explain, is_transient, problem_of
 from tests.helpers.biospex import Biospex
 
 
@@ -198,4 +198,4 @@ def test_a_bucket_of_another_account_is_not_read(owner: str, faulty: Bucket) -> 
         return
     with pytest.raises(ObjectError, match="may not be read") as refusal:
         faulty.archive("a.zip")
-    assert "BUCKET_OWNER" in judge(refusal.value).advice
+    assert "BUCKET_OWNER" in problem_of(refusal.value).advice

@@ -79,9 +79,9 @@ def test_an_impossible_splice_is_refused_with_the_reason(data: bytes, bucket: Bu
 def test_a_row_that_names_an_unusable_file_is_refused_before_any_lane(
     strategy: str, bucket: Bucket
 ) -> None:
-    data, name, said = ODD_ZIPS["encryption"]
+    data, name, words = ODD_ZIPS["encryption"]
     assert name in FILES["manifest.csv"].decode()
-    with pytest.raises(ExportError, match=said):
+    with pytest.raises(ExportError, match=words):
         choose_lane(export_of(bucket, data, split_strategy=strategy))
 
 

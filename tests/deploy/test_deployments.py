@@ -1,11 +1,9 @@
 """prefect.yaml and the blocks, against a real Prefect server."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from runpy import run_module
 
 import pytest
 import yaml  # type: ignore[import-untyped]
@@ -26,25 +24,13 @@ from deploy import server
 from splitter.aws.s3 import CLIENT_CONFIG
 from splitter.settings import Settings
 from tests.helpers.biospex import Biospex
+from tests.helpers.prefect_cli import ROOT, prefect
 from tests.helpers.processes import eventually
 
 pytestmark = [
     pytest.mark.prefect_server("pools"),
     pytest.mark.usefixtures("prefect_api", "aws"),
 ]
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-def prefect(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-        cwd=ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -189,20 +175,13 @@ def test_temporary_keys_are_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     assert passing.region_name == lasting.region_name
 
 
-def test_register_saves_nothing_with_an_invalid_setting(
-    prefect_api: dict[str, str],
-) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "blocks.register"],
-        cwd=ROOT,
-        env={**os.environ, "MAX_TMP_SIZE": "7 GB"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith(
-        "Nothing was saved: These settings cannot be used: MAX_TMP_SIZE='7 GB'"
-    )
+@pytest.mark.filterwarnings("ignore:'blocks.register' found in sys.modules")
+def test_register_saves_nothing_with_an_invalid_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_TMP_SIZE", "7 GB")
+    with pytest.raises(SystemExit) as end:
+        run_module("blocks.register", run_name="__main__")
+    said = "Nothing was saved: These settings cannot be used: MAX_TMP_SIZE='7 GB'"
+    assert str(end.value.code).startswith(said)
 
 
 def test_a_listener_that_never_starts_is_replaced(deployed: None, tmp_path: Path) -> None:

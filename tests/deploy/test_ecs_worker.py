@@ -33,12 +33,12 @@ from tests.conftest import EXPORTS
 from tests.helpers.biospex import messages
 from tests.helpers.containers import container, log_of, recording
 from tests.helpers.faulty_proxy import NO_CAPACITY, FaultyProxy, Rule, faulty_proxy
+from tests.helpers.prefect_cli import ROOT, prefect
 from tests.helpers.processes import eventually
 from tests.helpers.stacks import (
     ACTIONS,
     CALLED,
     IMAGE,
-    ROOT,
     SELDOM,
     Stack,
     client,
@@ -53,12 +53,6 @@ pytestmark = [
     pytest.mark.usefixtures("aws", "prefect_api"),
     pytest.mark.filterwarnings("ignore:Tried to parse AWS"),
 ]
-
-
-def prefect(*arguments: str | Path) -> None:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +90,7 @@ def deployed(loc: Stack, api: SyncPrefectClient, tmp_path_factory: pytest.TempPa
     deployments = (ROOT / "prefect.yaml").read_text()
     assert deployments.count("/opt/biospex") == 1
     (directory / "prefect.yaml").write_text(deployments.replace("/opt/biospex", str(ROOT)))
-    prefect("deploy", "--all", "--prefect-file", directory / "prefect.yaml")
+    prefect("deploy", "--all", "--prefect-file", str(directory / "prefect.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -212,12 +206,12 @@ def listening(
         yield Listening(run, task, process)
 
 
-def run_of(api: SyncPrefectClient, request: Any, state: str | None = None) -> FlowRun:
-    """The run of a message, as soon as it exists and is in the state."""
+def run_of(api: SyncPrefectClient, request: Any, state: str) -> FlowRun:
+    """The run of a message, as soon as it is in the state."""
 
     def find() -> FlowRun | None:
         for run in api.read_flow_runs():
-            if run.parameters == {"request": request} and state in (None, run.state_name):
+            if run.parameters == {"request": request} and run.state_name == state:
                 return run
         return None
 
@@ -233,30 +227,8 @@ def answer(loc: Stack) -> Any:
     return json.loads(message["Body"])
 
 
-def test_a_trigger_becomes_a_task_and_the_task_splits_the_export(
+def test_a_trigger_waits_for_capacity_and_becomes_a_task_that_splits_the_export(
     listening: Listening,
-    loc: Stack,
-    bucket: str,
-    api: SyncPrefectClient,
-    calls: Path,
-    tmp_path: Path,
-) -> None:
-    request = trigger(bucket, loc["UpdatesQueueUrl"])
-    client("sqs").send_message(QueueUrl=loc["TriggerQueueUrl"], MessageBody=json.dumps(request))
-    task = task_of(run_of(api, request).id, loc["ClusterArn"])
-    with container(*container_of(task), tmp_path / "splitter", calls) as process:
-        assert process.wait(timeout=120) == 0, log_of(tmp_path / "splitter")
-    told = answer(loc)
-    assert (told["status"], told["downloadId"]) == ("success", 512)
-    stored = client("s3").list_objects_v2(Bucket=bucket, Prefix="batch/")["Contents"]
-    assert [one["Key"] for one in stored] == [f"batch/{name}" for name in told["batchFiles"]]
-    assert len(stored) == 3
-    check_task(task, loc, bucket)
-    check_listener(listening.task, loc)
-
-
-@pytest.mark.usefixtures("listening")
-def test_an_export_waits_for_capacity_of_ecs_and_no_failure_is_sent(
     loc: Stack,
     bucket: str,
     api: SyncPrefectClient,
@@ -265,16 +237,22 @@ def test_an_export_waits_for_capacity_of_ecs_and_no_failure_is_sent(
     tmp_path: Path,
 ) -> None:
     to_ecs.inject(Rule("RunTask", "no capacity", times=10**6))
-    request = {**trigger(bucket, loc["UpdatesQueueUrl"]), "downloadId": 513}
+    request = trigger(bucket, loc["UpdatesQueueUrl"])
     client("sqs").send_message(QueueUrl=loc["TriggerQueueUrl"], MessageBody=json.dumps(request))
     export = run_of(api, request, "AwaitingRetry")
     assert export.state and NO_CAPACITY in str(export.state.message)
     to_ecs.inject()
     task = task_of(export.id, loc["ClusterArn"])
-    with container(*container_of(task), tmp_path / "splitter-late", calls) as process:
-        assert process.wait(timeout=120) == 0, log_of(tmp_path / "splitter-late")
-    assert answer(loc)["status"] == "success"
-    assert "Attempt 1 ended" not in log_of(tmp_path / "splitter-late")
+    with container(*container_of(task), tmp_path / "splitter", calls) as process:
+        assert process.wait(timeout=120) == 0, log_of(tmp_path / "splitter")
+    assert "Attempt 1 ended" not in log_of(tmp_path / "splitter")
+    callback = answer(loc)
+    assert (callback["status"], callback["downloadId"]) == ("success", 512)
+    stored = client("s3").list_objects_v2(Bucket=bucket, Prefix="batch/")["Contents"]
+    assert [one["Key"] for one in stored] == [f"batch/{name}" for name in callback["batchFiles"]]
+    assert len(stored) == 3
+    check_task(task, loc, bucket)
+    check_listener(listening.task, loc)
 
 
 def test_the_worker_restarts_a_listener_that_ecs_stopped(

@@ -5,39 +5,25 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import State
 
 from deploy import job_template
 from devtools.services import child
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
+from tests.helpers.prefect_cli import ROOT, prefect
 from tests.helpers.processes import eventually
-from tests.helpers.stacks import ACCOUNT
+from tests.helpers.stacks import IMAGE, OUTPUTS
 
 pytestmark = pytest.mark.prefect_server("pools")
 
-ROOT = Path(__file__).parent.parent.parent
 POOL = "my-process-pool"
-IMAGE = "image"
-
-
-def prefect(directory: Path, *arguments: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-        cwd=directory,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -48,59 +34,51 @@ def pool(prefect_api: dict[str, str]) -> Iterator[SyncPrefectClient]:
         api.delete_work_pool(POOL)
 
 
-@contextmanager
-def worker(directory: Path, log: Path, **environment: str) -> Iterator[None]:
-    """A worker that is started by hand in a directory."""
+@pytest.fixture(scope="module")
+def log(
+    pool: SyncPrefectClient, aws: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """The log of a worker that is started by hand in another directory than the checkout."""
+    directory = tmp_path_factory.mktemp("worker")
     command = ["env", "-C", str(directory), sys.executable, "-m", "prefect", "worker", "start"]
-    environment |= {"PREFECT_WORKER_QUERY_SECONDS": "1"}
-    with log.open("wb") as output, child([*command, "--pool", POOL], environment, output):
-        yield
+    environment = {"PREFECT_WORKER_QUERY_SECONDS": "1", "TMPDIR": str(directory)}
+    path = directory / "log"
+    with path.open("wb") as output, child([*command, "--pool", POOL], environment, output):
+        yield path
 
 
-def ended(api: SyncPrefectClient, run: FlowRun) -> FlowRun:
-    def is_over() -> FlowRun | None:
-        found = api.read_flow_run(run.id)
-        return found if found.state and found.state.is_final() else None
+def end_of_a_run(api: SyncPrefectClient, request: Any) -> State[Any]:
+    """The final state of a new run of the deployment."""
+    made = api.read_deployment_by_name("create-batches/create-batches")
+    run = api.create_flow_run_from_deployment(made.id, parameters={"request": request})
 
-    over = eventually(is_over)
-    assert over
-    return over
+    def end() -> State[Any] | None:
+        state = api.read_flow_run(run.id).state
+        return state if state and state.is_final() else None
+
+    return eventually(end)
 
 
-@pytest.mark.usefixtures("aws")
 def test_a_process_pool_runs_an_export_from_any_directory(
-    pool: SyncPrefectClient, biospex: Biospex, workspace: Path, tmp_path: Path
+    pool: SyncPrefectClient, biospex: Biospex, log: Path
 ) -> None:
-    prefect(ROOT, "deploy", "--name", "create-batches", "--pool", POOL)
-    deployment = pool.read_deployment_by_name("create-batches/create-batches")
-    request = biospex.request(EXPORTS[0])
-    run = pool.create_flow_run_from_deployment(deployment.id, parameters={"request": request})
-    with worker(tmp_path, tmp_path / "log"):
-        over = ended(pool, run)
-    log = (tmp_path / "log").read_text()
-    assert over.state is not None
-    assert over.state.is_completed(), log
+    prefect("deploy", "--name", "create-batches", "--pool", POOL)
+    assert end_of_a_run(pool, biospex.request(EXPORTS[0])).is_completed(), log.read_text()
     assert biospex.statuses() == ["success"]
 
 
-@pytest.mark.usefixtures("aws")
 def test_a_worker_without_the_code_reports_where_it_looked(
-    pool: SyncPrefectClient, tmp_path: Path
+    pool: SyncPrefectClient, log: Path, tmp_path: Path
 ) -> None:
     moved = tmp_path / "checkout"
     moved.mkdir()
-    (moved / "flows").symlink_to(ROOT / "flows")
-    for name in ("prefect.yaml", "splitter", "blocks"):
+    for name in ("prefect.yaml", "splitter", "blocks", "flows"):
         (moved / name).symlink_to(ROOT / name)
-    prefect(moved, "deploy", "--name", "create-batches", "--pool", POOL)
+    prefect("deploy", "--name", "create-batches", "--pool", POOL, directory=moved)
     (moved / "flows").unlink()
-    deployment = pool.read_deployment_by_name("create-batches/create-batches")
-    run = pool.create_flow_run_from_deployment(deployment.id, parameters={"request": {}})
-    with worker(tmp_path, tmp_path / "log"):
-        ended(pool, run)
-    log = (tmp_path / "log").read_text()
-    assert "The code of the batch creator is neither in" in log
-    assert str(moved) in log
+    end_of_a_run(pool, {})
+    assert "The code of the batch creator is neither in" in log.read_text()
+    assert str(moved) in log.read_text()
 
 
 # -- a click, with the variables of the pool and no others
@@ -110,18 +88,6 @@ import sys
 from flows.create_batches import create_batches
 create_batches(sys.argv[1])
 """
-
-
-def outputs(biospex: Biospex) -> dict[str, str]:
-    names = ["RepositoryUri", "SplitterRoleArn", "ListenerRoleArn", "ExecutionRoleArn", "VpcId"]
-    names += ["SubnetIds", "TaskSecurityGroupId", "AssignPublicIp", "LogGroupName", "FileSystemId"]
-    return dict.fromkeys([*names, "AccessPointId"], "x") | {
-        "Environment": "dev",
-        "ClusterArn": f"arn:aws:ecs:us-east-2:{ACCOUNT}:cluster/dev",
-        "TriggerQueueUrl": biospex.trigger_queue_url,
-        "UpdatesQueueUrl": biospex.queue_url,
-        "BucketName": biospex.bucket,
-    }
 
 
 def of_the_lab(biospex: Biospex) -> dict[str, str]:
@@ -138,9 +104,12 @@ def of_the_lab(biospex: Biospex) -> dict[str, str]:
 
 
 def of_the_pool(biospex: Biospex) -> dict[str, str]:
-    template: Any = job_template.job_template(
-        outputs(biospex), IMAGE, "splitter", cpu=2048, memory=4096, ephemeral_storage=100
-    )
+    outputs = OUTPUTS | {
+        "TriggerQueueUrl": biospex.trigger_queue_url,
+        "UpdatesQueueUrl": biospex.queue_url,
+        "BucketName": biospex.bucket,
+    }
+    template: Any = job_template.job_template(outputs, IMAGE, "splitter", 2048, 4096, 100)
     env = template["variables"]["properties"]["env"]["default"]
     command = shlex.split(template["job_configuration"]["command"])
     allowed = dict(word.split("=", 1) for word in command if "=" in word)
@@ -167,4 +136,4 @@ def test_a_run_by_hand_works_with_the_variables_of_the_deployment(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert biospex.batches()
-    assert biospex.statuses() == []  # by hand, BIOSPEX is told nothing
+    assert biospex.statuses() == []  # by hand, BIOSPEX gets no callback

@@ -1,15 +1,21 @@
 """Each check of Prefect in deploy/server.py."""
 
-from pathlib import Path
+import asyncio
+from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect.client.schemas.objects import WorkPool
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.server.api.server import create_api_app
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_API_AUTH_STRING,
+    temporary_settings,
+)
 
 from deploy import server
 from deploy.server import State
-from devtools.services import embedded_prefect
 from tests.helpers.answers import case, only
 from tests.helpers.broken_prefect import broken_prefect
 
@@ -33,12 +39,19 @@ def test_a_websocket_that_a_proxy_refuses_is_noted(prefect_api: dict[str, str]) 
         only(found, "has to pass WebSocket upgrades", "note")
 
 
-def test_an_api_with_an_auth_string_is_not_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "user:password")
-    with embedded_prefect(tmp_path) as environment:
-        assert not server.is_open(environment["PREFECT_API_URL"])
+def test_an_api_with_an_auth_string_is_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    with temporary_settings({PREFECT_SERVER_API_AUTH_STRING: "user:password"}):
+        api = create_api_app()
+
+    def post(url: str, **options: Any) -> httpx.Response:
+        async def answer() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(api)) as client:
+                return await client.post(url, **options)
+
+        return asyncio.run(answer())
+
+    monkeypatch.setattr(httpx, "post", post)
+    assert not server.is_open("http://prefect.example.org")
 
 
 def test_an_address_of_no_api_is_an_error(prefect_api: dict[str, str]) -> None:

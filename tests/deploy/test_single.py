@@ -67,10 +67,10 @@ def test_the_container_splits_an_export_with_the_environment_of_the_stack(
         )
         assert process.poll() is None, log_of(home)
     [message] = sqs.receive_message(QueueUrl=single["UpdatesQueueUrl"])["Messages"]
-    told = json.loads(message["Body"])
-    assert (told["status"], told["downloadId"], len(told["batchFiles"])) == ("success", 512, 3)
+    reply = json.loads(message["Body"])
+    assert (reply["status"], reply["downloadId"], len(reply["batchFiles"])) == ("success", 512, 3)
     stored = client("s3").list_objects_v2(Bucket=bucket, Prefix="batch/")["Contents"]
-    assert [one["Key"] for one in stored] == [f"batch/{name}" for name in told["batchFiles"]]
+    assert [one["Key"] for one in stored] == [f"batch/{name}" for name in reply["batchFiles"]]
     check_log(log_of(home))
     made = set((calls / home.name).read_text().split())
     needed = set().union(*(ACTIONS.get(call, {call}) for call in made))

@@ -28,7 +28,9 @@ pytestmark = [
 ]
 
 LIFECYCLE = ROOT / "deploy" / "lifecycle.json"
-GIVEN_QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}:somebody-elses"
+QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}"
+KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/"
+SECRET = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:prefect-1"
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +70,6 @@ def test_names_and_outputs_are_those_of_the_environment(dev: Stack) -> None:
     }
 
 
-def test_an_existing_bucket_and_callback_queue_are_used() -> None:
-    with stack("prod", BucketName="another", UpdatesQueueArn=GIVEN_QUEUE) as prod:
-        assert prod["BucketName"] == "another"
-        assert prod["UpdatesQueueArn"] == GIVEN_QUEUE
-        assert prod["UpdatesQueueUrl"] == (
-            f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/somebody-elses"
-        )
-        assert "UpdatesQueue" not in prod.resources()
-        granted = grants(prod["SplitterRoleArn"])
-        assert is_allowed(granted, "sqs:SendMessage", GIVEN_QUEUE)
-        assert is_allowed(granted, "s3:GetObject", "arn:aws:s3:::another/export/a.zip")
-
-
 def test_queues_are_encrypted_and_have_retention_and_redrive_policies(dev: Stack) -> None:
     def attributes(output: str) -> dict[str, str]:
         found = client("sqs").get_queue_attributes(QueueUrl=dev[output], AttributeNames=["All"])
@@ -106,17 +95,20 @@ def test_queues_are_encrypted_and_have_retention_and_redrive_policies(dev: Stack
         assert queue["SqsManagedSseEnabled"] == "true"
 
 
-@pytest.mark.parametrize("subnets", [1, 2, 3])
-def test_efs_has_a_mount_target_in_each_subnet(subnets: int) -> None:
-    with stack("prod", subnets) as prod:
-        found = client("efs").describe_mount_targets(FileSystemId=prod["FileSystemId"])
-        made = [target["SubnetId"] for target in found["MountTargets"]]
-        assert sorted(made) == sorted(prod["SubnetIds"].split(","))
-        for target in found["MountTargets"]:
-            groups = client("efs").describe_mount_target_security_groups(
-                MountTargetId=target["MountTargetId"]
-            )
-            assert groups["SecurityGroups"] == [prod.resources()["FileSystemSecurityGroup"]]
+def check_mount_targets(made: Stack, number: int) -> None:
+    found = client("efs").describe_mount_targets(FileSystemId=made["FileSystemId"])["MountTargets"]
+    assert len(found) == number
+    assert sorted(one["SubnetId"] for one in found) == sorted(made["SubnetIds"].split(","))
+    for target in found:
+        groups = client("efs").describe_mount_target_security_groups(
+            MountTargetId=target["MountTargetId"]
+        )
+        assert groups["SecurityGroups"] == [made.resources()["FileSystemSecurityGroup"]]
+
+
+def test_efs_has_a_mount_target_in_each_subnet(dev: Stack, given: Stack) -> None:
+    check_mount_targets(dev, 2)
+    check_mount_targets(given, 3)
 
 
 def test_efs_is_encrypted_and_entered_as_the_images_user(dev: Stack) -> None:
@@ -250,32 +242,67 @@ def test_production_needs_an_alarm_topic() -> None:
     assert "AlarmTopicArn" in str(rule["Assertions"])
 
 
-def test_an_existing_trigger_queue_is_used() -> None:
-    queue = f"arn:aws:sqs:{REGION}:{ACCOUNT}:production"
-    with stack("prod", TriggerQueueArn=queue) as prod:
-        assert "TriggerQueue" not in prod.resources()
-        assert prod["TriggerQueueArn"] == queue
-        assert prod["TriggerQueueUrl"] == f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/production"
-        assert is_allowed(grants(prod["ListenerRoleArn"]), "sqs:DeleteMessage", queue)
+@pytest.fixture(scope="module")
+def given(aws: str) -> Iterator[Stack]:
+    """A stack of production with everything that may exist already."""
+    with stack(
+        "prod",
+        subnets=3,
+        BucketName="another",
+        BucketKeyArn=f"{KEY}bucket",
+        TriggerQueueArn=f"{QUEUE}:triggers",
+        TriggerQueueKeyArn=f"{KEY}triggers",
+        UpdatesQueueArn=f"{QUEUE}:updates",
+        UpdatesQueueKeyArn=f"{KEY}updates",
+        PrefectApiAuthStringSecretArn=SECRET,
+        SecretKeyArn=f"{KEY}secret",
+    ) as made:
+        yield made
 
 
-def test_tasks_and_worker_may_use_a_given_key_and_read_a_given_secret() -> None:
-    key = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1"
-    secret = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:prefect-1"
-    with stack("prod", BucketKeyArn=key, PrefectApiAuthStringSecretArn=secret) as prod:
-        splitter = grants(prod["SplitterRoleArn"])
-        assert is_allowed(splitter, "kms:Decrypt", key)
-        assert is_allowed(splitter, "kms:GenerateDataKey", key)
-        execution = grants(prod["ExecutionRoleArn"])
-        assert is_allowed(execution, "secretsmanager:GetSecretValue", secret)
+def test_an_existing_bucket_and_existing_queues_are_used(given: Stack) -> None:
+    assert not {"TriggerQueue", "UpdatesQueue"} & set(given.resources())
+    assert given["BucketName"] == "another"
+    urls = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}"
+    for output, name in (("TriggerQueue", "triggers"), ("UpdatesQueue", "updates")):
+        assert given[f"{output}Arn"] == f"{QUEUE}:{name}"
+        assert given[f"{output}Url"] == f"{urls}/{name}"
+    splitter, listener = grants(given["SplitterRoleArn"]), grants(given["ListenerRoleArn"])
+    assert is_allowed(splitter, "s3:GetObject", "arn:aws:s3:::another/export/a.zip")
+    assert is_allowed(splitter, "sqs:SendMessage", f"{QUEUE}:updates")
+    assert is_allowed(listener, "sqs:DeleteMessage", f"{QUEUE}:triggers")
 
 
-def test_a_removed_stack_leaves_its_messages_files_and_log() -> None:
-    with stack("loc") as loc:
-        client("sqs").send_message(QueueUrl=loc["TriggerQueueUrl"], MessageBody="{}")
-        url, files, log = loc["TriggerQueueUrl"], loc["FileSystemId"], loc["LogGroupName"]
+def test_roles_may_use_the_keys_of_bucket_queues_and_secret(given: Stack) -> None:
+    listener, splitter, execution = (
+        grants(given[f"{role}RoleArn"]) for role in ("Listener", "Splitter", "Execution")
+    )
+    assert is_allowed(splitter, "kms:Decrypt", f"{KEY}bucket")
+    assert is_allowed(splitter, "kms:GenerateDataKey", f"{KEY}bucket")
+    assert is_allowed(listener, "kms:Decrypt", f"{KEY}triggers")
+    for granted in (listener, splitter):  # both answer
+        assert is_allowed(granted, "kms:Decrypt", f"{KEY}updates")
+        assert is_allowed(granted, "kms:GenerateDataKey", f"{KEY}updates")
+    assert is_allowed(execution, "secretsmanager:GetSecretValue", SECRET)
+    assert is_allowed(execution, "kms:Decrypt", f"{KEY}secret")
+    assert not is_allowed(splitter, "kms:Decrypt", f"{KEY}triggers")
+    assert not is_allowed(splitter, "kms:Decrypt", f"{KEY}secret")
+
+
+def test_an_update_and_the_removal_keep_messages_files_and_log() -> None:
+    with stack("loc", subnets=1) as loc:
+        check_mount_targets(loc, 1)
+        before, url, sqs = loc.outputs(), loc["TriggerQueueUrl"], client("sqs")
+        sqs.send_message(QueueUrl=url, MessageBody="{}")
+        topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:operator"
+        loc.update(AlarmTopicArn=topic)
+        described = loc.describe()
+        assert described["StackStatus"] == "UPDATE_COMPLETE"
+        assert {"ParameterKey": "AlarmTopicArn", "ParameterValue": topic} in described["Parameters"]
+        assert loc.outputs() == before
+        files, log = loc["FileSystemId"], loc["LogGroupName"]
         client("cloudformation").delete_stack(StackName=loc.name)
-        [message] = client("sqs").receive_message(QueueUrl=url)["Messages"]
+        [message] = sqs.receive_message(QueueUrl=url)["Messages"]
         assert message["Body"] == "{}"
         assert client("efs").describe_file_systems(FileSystemId=files)["FileSystems"]
         assert client("logs").describe_log_groups(logGroupNamePrefix=log)["logGroups"]
@@ -293,26 +320,6 @@ def test_resources_with_state_are_retained() -> None:
         assert resources[name]["UpdateReplacePolicy"] == "Retain", name
 
 
-def test_roles_may_use_the_keys_of_queues_and_secret() -> None:
-    trigger, updates, secret = (f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{one}" for one in "123")
-    keys: dict[str, Any] = {
-        "TriggerQueueKeyArn": trigger,
-        "UpdatesQueueKeyArn": updates,
-        "SecretKeyArn": secret,
-    }
-    with stack("prod", **keys) as prod:
-        listener, splitter, execution = (
-            grants(prod[f"{role}RoleArn"]) for role in ("Listener", "Splitter", "Execution")
-        )
-    assert is_allowed(listener, "kms:Decrypt", trigger)
-    for granted in (listener, splitter):  # both answer
-        assert is_allowed(granted, "kms:Decrypt", updates)
-        assert is_allowed(granted, "kms:GenerateDataKey", updates)
-    assert is_allowed(execution, "kms:Decrypt", secret)
-    assert not is_allowed(splitter, "kms:Decrypt", trigger)
-    assert not is_allowed(splitter, "kms:Decrypt", secret)
-
-
 def test_only_the_events_of_this_cluster_reach_the_worker(dev: Stack) -> None:
     rule = client("events").describe_rule(Name="dev-biospex-task-events")
     assert json.loads(rule["EventPattern"]) == {
@@ -327,20 +334,6 @@ def test_only_the_events_of_this_cluster_reach_the_worker(dev: Stack) -> None:
     assert statement["Condition"] == {
         "ArnEquals": {"aws:SourceArn": {"Fn::GetAtt": ["TaskEventsRule", "Arn"]}}
     }
-
-
-def test_an_update_keeps_the_messages_of_the_queue() -> None:
-    with stack("prod") as prod:
-        before, url = prod.outputs(), prod["TriggerQueueUrl"]
-        client("sqs").send_message(QueueUrl=url, MessageBody="{}")
-        topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:operator"
-        prod.update(AlarmTopicArn=topic)
-        described = prod.describe()
-        assert described["StackStatus"] == "UPDATE_COMPLETE"
-        assert {"ParameterKey": "AlarmTopicArn", "ParameterValue": topic} in described["Parameters"]
-        assert prod.outputs() == before
-        [message] = client("sqs").receive_message(QueueUrl=url)["Messages"]
-        assert message["Body"] == "{}"
 
 
 # -- what the roles may do

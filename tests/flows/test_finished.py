@@ -99,7 +99,7 @@ def finished(prefect_api: object, aws: str, tmp_path_factory: pytest.TempPathFac
             patch.setenv("TMPDIR", str(workspace))
             patch.setattr("tempfile.tempdir", None)
             # A busy machine is slow to draw thumbnails.
-            patch.setattr("flows.support.pictures.SECONDS", 120)
+            patch.setattr("flows.run_page.pictures.SECONDS", 120)
             patch.setattr("splitter.batches.contact_sheet.SECONDS", 120)
             planned = plan_of(request, biospex)
             assert biospex.batches() == []

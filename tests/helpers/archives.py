@@ -111,7 +111,7 @@ def with_end(data: bytes, offset: int, value: int) -> bytes:
 
 
 def with_zip64_end(data: bytes, count: int | None = None) -> bytes:
-    """The archive with Zip64 end records, which count as many files as is said."""
+    """The archive with Zip64 end records, which count this many files."""
     end = len(data) - zip_records.END_OF_CENTRAL_DIRECTORY.size
     files, size, offset = struct.unpack_from("<H2L", data, end + 10)
     files = files if count is None else count
@@ -210,7 +210,7 @@ BROKEN_ZIPS = {
     ),
     "directory damaged": (STREAMED.replace(b"PK\1\2", b"PK\1\1"), "is damaged"),
 }
-"""With what is said of each."""
+"""ZIPs that are refused, with the words of the refusal."""
 
 ODD_ZIPS = {
     "encryption": (with_directory(STREAMED, set_on(0, flag_bits=9)), "a.jpg", "is encrypted"),
@@ -253,7 +253,7 @@ ODD_ZIPS = {
     ),
     "AES": (with_directory(STREAMED, set_on(0, compress_type=99)), "a.jpg", "is encrypted"),
 }
-"""Archives with a file that no batch may hold: its name, and what is said of it."""
+"""Archives with a file that no batch may hold: its name and the reason."""
 
 UNUSUAL_ZIPS = {
     "bytes after its end": STREAMED + b"\r\n",

@@ -18,6 +18,22 @@ ACCOUNT = "123456789012"
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/loc-biospex-batch-creator:1"
 
 
+NAMES = (
+    "RepositoryUri SplitterRoleArn ListenerRoleArn ExecutionRoleArn VpcId TaskSecurityGroupId "
+    "LogGroupName FileSystemId AccessPointId"
+)
+OUTPUTS = {name: f"the {name}" for name in NAMES.split()} | {
+    "Environment": "dev",
+    "ClusterArn": f"arn:aws:ecs:{REGION}:{ACCOUNT}:cluster/dev",
+    "TriggerQueueUrl": "https://sqs.us-east-2.amazonaws.com/1/dev-batch-trigger",
+    "UpdatesQueueUrl": "https://sqs.us-east-2.amazonaws.com/1/dev-batch-update",
+    "BucketName": "biospex-dev",
+    "SubnetIds": "subnet-1,subnet-2",
+    "AssignPublicIp": "ENABLED",
+}
+"""Outputs of a stack, for the job template."""
+
+
 def client(service: Any) -> Any:
     return boto3.client(service, region_name=REGION)
 

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 
 from cli.submit import main
 from flows.create_batches import create_batches
-from flows.support.markdown import plain
+from flows.run_page.markdown import plain
 from splitter.aws.s3 import Bucket
 from splitter.errors import ExportError, explain
 from tests.conftest import FIXTURES
@@ -75,11 +75,11 @@ def test_a_plan_says_of_zooniverse_what_the_summary_says(
     assert state.name == "Completed with warnings"
     summary = str(page_of(prefect, state)["summary"].data)
     section = summary.partition("### Zooniverse\n\n")[2].partition("\n\n")[0]
-    said = [line.removeprefix("- ") for line in section.splitlines()]
-    assert "the column 'references'" in "".join(said)
+    lines = [line.removeprefix("- ") for line in section.splitlines()]
+    assert "column 'references'" in "".join(lines)
     assert main([biospex.address(path), "--plan"]) == 0
     printed = capsys.readouterr().out
-    assert list(map(plain, printed.partition("Zooniverse:\n")[2].splitlines())) == said
+    assert list(map(plain, printed.partition("Zooniverse:\n")[2].splitlines())) == lines
 
 
 def test_the_fixtures_are_all_there() -> None:

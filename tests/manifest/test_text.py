@@ -76,10 +76,7 @@ def test_what_a_program_made_of_the_manifest_is_named_with_what_to_click(
         (codecs.BOM_UTF16_LE + saved_with("\t").encode("utf-16-le"), "'Unicode Text'"),
         (2 * codecs.BOM_UTF8 + PLAIN.encode(), "more than one byte order mark"),
         ((PLAIN + ",,\n,,\n").encode(), "2 rows with nothing but empty cells"),
-        (
-            (PLAIN + ",,,,,,\n").encode(),
-            "1 row with nothing but empty cells, the first is row 4",
-        ),
+        ((PLAIN + ",,,,,,\n").encode(), "1 row with nothing but empty cells: row 4"),
         (PLAIN.replace("\n", ",,\n").encode(), "2 columns at its right end"),
         (PLAIN.replace("note\n", "note,,\n").encode(), "2 columns at its right end"),
     ],
@@ -88,8 +85,8 @@ def test_what_a_program_made_of_the_manifest_is_named_with_what_to_click(
 def test_what_has_one_reading_is_read_with_a_warning(data: bytes, warning: str) -> None:
     parts = cut(data)
     assert [batch.manifest.decode() for batch in parts.batches] == [PLAIN]
-    [said] = parts.warnings
-    assert warning in str(said)
+    [problem] = parts.warnings
+    assert warning in str(problem)
 
 
 @pytest.mark.parametrize(

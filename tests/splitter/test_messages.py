@@ -414,8 +414,8 @@ def test_a_number_of_a_mebibyte_of_digits_is_no_json_that_is_read() -> None:
 def test_a_refusal_has_the_code_of_its_one_problem(message: Any, code: str) -> None:
     with pytest.raises(RequestError) as refusal:
         Request.parse(message)
-    assert refusal.value.said.code == f"request.{code}"
-    assert refusal.value.said.sentence.actor is Actor.REQUESTER
+    assert refusal.value.problem.code == f"request.{code}"
+    assert refusal.value.problem.sentence.actor is Actor.REQUESTER
 
 
 def test_the_name_of_an_unknown_field_is_shown_as_foreign_text() -> None:
@@ -432,7 +432,7 @@ def test_an_archive_that_a_person_names_becomes_a_request_or_is_refused() -> Non
     for address in ("", "s3://", "s3://[", "s3://bucket", "https://x/y.zip", "s3:" + "\0/" * 999):
         with pytest.raises(RequestError) as refusal:
             spelled_out(address, queue)
-        assert refusal.value.said.code == "request.not-an-address"
+        assert refusal.value.problem.code == "request.not-an-address"
         assert str(refusal.value).isprintable()
 
 
