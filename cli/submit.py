@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bucket = bucket_named(request.s3_bucket, aws, settings.bucket_owner)
     source = bucket.archive(request.export_path)
     if options.plan:
-        settings = planned_settings()
-        for line in plan(Export(request, source, settings.limits, bucket_named, bucket), settings):
+        export = Export(request, source, planned_settings(), bucket_named, bucket)
+        for line in plan(export):
             print(line)
         return 0
     with get_client(sync_client=True) as prefect:

@@ -121,7 +121,7 @@ made in {duration(outcome.seconds)}.
 | | |
 | --- | --- |
 | Archive | {_place(request)}, {size(outcome.archive_size)} |
-| Lane | {outcome.lane}: {plain(outcome.reason)} |
+| Lane | {outcome.lane}: {plain(outcome.reason.text)} |
 | Manifest | {code(outcome.parts.manifest)} |
 {_ends(earlier)}
 ### Zooniverse

@@ -159,9 +159,7 @@ def plan_of(message: Any, biospex: Biospex) -> str:
     bucket = Bucket(biospex.s3, biospex.bucket)
     settings = Settings.load()
     source = bucket.archive(request.export_path)
-    return "\n".join(
-        plan(Export(request, source, settings.limits, lambda _: bucket, bucket), settings)
-    )
+    return "\n".join(plan(Export(request, source, settings, lambda _: bucket, bucket)))
 
 
 def source_files(archive: Path) -> dict[str, bytes]:

@@ -1,15 +1,17 @@
 """Small archives, built in memory."""
 
 import io
+import os
 import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from typing import IO
 
 from splitter.archives import formats, zip_records
 from splitter.archives.zip_directory import Read
-from splitter.archives.zip_index import ZipIndex
+from splitter.archives.zip_index import ZipIndex, file_reader
 
 FILES = {
     "a.jpg": bytes(range(256)) * 4,
@@ -47,6 +49,11 @@ def identified(data: bytes) -> formats.Format:
 def index_of(data: bytes) -> ZipIndex:
     """The index of a ZIP of these bytes."""
     return ZipIndex(bytes_reader(data), len(data))
+
+
+def index_of_file(file: IO[bytes]) -> ZipIndex:
+    """The index of an open ZIP."""
+    return ZipIndex(file_reader(file), os.fstat(file.fileno()).st_size)
 
 
 def zip_of(

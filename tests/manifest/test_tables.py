@@ -16,12 +16,11 @@ from cli.sentences import page
 from flows.run_page.markdown import plain
 from splitter import zooniverse
 from splitter.archives.extract import extract
-from splitter.archives.zip_index import ZipIndex
 from splitter.errors import ExportError, explain
 from splitter.manifest import Partition, partition_export
 from splitter.sentences import CATALOGUE, Problem
 from tests.conftest import FIXTURES
-from tests.helpers.archives import zip_of
+from tests.helpers.archives import index_of_file, zip_of
 
 FOLDER = FIXTURES / "cases" / "tables"
 CASES: dict[str, dict[str, str]] = json.loads((FOLDER / "index.json").read_text())
@@ -44,7 +43,7 @@ def partition(archive: Path, lane: str, workspace: Path) -> Partition:
     """An archive's batches, after the check for Zooniverse."""
     with archive.open("rb") as source:
         is_splice = lane == "splice"
-        files = ZipIndex.of_file(source) if is_splice else extract(archive, workspace / "images")
+        files = index_of_file(source) if is_splice else extract(archive, workspace / "images")
         parts = partition_export(files.members, files.read, "imageName", 5, unusable=files.unusable)
         return zooniverse.inspect(parts, files)
 
