@@ -4,7 +4,8 @@ Needs no store. Uses the list prices of us-east-2 below, without storage and tra
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from zipfile import ZIP_DEFLATED, ZipInfo
 
 from bench.export import Order
@@ -12,7 +13,7 @@ from splitter.archives.zip_index import MemberSpan
 from splitter.aws.s3 import DOWNLOAD_PART_SIZE
 from splitter.batches import splice as splicing
 from splitter.batches.plan import COPIED_IN_S3, EXTRACTED, START
-from splitter.batches.splice import Cost
+from splitter.batches.splice import S3_LIMITS, PartLimits, Plan, Uploaded
 from splitter.batches.zip import PART_SIZE
 from splitter.manifest.partition import Batch
 
@@ -37,6 +38,43 @@ TASK_CPUS, TASK_GB = 2, 4
 TASK_START = 60  # seconds, an estimate: image pull, Python and Prefect
 SPACE = 2.1  # bytes of disk for each byte of the archive, as in splitter/workspace.py
 MODIFIED = (2026, 11, 24, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The S3 requests of plans, and the bytes that pass through this machine.
+
+    Attributes:
+        copies: UploadPartCopy.
+        puts: UploadPart and PutObject.
+        posts: CreateMultipartUpload and CompleteMultipartUpload.
+        gets: ranged GetObject.
+        heads: HeadObject, one before and one after each batch.
+        bytes_read, bytes_sent: of GETs and PUTs.
+    """
+
+    copies: int
+    puts: int
+    posts: int
+    gets: int
+    heads: int
+    bytes_read: int
+    bytes_sent: int
+
+
+def requests(plans: Sequence[Plan], limits: PartLimits = S3_LIMITS) -> Cost:
+    """The requests of ``plans``, if no batch exists yet."""
+    uploads = [part for plan in plans for part in plan.parts if isinstance(part, Uploaded)]
+    windows = splicing.reads(plans, limits)
+    return Cost(
+        copies=sum(len(plan.parts) for plan in plans) - len(uploads),
+        puts=len(uploads),
+        posts=2 * sum(len(plan.parts) > 1 for plan in plans),
+        gets=len(windows),
+        heads=2 * len(plans),
+        bytes_read=sum(window.size for window in windows),
+        bytes_sent=sum(upload.size for upload in uploads),
+    )
 
 
 def cost_of(gigabytes: int, order: Order) -> tuple[int, Cost]:
@@ -65,7 +103,7 @@ def cost_of(gigabytes: int, order: Order) -> tuple[int, Cost]:
         manifest = b"x" * 300 * len(images)
         batch = Batch(part, first + 1, first + len(images), manifest, images)
         plans.append(splicing.plan_batch(batch, members, MODIFIED))
-    return count, splicing.cost(plans)
+    return count, requests(plans)
 
 
 def compute(seconds: float, disk_gb: float = 0) -> float:

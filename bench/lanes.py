@@ -117,8 +117,7 @@ class Bench:
         source = bucket.archive(key)
         index = ZipIndex(partial(bucket.read, key, source.etag), source.size)
         cut = manifest.partition_export(index.members, index.read, "imageName", self.batch_size)
-        modified = index.members[cut.manifest].info.date_time
-        plans = [splicing.plan_batch(batch, index.members, modified) for batch in cut.batches]
+        plans = splicing.plan(cut, index)
         copies: list[Callable[[], object]] = []
         for batch, parts in enumerate(splicing.parts(plans, bucket, key, source), 1):
             upload = bucket.begin_upload(f"batch/{batch}.zip", {})

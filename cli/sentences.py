@@ -12,10 +12,9 @@ from pkgutil import walk_packages
 import blocks
 import flows
 import splitter
-from splitter.errors import DEFAULT_ADVICE
-from splitter.sentences import CATALOGUE
+from splitter.sentences import CATALOGUE, DEFAULT_ADVICE
 
-PLACEHOLDER = re.compile(r"\{(\w+)(?::\w+)?\}")
+PLACEHOLDER = re.compile(r"\{(\w+)(?::(?:\w+|[^|}]+\|([^}]+)))?\}")
 PAGE = Path(__file__).parent.parent / "docs" / "messages.md"
 
 INTRODUCTION = """\
@@ -53,13 +52,17 @@ def page() -> str:
     for room_name, group in groupby(sentences, lambda sentence: sentence.code.split(".")[0]):
         lines.append(f"## {room_name}\n")
         for sentence in group:
-            text = PLACEHOLDER.sub(
-                lambda found: f"*{found[1].replace('_', ' ')}*", sentence.template
-            )
+            text = PLACEHOLDER.sub(_in_italics, sentence.template)
             act = f"Who acts: **{sentence.actor.value}**. {sentence.advice}".strip()
             lines.append(f"- **`{sentence.code}`** {text}<br>{act}")
         lines.append("")
     return "\n".join(lines)
+
+
+def _in_italics(found: re.Match[str]) -> str:
+    """A placeholder for people, with the plural of its noun if it has one."""
+    name, plural = found.groups()
+    return f"*{name.replace('_', ' ')}*" + (f" {plural}" if plural else "")
 
 
 if __name__ == "__main__":

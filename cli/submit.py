@@ -21,10 +21,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from blocks.saved import Aws
+from flows.listening.recovery import callback_of
+from flows.listening.setup import check_services
 from flows.split import bucket_named
-from flows.support.recovery import callback_of
 from flows.support.run_tags import run_page
-from flows.support.setup import check_services
 from splitter.batches.lanes import Export
 from splitter.batches.plan import plan
 from splitter.errors import ExportError, SetupError, explain
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bucket = bucket_named(request.s3_bucket, aws, settings.bucket_owner)
     source = bucket.archive(request.export_path)
     if options.plan:
-        settings = planned_settings()
-        for line in plan(Export(request, source, settings.limits, bucket_named, bucket), settings):
+        export = Export(request, source, planned_settings(), bucket_named, bucket)
+        for line in plan(export):
             print(line)
         return 0
     with get_client(sync_client=True) as prefect:

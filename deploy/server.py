@@ -20,7 +20,7 @@ from blocks.workspace import Workspace
 from deploy.answers import ENVIRONMENTS, is_this_machine
 from deploy.job_template import EFS_PATH
 from deploy.preflight import Case, Finding, note, stop
-from flows.support.heartbeats import websocket_problem
+from flows.listening.heartbeats import websocket_problem
 
 POOLS = {"splitter": "biospex-ecs", "listener": "biospex-ecs-listener"}  # prefect.yaml names both
 

@@ -15,20 +15,19 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from blocks.saved import Aws
+from flows.run_page import artifacts
+from flows.run_page.progress import best_effort
 from flows.split import Split, split
-from flows.support import artifacts
+from flows.support.attempt import earlier_attempts, leave_if_superseded
 from flows.support.log_context import label_lines
 from flows.support.outage import waits_for_prefect
-from flows.support.progress import best_effort
-from flows.support.recovery import earlier_attempts, leave_if_superseded
 from flows.support.run_tags import documented, tag_this_run
 from flows.tasks import notify
 from splitter.aws import CallbackError
-from splitter.aws import sqs as queues
 from splitter.batches.outcome import last_line
-from splitter.errors import ExportError, SetupError, Verdict, explain, judge
+from splitter.errors import ExportError, SetupError, explain, problem_of
 from splitter.messages import Failure, ReplyAddress, Request, Result, title
-from splitter.sentences import Actor
+from splitter.sentences import Actor, Problem
 from splitter.settings import Allowed, Docs, Settings
 
 label_lines()
@@ -98,8 +97,8 @@ def create_batches(request: Request | str) -> Result:
             settings = Settings.load()
             aws = Aws()
             if request.wants_answer:
-                sqs = aws.sqs(request.updates_queue_url)
-                queues.check_callback_queue(sqs, request)
+                callbacks = aws.callbacks(request)
+                callbacks.check()
             log.info("AWS credentials come from the %s", aws.origin)
             done = split(request, aws, settings, docs, earlier)
             # This waits for Prefect: a callback that is sent during an outage could not be
@@ -107,7 +106,7 @@ def create_batches(request: Request | str) -> Result:
             leave_if_superseded()
             if request.wants_answer:
                 # The states join this task to the batches in the run's graph.
-                notify(sqs, request, done.outcome.result, wait_for=done.made.states)
+                notify(callbacks, done.outcome.result, wait_for=done.made.states)
         except Exception as error:
             return failed(error, request, done, earlier, allowed, docs)  # type: ignore[return-value]
         with best_effort("The images", log):
@@ -135,46 +134,46 @@ def failed(
         earlier: how earlier attempts ended, for the summary.
     """
     log = get_run_logger()
-    verdict = judge(error)
+    problem = problem_of(error)
     is_final = isinstance(error, ExportError | SetupError)
     begin = "No batches:" if is_final else "No batches yet:"
     if done:
-        begin = "Batches were created, but BIOSPEX was not told:"
+        begin = "Batches were created, but the callback was not sent:"
     level = ERROR if is_final else WARNING  # an alarm counts errors, and not what is retried
-    log.log(level, "%s %s", begin, verdict.said)
-    log.log(level, ADVICE_LINE, verdict.advice)
+    log.log(level, "%s %s", begin, problem)
+    log.log(level, ADVICE_LINE, problem.advice)
     log.log(DEBUG if is_final else WARNING, "The traceback:", exc_info=error)
     has_batches = done is not None
     with best_effort("The summary", log):
         artifacts.publish_failure(
             request,
             begin,
-            verdict,
+            problem,
             earlier,
             docs,
             has_batches=has_batches,
             is_tried_again=not is_final,
         )
     if is_final and not has_batches and not isinstance(error, CallbackError):
-        answer_failure(request, verdict, allowed)
-    name = STATE_NAMES[verdict.actor] if is_final else "Failed"
+        answer_failure(request, problem, allowed)
+    name = STATE_NAMES[problem.actor] if is_final else "Failed"
     address = ReplyAddress.of(request)
     print(last_line(name, address and address.download_id, None))
     return Failed(
         name=name,
-        message=f"{begin} {verdict.said}" if done else str(verdict.said),
+        message=f"{begin} {problem}" if done else str(problem),
         data=error,
     )
 
 
-def answer_failure(request: Any, verdict: Verdict, allowed: Allowed) -> None:
+def answer_failure(request: Any, problem: Problem, allowed: Allowed) -> None:
     """Send BIOSPEX the failure, if the request names a queue that the operator allows."""
     address = allowed.reply_address(request)
     if not address:
         return
     try:
-        failure = Failure(download_id=address.download_id, error=str(verdict.said))
+        failure = Failure(download_id=address.download_id, error=str(problem))
         leave_if_superseded()
-        notify(Aws().sqs(address.updates_queue_url), address, failure)
+        notify(Aws().callbacks(address), failure)
     except Exception as unsent:
         get_run_logger().error("The failure could not be sent to BIOSPEX: %s", explain(unsent))

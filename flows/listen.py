@@ -24,18 +24,19 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed
 
 from blocks.saved import Aws
-from flows.support.heartbeats import Heartbeats, ServerClock, check_frequency, shows_life
-from flows.support.intake import Intake, is_denied
-from flows.support.listener import Listener
+from flows.listening.clock import ServerClock
+from flows.listening.heartbeats import Heartbeats, check_frequency, shows_life
+from flows.listening.intake import Intake, is_denied
+from flows.listening.listener import Listener
+from flows.listening.restart import schedule_restart
+from flows.listening.setup import NO_CREDENTIALS, trigger_queue
+from flows.listening.takeover import Standing, Takeover
+from flows.support.attempt import is_deployed
 from flows.support.log_context import label_lines
 from flows.support.outage import FEW_RETRIES, Outage, waits_for_prefect
-from flows.support.recovery import is_deployed
-from flows.support.restart import schedule_restart
 from flows.support.run_tags import documented
-from flows.support.setup import NO_CREDENTIALS, trigger_queue
-from flows.support.takeover import Standing, Takeover
 from splitter.aws import TriggerQueue
-from splitter.errors import Kind, SetupError, is_kind, judge
+from splitter.errors import Kind, SetupError, is_kind, problem_of
 from splitter.settings import Allowed, Settings
 
 label_lines()
@@ -78,9 +79,9 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
         if not is_operators(error):
             raise
         # A state instead of the exception: its sentence says all, a traceback would hide it.
-        verdict = judge(error)
-        get_run_logger().error("%s %s", verdict.said, verdict.advice)
-        return Failed(message=f"{verdict.said} {verdict.advice}")  # type: ignore[return-value]
+        problem = problem_of(error)
+        get_run_logger().error("%s %s", problem, problem.advice)
+        return Failed(message=f"{problem} {problem.advice}")  # type: ignore[return-value]
 
 
 def is_operators(error: Exception) -> bool:

@@ -20,11 +20,12 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.create_batches import create_batches
 from flows.listen import listen
-from flows.support.heartbeats import FREQUENCY, ServerClock
+from flows.listening.clock import ServerClock
+from flows.listening.heartbeats import FREQUENCY
+from flows.listening.restart import Upkeep
+from flows.listening.setup import check_services, trigger_queue
 from flows.support.outage import FEW_RETRIES, waits_for_prefect
-from flows.support.restart import Upkeep
 from flows.support.run_tags import deployment_tags
-from flows.support.setup import check_services, trigger_queue
 from splitter.errors import SetupError
 from splitter.settings import Settings
 

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass, replace
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from prefect.logging import get_run_logger
 from prefect.tasks import Task
 
 from blocks.saved import Aws, load_workspace, origin
-from flows.support import artifacts
-from flows.support.pictures import Pictures
-from flows.support.progress import Progress, best_effort
-from flows.support.task_runner import UploadPool, task_runner
+from flows.run_page import artifacts
+from flows.run_page.pictures import Pictures
+from flows.run_page.progress import Progress, best_effort
+from flows.support.task_runner import task_runner
 from flows.tasks import (
     download,
     extract,
@@ -34,16 +34,8 @@ from splitter.archives import Contents, StoppedError, Watermark, ZipIndex
 from splitter.aws import Bucket
 from splitter.batches import splice as splicing
 from splitter.batches import zip as zipping
-from splitter.batches.assembly import PARALLEL_UPLOADS, Part
-from splitter.batches.lanes import (
-    Export,
-    Extract,
-    Lane,
-    Splice,
-    Spliceable,
-    lane_of_tar,
-    lane_of_zip,
-)
+from splitter.batches.assembly import PARALLEL_UPLOADS, Part, PartPool
+from splitter.batches.lanes import Export, Extract, Splice, choose_lane
 from splitter.batches.outcome import Outcome
 from splitter.manifest import Partition
 from splitter.messages import Request
@@ -52,22 +44,15 @@ from splitter.settings import Docs, Settings
 
 STALE_SIZE = Sentence(
     "request.stale-size",
-    "The request says that the archive has {said} bytes; in S3 it has {has}.",
+    "The request says that the archive has {stated} bytes; in S3 it has {has}.",
     Actor.NOBODY,
 )
 UNLISTED = Sentence(
     "manifest.unlisted-files",
-    "{count} files are in the archive, but in no row of the manifest, such as {names}; they are "
-    "in no batch.",
+    "{count:file is|files are} in the archive, but in no row of the manifest and so in no batch, "
+    "such as {names}.",
     Actor.MAKER,
     "If volunteers need these files, whoever made the export adds their rows to the manifest and "
-    "exports again; else nothing has to be done.",
-)
-UNLISTED_ONE = Sentence(
-    "manifest.unlisted-file",
-    "1 file is in the archive, but in no row of the manifest: {names}; it is in no batch.",
-    Actor.MAKER,
-    "If volunteers need this file, whoever made the export adds its row to the manifest and "
     "exports again; else nothing has to be done.",
 )
 
@@ -122,32 +107,25 @@ def split(
     bucket = bucket_named(request.s3_bucket, aws, settings.bucket_owner)
     source = bucket.archive(request.export_path)
     connect = partial(bucket_named, owner=settings.bucket_owner)
-    export = Export(request, source, settings.limits, connect, bucket)
+    export = Export(request, source, settings, connect, bucket)
     drop_abandoned_uploads(export)
     warnings: list[object] = []
     if request.total_size not in (None, source.size):
-        warnings.append(STALE_SIZE(said=request.total_size, has=source.size))
+        warnings.append(STALE_SIZE(stated=request.total_size, has=source.size))
 
-    chosen = choose_lane(export, settings)
-    if chosen.index:
-        warnings += chosen.index.remarks
-    lane = "splice" if isinstance(chosen, Splice) else "extract"
-    log.info(LANE_LINE, lane, chosen.reason)
-    if isinstance(chosen, Splice):
-        made = split_in_s3(export, chosen, settings)
-    else:
-        made = split_on_disk(export, chosen, settings)
+    lane = choose_lane(export, read_index, partition)
+    log.info(LANE_LINE, lane.name, lane.reason.text)
+    made = split_in_s3(export, lane) if isinstance(lane, Splice) else split_on_disk(export, lane)
 
     parts = made.parts
     warnings += parts.warnings
     if parts.unlisted:
-        sentence = UNLISTED_ONE if len(parts.unlisted) == 1 else UNLISTED
-        warnings.append(sentence(count=len(parts.unlisted), names=parts.unlisted[:3]))
+        warnings.append(UNLISTED(count=len(parts.unlisted), names=parts.unlisted[:3]))
     outcome = Outcome(
         request=request,
         archive_size=source.size,
-        lane=lane,
-        reason=chosen.reason,
+        lane=lane.name,
+        reason=lane.reason,
         parts=parts,
         sizes=made.sizes,
         warnings=warnings,
@@ -160,18 +138,6 @@ def split(
         presigned = settings.presigned_links and aws.has_long_term_credentials
         artifacts.publish(outcome, bucket, presigned, earlier, docs)
     return Split(outcome, made)
-
-
-def choose_lane(export: Export, settings: Settings) -> Lane:
-    """Choose the lane as ``lanes.choose_lane`` does, with its steps as tasks."""
-    format = export.identify()
-    if format != "zip":
-        return lane_of_tar(format, settings)
-    index = read_index(export)
-    lane = lane_of_zip(export, index, settings)
-    if isinstance(lane, Spliceable):
-        return lane.with_batches(partition(export, index, settings), settings)
-    return lane
 
 
 def drop_abandoned_uploads(export: Export) -> None:
@@ -188,48 +154,43 @@ def drop_abandoned_uploads(export: Export) -> None:
         get_run_logger().warning("Uploads of dead runs could not be aborted: %s", error)
 
 
-def split_in_s3(export: Export, lane: Splice, settings: Settings) -> Made:
+def split_in_s3(export: Export, lane: Splice) -> Made:
     """Make the batches in the splice lane."""
     index, parts = lane.index, lane.parts
-    images = {name: index.members[file] for name, file in parts.images.items()}
-    modified = index.members[parts.manifest].info.date_time
-    plans = splicing.parts(
-        [splicing.plan_batch(batch, images, modified) for batch in parts.batches],
-        export.bucket,
-        export.request.export_path,
-        export.source,
-    )
-    return put_batches(splice, export, parts, plans, index, verify=settings.verify)
+    plans = splicing.plan(parts, index)
+    batches = splicing.parts(plans, export.bucket, export.request.export_path, export.source)
+    return put_batches(splice, export, parts, batches, index, verify=export.settings.verify)
 
 
-def split_on_disk(export: Export, lane: Extract, settings: Settings) -> Made:
+def split_on_disk(export: Export, lane: Extract) -> Made:
     """Make the batches in the extract lane.
 
     The parts of a ZIP's batches are sent while it arrives, as its index and manifest can be read
     beforehand; batches appear when all of it has been checked. A tar must be unpacked first.
     """
-    block = load_workspace(settings)
-    root = block.paths().root_for(export.source.size, lane.unpacked)
+    block = load_workspace(export.settings)
+    root = block.paths().root_for(export.source.size, lane.index.unpacked if lane.index else None)
     get_run_logger().info("Workspace is %s, from the %s", root, origin(block))
     for directory in workspace.sweep(root):
         get_run_logger().info("Removed %s, left by a dead run", directory)
     # Other machines can only read an export that is unpacked on EFS.
-    scheduler = settings.dask_scheduler if root == block.efs_path else None
+    scheduler = export.settings.dask_scheduler if root == block.efs_path else None
     with workspace.run_directory(root) as directory:
         archive, store = directory / "archive", directory / "images"
-        fill = None
-        if lane.index and not scheduler:
+        fill: Callable[[], None] | None = None
+        if lane.index and lane.parts:
             # Parts without images are read from the store before the first file is unpacked.
             store.touch()
-            contents = Contents.expected(lane.index, store, export.limits)
+            parts, contents = lane.parts, Contents.expected(lane.index, store)
             fill = partial(fill_store, export, archive, lane.index, contents)
-            parts = partition(export, lane.index, settings)
+            if scheduler:  # its workers do not see how far the store is filled
+                fill()
+                fill = None
         else:
             download(export, archive, Watermark())
             contents = extract(export, archive, store)
             archive.unlink()
-            parts = partition(export, contents, settings)
-            parts = replace(parts, warnings=(*parts.warnings, *contents.remarks))
+            parts = partition(export, contents)
         plans = zipping.parts(parts, contents)
         return put_batches(zip_and_upload, export, parts, plans, contents, fill, scheduler)
 
@@ -270,7 +231,7 @@ def put_batches(
     total = sum(part.size for plan in plans for part in plan)
     with (
         Progress("Upload", total) as progress,
-        closing(upload_pool(progress, files)) as uploads,
+        part_pool(progress, files) as pool,
         task_runner(scheduler) as runner,
         # Before the runner waits for its tasks, an error has to end their waiting.
         files.unpacked if isinstance(files, Contents) else nullcontext(),
@@ -282,7 +243,7 @@ def put_batches(
                 "parts": plans,
                 "of": len(parts.batches),
                 "export": unmapped(export),
-                "uploads": unmapped(uploads),
+                "pool": unmapped(pool),
                 **options,
             },
         )
@@ -296,8 +257,8 @@ def put_batches(
         return Made(parts, sizes, [future.state for future in futures], pictures)
 
 
-def upload_pool(progress: Progress, files: Contents | ZipIndex) -> UploadPool:
+def part_pool(progress: Progress, files: Contents | ZipIndex) -> PartPool:
     """The threads that send the parts of batches of some files."""
     if isinstance(files, Contents):
-        return UploadPool(progress, PARALLEL_UPLOADS, files.unpacked.wait_for)
-    return UploadPool(progress)
+        return PartPool(progress, PARALLEL_UPLOADS, files.unpacked.wait_for)
+    return PartPool(progress)

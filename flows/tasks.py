@@ -7,7 +7,7 @@ longer outage, unless S3 did not answer at all; the listener starts a run MAX_AT
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -16,23 +16,19 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled
 from prefect.tasks import Task, exponential_backoff
 
-from flows.support import artifacts
-from flows.support.progress import Progress, best_effort
-from flows.support.task_runner import UploadPool
+from flows.run_page import artifacts
+from flows.run_page.progress import Progress, best_effort
+from flows.support.outage import waits_for_prefect
 from splitter.archives import Contents, StoppedError, Watermark, ZipIndex
 from splitter.archives import extract as archives
-from splitter.aws import sqs as queues
+from splitter.aws import CallbackQueue
 from splitter.batches import splice as splicing
-from splitter.batches.assembly import Part, assemble
-from splitter.batches.lanes import Export, partition_files
+from splitter.batches.assembly import Part, PartPool, assemble
+from splitter.batches.lanes import Export
 from splitter.errors import is_timeout, is_transient
 from splitter.manifest import Batch, Partition
-from splitter.messages import Failure, ReplyAddress, Result
-from splitter.settings import Settings
+from splitter.messages import Failure, Result
 from splitter.wording import count, size
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs import SQSClient
 
 
 def is_retryable(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -81,7 +77,7 @@ def download(export: Export, archive: Path, arrived: Watermark) -> None:
 def extract(export: Export, archive: Path, store: Path) -> Contents:
     """Unpack the archive, of any format, and verify the checksum of every member."""
     with Progress("Extract", export.source.size) as progress:  # JPEGs are as large unpacked
-        contents = archives.extract(archive, store, progress, export.limits)
+        contents = archives.extract(archive, store, progress, export.settings.limits)
     get_run_logger().info("%s, all intact", count(len(contents.members), "file"))
     return contents
 
@@ -96,10 +92,10 @@ def extract_zip(
     get_run_logger().info("%s, all intact", count(len(contents.members), "file"))
 
 
-@task(task_run_name="partition into batches of {settings.batch_size} rows", **STEP)
-def partition(export: Export, files: Contents | ZipIndex, settings: Settings) -> Partition:
+@task(task_run_name="partition into batches of {export.settings.batch_size} rows", **STEP)
+def partition(export: Export, files: Contents | ZipIndex) -> Partition:
     """Read the manifest, check that every row has its image, and divide it into batches."""
-    parts = partition_files(files, settings)
+    parts = export.partition(files)
     Result.of(export.request, len(parts.batches))  # one message must be able to name them all
     rows = sum(batch.rows for batch in parts.batches)
     batches = count(len(parts.batches), "batch", "batches")
@@ -109,10 +105,10 @@ def partition(export: Export, files: Contents | ZipIndex, settings: Settings) ->
 
 @task(task_run_name="zip and upload " + ONE_BATCH, **STEP)
 def zip_and_upload(
-    batch: Batch, parts: Sequence[Part], of: int, export: Export, uploads: UploadPool
+    batch: Batch, parts: Sequence[Part], of: int, export: Export, pool: PartPool
 ) -> int:
     """Write one batch ZIP straight into S3, unless it exists; returns its size in bytes."""
-    return _put_batch(batch, parts, export, uploads)
+    return _put_batch(batch, parts, export, pool)
 
 
 @task(task_run_name="splice " + ONE_BATCH, **STEP)
@@ -121,44 +117,47 @@ def splice(
     parts: Sequence[Part],
     of: int,
     export: Export,
-    uploads: UploadPool,
+    pool: PartPool,
     verify: bool,
 ) -> int:
     """Let S3 assemble one batch ZIP from ranges of the archive, unless it exists.
 
     With VERIFY=true, reads it back and compares every checksum. Returns its size in bytes.
     """
-    total = _put_batch(batch, parts, export, uploads)
+    total = _put_batch(batch, parts, export, pool)
     if verify:
         key = export.request.batch_key(batch.part)
-        splicing.verify(export.bucket, key, batch, export.limits)
+        splicing.verify(export.bucket, key, batch, export.settings.limits)
         get_run_logger().info("Verified %s", key)
     return total
 
 
 @task(task_run_name="notify: {message.status}", **STEP)
-def notify(sqs: "SQSClient", address: ReplyAddress, message: Result | Failure) -> None:
+def notify(callbacks: CallbackQueue, message: Result | Failure) -> None:
     """Send the callback to BIOSPEX and record it on the run page."""
-    queues.send_callback(sqs, address, message)
-    with best_effort("The callback, which was sent,", get_run_logger()):
-        artifacts.publish_callback(message)
+    callbacks.send(message)
+    try:
+        # At once: if this process dies first, the next attempt sends the callback again.
+        with waits_for_prefect(0):
+            artifacts.publish_callback(message)
+    except Exception:
+        with best_effort("The callback, which was sent,", get_run_logger()):
+            artifacts.publish_callback(message)
 
 
-def _put_batch(batch: Batch, parts: Sequence[Part], export: Export, uploads: UploadPool) -> int:
+def _put_batch(batch: Batch, parts: Sequence[Part], export: Export, pool: PartPool) -> int:
     key = export.request.batch_key(batch.part)
     total = sum(part.size for part in parts)
     metadata = batch.metadata(export.source.etag)
-    if uploads.timeout:
-        raise uploads.timeout
+    if pool.timeout:
+        raise pool.timeout
     try:
-        is_new = assemble(
-            export.bucket, key, parts, metadata, uploads.pool, uploads.progress, uploads.may_appear
-        )
+        is_new = assemble(export.bucket, key, parts, metadata, pool)
     except StoppedError:
         return Cancelled(message="The archive was not unpacked")  # type: ignore[return-value]
     except Exception as error:
         if is_timeout(error):
-            uploads.timeout = error
+            pool.timeout = error
         raise
     if is_new:
         get_run_logger().info("Put %s to %s", size(total), key)

@@ -1,7 +1,7 @@
 """Classifies errors: the sentence, the person who must act, and whether a retry can help."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
@@ -9,18 +9,18 @@ from botocore import exceptions as botocore
 from botocore.parsers import ResponseParserError
 from urllib3 import exceptions as urllib3
 
-from splitter.sentences import Actor, Said, Sentence
+from splitter.sentences import Actor, Problem, Sentence
 
 
 class SentenceError(Exception):
     """An error with a sentence of the catalogue."""
 
-    def __init__(self, sentence: Sentence | Said, **values: Any) -> None:
-        self.said = sentence if isinstance(sentence, Said) else sentence(**values)
-        super().__init__(self.said.text)
+    def __init__(self, sentence: Sentence | Problem, **values: Any) -> None:
+        self.problem = sentence if isinstance(sentence, Problem) else sentence(**values)
+        super().__init__(self.problem.text)
 
     def __reduce__(self) -> Any:
-        return type(self), (self.said,)
+        return type(self), (self.problem,)
 
 
 class ExportError(SentenceError):
@@ -46,7 +46,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Meaning:
-    """The meaning of an error code.
+    """The meaning of error codes.
 
     Attributes:
         fix: the operator's action, if only an operator can help.
@@ -54,79 +54,79 @@ class Meaning:
     """
 
     kind: Kind
+    codes: tuple[str, ...]
     fix: str = ""
     where: str = ""
 
 
-_ROLE = "let the role of the tasks do it (SplitterRole in deploy/stack.yaml)"
-_KEYS = "correct the AWS credentials (the block aws-credentials/biospex, or the role of the tasks)"
-
-MEANINGS: Mapping[str, tuple[Meaning, ...]] = {
-    # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html#ErrorCodeList
-    **dict.fromkeys(
-        ("InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown"),
-        (Meaning(Kind.TRANSIENT),),
-    ),
-    **dict.fromkeys(("500", "503"), (Meaning(Kind.TRANSIENT),)),  # HEAD has no body
-    # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html
-    **dict.fromkeys(
-        ("RequestThrottled", "ThrottlingException", "Throttling"), (Meaning(Kind.TRANSIENT),)
-    ),
-    "RequestExpired": (Meaning(Kind.TRANSIENT),),
-    # S3's name and other services' name
-    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException"), (Meaning(Kind.EXPIRED),)),
-    "NoSuchUpload": (Meaning(Kind.UPLOAD_GONE),),
-    **dict.fromkeys(("404", "NotFound", "NoSuchKey"), (Meaning(Kind.MISSING),)),
-    "NoSuchBucket": (
-        Meaning(Kind.MISSING, "look whether the bucket was renamed or deleted (ALLOWED_BUCKETS)"),
-    ),
-    **dict.fromkeys(
-        ("NonExistentQueue", "QueueDoesNotExist", "InvalidAddress"),
-        (Meaning(Kind.MISSING, "look whether the queue that the request names is still there"),),
-    ),
-    **dict.fromkeys(("412", "PreconditionFailed"), (Meaning(Kind.REPLACED),)),
-    **dict.fromkeys(
-        ("MessageNotInflight", "ReceiptHandleIsInvalid", "InvalidParameterValue"),
-        (Meaning(Kind.LEASE_LOST),),
-    ),
-    **dict.fromkeys(
-        ("403", "AccessDenied", "AllAccessDisabled", "AccessDeniedException"),
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html#ErrorCodeList
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html
+# An answer to HEAD has no body, so its code is the HTTP status.
+REFUSED = ("403", "AccessDenied", "AllAccessDisabled", "AccessDeniedException")
+MEANINGS = (
+    Meaning(
+        Kind.TRANSIENT,
         (
-            Meaning(
-                Kind.REFUSED,
-                "let the role of the tasks use the bucket's KMS key: run deploy.sh with "
-                "BUCKET_KEY_ARN, and look whether the key's policy leaves access to IAM",
-                where="kms",
-            ),
-            Meaning(Kind.REFUSED, _ROLE),
+            *("500", "503", "InternalError", "OperationAborted", "RequestTimeout", "SlowDown"),
+            *("ServiceUnavailable", "RequestThrottled", "ThrottlingException", "Throttling"),
+            "RequestExpired",
         ),
     ),
-    **dict.fromkeys(
+    Meaning(Kind.EXPIRED, ("ExpiredToken", "ExpiredTokenException")),
+    Meaning(Kind.UPLOAD_GONE, ("NoSuchUpload",)),
+    Meaning(Kind.MISSING, ("404", "NotFound", "NoSuchKey")),
+    Meaning(
+        Kind.MISSING,
+        ("NoSuchBucket",),
+        "Look whether the bucket was renamed or deleted (ALLOWED_BUCKETS)",
+    ),
+    Meaning(
+        Kind.MISSING,
+        ("NonExistentQueue", "QueueDoesNotExist", "InvalidAddress"),
+        "Look whether the queue that the request names is still there",
+    ),
+    Meaning(Kind.REPLACED, ("412", "PreconditionFailed")),
+    Meaning(
+        Kind.LEASE_LOST, ("MessageNotInflight", "ReceiptHandleIsInvalid", "InvalidParameterValue")
+    ),
+    Meaning(
+        Kind.REFUSED,
+        REFUSED,
+        "Let the role of the tasks use the bucket's KMS key: run deploy.sh with BUCKET_KEY_ARN, "
+        "and look whether the key's policy leaves access to IAM",
+        where="kms",
+    ),
+    Meaning(
+        Kind.REFUSED,
+        REFUSED,
+        "Let the role of the tasks do it (SplitterRole in deploy/stack.yaml)",
+    ),
+    Meaning(
+        Kind.REFUSED,
         ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId"),
-        (Meaning(Kind.REFUSED, _KEYS),),
+        "Correct the AWS credentials (the block aws-credentials/biospex, or the role of the tasks)",
     ),
     # https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
-    "InvalidObjectState": (
-        Meaning(
-            Kind.STATE,
-            "restore the export from the archive (S3 console, Initiate restore), and take export/ "
-            "out of the lifecycle rule that put it there",
-        ),
+    Meaning(
+        Kind.STATE,
+        ("InvalidObjectState",),
+        "Restore the export from the archive (S3 console, Initiate restore), and take export/ out "
+        "of the lifecycle rule that put it there",
     ),
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock-managing.html
-    "InvalidRequest": (
-        Meaning(
-            Kind.STATE,
-            "take the default retention of Object Lock off the bucket, or use another: a locked "
-            "object needs a checksum with each upload, and could not expire",
-            where="object lock",
-        ),
+    Meaning(
+        Kind.STATE,
+        ("InvalidRequest",),
+        "Take the default retention of Object Lock off the bucket, or use another: a locked object "
+        "needs a checksum with each upload, and could not expire",
+        where="object lock",
     ),
-    **dict.fromkeys(
+    Meaning(
+        Kind.STATE,
         ("KMS.DisabledException", "KMS.NotFoundException", "KMS.KMSInvalidStateException"),
-        (Meaning(Kind.STATE, "switch the bucket's KMS key on again, or give it another"),),
+        "Switch the bucket's KMS key on again, or give it another",
     ),
-}
+)
 """All codes that are handled. Other codes are faults. The first matching meaning counts."""
 
 TRANSIENT_TYPES = (
@@ -148,13 +148,10 @@ def meaning_of(error: BaseException) -> Meaning | None:
     """The entry of ``MEANINGS`` for an error, or None."""
     if not isinstance(error, botocore.ClientError):
         return None
-    code = error_code(error)
+    code = error_code(error).removeprefix("AWS.SimpleQueueService.")
     text = str(error.response.get("Error", {}).get("Message", "")).lower()
-    # Some codes of SQS begin with AWS.SimpleQueueService.
-    for meaning in MEANINGS.get(code) or MEANINGS.get(code.rpartition(".")[2], ()):
-        if meaning.where in text:
-            return meaning
-    return None
+    found = (each for each in MEANINGS if code in each.codes and each.where in text)
+    return next(found, None)
 
 
 def is_kind(error: BaseException, *kinds: Kind) -> bool:
@@ -165,28 +162,28 @@ def is_kind(error: BaseException, *kinds: Kind) -> bool:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call can succeed later: throttling, 5xx answers, lost connections."""
-    if isinstance(error, botocore.ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return any(
+        isinstance(each, TRANSIENT_TYPES)
+        or (isinstance(each, botocore.ClientError) and _status(each) >= 500)
         # UPLOAD_GONE: another run of the same export aborted it as a leftover.
-        return status >= 500 or is_kind(error, Kind.TRANSIENT, Kind.EXPIRED, Kind.UPLOAD_GONE)
-    if isinstance(error, TRANSIENT_TYPES):
-        return True
-    return error.__cause__ is not None and is_transient(error.__cause__)
+        or is_kind(each, Kind.TRANSIENT, Kind.EXPIRED, Kind.UPLOAD_GONE)
+        for each in _with_causes(error)
+    )
 
 
 def is_timeout(error: BaseException) -> bool:
     """Whether a service did not answer within the client's timeout."""
-    if isinstance(error, TIMEOUT_TYPES):
-        return True
-    return error.__cause__ is not None and is_timeout(error.__cause__)
+    return any(isinstance(each, TIMEOUT_TYPES) for each in _with_causes(error))
 
 
-def operator_fix(error: BaseException) -> str:
-    """The operator's action for an error of AWS, or an empty string."""
-    meaning = meaning_of(error)
-    if meaning:
-        return meaning.fix
-    return operator_fix(error.__cause__) if error.__cause__ is not None else ""
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error:
+        yield error
+        error = error.__cause__
+
+
+def _status(error: botocore.ClientError) -> int:
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
 def require_field(answer: Mapping[str, Any], name: str) -> Any:
@@ -212,7 +209,6 @@ SETUP = Sentence(
     "service.setup",
     "The batch service is not set up correctly, please tell the operator: {problem}",
     Actor.OPERATOR,
-    "Correct the installation as the sentence says, then press Retry.",
 )
 OUT_OF_MEMORY = Sentence(
     "service.out-of-memory",
@@ -241,61 +237,28 @@ FAULT = Sentence(
     "Read the traceback in the log; once its cause is gone, press Retry.",
 )
 
-REPLACE_ARCHIVE = (
-    "Send this sentence to whoever made the export. When you have their corrected archive, copy it "
-    "over the old one (`aws s3 cp`, same key), then press Retry."
-)
-ASK_AGAIN = "Send this sentence to the administrator of BIOSPEX, who sends a corrected request."
-NOTHING = "Nothing has to be done."
 
-DEFAULT_ADVICE = {
-    Actor.MAKER: REPLACE_ARCHIVE,
-    Actor.OPERATOR: SETUP.advice,
-    Actor.REQUESTER: ASK_AGAIN,
-    Actor.NOBODY: NOTHING,
-}
-
-
-def default_advice(sentence: Sentence) -> str:
-    """The operator's action for a sentence: its own advice or the default of its actor."""
-    return sentence.advice or DEFAULT_ADVICE[sentence.actor]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The report of a failure: ``said`` for a project manager, ``advice`` for an operator."""
-
-    said: Said
-    advice: str
-
-    @property
-    def actor(self) -> Actor:
-        return self.said.sentence.actor
-
-
-def judge(error: BaseException) -> Verdict:
+def problem_of(error: BaseException) -> Problem:
     """The report of any error that ends a run."""
     if isinstance(error, SetupError):
-        said = Said(error.said.sentence, SETUP(problem=error.said).text)
-        return Verdict(said, default_advice(said.sentence))
+        return replace(error.problem, text=SETUP(problem=error.problem).text)
     if isinstance(error, ExportError):
-        return Verdict(error.said, default_advice(error.said.sentence))
+        return error.problem
     if isinstance(error, MemoryError):
-        return Verdict(OUT_OF_MEMORY(), OUT_OF_MEMORY.advice)
+        return OUT_OF_MEMORY()
     cause = type(error).__name__
     if isinstance(error, botocore.ClientError):
         cause = f"{error_code(error)} from {error.operation_name}"
     if isinstance(error, OSError) and error.strerror:
         cause = error.strerror
     if is_transient(error):
-        return Verdict(UNAVAILABLE(cause=cause), UNAVAILABLE.advice)
-    if fix := operator_fix(error):
-        return Verdict(
-            REFUSED_BY_AWS(cause=cause), f"{fix[:1].upper()}{fix[1:]}; then press Retry."
-        )
-    return Verdict(FAULT(cause=cause), FAULT.advice)
+        return UNAVAILABLE(cause=cause)
+    meaning = next(filter(None, map(meaning_of, _with_causes(error))), None)
+    if meaning and meaning.fix:
+        return replace(REFUSED_BY_AWS(cause=cause), advice=f"{meaning.fix}; then press Retry.")
+    return FAULT(cause=cause)
 
 
 def explain(error: BaseException) -> str:
     """One sentence for a project manager about any error."""
-    return str(judge(error).said)
+    return str(problem_of(error))

@@ -9,6 +9,7 @@ fields (``Request.parse``). Checks that take more than linear time come after le
 import json
 import string
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Annotated, Any, Literal, Self
@@ -30,7 +31,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from splitter.errors import ExportError, SetupError
-from splitter.sentences import Actor, Said, Sentence, Words, escaped
+from splitter.sentences import Actor, Problem, Sentence, escaped
 
 ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
 
@@ -58,8 +59,12 @@ MAX_INTEGER = 2**63 - 1
 QUEUE_URL_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-._:/[]")
 
 
-class RequestError(ExportError):
-    """An invalid trigger message. The error names the field."""
+EXAMPLE_QUEUE = "https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update"
+EXAMPLE_FILE = "41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"
+
+
+class RequestError(ExportError, ValueError):
+    """An invalid trigger message or field. Pydantic catches it in validators as a ValueError."""
 
 
 def _sentence(code: str, template: str) -> Sentence:
@@ -77,15 +82,14 @@ CONTROL_IN_NAME = _sentence(
     "control-character-in-name", "the name of a field has a control character"
 )
 RESERVED_NAME = _sentence("reserved-name", "the name of a field begins with '__'")
-CONTROL_IN_VALUE = _sentence("control-character", "{field} must not contain control characters")
+CONTROL_IN_VALUE = _sentence(
+    "control-character", "{field} must not contain control or direction characters"
+)
 NUMBER_TOO_LARGE = _sentence("number-too-large", "{field} is too large a number")
 NOT_AN_OBJECT = _sentence("not-an-object", "it is not a JSON object with fields")
-MISSING_FIELD = _sentence("missing-field", "'{field}' is missing")
-HIDDEN_CHARACTERS = _sentence(
-    "hidden-characters", "'{field}' must not contain control or direction characters"
-)
-VALUE_TOO_LONG = _sentence("value-too-long", "'{field}' must not be longer than {limit} bytes")
-NOT_A_TEXT = _sentence("not-a-text", "'{field}' must be a non-empty text")
+MISSING_FIELD = _sentence("missing-field", "{field} is missing")
+VALUE_TOO_LONG = _sentence("value-too-long", "{field} must not be longer than {limit} bytes")
+NOT_A_TEXT = _sentence("not-a-text", "{field} must be a non-empty text")
 NOT_A_FILE_NAME = _sentence(
     "not-a-file-name", "'file' must be a plain file name, without a slash or '..'"
 )
@@ -158,36 +162,28 @@ TOO_MANY_BATCHES = Sentence(
 )
 
 
-class _WrongValueError(ValueError):
-    """An invalid value of a field; pydantic passes it on."""
-
-    def __init__(self, said: Said) -> None:
-        self.said = said
-        super().__init__(said.text)
-
-
 def _key(value: str, info: ValidationInfo) -> str:
-    field = Words(to_camel(info.field_name or ""))
+    field = to_camel(info.field_name or "")
     if len(value) > MAX_KEY_BYTES or len(value.encode("utf-8", "replace")) > MAX_KEY_BYTES:
-        raise _WrongValueError(VALUE_TOO_LONG(field=field, limit=MAX_KEY_BYTES))
+        raise RequestError(VALUE_TOO_LONG, field=field, limit=MAX_KEY_BYTES)
     # The key appears in the callback and on pages.
     if escaped(value, MAX_KEY_BYTES) != value:
-        raise _WrongValueError(HIDDEN_CHARACTERS(field=field))
+        raise RequestError(CONTROL_IN_VALUE, field=field)
     return value
 
 
 def _file_name(value: str) -> str:
     if "/" in value or "\\" in value or ".." in value:
-        raise _WrongValueError(NOT_A_FILE_NAME())
+        raise RequestError(NOT_A_FILE_NAME)
     if not archive_stem(value).strip():
-        raise _WrongValueError(NO_STEM())
+        raise RequestError(NO_STEM)
     if len(value.encode()) > MAX_FILE_BYTES:
-        raise _WrongValueError(VALUE_TOO_LONG(field=Words("file"), limit=MAX_FILE_BYTES))
+        raise RequestError(VALUE_TOO_LONG, field="file", limit=MAX_FILE_BYTES)
     return value
 
 
 def _queue_url(value: str) -> str:
-    wrong = _WrongValueError(NOT_A_QUEUE())
+    wrong = RequestError(NOT_A_QUEUE)
     # Checked first, because urlsplit normalises a non-ASCII host in quadratic time.
     if len(value) > MAX_QUEUE_URL or not QUEUE_URL_CHARACTERS.issuperset(value):
         raise wrong
@@ -219,6 +215,7 @@ class WireModel(BaseModel):
         alias_generator=to_camel,
         field_title_generator=lambda name, _: to_camel(name),
         validate_by_name=True,
+        use_attribute_docstrings=True,
         frozen=True,
     )
 
@@ -226,15 +223,11 @@ class WireModel(BaseModel):
 class ReplyAddress(WireModel):
     """The fields of a request that a callback needs; they may be valid if others are not."""
 
-    download_id: DownloadId = Field(
-        description="Id of the download record, such as 512; comes back unchanged in the callback.",
-        examples=[512],
-    )
-    updates_queue_url: QueueUrl = Field(
-        description="SQS queue that gets the callback, such as "
-        "https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update.",
-        examples=["https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update"],
-    )
+    download_id: DownloadId = Field(examples=[512])
+    """Id of the download record, such as 512; comes back unchanged in the callback."""
+    updates_queue_url: QueueUrl = Field(examples=[EXAMPLE_QUEUE])
+    """SQS queue that gets the callback, such as
+    https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update."""
 
     @classmethod
     def of(cls, message: Any) -> "ReplyAddress | None":
@@ -250,28 +243,16 @@ class ReplyAddress(WireModel):
 class Request(ReplyAddress):
     """An export, as in BIOSPEX's trigger message. By hand, choose "str" and enter s3://bucket/key."""
 
-    file: Annotated[Key, AfterValidator(_file_name)] = Field(
-        description="File name of the archive, which names the batches, such as "
-        "41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip.",
-        examples=["41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"],
-    )
-    export_path: Key = Field(
-        description="S3 key of the archive, such as "
-        "export/41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip.",
-        examples=["export/41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"],
-    )
-    total_size: int | None = Field(
-        default=None,
-        ge=0,
-        description="Bytes of the archive when the message was sent, such as 2456719374; "
-        "if the object has another size, the run warns and goes on.",
-        examples=[2456719374],
-    )
-    s3_bucket: str = Field(
-        pattern=BUCKET_NAME,
-        description="Bucket of the archive and of the batches, such as biospex-app.",
-        examples=["biospex-app"],
-    )
+    file: Annotated[Key, AfterValidator(_file_name)] = Field(examples=[EXAMPLE_FILE])
+    """File name of the archive, which names the batches, such as
+    41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip."""
+    export_path: Key = Field(examples=[f"export/{EXAMPLE_FILE}"])
+    """S3 key of the archive, such as export/41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip."""
+    total_size: int | None = Field(default=None, ge=0, examples=[2456719374])
+    """Bytes of the archive when the message was sent, such as 2456719374; if the object has another
+    size, the run warns and goes on."""
+    s3_bucket: str = Field(pattern=BUCKET_NAME, examples=["biospex-app"])
+    """Bucket of the archive and of the batches, such as biospex-app."""
 
     @classmethod
     def parse(cls, message: Any) -> Self:
@@ -291,13 +272,13 @@ class Request(ReplyAddress):
     @classmethod
     def _check_export_path(cls, path: str, info: ValidationInfo) -> str:
         if "://" in path:
-            raise _WrongValueError(NOT_A_KEY())
+            raise RequestError(NOT_A_KEY)
         if path.startswith(BATCH_FOLDER):
-            raise _WrongValueError(KEY_OF_A_BATCH())
+            raise RequestError(KEY_OF_A_BATCH)
         # Otherwise a request could overwrite the batches of another archive.
         file = info.data.get("file")
         if file is not None and path != file and not path.endswith(f"/{file}"):
-            raise _WrongValueError(OTHER_ARCHIVE())
+            raise RequestError(OTHER_ARCHIVE)
         return path
 
     @classmethod
@@ -390,7 +371,7 @@ def _finite(text: str) -> float:
     return number if isfinite(number) else _refuse_number(text)
 
 
-def find_wrapping(message: Any) -> Said | None:
+def find_wrapping(message: Any) -> Problem | None:
     """The sentence about an AWS service that wrapped a request or sent its own event."""
     if not isinstance(message, dict) or "downloadId" in message:
         return None
@@ -410,7 +391,7 @@ def find_wrapping(message: Any) -> Said | None:
     return None
 
 
-def find_flaw(message: Any) -> Said | None:
+def find_flaw(message: Any) -> Problem | None:
     """The reason why a message must not be passed to another service, or None.
 
     Prefect's API or its database may refuse it or fill up. For example, PostgreSQL's jsonb refuses
@@ -430,11 +411,10 @@ def _is_too_long(message: Any) -> bool:
         text = json.dumps(message, default=str, ensure_ascii=False)
     except RecursionError:
         return True
-    too_many = len(text) > MAX_TRIGGER_BYTES
-    return too_many or len(text.encode("utf-8", "surrogatepass")) > MAX_TRIGGER_BYTES
+    return len(text.encode("utf-8", "surrogatepass")) > MAX_TRIGGER_BYTES
 
 
-def _find_problem(message: Any) -> Said | None:
+def _find_problem(message: Any) -> Problem | None:
     open_values = [("message", 0, message)]
     while open_values:
         field, depth, value = open_values.pop()
@@ -464,10 +444,10 @@ def _has_control(value: Any) -> bool:
     )
 
 
-def _refused(problems: list[Said]) -> Said:
+def _refused(problems: list[Problem]) -> Problem:
     """The whole sentence. A single problem provides the code."""
-    said = REFUSED(problems=problems)
-    return Said(problems[0].sentence, said.text) if len(problems) == 1 else said
+    whole = REFUSED(problems=problems)
+    return replace(problems[0], text=whole.text) if len(problems) == 1 else whole
 
 
 def spelled_out(address: str, updates_queue_url: str) -> Any:
@@ -525,18 +505,18 @@ WRONG_TYPE = {
 }
 
 
-def _refusal(error: ValidationError) -> Said:
+def _refusal(error: ValidationError) -> Problem:
     problems = {}
     for problem in error.errors(include_url=False, include_input=False):
         field = str(problem["loc"][0]) if problem["loc"] else "message"
         if problem["type"] == "missing":
-            problems[field] = MISSING_FIELD(field=Words(field))
+            problems[field] = MISSING_FIELD(field=field)
         elif problem["type"] == "value_error":
-            problems[field] = problem["ctx"]["error"].said
+            problems[field] = problem["ctx"]["error"].problem
         elif problem["type"] == "string_pattern_mismatch":
             problems[field] = NOT_A_BUCKET()
         elif field in WRONG_TYPE:
             problems[field] = WRONG_TYPE[field]()
         else:
-            problems[field] = NOT_A_TEXT(field=Words(field))
+            problems[field] = NOT_A_TEXT(field=field)
     return _refused(list(problems.values()))

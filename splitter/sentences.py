@@ -20,6 +20,9 @@ MAX_ADDRESS = 300
 MAX_LISTED = 20
 """Values shown of a list."""
 
+MAX_CASES = 3
+"""Cases of one kind that a sentence names."""
+
 JOINERS = "\u200c\u200d"
 """Format characters of Persian, Indic scripts and emoji. They do not change the text direction."""
 
@@ -31,6 +34,17 @@ class Actor(Enum):
     OPERATOR = "the operator of the batch service"
     REQUESTER = "the administrator of BIOSPEX"
     NOBODY = "nobody"
+
+
+DEFAULT_ADVICE = {
+    Actor.MAKER: "Send this sentence to whoever made the export. When you have their corrected "
+    "archive, copy it over the old one (`aws s3 cp`, same key), then press Retry.",
+    Actor.OPERATOR: "Correct the installation as the sentence says, then press Retry.",
+    Actor.REQUESTER: "Send this sentence to the administrator of BIOSPEX, who sends a corrected "
+    "request.",
+    Actor.NOBODY: "Nothing has to be done.",
+}
+"""The operator's action for a sentence without advice of its own."""
 
 
 class Words(str):
@@ -46,9 +60,10 @@ class Sentence:
     Attributes:
         code: stable, ``room.problem``; people search for it and count it.
         template: the problem, its place and the remedy. ``{name}`` is quoted, ``{name:long}`` has
-            room for an address, ``{name:bare}`` omits the quotation marks.
+            room for an address, ``{name:bare}`` omits the quotation marks. ``{name:row is|rows
+            are}`` is a number and its noun.
         actor: the person who must act.
-        advice: the operator's action; empty for the default advice of the actor.
+        advice: the operator's action; empty for the actor's in ``DEFAULT_ADVICE``.
     """
 
     code: str
@@ -61,9 +76,10 @@ class Sentence:
             raise ValueError(f"Two sentences have the code {self.code}.")
         CATALOGUE[self.code] = self
 
-    def __call__(self, **values: Any) -> "Said":
+    def __call__(self, **values: Any) -> "Problem":
         """Fill in foreign text, ``Words``, numbers, lists of these, or other sentences."""
-        return Said(self, _FORMATTER.vformat(self.template, (), values))
+        text = _FORMATTER.vformat(self.template, (), values)
+        return Problem(self, text, self.advice or DEFAULT_ADVICE[self.actor])
 
     def __reduce__(self) -> Any:
         # Unpickling in another process returns that process's declaration.
@@ -79,22 +95,52 @@ CATALOGUE: dict[str, Sentence] = {}
 
 
 @dataclass(frozen=True)
-class Said:
-    """A sentence with its values.
+class Problem:
+    """A sentence with its values filled in: a failure or warning of one export.
 
     Attributes:
         text: without the code; safe everywhere except in Markdown, which is escaped separately.
+        advice: the operator's action.
     """
 
     sentence: Sentence
     text: str
+    advice: str
 
     @property
     def code(self) -> str:
         return self.sentence.code
 
+    @property
+    def actor(self) -> Actor:
+        return self.sentence.actor
+
     def __str__(self) -> str:
         return f"{self.text} [{self.code}]"
+
+
+class Cases:
+    """Counts the cases of one kind and keeps the first ones for a sentence."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._first: list[str] = []
+
+    def add(self, case: str = "", where: str = "") -> None:
+        """Count a case.
+
+        Args:
+            case: foreign text.
+            where: our own words behind it.
+        """
+        self.number += 1
+        if len(self._first) < MAX_CASES:
+            self._first.append(escaped(case) + where)
+
+    def values(self, separator: str = ", ") -> dict[str, Any]:
+        """The values of a sentence with the placeholders ``number`` and ``first``."""
+        more = ["…"] if self.number > len(self._first) else []
+        return {"number": self.number, "first": Words(separator.join(self._first + more))}
 
 
 def shown(text: str, limit: int = MAX_VALUE) -> str:
@@ -102,6 +148,8 @@ def shown(text: str, limit: int = MAX_VALUE) -> str:
 
     Escapes quotation marks, except between two letters, as in O'Brien.
     """
+    if "'" not in text:
+        return f"'{escaped(text, limit)}'"
     cut = text[:limit]
     safe = "".join(
         r"\'" if letter == "'" and not _is_between_letters(cut, place) else _visible(letter)
@@ -112,7 +160,10 @@ def shown(text: str, limit: int = MAX_VALUE) -> str:
 
 def escaped(text: str, limit: int = MAX_VALUE) -> str:
     """Foreign text without control and invisible characters, cut at ``limit``."""
-    return "".join(map(_visible, text[:limit])) + ("…" if len(text) > limit else "")
+    cut = text[:limit]
+    is_harmless = cut.isascii() and cut.isprintable()  # the usual case, and much faster
+    safe = cut if is_harmless else "".join(map(_visible, cut))
+    return safe + ("…" if len(text) > limit else "")
 
 
 def _visible(character: str) -> str:
@@ -135,11 +186,14 @@ class _Formatter(string.Formatter):
         return kwargs[field_name], field_name
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        if isinstance(value, Said):
+        if isinstance(value, Problem):
             return value.text
         if isinstance(value, Words):
             return str(value)
         if isinstance(value, int):
+            if "|" in format_spec:
+                one, many = format_spec.split("|")
+                return f"{value:,} {one if value == 1 else many}"
             return f"{value:,}" if format_spec != "bare" else str(value)
         if isinstance(value, str):
             if format_spec == "bare":

@@ -16,22 +16,18 @@ import csv
 import io
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 from splitter.archives import Contents, ZipIndex
 from splitter.archives.signatures import WEB_PAGE, markup, recognise
 from splitter.errors import ExportError
 from splitter.manifest import MANIFEST, Partition
 from splitter.manifest.text import bare, row_words
-from splitter.sentences import Actor, Said, Sentence, Words, escaped, shown
-
-SHOWN = 3
-"""Cases of each kind that a warning names."""
+from splitter.sentences import MAX_CASES, Actor, Cases, Problem, Sentence, Words, shown
 
 WEB_PAGE_SIZE = 1000 * 1024
 """Bytes from which on the web page refuses a file: its ``MAX_FILE_SIZE``, "up to 1000KB"."""
@@ -40,17 +36,8 @@ CLIENT_SIZE = 1024 * 1024
 """Bytes above which the client refuses the whole batch: its ``MAX_UPLOAD_FILE_SIZE``."""
 
 EXTENSIONS = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".gif",
-    ".svg",
-    ".mp3",
-    ".m4a",
-    ".mpeg",
-    ".mp4",
-    ".txt",
-    ".json",
+    *(".jpg", ".jpeg", ".png", ".gif", ".svg"),
+    *(".mp3", ".m4a", ".mpeg", ".mp4", ".txt", ".json"),
 )
 """The web page's ``VALID_SUBJECT_EXTENSIONS``."""
 
@@ -107,70 +94,74 @@ SVG = re.compile(
 
 TOO_LARGE_FOR_PAGE = Sentence(
     "zooniverse.too-large-for-page",
-    "{images} too large for Zooniverse's web page, which takes files below 1,000 KiB: {first}.",
+    "{number:image is|images are} too large for Zooniverse's web page, which takes files below "
+    "1,000 KiB: {first}.",
 )
 TOO_LARGE_FOR_CLIENT = Sentence(
     "zooniverse.too-large-for-client",
-    f"{{images}} too large for Zooniverse's client, which takes up to {CLIENT_SIZE:,} bytes and "
-    "otherwise uploads nothing of the batch: {first}.",
+    "{number:image is|images are} too large for Zooniverse's client, which takes up to "
+    f"{CLIENT_SIZE:,} bytes and otherwise uploads nothing of the batch: {{first}}.",
 )
 EMPTY_IMAGE = Sentence(
     "zooniverse.empty-image",
-    "{images} empty (0 bytes). The web page ignores them, and the client uploads nothing of the "
-    "batch: {first}.",
+    "{number:image is|images are} empty (0 bytes). The web page ignores them, and the client "
+    "uploads nothing of the batch: {first}.",
 )
 NOT_ON_WINDOWS_NAME = Sentence(
     "zooniverse.name-not-on-windows",
-    "{images} a name that is not possible on Windows, where nobody can unpack the batch whole: "
-    "{first}.",
+    "{number:image has|images have} a name that is not possible on Windows, where nobody can "
+    "unpack the batch whole: {first}.",
 )
 UNKNOWN_EXTENSION = Sentence(
     "zooniverse.unknown-extension",
-    "{images} an extension that the web page does not know (it knows "
+    "{number:image has|images have} an extension that the web page does not know (it knows "
     f"{', '.join(EXTENSIONS)}): {{first}}.",
 )
 SVG_IMAGE = Sentence(
     "zooniverse.svg-image",
-    "{images} in the format SVG. Zooniverse's present site cannot show it, so a project with SVG "
-    "is sent to the legacy site: {first}.",
+    "{number:image is|images are} in the format SVG. Zooniverse's present site cannot show it, so "
+    "a project with SVG is sent to the legacy site: {first}.",
 )
 """https://github.com/zooniverse/front-end-monorepo/issues/5311, open, read in November 2026."""
 
 FORBIDDEN_NAME = Sentence(
     "zooniverse.forbidden-name",
-    "{images} a name with characters that the web page does not allow (/ \\ : , or blanks around "
-    "the name): {first}.",
+    "{number:image has|images have} a name with characters that the web page does not allow (/ \\ "
+    ": , or blanks around the name): {first}.",
 )
 OTHER_IMAGE_COLUMN = Sentence(
     "zooniverse.images-of-other-column",
-    "{cells} of the column {column} name images of the archive that are in no batch, because only "
-    "the column {counted} counts: {first}.",
+    "The column {column} has {number:cell|cells} with the name of an image that is in no batch, "
+    "because only the column {counted} counts: {first}.",
 )
 LIKE_IMAGE = Sentence(
     "zooniverse.cell-like-image",
-    "{cells} of the column {column} look like image names. The web page waits for those files too "
-    "and leaves the rows incomplete: {first}.",
+    "The column {column} has {number:cell|cells} with text like an image's name. The web page "
+    "waits for such files too and leaves the rows incomplete: {first}.",
 )
 ROW_TWICE = Sentence(
     "zooniverse.row-twice",
-    "{rows} in the manifest more than once, so volunteers see the image twice: {first}.",
+    "{number:row is|rows are} in the manifest more than once, so volunteers see the image twice: "
+    "{first}.",
 )
 IMAGE_TWICE = Sentence(
     "zooniverse.image-twice",
-    "{rows} an image that an earlier row has, so volunteers see it twice: {first}.",
+    "{number:row names|rows name} an image that an earlier row has, so volunteers see it twice: "
+    "{first}.",
 )
 LONG_CELL = Sentence(
     "zooniverse.long-cell",
-    f"{{cells}} longer than {LONGEST_CELL:,} characters, which the client refuses: {{first}}.",
+    f"{{number:row has a cell|rows have cells}} longer than {LONGEST_CELL:,} characters, which the "
+    "client refuses: {first}.",
 )
 NUL_IN_ROW = Sentence(
     "zooniverse.nul-in-row",
-    "{rows} a NUL character, which Zooniverse's database cannot hold: {first}.",
+    "{number:row has|rows have} a NUL character, which Zooniverse's database cannot hold: {first}.",
 )
 CELL_IS_FILE = Sentence(
     "zooniverse.cell-is-file",
-    "{cells} of a batch's first row name a file or folder that exists, and the client then reads "
-    "no image of the batch: {first}.",
+    "{number:cell|cells} of a batch's first row with the name of a file or folder that exists, so "
+    "the client reads no image of the batch: {first}.",
 )
 SAME_NAME = Sentence(
     "zooniverse.columns-with-one-name",
@@ -182,24 +173,20 @@ PERCENT = Sentence(
     "Columns begin with % ({names}). Zooniverse removes it and makes the subject set an indexed "
     "one. Rename them if that is not intended.",
 )
-NUL_IN_HEADER = Sentence(
-    "zooniverse.nul-in-header",
-    "The header has a NUL character, which Zooniverse's database cannot hold.",
-)
 NO_IMAGE = Sentence(
     "zooniverse.no-image",
-    "{images} no JPEG, PNG, GIF or SVG by the first bytes ({number} were looked at), and the "
-    "client stops there midway: {first}.",
+    "{number:image is|images are} no JPEG, PNG, GIF or SVG by the first bytes ({looked_at} were "
+    "looked at), and the client stops there midway: {first}.",
 )
 TEXT_INSTEAD = Sentence(
     "zooniverse.text-instead",
-    "{images} a text, not a picture ({number} were looked at), and the client uploads it as text: "
-    "{first}.",
+    "{number:image is|images are} a text, not a picture ({looked_at} were looked at), and the "
+    "client uploads it as text: {first}.",
 )
 CUT_OFF = Sentence(
     "zooniverse.jpeg-cut-off",
-    "{images} a JPEG without its end ({number} were looked at), so probably cut off while it was "
-    "copied. Volunteers see a part of it: {first}.",
+    "{number:image is|images are} a JPEG without its end ({looked_at} were looked at), so probably "
+    "cut off while it was copied. Volunteers see a part of it: {first}.",
 )
 LARGE_BATCH = Sentence(
     "zooniverse.large-batch",
@@ -208,43 +195,6 @@ LARGE_BATCH = Sentence(
     Actor.NOBODY,
     "Nothing has to be done here. Upload the batch with the client, or set BATCH_SIZE=1000.",
 )
-
-
-class Cases:
-    """Counts the cases of one kind and keeps the first ones.
-
-    Args:
-        sentence: has the placeholders ``first`` and, for number and noun, the last word of
-            ``many``'s noun: ``images``, ``rows`` or ``cells``.
-        one, many: noun and verb.
-    """
-
-    def __init__(self, sentence: Sentence, one: str, many: str) -> None:
-        self._sentence = sentence
-        self._one = one
-        self._many = many
-        self._first: list[str] = []
-        self.count = 0
-
-    def add(self, case: str, where: str = "") -> None:
-        """Count a case.
-
-        Args:
-            case: foreign text.
-            where: our own words behind it.
-        """
-        self.count += 1
-        if len(self._first) < SHOWN:
-            self._first.append(escaped(case) + where)
-
-    def said(self, **values: Any) -> Iterator[Said]:
-        """The sentence, if there is a case."""
-        if self.count:
-            more = ", …" if self.count > len(self._first) else ""
-            values["first"] = Words(", ".join(self._first) + more)
-            noun = self._many.split()[0]
-            which = self._one if self.count == 1 else self._many
-            yield self._sentence(**{noun: Words(f"{self.count:,} {which}")}, **values)
 
 
 def inspect(parts: Partition, files: Contents | ZipIndex) -> Partition:
@@ -261,116 +211,97 @@ def inspect(parts: Partition, files: Contents | ZipIndex) -> Partition:
         sizes = {image: files.members[name].info.file_size for image, name in names.items()}
         looks = _sampled(files, names)
     others = {name.removeprefix(parts.folder) for name in parts.unlisted}
-    warnings = (*findings(parts, sizes, others), *_not_images(looks))
-    return replace(parts, zooniverse=warnings, zooniverse_notes=tuple(_notes(parts)))
+    return replace(parts, zooniverse=(*findings(parts, sizes, others), *_not_images(looks)))
 
 
 def section(parts: Partition) -> list[str]:
     """The lines of a summary or a plan under "Zooniverse"."""
-    said = [str(sentence) for sentence in (*parts.zooniverse, *parts.zooniverse_notes)]
-    return said or ["No Zooniverse problems found."]
+    lines = [*map(str, parts.zooniverse)]
+    most = max(batch.rows for batch in parts.batches)
+    if most > ADVISED_ROWS:
+        lines.append(str(LARGE_BATCH(rows=most)))
+    return lines or ["No Zooniverse problems found."]
 
 
-def findings(parts: Partition, sizes: Mapping[str, int], others: Iterable[str] = ()) -> list[Said]:
+def findings(
+    parts: Partition, sizes: Mapping[str, int], others: Iterable[str] = ()
+) -> list[Problem]:
     """Warnings about names, sizes and cells that Zooniverse refuses or takes in another way.
 
     Args:
         sizes: bytes of each image that a row names.
         others: files of the archive that are in no batch, relative to the manifest.
     """
-    return [*_of_files(sizes), *_of_cells(parts, sizes, frozenset(others))]
+    return [*_of_files(sizes), *_of_cells(parts, frozenset(others))]
 
 
-def _of_files(sizes: Mapping[str, int]) -> Iterator[Said]:
-    for_page = Cases(TOO_LARGE_FOR_PAGE, "image is", "images are")
-    for_client = Cases(TOO_LARGE_FOR_CLIENT, "image is", "images are")
-    empty = Cases(EMPTY_IMAGE, "image is", "images are")
-    windows = Cases(NOT_ON_WINDOWS_NAME, "image has", "images have")
-    svg = Cases(SVG_IMAGE, "image is", "images are")
-    extension = Cases(UNKNOWN_EXTENSION, "image has", "images have")
-    forbidden = Cases(FORBIDDEN_NAME, "image has", "images have")
+def _of_files(sizes: Mapping[str, int]) -> Iterator[Problem]:
+    found: defaultdict[Sentence, Cases] = defaultdict(Cases)
     for name, size in sizes.items():
-        if size > CLIENT_SIZE:
-            for_client.add(name, f" ({size:,} bytes)")
         if size >= WEB_PAGE_SIZE:
-            for_page.add(name, f" ({size:,} bytes)")
+            found[TOO_LARGE_FOR_PAGE].add(name, f" ({size:,} bytes)")
+        if size > CLIENT_SIZE:
+            found[TOO_LARGE_FOR_CLIENT].add(name, f" ({size:,} bytes)")
         if not size:
-            empty.add(name)
+            found[EMPTY_IMAGE].add(name)
         if NOT_ON_WINDOWS.search(name.rpartition("/")[2]):
-            windows.add(name)
-        lower = name.lower()
-        if lower.endswith(".svg"):
-            svg.add(name)
+            found[NOT_ON_WINDOWS_NAME].add(name)
+        if name.lower().endswith(".svg"):
+            found[SVG_IMAGE].add(name)
         if any(character in FORBIDDEN for character in name) or bare(name) != name:
-            forbidden.add(name)
-        elif not lower.endswith(EXTENSIONS):
-            extension.add(name)
-    for cases in (for_page, for_client, empty, windows, svg, extension, forbidden):
-        yield from cases.said()
+            found[FORBIDDEN_NAME].add(name)
+        elif not name.lower().endswith(EXTENSIONS):
+            found[UNKNOWN_EXTENSION].add(name)
+    return (sentence(**cases.values()) for sentence, cases in found.items())
 
 
-def _of_cells(parts: Partition, sizes: Mapping[str, int], others: frozenset[str]) -> Iterator[Said]:
-    column = parts.column
-    like: dict[int, Cases] = {}
-    lost: dict[int, Cases] = {}
-    rows_again = Cases(ROW_TWICE, "row is", "rows are")
-    images_again = Cases(IMAGE_TWICE, "row names", "rows name")
-    long = Cases(LONG_CELL, "cell is", "cells are")
-    nul = Cases(NUL_IN_ROW, "row has", "rows have")
-    paths = Cases(CELL_IS_FILE, "cell", "cells")
+def _of_cells(parts: Partition, others: frozenset[str]) -> Iterator[Problem]:
+    found: defaultdict[tuple[Sentence, str], Cases] = defaultdict(Cases)
     seen_rows: set[int] = set()
     seen_images: set[str] = set()
     header: list[str] = []
     for batch in parts.batches:
         header, *rows = csv.reader(io.StringIO(batch.manifest.decode(), newline=""))
-        names = "\n".join(row[column] for row in rows).encode()
+        names = "\n".join(row[parts.column] for row in rows).encode()
         may_be_like = _extensions(batch.manifest) > _extensions(names)
         has_nul = b"\0" in batch.manifest
+        if batch.part == 1 and "\0" in "".join(header):
+            found[NUL_IN_ROW, ""].add(where="the header")
+        files = {*FOLDERS, MANIFEST, *batch.images} - {rows[0][parts.column]}
+        for cell in sorted(files.intersection(rows[0])):
+            place = f"{shown(cell)} in {where(parts, batch.first_row, rows[0])}"
+            found[CELL_IS_FILE, ""].add(where=place)
         for number, row in enumerate(rows, batch.first_row):
-            name = row[column]
-            row_hash = hash(tuple(row))
+            name, row_hash = row[parts.column], hash(tuple(row))
             if name in seen_images:
-                again = rows_again if row_hash in seen_rows else images_again
-                again.add(name, f" in {where(parts, number, row)}")
+                sentence = ROW_TWICE if row_hash in seen_rows else IMAGE_TWICE
+                found[sentence, ""].add(name, f" in {where(parts, number, row)}")
             seen_images.add(name)
             seen_rows.add(row_hash)
-            if sum(map(len, row)) > LONGEST_CELL:
-                for cell in row:
-                    if len(cell) > LONGEST_CELL:
-                        words = f" with {len(cell):,} characters"
-                        long.add("", where(parts, number, row) + words)
-            if number == batch.first_row:
-                inside = {MANIFEST, *batch.images} - {name}
-                for cell in set(row).intersection(FOLDERS) | set(row).intersection(inside):
-                    paths.add("", f"{shown(cell)} in {where(parts, number, row)}")
+            if (longest := max(map(len, row))) > LONGEST_CELL:
+                place = f"{where(parts, number, row)} with {longest:,} characters"
+                found[LONG_CELL, ""].add(where=place)
             if has_nul and "\0" in "".join(row):
-                nul.add("", where(parts, number, row))
+                found[NUL_IN_ROW, ""].add(where=where(parts, number, row))
             if may_be_like or not others.isdisjoint(row):
                 for position, cell in enumerate(row):
-                    if position == column:
-                        continue
-                    if cell in others:
-                        cases = lost.setdefault(
-                            position, Cases(OTHER_IMAGE_COLUMN, "cell", "cells")
-                        )
-                        cases.add(cell, f" in {where(parts, number, row)}")
-                    elif LIKE_AN_IMAGE.search(cell):
-                        cases = like.setdefault(position, Cases(LIKE_IMAGE, "cell", "cells"))
-                        cases.add(cell, f" in {where(parts, number, row)}")
-    for position, cases in sorted(lost.items()):
-        yield from cases.said(column=header[position], counted=header[column])
-    for position, cases in sorted(like.items()):
-        yield from cases.said(column=header[position])
-    for cases in (rows_again, images_again, long, nul, paths):
-        yield from cases.said()
+                    sentence = OTHER_IMAGE_COLUMN if cell in others else LIKE_IMAGE
+                    if cell in others or (position != parts.column and LIKE_AN_IMAGE.search(cell)):
+                        place = f" in {where(parts, number, row)}"
+                        found[sentence, header[position]].add(cell, place)
+    counted = header[parts.column]
+    for (sentence, title), cases in found.items():
+        yield sentence(column=title, counted=counted, **cases.values())
+    yield from _of_header(header)
+
+
+def _of_header(header: Sequence[str]) -> Iterator[Problem]:
     twice = [name for name, count in Counter(map(str.strip, header)).items() if count > 1]
     if twice:
-        yield SAME_NAME(names=twice[:SHOWN])
+        yield SAME_NAME(names=twice[:MAX_CASES])
     percent = [name for name in header if name.strip().startswith("%")]
     if percent:
-        yield PERCENT(names=percent[:SHOWN])
-    if "\0" in "".join(header):
-        yield NUL_IN_HEADER()
+        yield PERCENT(names=percent[:MAX_CASES])
 
 
 def where(parts: Partition, number: int, cells: Sequence[str]) -> Words:
@@ -389,12 +320,6 @@ def _extensions(text: bytes) -> int:
     return sum(lower.count(extension.encode()) for extension in EXTENSIONS)
 
 
-def _notes(parts: Partition) -> Iterator[Said]:
-    most = max(batch.rows for batch in parts.batches)
-    if most > ADVISED_ROWS:
-        yield LARGE_BATCH(rows=most)
-
-
 @dataclass(frozen=True)
 class Look:
     """The first and the last bytes of an image."""
@@ -403,6 +328,10 @@ class Look:
     start: bytes
     tail: bytes
 
+    @property
+    def is_cut_off(self) -> bool:
+        return self.start.startswith(TAKEN[0]) and END_OF_JPEG not in self.tail
+
 
 def _starts(contents: Contents, names: Mapping[str, str]) -> Iterator[Look]:
     with contents.store.open("rb", buffering=0) as store:
@@ -410,14 +339,15 @@ def _starts(contents: Contents, names: Mapping[str, str]) -> Iterator[Look]:
             member = contents.members[name]
             if not member.size:
                 continue
-            start = os.pread(store.fileno(), min(START, member.size), member.offset)
-            length = min(START, member.size)
-            end = member.offset + member.size
-            tail = os.pread(store.fileno(), length, end - length)
-            if start.startswith(TAKEN[0]) and END_OF_JPEG not in tail:
-                length = min(TAIL, member.size)
-                tail = os.pread(store.fileno(), length, end - length)
-            yield Look(image, start, tail)
+            look = Look(
+                image, os.pread(store.fileno(), min(START, member.size), member.offset), b""
+            )
+            for length in (START, TAIL):  # nearly all JPEGs end in the shorter one
+                if look.is_cut_off:
+                    length = min(length, member.size)
+                    end = member.offset + member.size
+                    look = replace(look, tail=os.pread(store.fileno(), length, end - length))
+            yield look
 
 
 def _sampled(index: ZipIndex, names: Mapping[str, str]) -> Iterator[Look]:
@@ -439,22 +369,21 @@ def _sampled(index: ZipIndex, names: Mapping[str, str]) -> Iterator[Look]:
         yield from filter(None, looks)
 
 
-def _not_images(looks: Iterable[Look]) -> Iterator[Said]:
-    others = Cases(NO_IMAGE, "image is", "images are")
-    texts = Cases(TEXT_INSTEAD, "image is", "images are")
-    cut = Cases(CUT_OFF, "image is", "images are")
+def _not_images(looks: Iterable[Look]) -> Iterator[Problem]:
+    found: defaultdict[Sentence, Cases] = defaultdict(Cases)
     looked_at = 0
     for look in looks:
         looked_at += 1
-        if is_taken(look.start):
-            if look.start.startswith(TAKEN[0]) and END_OF_JPEG not in look.tail:
-                cut.add(look.image)
+        if look.is_cut_off:
+            found[CUT_OFF].add(look.image)
+        elif is_taken(look.start):
+            continue
         elif _is_text(look.start):
-            texts.add(look.image)
+            found[TEXT_INSTEAD].add(look.image)
         else:
-            others.add(look.image, f" ({_kind(look.start)})")
-    for cases in (others, texts, cut):
-        yield from cases.said(number=looked_at)
+            kind = recognise(look.start)
+            found[NO_IMAGE].add(look.image, f" ({kind.name if kind else 'of an unknown kind'})")
+    return (sentence(looked_at=looked_at, **cases.values()) for sentence, cases in found.items())
 
 
 def _is_text(start: bytes) -> bool:
@@ -470,8 +399,3 @@ def _is_text(start: bytes) -> bool:
 def is_taken(start: bytes) -> bool:
     """Whether an image's first bytes are of a kind that Zooniverse's client takes."""
     return start.startswith(TAKEN) or SVG.match(start) is not None
-
-
-def _kind(start: bytes) -> str:
-    found = recognise(start)
-    return found.name if found else "of an unknown kind"

@@ -12,9 +12,10 @@ from typing import Self
 from bench.fuzz.mutations import UNREADABLE, BrokenPromiseError, unless_refused
 from bench.fuzz.streams import whole_file
 from splitter.archives import extract as archive
-from splitter.archives import formats, zip_sample
+from splitter.archives import formats
 from splitter.archives.extract import Contents
 from splitter.archives.members import ALWAYS_ALLOWED, UNPRINTABLE, is_noise, plain
+from splitter.archives.spliceable import copyable
 from splitter.archives.tar import without_unused
 from splitter.archives.zip_index import ZipIndex
 from splitter.batches import splice as splicing
@@ -158,9 +159,8 @@ def _partition(
     )
     if (
         files is index
-        and index.why_not_spliceable(parts.folder) is None
-        and zip_sample.disagreement(index, index.read_at)[0] is None
         and all(file == name for name, file in parts.images.items())
+        and copyable(index, parts.folder, index.read_at)[0]
     ):
         for batch in parts.batches:
             _splice(batch, index, data, contents)
@@ -171,9 +171,7 @@ def _splice(batch: manifest.Batch, index: ZipIndex, data: bytes, contents: Conte
     plan = splicing.plan_batch(batch, index.members, (2026, 11, 24, 0, 0, 0), limits)
     spliced = b""
     for part in plan.parts:
-        ranges = [part.range] if isinstance(part, splicing.Copied) else []
-        if isinstance(part, splicing.Uploaded):
-            ranges = list(part.ranges)
+        ranges = part.ranges if isinstance(part, splicing.Uploaded) else [part]
         for found in ranges:
             if not 0 <= found.start < found.end <= len(data):
                 raise BrokenPromiseError("a plan has a range outside the archive")

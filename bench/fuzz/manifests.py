@@ -14,7 +14,7 @@ from splitter.manifest import MANIFEST
 from splitter.manifest import partition as manifest
 from splitter.manifest import text as manifest_text
 from splitter.manifest.diagnosis import explain
-from splitter.sentences import Said
+from splitter.sentences import Problem
 
 FIXTURES = Path(__file__).parent.parent.parent / "tests" / "fixtures"
 
@@ -105,7 +105,7 @@ def check_manifest(data: bytes, directory: Path) -> bool:
     return True
 
 
-def _table(data: bytes) -> tuple[list[str], list[list[str]], list[Said], int]:
+def _table(data: bytes) -> tuple[list[str], list[list[str]], list[Problem], int]:
     """Header, rows and warnings of a manifest, and the position of its image column."""
     try:
         table = manifest_text.read(data, "imageName")

@@ -22,7 +22,7 @@ from isal import isal_zlib
 from bench.fuzz.mutations import UNREADABLE, BrokenPromiseError, cut, unless_refused
 from splitter.archives import zip_records
 from splitter.archives.signatures import SIGNATURES
-from splitter.archives.zip_data import unpacked
+from splitter.archives.zip_data import UNPACKERS
 from splitter.archives.zip_index import local_header
 from splitter.archives.zip_records import DEFLATE64, XZ, ZSTANDARD
 from splitter.archives.zstandard import zstd
@@ -180,7 +180,7 @@ def _outcome(method: int, packed: bytes, step: int, size: int) -> bytes | None:
 
     found = b""
     try:
-        for piece in unpacked(method, fed, size):
+        for piece in UNPACKERS[method](fed, size):
             if len(piece) > MOST_AT_ONCE:
                 raise BrokenPromiseError("a decompressor returns too much at once")
             found += piece

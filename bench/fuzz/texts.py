@@ -12,7 +12,7 @@ from typing import Final
 
 from bench.fuzz.mutations import BrokenPromiseError, cut, unless_refused
 from bench.fuzz.streams import zip_by
-from flows.support.markdown import code, link, plain
+from flows.run_page.markdown import code, link, plain
 from splitter import zooniverse
 from splitter.archives import extract as archive
 from splitter.archives.extract import Contents
@@ -60,19 +60,19 @@ def make_text(draws: random.Random) -> bytes:
 def check_text(data: bytes, directory: Path) -> bool:
     """Sentences and artifacts show it on one line, without control characters."""
     text = data.decode("utf-8", "surrogatepass")
-    said = PROBE(value=text, values=[text, text])
-    shown = [said.text, str(said), plain(text), code(text), link(text, "https://x.example")]
+    filled = PROBE(value=text, values=[text, text])
+    shown = [filled.text, str(filled), plain(text), code(text), link(text, "https://x.example")]
     for line in shown:
         if escaped(line, len(line)) != line or "\n" in line:
             raise BrokenPromiseError("a control character is shown")
         line.encode()
-    _check_ends(said.text)
+    _check_ends(filled.text)
     return True
 
 
-def _check_ends(said: str) -> None:
+def _check_ends(text: str) -> None:
     """The value has no quotation mark except escaped ones and those between two letters."""
-    inside = said.removeprefix("The value '")
+    inside = text.removeprefix("The value '")
     inside = inside[: inside.index("' of ")]
     for place, letter in enumerate(inside):
         before, after = inside[place - 1 : place], inside[place + 1 : place + 2]

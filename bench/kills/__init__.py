@@ -2,7 +2,7 @@
 
 ``python -m bench.kills --rounds 54``. Each round puts a ZIP, which is spliced, and a tar.gz, which
 is extracted, into a bucket of its own, starts ``flows.serve`` and kills (SIGKILL) its victim at a
-random moment:
+random moment; if all was over by then, it is played again with half the time:
 
 flow        the process of one export
 sender      the process of an export that has just sent its callback, at once or a little later

@@ -27,6 +27,9 @@ from devtools.proxy import NGINX
 from devtools.services import REGION, embedded_aws
 from splitter.aws.s3 import CLIENT_CONFIG
 
+EARLIEST = 0.5
+"""Seconds; a kill that comes too late even then is not tried again."""
+
 
 def make_exports(directory: Path) -> list[Path]:
     """A ZIP and a tar.gz of the same members."""
@@ -118,8 +121,11 @@ def main() -> int:
         def play(number: int) -> Round:
             victim = VICTIMS[(number - 1) % len(VICTIMS)]
             place = places.get()
-            share = random.Random(f"{options.seed} {number}").random()
-            this = place.play(Round(number, victim, share * spans[victim]))
+            moment = random.Random(f"{options.seed} {number}").random() * spans[victim]
+            this = place.play(Round(number, victim, moment))
+            while this.hit is None and not this.broken and moment > EARLIEST:
+                moment /= 2  # all was over: the same kill, earlier
+                this = place.play(Round(number, victim, moment))
             places.put(place)
             print(line(this), flush=True)
             return this

@@ -113,6 +113,8 @@ class Place:
     def play(self, this: Round) -> Round:
         """One round; ``this`` with everything filled in."""
         directory = self._directory / f"round-{this.number}"
+        if directory.exists():  # of a kill that came too late
+            shutil.rmtree(directory)
         tmp = directory / "tmp"
         tmp.mkdir(parents=True)
         aws = self._make_aws()

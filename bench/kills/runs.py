@@ -13,9 +13,9 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State
 
-from flows.support.artifacts import CALLBACK_KEY
+from flows.run_page.artifacts import CALLBACK_KEY
+from flows.support.attempt import failed_attempts
 from flows.support.prefect_texts import SERVICE_STOPPED
-from flows.support.recovery import failed_attempts
 
 
 class Runs:

@@ -39,7 +39,7 @@ POOL = "kills"
 
 LISTEN = """
 from datetime import timedelta
-from flows.support import decision
+from flows.listening import decision
 decision.TIME_TO_START_IN_POOL = timedelta(seconds=60)
 from flows.listen import listen
 listen()

@@ -1,6 +1,6 @@
 """Texts of Prefect that this project compares, because Prefect has no typed value for them.
 
-``tests/flows/test_prefect_texts.py`` compares each with the source of the installed Prefect.
+``tests/flows/support/test_prefect_texts.py`` compares each with the installed Prefect.
 """
 
 SERVICE_STOPPED = "Runner is shutting down."

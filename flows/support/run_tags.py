@@ -9,7 +9,7 @@ from prefect.client.orchestration import get_client
 from prefect.flows import Flow
 from prefect.settings import get_current_settings
 
-from flows.support.recovery import is_deployed
+from flows.support.attempt import is_deployed
 from splitter.messages import ReplyAddress, printable
 from splitter.settings import Docs, Settings
 

@@ -8,18 +8,11 @@ from types import MappingProxyType
 from typing import IO, Self
 
 from splitter.archives.formats import identify
-from splitter.archives.members import (
-    DEFAULT_LIMITS,
-    Limits,
-    Member,
-    Names,
-    check_in_memory,
-    most_unpacked,
-)
+from splitter.archives.members import DEFAULT_LIMITS, Limits, Member, check_in_memory
 from splitter.archives.tar import extract_tar
 from splitter.archives.watermark import COMPLETE, Watermark
 from splitter.archives.zip_index import ZipIndex, content, file_reader
-from splitter.sentences import Said
+from splitter.sentences import Problem
 
 
 class Contents:
@@ -39,9 +32,8 @@ class Contents:
         self,
         store: Path,
         members: dict[str, Member],
-        limits: Limits = DEFAULT_LIMITS,
-        unusable: Mapping[str, Said] = MappingProxyType({}),
-        remarks: Sequence[str] = (),
+        unusable: Mapping[str, Problem] = MappingProxyType({}),
+        remarks: Sequence[Problem] = (),
         unpacked: Watermark = COMPLETE,
     ) -> None:
         self.store = store
@@ -49,10 +41,9 @@ class Contents:
         self.unusable = dict(unusable)
         self.remarks = remarks
         self.unpacked = unpacked
-        self._limits = limits
 
     @classmethod
-    def expected(cls, index: ZipIndex, store: Path, limits: Limits = DEFAULT_LIMITS) -> Self:
+    def expected(cls, index: ZipIndex, store: Path) -> Self:
         """The files of a ZIP and their positions in a store that ``extract_zip`` will fill."""
         members: dict[str, Member] = {}
         end = 0
@@ -60,16 +51,16 @@ class Contents:
             info = span.info
             members[name] = Member(end, info.file_size, info.CRC, info.date_time)
             end += info.file_size
-        return cls(store, members, limits, index.unusable, (), Watermark())
+        return cls(store, members, index.unusable, index.remarks, Watermark())
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
         """The bytes of one member.
 
         Raises:
             ArchiveError: above ``max_in_memory`` bytes.
         """
         member = self.members[name]
-        check_in_memory(name, member.size, self._limits)
+        check_in_memory(name, member.size, limits)
         with self.store.open("rb") as store:
             return os.pread(store.fileno(), member.size, member.offset)
 
@@ -99,17 +90,12 @@ def extract(
         format = identify(read, size)
         if format == "zip":
             index = ZipIndex(read, size, limits)
-            contents = Contents.expected(index, store, limits)
+            contents = Contents.expected(index, store)
             extract_zip(archive, index, contents, progress)
             contents.unpacked.finish()
             return contents
-        names = Names(limits)
         with store.open("wb") as output:
-            members, remarks = extract_tar(
-                source, format, output, progress, names, most_unpacked(size, limits)
-            )
-        remarks = [*remarks, *map(str, names.remarks())]
-        return Contents(store, names.usable(members), limits, names.unusable, remarks)
+            return Contents(store, *extract_tar(source, format, output, progress, limits))
 
 
 def extract_zip(

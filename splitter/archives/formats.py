@@ -143,13 +143,10 @@ def identify(read: Read, size: int) -> Format:
     for image in DISK_IMAGES:
         if abs(image.at) < size and read(image.at % size, len(image.magic)) == image.magic:
             raise ArchiveError(OTHER_FORMAT, what=image.name)
-    if found:
-        raise ArchiveError(SENTENCES[found.kind], what=_named(found, start))
     if not start.strip(b"\0"):
         what = "a file that begins with nothing but zeros" if start else "empty"
         raise ArchiveError(WRONG_DOWNLOAD, what=Words(what))
-    if line := _first_line(start):
-        raise ArchiveError(A_TEXT, what=Words("a text file"), line=line)
+    _refuse_known(start)
     raise ArchiveError(UNKNOWN, bytes=Words(start[:8].hex(" ")))
 
 
@@ -194,18 +191,20 @@ def check_tar(start: bytes, compression: str) -> None:
     # A damaged tar is refused when it is read. A tar without files is all zeros.
     if is_tar(start) or start[257:262] == b"ustar" or not start.strip(b"\0"):
         return
-    outside = f"a .{compression} file that holds"
-    if found := recognise(start):
-        what = Words(f"{outside} {_named(found, start)}")
-        raise ArchiveError(SENTENCES[found.kind], what=what)
-    if line := _first_line(start):
-        raise ArchiveError(A_TEXT, what=Words(f"{outside} a text file"), line=line)
+    _refuse_known(start, f"a .{compression} file that holds ")
     raise ArchiveError(NO_TAR, compression=Words(compression))
 
 
-def _first_line(start: bytes) -> str:
+def _refuse_known(start: bytes, outside: str = "") -> None:
+    """Raise ``ArchiveError`` for a file of a known kind or a text; ``outside`` is put in front."""
+    if found := recognise(start):
+        what = Words(outside + _named(found, start))
+        raise ArchiveError(SENTENCES[found.kind], what=what)
     lines = (text_of(start) or "").strip().splitlines()
-    return lines[0][:LONGEST_LINE] if lines else ""
+    if lines:
+        raise ArchiveError(
+            A_TEXT, what=Words(f"{outside}a text file"), line=lines[0][:LONGEST_LINE]
+        )
 
 
 def _named(found: Signature, start: bytes) -> Words:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Said, Sentence
+from splitter.sentences import Problem, Sentence
 
 T = TypeVar("T")
 
@@ -117,19 +117,6 @@ LONG_NAME = Sentence(
     "manifest too",
 )
 
-ABSOLUTE = Sentence(
-    "archive.absolute-names",
-    "Names in the archive begin with a slash: {name} is the first of {count}. The slash was left "
-    "out, as unpacking programs do.",
-    Actor.NOBODY,
-)
-BACKSLASHES = Sentence(
-    "archive.backslashes",
-    "Names in the archive have a backslash between folders: {name} is the first of {count}. It was "
-    "read as a slash, as on Windows.",
-    Actor.NOBODY,
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -163,10 +150,9 @@ class Names:
         self._count = 0
         self._taken: dict[str, str] = {}
         self._folders: dict[str, str] = {}  # with one file of each
-        self._odd: dict[Sentence, tuple[int, str]] = {}  # number of names and the first
-        self.unusable: dict[str, Said] = {}
+        self.unusable: dict[str, Problem] = {}
 
-    def claim(self, raw: str, is_folder: bool, why_not: Said | None = None) -> str | None:
+    def claim(self, raw: str, is_folder: bool, why_not: Problem | None = None) -> str | None:
         """Record a member and return its path.
 
         Args:
@@ -185,18 +171,14 @@ class Names:
         name = plain(raw)
         if is_folder or name.endswith("/") or is_noise(name):
             return None
-        if too_long := _too_long(name, self._limits):
-            # Normalising a long name can take minutes.
+        length, limit = len(name.encode(errors="surrogatepass")), self._limits.max_name_bytes
+        if length > limit:  # normalising a long name can take minutes
             if not why_not:
-                self.unusable[UNPRINTABLE.sub(_escaped, name)] = too_long
+                self.unusable[_printable(name)] = LONG_NAME(length=length, limit=limit)
             return None
-        for mark, is_odd in ((ABSOLUTE, raw.startswith("/")), (BACKSLASHES, "\\" in raw)):
-            if is_odd:
-                count, first = self._odd.get(mark, (0, raw))
-                self._odd[mark] = (count + 1, first)
         why_not = why_not or _unsafe(name)
         if why_not:
-            name = UNPRINTABLE.sub(_escaped, name)
+            name = _printable(name)
             self.unusable[name] = why_not
         # Windows and macOS compare names like this: one file would overwrite the other there.
         folded = unicodedata.normalize("NFC", name).casefold()
@@ -226,10 +208,6 @@ class Names:
         """``members`` without those that a later member made unusable."""
         return {name: member for name, member in members.items() if name not in self.unusable}
 
-    def remarks(self) -> list[Said]:
-        """Warnings about names that were changed by ``plain``."""
-        return [sentence(count=count, name=first) for sentence, (count, first) in self._odd.items()]
-
 
 def plain(raw: str) -> str:
     """A member's path with single slashes between folders and none in front.
@@ -244,7 +222,7 @@ def plain(raw: str) -> str:
     return name
 
 
-def _unsafe(name: str) -> Said | None:
+def _unsafe(name: str) -> Problem | None:
     """The reason why a name is not allowed: it is empty or leads out of its folder."""
     if not name:
         return NAMELESS()
@@ -253,15 +231,8 @@ def _unsafe(name: str) -> Said | None:
     return None
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return ascii(found[0])[1:-1]
-
-
-def _too_long(name: str, limits: Limits) -> Said | None:
-    length = len(name.encode(errors="surrogatepass"))
-    if length > limits.max_name_bytes:
-        return LONG_NAME(length=length, limit=limits.max_name_bytes)
-    return None
+def _printable(name: str) -> str:
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], name)
 
 
 def check_count(count: int, limits: Limits) -> None:

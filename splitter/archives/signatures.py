@@ -7,6 +7,7 @@ Sources: https://www.iana.org, https://en.wikipedia.org/wiki/List_of_file_signat
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 from splitter.sentences import Words
 
@@ -36,7 +37,7 @@ class Signature:
         name: with its article, for a sentence.
         at: the position of ``magic``, counted from the end if negative.
         also: further required bytes and their position.
-        suffix: for supported formats, without the dot.
+        suffix: for compressed files, without the dot.
         is_text: whether files of this kind are text.
     """
 
@@ -53,100 +54,84 @@ class Signature:
         return start.startswith(self.magic, self.at) and start.startswith(also, position)
 
 
-def _zip(magic: bytes) -> Signature:
-    return Signature(magic, Words("a ZIP"), Kind.ZIP, suffix="zip")
-
-
-def _compressed(magic: bytes, suffix: str) -> Signature:
-    return Signature(magic, Words(f"a .{suffix} file"), Kind.COMPRESSED, suffix=suffix)
-
-
-def _archive(magic: bytes, name: str) -> Signature:
-    return Signature(magic, Words(name), Kind.ARCHIVE)
-
-
-def _program(magic: bytes, name: str, is_text: bool = False) -> Signature:
-    return Signature(magic, Words(name), Kind.PROGRAM, is_text=is_text)
-
-
-def _document(magic: bytes, name: str, is_text: bool = False) -> Signature:
-    return Signature(magic, Words(name), Kind.DOCUMENT, is_text=is_text)
-
-
-def _image(magic: bytes, name: str, at: int = 0, also: tuple[int, bytes] = (0, b"")) -> Signature:
-    return Signature(magic, Words(name), Kind.IMAGE, at, also)
+def _of(kind: Kind, magic: bytes, name: str, **options: Any) -> Signature:
+    return Signature(magic, Words(name), kind, **options)
 
 
 SIGNATURES = (
-    _zip(b"PK\3\4"),  # APPNOTE 4.3.7
-    _zip(b"PK\5\6"),  # 4.3.16, without files
-    _zip(b"PK\7\x08"),  # 8.5.4, of several volumes, or once meant to be
-    _zip(b"PK00PK"),  # 8.5.5, of one volume, where several were expected
-    _compressed(b"\x1f\x8b", "gz"),  # RFC 1952, section 2.3.1
-    _compressed(b"BZh", "bz2"),
-    _compressed(b"\xfd7zXZ\0", "xz"),  # The .xz File Format, section 2.1.1.1
-    _compressed(b"\x28\xb5\x2f\xfd", "zst"),  # RFC 8878, section 3.1.1
-    # Frames to be skipped, which parallel compressors put in front: section 3.1.2.
-    *(_compressed(bytes([0x50 + number]) + b"\x2a\x4d\x18", "zst") for number in range(16)),
-    _archive(b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive (.7z)"),
-    _archive(b"Rar!\x1a\x07", "a RAR archive"),
-    _archive(b"RE\x7e\x5e", "an old RAR archive"),
-    _archive(b"070701", "a cpio archive"),
-    _archive(b"070702", "a cpio archive"),
-    _archive(b"070707", "a cpio archive"),
-    _archive(b"\xc7\x71", "a cpio archive"),
-    _archive(b"\x71\xc7", "a cpio archive"),
-    _archive(b"\x1f\x9d", "a file compressed by Unix compress (.Z)"),
-    _archive(b"\x89LZO\0\r\n\x1a\n", "a file compressed by lzop (.lzo)"),
-    _archive(b"LRZI", "a file compressed by lrzip (.lrz)"),
-    _archive(b"LZIP", "a file compressed by lzip (.lz)"),
-    _archive(b"\x5d\0\0", "a file compressed by LZMA (.lzma)"),
-    _archive(b"\x04\x22\x4d\x18", "a file compressed by LZ4 (.lz4)"),
-    _archive(b"\x02\x21\x4c\x18", "a file compressed by LZ4 (.lz4)"),
-    _archive(b"MSCF", "a Windows cabinet (.cab)"),
-    _archive(b"MSWIM\0\0\0", "a Windows disk image (.wim)"),
-    _archive(b"xar!", "a macOS package (.pkg or .xar)"),
-    _archive(b"StuffIt", "a StuffIt archive (.sit)"),
-    _archive(b"SIT!", "a StuffIt archive (.sit)"),
-    _archive(b"!<arch>\n", "an ar archive"),
-    _program(b"MZ", "a Windows program (.exe), perhaps a self-extracting archive"),
-    _program(b"\x7fELF", "a Linux program, perhaps a self-extracting archive"),
-    _program(b"\xca\xfe\xba\xbe", "a macOS program"),
-    _program(b"#!", "a script, perhaps a self-extracting archive", is_text=True),
-    _document(b"%PDF", "a PDF document", is_text=True),
-    _document(b"\xd0\xcf\x11\xe0", "an old Excel or Word file"),
-    _document(b"{\\rtf", "a rich-text document (.rtf)", is_text=True),
-    _image(b"\xff\xd8\xff", "a JPEG image"),
-    _image(b"\x89PNG\r\n", "a PNG image"),
-    _image(b"GIF8", "a GIF image"),
-    _image(b"II*\0", "a TIFF image"),
-    _image(b"MM\0*", "a TIFF image"),
-    _image(b"II+\0", "a BigTIFF image"),
-    _image(b"MM\0+", "a BigTIFF image"),
-    _image(b"BM", "a BMP image"),
-    _image(b"8BPS", "a Photoshop file"),
-    _image(b"\0\0\0\x0cjP", "a JPEG 2000 image"),
-    _image(b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
-    _image(b"\xff\x0a", "a JPEG XL image"),
-    _image(b"\0\0\0\x0cJXL ", "a JPEG XL image"),
-    _image(b"RIFF", "a WebP image", also=(8, b"WEBP")),
-    _image(b"ftyp", "a HEIC image or a film", at=4),
-    Signature(b"\0\5\x16\7", Words("macOS's notes about a file (AppleDouble)"), Kind.APPLE_NOTES),
-    Signature(b"\0\5\x16\0", Words("macOS's notes about a file (AppleSingle)"), Kind.APPLE_NOTES),
-    Signature(b"bplist00", Words("a page that Safari saved (.webarchive)"), Kind.WEB_PAGE),
+    _of(Kind.ZIP, b"PK\3\4", "a ZIP"),  # APPNOTE 4.3.7
+    _of(Kind.ZIP, b"PK\5\6", "a ZIP"),  # 4.3.16, without files
+    _of(Kind.ZIP, b"PK\7\x08", "a ZIP"),  # 8.5.4, of several volumes, or once meant to be
+    _of(Kind.ZIP, b"PK00PK", "a ZIP"),  # 8.5.5, of one volume, where several were expected
+    _of(Kind.COMPRESSED, b"\x1f\x8b", "a .gz file", suffix="gz"),  # RFC 1952, section 2.3.1
+    _of(Kind.COMPRESSED, b"BZh", "a .bz2 file", suffix="bz2"),
+    # The .xz File Format, section 2.1.1.1
+    _of(Kind.COMPRESSED, b"\xfd7zXZ\0", "a .xz file", suffix="xz"),
+    # RFC 8878, section 3.1.1; 3.1.2: frames to be skipped, which parallel compressors put in front
+    _of(Kind.COMPRESSED, b"\x28\xb5\x2f\xfd", "a .zst file", suffix="zst"),
+    *(
+        _of(Kind.COMPRESSED, bytes([byte]) + b"\x2a\x4d\x18", "a .zst file", suffix="zst")
+        for byte in range(0x50, 0x60)
+    ),
+    _of(Kind.ARCHIVE, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive (.7z)"),
+    _of(Kind.ARCHIVE, b"Rar!\x1a\x07", "a RAR archive"),
+    _of(Kind.ARCHIVE, b"RE\x7e\x5e", "an old RAR archive"),
+    _of(Kind.ARCHIVE, b"070701", "a cpio archive"),
+    _of(Kind.ARCHIVE, b"070702", "a cpio archive"),
+    _of(Kind.ARCHIVE, b"070707", "a cpio archive"),
+    _of(Kind.ARCHIVE, b"\xc7\x71", "a cpio archive"),
+    _of(Kind.ARCHIVE, b"\x71\xc7", "a cpio archive"),
+    _of(Kind.ARCHIVE, b"\x1f\x9d", "a file compressed by Unix compress (.Z)"),
+    _of(Kind.ARCHIVE, b"\x89LZO\0\r\n\x1a\n", "a file compressed by lzop (.lzo)"),
+    _of(Kind.ARCHIVE, b"LRZI", "a file compressed by lrzip (.lrz)"),
+    _of(Kind.ARCHIVE, b"LZIP", "a file compressed by lzip (.lz)"),
+    _of(Kind.ARCHIVE, b"\x5d\0\0", "a file compressed by LZMA (.lzma)"),
+    _of(Kind.ARCHIVE, b"\x04\x22\x4d\x18", "a file compressed by LZ4 (.lz4)"),
+    _of(Kind.ARCHIVE, b"\x02\x21\x4c\x18", "a file compressed by LZ4 (.lz4)"),
+    _of(Kind.ARCHIVE, b"MSCF", "a Windows cabinet (.cab)"),
+    _of(Kind.ARCHIVE, b"MSWIM\0\0\0", "a Windows disk image (.wim)"),
+    _of(Kind.ARCHIVE, b"xar!", "a macOS package (.pkg or .xar)"),
+    _of(Kind.ARCHIVE, b"StuffIt", "a StuffIt archive (.sit)"),
+    _of(Kind.ARCHIVE, b"SIT!", "a StuffIt archive (.sit)"),
+    _of(Kind.ARCHIVE, b"!<arch>\n", "an ar archive"),
+    _of(Kind.PROGRAM, b"MZ", "a Windows program (.exe), perhaps a self-extracting archive"),
+    _of(Kind.PROGRAM, b"\x7fELF", "a Linux program, perhaps a self-extracting archive"),
+    _of(Kind.PROGRAM, b"\xca\xfe\xba\xbe", "a macOS program"),
+    _of(Kind.PROGRAM, b"#!", "a script, perhaps a self-extracting archive", is_text=True),
+    _of(Kind.DOCUMENT, b"%PDF", "a PDF document", is_text=True),
+    _of(Kind.DOCUMENT, b"\xd0\xcf\x11\xe0", "an old Excel or Word file"),
+    _of(Kind.DOCUMENT, b"{\\rtf", "a rich-text document (.rtf)", is_text=True),
+    _of(Kind.IMAGE, b"\xff\xd8\xff", "a JPEG image"),
+    _of(Kind.IMAGE, b"\x89PNG\r\n", "a PNG image"),
+    _of(Kind.IMAGE, b"GIF8", "a GIF image"),
+    _of(Kind.IMAGE, b"II*\0", "a TIFF image"),
+    _of(Kind.IMAGE, b"MM\0*", "a TIFF image"),
+    _of(Kind.IMAGE, b"II+\0", "a BigTIFF image"),
+    _of(Kind.IMAGE, b"MM\0+", "a BigTIFF image"),
+    _of(Kind.IMAGE, b"BM", "a BMP image"),
+    _of(Kind.IMAGE, b"8BPS", "a Photoshop file"),
+    _of(Kind.IMAGE, b"\0\0\0\x0cjP", "a JPEG 2000 image"),
+    _of(Kind.IMAGE, b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    _of(Kind.IMAGE, b"\xff\x0a", "a JPEG XL image"),
+    _of(Kind.IMAGE, b"\0\0\0\x0cJXL ", "a JPEG XL image"),
+    _of(Kind.IMAGE, b"RIFF", "a WebP image", also=(8, b"WEBP")),
+    _of(Kind.IMAGE, b"ftyp", "a HEIC image or a film", at=4),
+    _of(Kind.APPLE_NOTES, b"\0\5\x16\7", "macOS's notes about a file (AppleDouble)"),
+    _of(Kind.APPLE_NOTES, b"\0\5\x16\0", "macOS's notes about a file (AppleSingle)"),
+    _of(Kind.WEB_PAGE, b"bplist00", "a page that Safari saved (.webarchive)"),
 )
 """Kinds of files by their first bytes. The first match counts."""
 
 DISK_IMAGES = (
     # ECMA-119, section 8.4
-    Signature(b"CD001", Words("a disk image (.iso)"), Kind.ARCHIVE, at=16 * 2048 + 1),
+    _of(Kind.ARCHIVE, b"CD001", "a disk image (.iso)", at=16 * 2048 + 1),
     # Apple's disk images have a record of 512 bytes at their end.
-    Signature(b"koly", Words("a macOS disk image (.dmg)"), Kind.ARCHIVE, at=-512),
+    _of(Kind.ARCHIVE, b"koly", "a macOS disk image (.dmg)", at=-512),
 )
 """Files whose first bytes may be anything; ``at`` is beyond ``START`` or counted from the end."""
 
-WEB_PAGE = Signature(b"", Words("a web page (HTML)"), Kind.WEB_PAGE, is_text=True)
-XML = Signature(b"", Words("an XML document"), Kind.XML, is_text=True)
+WEB_PAGE = _of(Kind.WEB_PAGE, b"", "a web page (HTML)", is_text=True)
+XML = _of(Kind.XML, b"", "an XML document", is_text=True)
 
 MARKUP = re.compile(
     # Atomic groups keep the pattern linear: a comment is never retried at another length.

@@ -6,14 +6,14 @@ import tarfile
 from collections.abc import Iterator
 from queue import Queue
 from threading import Thread
-from typing import IO, Protocol, cast
+from typing import IO, Any
 
 from isal import igzip_lib
 
 from splitter.archives.members import TOO_MUCH, ArchiveError
 from splitter.archives.signatures import SIGNATURES
 from splitter.archives.zstandard import zstd
-from splitter.sentences import Actor, Sentence
+from splitter.sentences import Actor, Problem, Sentence
 
 CHUNK = 512 * 1024
 """Bytes read or decompressed at a time; docs/performance.md compares other sizes."""
@@ -30,23 +30,11 @@ BYTES_BEHIND_DATA = Sentence(
 )
 
 
-class Decompressor(Protocol):
-    """The common interface of bz2, lzma, zstd and igzip_lib."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
-
-
-def decompressor(compression: str) -> Decompressor:
-    """A decompressor for one stream of a file with this suffix."""
+def decompressor(compression: str) -> Any:
+    """A decompressor for one stream of a file with this suffix, with the interface of ``bz2``."""
     match compression:
         case "gz":
-            return cast("Decompressor", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP))
+            return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
         case "bz2":
             return bz2.BZ2Decompressor()
         case "xz":
@@ -57,13 +45,7 @@ def decompressor(compression: str) -> Decompressor:
             return zstd.ZstdDecompressor(options=options)
 
 
-def uncompressed(archive: IO[bytes]) -> Iterator[bytes]:
-    """The content of an uncompressed file."""
-    while chunk := archive.read(CHUNK):
-        yield chunk
-
-
-def decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> Iterator[bytes]:
+def decompressed(archive: IO[bytes], compression: str, warnings: list[Problem]) -> Iterator[bytes]:
     """The content of a compressed file, which may have several streams. Checksums are verified.
 
     Raises:
@@ -85,7 +67,7 @@ def decompressed(archive: IO[bytes], compression: str, warnings: list[str]) -> I
             if not data:
                 return
             if not data.startswith(magics):
-                warnings.append(str(BYTES_BEHIND_DATA()))
+                warnings.append(BYTES_BEHIND_DATA())
                 return
             stream = decompressor(compression)
         elif stream.needs_input:

@@ -3,6 +3,7 @@
 Supports the formats of ``tarfile``: POSIX.1-2017 (pax and ustar), GNU tar's extensions, Unix V7.
 """
 
+import os
 import re
 import tarfile
 import time
@@ -21,13 +22,15 @@ from splitter.archives.members import (
     TOO_MUCH,
     ArchiveError,
     DosDateTime,
+    Limits,
     Member,
     Names,
+    most_unpacked,
     plain,
 )
-from splitter.archives.streams import CHUNK, Ahead, decompressed, uncompressed
+from splitter.archives.streams import CHUNK, Ahead, decompressed
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Said, Sentence, Words
+from splitter.sentences import Actor, Problem, Sentence, Words
 from splitter.wording import count
 
 LONGEST_EXTENSION_HEADER = 1024 * 1024
@@ -99,36 +102,37 @@ def extract_tar(
     format: Format,
     output: IO[bytes],
     progress: Callable[[int], object],
-    names: Names,
-    max_size: int,
-) -> tuple[dict[str, Member], list[str]]:
+    limits: Limits,
+) -> tuple[dict[str, Member], dict[str, Problem], list[Problem]]:
     """Write the content of every file to ``output``, one after another.
 
     A separate thread decompresses while this one reads the tar, computes checksums and writes.
 
     Args:
         progress: called with the number of bytes written since the last call.
-        names: receives the members' names.
-        max_size: bytes that the archive may unpack to.
 
     Returns:
-        The files by name, and warnings.
+        The files by name, unusable files with the reason, and warnings.
 
     Raises:
         ArchiveError: if the archive is damaged, is too large or is not exactly one tar.
     """
-    warnings: list[str] = []
+    warnings: list[Problem] = []
+    names = Names(limits)
+    max_size = most_unpacked(os.fstat(archive.fileno()).st_size, limits)
     compression = format.partition(".")[2]
-    chunks = decompressed(archive, compression, warnings) if compression else uncompressed(archive)
+    chunks = iter(partial(archive.read, CHUNK), b"")
+    if compression:
+        chunks = decompressed(archive, compression, warnings)
     with reading(), closing(Ahead(chunks, max_size)) as stream:
         if compression:
             check_tar(stream.peek(BLOCK), compression)
         source = _Tar(fileobj=cast("IO[bytes]", stream), tarinfo=_Header, encoding="utf-8")
         members = _members(source, stream, output, progress, names, max_size)
         if source.lacks_end:
-            warnings.append(str(NO_END()))
+            warnings.append(NO_END())
         _check_rest(stream, warnings)
-    return members, warnings
+    return names.usable(members), names.unusable, warnings
 
 
 def _members(
@@ -201,7 +205,7 @@ def _is_file(info: tarfile.TarInfo) -> bool:
     return info.isreg() or info.issym() or info.islnk() or info.isdev()
 
 
-def _why_not(info: tarfile.TarInfo, target: Member | None) -> Said | None:
+def _why_not(info: tarfile.TarInfo, target: Member | None) -> Problem | None:
     if info.issym():
         return LINK()
     if info.isdev():
@@ -209,7 +213,7 @@ def _why_not(info: tarfile.TarInfo, target: Member | None) -> Said | None:
     return DEAD_LINK() if info.islnk() and target is None else None
 
 
-def _check_rest(stream: "Ahead", warnings: list[str]) -> None:
+def _check_rest(stream: "Ahead", warnings: list[Problem]) -> None:
     """Read the bytes after the tar's end to verify the checksum, and refuse a second tar.
 
     The rest of the last record may contain old headers and content of the writer's buffer, from
@@ -227,7 +231,7 @@ def _check_rest(stream: "Ahead", warnings: list[str]) -> None:
         return
     if is_tar(seen) or is_tar(old):
         raise ArchiveError(TWO_TARS)
-    warnings.append(str(BYTES_BEHIND_TAR(bytes=Words(count(extra, "byte")))))
+    warnings.append(BYTES_BEHIND_TAR(bytes=Words(count(extra, "byte"))))
 
 
 class _Header(tarfile.TarInfo):

@@ -6,8 +6,8 @@ A piece has at most a few MiB, whatever the input. Section numbers refer to PKWA
 
 import bz2
 import lzma
-import struct
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED
 
@@ -18,21 +18,13 @@ from splitter.archives.members import CHUNK
 from splitter.archives.zip_records import AES, DEFLATE64, XZ, ZSTANDARD
 from splitter.archives.zstandard import zstd
 
-# 4.4.5, and https://www.winzip.com/en/support/compression-methods/ for WinZip's methods.
+# Methods that programs of today write: 4.4.5, and for WinZip
+# https://www.winzip.com/en/support/compression-methods/.
 METHODS = {
-    1: "Shrink",
-    **dict.fromkeys(range(2, 6), "Reduce"),
-    6: "Implode",
     DEFLATE64: "Deflate64",
-    10: "PKWARE's Implode",
     ZIP_BZIP2: "bzip2",
     ZIP_LZMA: "LZMA",
-    16: "IBM's CMPSC",
-    18: "IBM's TERSE",
-    19: "IBM's LZ77",
-    20: "Zstandard, by its withdrawn number",
     ZSTANDARD: "Zstandard",
-    94: "MP3",
     XZ: "xz",
     96: "JPEG by WinZip",
     97: "WavPack by WinZip",
@@ -59,25 +51,15 @@ def method_name(method: int) -> str:
     return METHODS.get(method, "an unknown kind of compression")
 
 
-def unpacked(method: int, fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
-    """The uncompressed content of a member, a few MiB at a time.
-
-    Args:
-        method: a key of ``UNPACKERS``.
-        fed: returns the compressed bytes in pieces of the given length.
-        size: bytes of the content, from the directory.
-
-    Raises:
-        DataError, zlib.error, ...: if data is damaged or ends early; see ``damage.reading``.
-    """
-    return UNPACKERS[method](fed, size)
+Fed = Callable[[int], Iterable[bytes]]
+"""Returns the compressed bytes of a member in pieces of the given length."""
 
 
-def _stored(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+def _stored(fed: Fed, size: int) -> Iterator[bytes]:
     yield from fed(CHUNK)
 
 
-def _deflated(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+def _deflated(fed: Fed, size: int) -> Iterator[bytes]:
     inflater = isal_zlib.decompressobj(wbits=-isal_zlib.MAX_WBITS)
     for piece in fed(FED):
         while not inflater.eof:
@@ -101,7 +83,7 @@ def deflated_length(data: bytes) -> int:
     return len(data) - len(inflater.unused_data)
 
 
-def _deflated64(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+def _deflated64(fed: Fed, size: int) -> Iterator[bytes]:
     inflater = inflate64.Inflater()
     for piece in fed(FED_DEFLATE64):
         if inflater.eof:
@@ -110,19 +92,7 @@ def _deflated64(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[by
     _check_end(inflater.eof)
 
 
-def _bzip2(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
-    return _streams(bz2.BZ2Decompressor, fed)
-
-
-def _xz(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
-    return _streams(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY), fed)
-
-
-def _zstandard(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
-    return _streams(zstd.ZstdDecompressor, fed)  # limits its window to 128 MiB
-
-
-def _streams(make: Callable[[], Any], fed: Callable[[int], Iterable[bytes]]) -> Iterator[bytes]:
+def _streams(make: Callable[[], Any], fed: Fed, size: int) -> Iterator[bytes]:
     """The content of one or several streams, one after another."""
     decompressor = make()
     begun = False
@@ -136,33 +106,22 @@ def _streams(make: Callable[[], Any], fed: Callable[[int], Iterable[bytes]]) -> 
     _check_end(decompressor.eof)
 
 
-def _lzma(fed: Callable[[int], Iterable[bytes]], size: int) -> Iterator[bytes]:
+def _lzma(fed: Fed, size: int) -> Iterator[bytes]:
     # 4.4.4 and 5.8: a header with the properties, then a raw stream, whose end mark is optional.
     # Without the mark the decompressor would continue into the next bytes, so stop at the size.
     decompressor: lzma.LZMADecompressor | None = None
     left = size
     for piece in fed(FED):
         if decompressor is None:
-            _, length = struct.unpack_from("<2H", piece) if len(piece) >= 4 else (0, 0)
-            if length != 5 or len(piece) < 9:
+            if len(piece) < 9 or piece[2:4] != b"\5\0":  # the length of the properties
                 raise DataError("the header of its LZMA data is damaged")
-            first, dictionary = struct.unpack_from("<BL", piece, 4)
-            if first >= 9 * 5 * 5:
-                raise DataError("the header of its LZMA data is damaged")
+            # As zipfile does.
+            properties = lzma._decode_filter_properties(lzma.FILTER_LZMA1, piece[4:9])  # type: ignore[attr-defined]
             # No reference can reach back beyond the start of the content.
-            kept = max(4096, min(dictionary, size))
+            kept = properties["dict_size"] = max(4096, min(properties["dict_size"], size))
             if kept > MOST_MEMORY:
                 raise DataError(f"unpacking it takes {kept:,} bytes of memory")
-            rest, lc = divmod(first, 9)
-            pb, lp = divmod(rest, 5)
-            if lc + lp > 4:
-                raise DataError("the header of its LZMA data is damaged")
-            decompressor = lzma.LZMADecompressor(
-                lzma.FORMAT_RAW,
-                filters=[
-                    {"id": lzma.FILTER_LZMA1, "dict_size": kept, "lc": lc, "lp": lp, "pb": pb}
-                ],
-            )
+            decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[properties])
             piece = piece[9:]
         while left and not decompressor.eof and (piece or not decompressor.needs_input):
             content = decompressor.decompress(piece, min(left, CHUNK))
@@ -176,13 +135,18 @@ def _check_end(reached: bool) -> None:
         raise DataError("its compressed data ends early")
 
 
-UNPACKERS: dict[int, Callable[[Callable[[int], Iterable[bytes]], int], Iterator[bytes]]] = {
+UNPACKERS: dict[int, Callable[[Fed, int], Iterator[bytes]]] = {
     ZIP_STORED: _stored,
     ZIP_DEFLATED: _deflated,
     DEFLATE64: _deflated64,
-    ZIP_BZIP2: _bzip2,
+    ZIP_BZIP2: partial(_streams, bz2.BZ2Decompressor),
     ZIP_LZMA: _lzma,
-    ZSTANDARD: _zstandard,
-    XZ: _xz,
+    ZSTANDARD: partial(_streams, zstd.ZstdDecompressor),  # limits its window to 128 MiB
+    XZ: partial(_streams, partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, MOST_MEMORY)),
 }
-"""The supported methods by number."""
+"""The supported methods by number.
+
+Each function yields the content of a member, a few MiB at a time. It takes ``Fed`` and the bytes of
+the content from the directory. For damaged data it raises ``DataError`` or an error of the
+decompressor; see ``damage.reading``.
+"""

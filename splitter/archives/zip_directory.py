@@ -5,9 +5,7 @@ PKWARE's APPNOTE; see ``zip_records``.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum, auto
-from itertools import islice, pairwise
+from itertools import islice
 from zipfile import ZipInfo
 
 from splitter.archives.members import (
@@ -22,14 +20,16 @@ from splitter.archives.zip_records import (
     DIGITAL_SIGNATURE,
     LOCAL,
     LOCAL_FILE_HEADER,
+    MASKED,
     MAX_16,
     MOST_ENDS,
     End,
     encoded_name,
     parse_ends,
     parse_entry,
+    parse_local_header,
 )
-from splitter.sentences import Actor, Said, Sentence, Words
+from splitter.sentences import Actor, Problem, Sentence, Words
 from splitter.wording import count
 
 Read = Callable[[int, int], bytes]
@@ -48,84 +48,83 @@ WRAP = 2**32
 PROVED = 16
 """Local headers that are read to verify an unusual directory."""
 
-MOST_SEARCHED = 512
-"""Offsets tried for local headers after files above 4 GiB: enough for about twenty such files."""
-
 BYTES_BEHIND = Sentence(
     "archive.bytes-behind-zip",
     "The archive is followed by {bytes}; a transfer may have added that.",
     Actor.NOBODY,
 )
-WRAPPED = Sentence(
-    "archive.zip-larger-than-its-format",
-    "The archive is larger than its format allows, as archives of macOS can be. It was read.",
-    Actor.NOBODY,
+NO_END = Sentence(
+    "archive.zip-cut-off",
+    "The archive is damaged or incomplete (its table of contents, at its very end, is missing): it "
+    "was cut off, or is the first part of one that was split (.zip.001, .z01); send the whole "
+    "archive.",
+)
+ENDS_EARLY = Sentence(
+    "archive.zip-last-bytes-missing",
+    "The archive is damaged or incomplete (its last bytes are missing); export it again.",
+)
+NOT_FOUND = Sentence(
+    "archive.zip-directory-not-found",
+    "The archive is damaged or incomplete (its table of contents is not where it should be); "
+    "export it again.",
+)
+ENCRYPTED_DIRECTORY = Sentence(
+    "archive.zip-encrypted-directory",
+    "The archive's table of contents is encrypted; zip the export again without a password.",
+)
+SPLIT = Sentence(
+    "archive.zip-one-volume",
+    "The archive is one volume of several: the other parts (.z01, .zip.001 and so on) are missing; "
+    "zip the export again as a single file.",
+)
+FRONT_MISSING = Sentence(
+    "archive.zip-front-missing",
+    "The archive's beginning is missing: it is the last part of one that was split (.zip.002 "
+    "and so on), or was cut off at its front; send the whole archive.",
+)
+UNREADABLE = Sentence(
+    "archive.zip-directory-damaged",
+    "The archive is damaged (its table of contents cannot be read); export it again.",
+)
+CUT_OFF = Sentence(
+    "archive.zip-directory-cut-off",
+    "The archive is damaged or incomplete (its table of contents is cut off); export it again.",
+)
+MISCOUNTED = Sentence(
+    "archive.zip-miscounted",
+    "The archive is damaged: its table of contents lists {listed} files but counts {counted}; "
+    "export it again.",
+)
+MISPLACED = Sentence(
+    "archive.zip-files-misplaced",
+    "The archive is damaged: its files are not where its table of contents says; export it again.",
+)
+HUGE_FILE = Sentence(
+    "archive.zip-with-huge-file",
+    "The archive is damaged, or holds a file above 4 GiB, whose size macOS does not note; zip the "
+    "export again by another program.",
+)
+TWO_ZIPS = Sentence(
+    "archive.two-zips",
+    "The archive is two ZIPs, one after the other, and most programs read only the last; "
+    "unpack both and make one ordinary ZIP of their content.",
 )
 
 
-class Symptom(Enum):
-    """The reason why a central directory cannot be read."""
-
-    NO_END = auto()  # there is no end record
-    ENDS_EARLY = auto()  # the end record's comment is longer than the archive
-    NOT_FOUND = auto()  # there is no directory at the offset of the end records
-    UNREADABLE = auto()  # other bytes are between the entries
-    CUT_OFF = auto()  # the last entry is longer than the directory
-    MISCOUNTED = auto()  # the end records state another number of entries
-    BEFORE_START = auto()  # offsets are before the archive's first byte
-    MISPLACED = auto()  # local headers are not at the offsets in the directory
-    TWO_ARCHIVES = auto()  # another complete ZIP precedes this one
-
-
-class DirectoryError(Exception):
-    """A central directory that cannot be read.
-
-    Attributes:
-        read, size: the archive.
-        end: the end record, if one was found.
-        several: whether the archive states that it has several volumes.
-        listed: entries that were read.
-    """
-
-    def __init__(
-        self,
-        symptom: Symptom,
-        read: Read,
-        size: int,
-        end: End | None = None,
-        several: bool = False,
-        listed: int = 0,
-    ) -> None:
-        super().__init__(symptom.name)
-        self.symptom, self.read, self.size, self.end = symptom, read, size, end
-        self.several = several or bool(end and end.several)
-        self.listed = listed
-
-
-@dataclass
-class Directory:
-    """The central directory.
-
-    Attributes:
-        infos: the entries, from ``parse_entry``. ``header_offset`` counts from the archive's first
-            byte.
-        start: offset of the first entry.
-        remarks: warnings about the archive.
-        oversized: offsets of files above 4 GiB whose sizes are stated modulo 2^32.
-    """
-
-    infos: list[ZipInfo]
-    start: int
-    remarks: list[Said] = field(default_factory=list)
-    oversized: set[int] = field(default_factory=set)
-
-
-def read_directory(read: Read, size: int, limits: Limits) -> Directory:
+def read_directory(
+    read: Read, size: int, limits: Limits
+) -> tuple[list[ZipInfo], int, list[Problem]]:
     """Find the central directory and read its entries.
 
+    Args:
+        read: returns the last ``TAIL`` bytes without a request.
+
+    Returns:
+        The entries, from ``parse_entry``, with offsets that count from the archive's first byte;
+        the offset of the first entry; warnings.
+
     Raises:
-        DirectoryError: if it is damaged, missing or of one volume of several.
-        ArchiveError: if it exceeds ``limits``.
+        ArchiveError: if it is damaged, missing, of one volume of several, or exceeds ``limits``.
     """
     tail_start = max(0, size - TAIL)
     tail = read(tail_start, size - tail_start)
@@ -137,20 +136,18 @@ def read_directory(read: Read, size: int, limits: Limits) -> Directory:
     position = 0
     while position < len(data) and not (infos and data.startswith(DIGITAL_SIGNATURE, position)):
         if not data.startswith(CENTRAL, position):
-            raise DirectoryError(Symptom.UNREADABLE, read, size, end)
+            raise ArchiveError(ENCRYPTED_DIRECTORY if _is_encrypted(read, size) else UNREADABLE)
         entry = parse_entry(data, position)
         if entry is None:
-            raise DirectoryError(Symptom.CUT_OFF, read, size, end)
+            raise ArchiveError(CUT_OFF)
         info, position = entry
         infos.append(info)
     if not end.counts(len(infos)):
-        raise DirectoryError(Symptom.MISCOUNTED, read, size, end, listed=len(infos))
+        raise ArchiveError(MISCOUNTED, listed=len(infos), counted=end.count)
     check_count(len(infos), limits)
-    directory = Directory(infos, start)
-    if behind := size - end.stop:
-        directory.remarks.append(BYTES_BEHIND(bytes=Words(count(behind, "byte"))))
-    _place(directory, end, read, size)
-    return directory
+    _place(infos, start, end, read, size)
+    behind = size - end.stop
+    return infos, start, [BYTES_BEHIND(bytes=Words(count(behind, "byte")))] if behind else []
 
 
 def ends_as_zip(read: Read, size: int) -> bool:
@@ -170,35 +167,46 @@ def _find(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[End
     size = tail_start + len(tail)
     ends = list(parse_ends(tail, tail_start))
     if not ends:
-        raise DirectoryError(Symptom.NO_END, read, size)
+        raise ArchiveError(NO_END)
     ends = [*ends[:MOST_ENDS], *ends[MOST_ENDS:][-MOST_ENDS:]]
     ends.sort(key=lambda end: end.stop == size, reverse=True)
     whole = [end for end in ends if end.stop <= size]
     if not whole:
-        raise DirectoryError(Symptom.ENDS_EARLY, read, size, ends[0])
+        raise ArchiveError(ENDS_EARLY)
     for end in whole:
         for start in end.starts():
             if not end.count or not 0 <= start <= end.position - end.size:
                 continue
             if end.size > limits.max_in_memory:
                 raise ArchiveError(DIRECTORY_TOO_LARGE, size=end.size, limit=limits.max_in_memory)
-            if start >= tail_start:
-                data = tail[start - tail_start :][: end.size]
-            elif end is whole[0] and start == end.starts()[0]:  # nearly always right: one request
-                data = read(start, end.size)
-            else:
-                data = read(start, 4)
-            if data.startswith(CENTRAL):
+            if read(start, len(CENTRAL)) == CENTRAL:
                 # A count that the directory has no room for is damage, not a large archive.
                 check_count(min(end.count, end.size // CENTRAL_DIRECTORY_HEADER.size), limits)
-                return end, start, data if len(data) > 4 else read(start, end.size)
+                return end, start, read(start, end.size)
     for end in whole:
         if not end.count and not end.size:
             return end, end.position, b""
-    raise DirectoryError(Symptom.NOT_FOUND, read, size, whole[0])
+    raise ArchiveError(_why_not_found(whole[0], read, size))
 
 
-def _place(directory: Directory, end: End, read: Read, size: int) -> None:
+def _why_not_found(end: End, read: Read, size: int) -> Sentence:
+    """The reason why no directory is where the end records place it."""
+    if _is_encrypted(read, size):
+        return ENCRYPTED_DIRECTORY
+    if end.several:
+        return SPLIT
+    if end.size > end.position and read(0, min(4, size)) != LOCAL:
+        return FRONT_MISSING
+    return NOT_FOUND
+
+
+def _is_encrypted(read: Read, size: int) -> bool:
+    """Whether the directory is encrypted: the first local header's values are masked."""
+    header = parse_local_header(read(0, min(LOCAL_FILE_HEADER.size, size)))
+    return header is not None and bool(header.fields.flags & MASKED)
+
+
+def _place(infos: list[ZipInfo], start: int, end: End, read: Read, size: int) -> None:
     """Correct the members' offsets, so that they count from the archive's first byte.
 
     Offsets may be wrong by the length of a program in front of the archive, or by multiples of
@@ -206,87 +214,51 @@ def _place(directory: Directory, end: End, read: Read, size: int) -> None:
     wrong too. If anything is unusual, the local headers must be at the corrected offsets.
 
     Raises:
-        DirectoryError: if the local headers are elsewhere.
+        ArchiveError: if the local headers are elsewhere.
     """
-    infos = directory.infos
-    shift = directory.start - end.offset
-    wrapped = not end.zip64 and shift > 0 and shift % WRAP == 0 and directory.start >= WRAP
+    shift = start - end.offset
+    wrapped = not end.zip64 and shift > 0 and shift % WRAP == 0 and start >= WRAP
     several = end.several or any(info.volume not in (0, MAX_16) for info in infos)
     if wrapped:
-        _unwrap(directory, read, size)
-        directory.remarks.append(WRAPPED())
+        _unwrap(infos, start)
     elif shift and infos and not several:
         here = _is_at(infos[0], read, size)
         if shift < 0 and not here and read(0, 4) != LOCAL:
-            raise DirectoryError(Symptom.BEFORE_START, read, size, end)
+            raise ArchiveError(FRONT_MISSING)
         there = _is_at(infos[0], read, size, shift)
         if there and shift > 0 and read(0, 4) == LOCAL:
-            raise DirectoryError(Symptom.TWO_ARCHIVES, read, size, end)
+            raise ArchiveError(TWO_ZIPS)
         if there or not here:
             for info in infos:
                 info.header_offset += shift
     if (several or wrapped) and not _proved(infos, read, size):
-        raise DirectoryError(Symptom.MISPLACED, read, size, end, several)
+        raise ArchiveError(SPLIT if several else MISPLACED)
 
 
-def _unwrap(directory: Directory, read: Read, size: int) -> None:
+def _unwrap(infos: list[ZipInfo], directory_start: int) -> None:
     """Add the missing multiples of 4 GiB to offsets modulo 2^32.
 
-    Offsets ascend, so an offset smaller than the one before is past another multiple. A file above
-    4 GiB can hide a multiple. Then the offsets do not lead to the directory, whose offset is known,
-    and a binary search over the local headers finds the file.
+    Offsets ascend, so an offset smaller than the one before is past another multiple. Only a file
+    above 4 GiB hides a multiple; then the offsets do not lead to the directory.
 
     Raises:
-        DirectoryError: if the offsets do not lead to the directory.
+        ArchiveError: if the offsets do not lead to the directory.
     """
-    infos, end = directory.infos, directory.start
-    bases = [0]  # the visible multiples, for each member and for the directory
-    for one, other in pairwise([*(info.header_offset for info in infos), end % WRAP]):
-        bases.append(bases[-1] + (WRAP if other < one else 0))
-    left = MOST_SEARCHED
-
-    def place(first: int, last: int, more: int, unseen: int) -> None:
-        """Correct the offsets between ``first`` and ``last``, whose offsets are known.
-
-        ``more`` is added to the base of ``first``, and ``more + unseen`` to the base of ``last``.
-        """
-        nonlocal left
-        if not unseen:
-            for info, base in zip(infos[first + 1 : last], bases[first + 1 : last], strict=True):
-                info.header_offset += base + more
-            return
-        if last - first == 1:
-            directory.oversized.add(infos[first].header_offset)
-            return
-        middle = (first + last) // 2
-        info, offset = infos[middle], infos[middle].header_offset
-        for found in range(0, unseen + WRAP, WRAP):
-            info.header_offset = offset + bases[middle] + more + found
-            left -= 1
-            if left < 0:
-                break
-            if _is_at(info, read, size):
-                place(first, middle, more, found)
-                place(middle, last, more + found, unseen - found)
-                return
-        raise DirectoryError(Symptom.MISPLACED, read, size)
-
-    unseen = end - end % WRAP - bases[-1]
-    if unseen < 0 or not infos:
-        raise DirectoryError(Symptom.MISPLACED, read, size)
-    place(0, len(infos), 0, unseen)
+    base = last = 0
+    for info in infos:
+        offset = info.header_offset
+        base += WRAP if offset < last else 0
+        last = offset
+        info.header_offset = base + offset
+    base += WRAP if directory_start % WRAP < last else 0
+    if base != directory_start - directory_start % WRAP:
+        raise ArchiveError(HUGE_FILE)
 
 
 def _proved(infos: list[ZipInfo], read: Read, size: int) -> bool:
-    """Whether local headers are in place: first, last, at each multiple of 4 GiB, and others."""
-    total = len(infos)
-    chosen = {0, total - 1, *(total * number // PROVED for number in range(PROVED))}
-    for number in range(1, total):
-        if infos[number].header_offset // WRAP != infos[number - 1].header_offset // WRAP:
-            chosen |= {number - 1, number}
-        if len(chosen) > 8 * PROVED:
-            break
-    return all(_is_at(infos[number], read, size) for number in sorted(chosen & set(range(total))))
+    """Whether the local headers of some members, from the first to the last, are in place."""
+    some = [*infos[:: len(infos) // PROVED + 1], *infos[-1:]]
+    return all(_is_at(info, read, size) for info in some)
 
 
 def _is_at(info: ZipInfo, read: Read, size: int, shift: int = 0) -> bool:

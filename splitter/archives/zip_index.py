@@ -5,21 +5,14 @@ Section numbers refer to PKWARE's APPNOTE; see ``zip_records``.
 
 import os
 import stat
-import unicodedata
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Self
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipInfo
+from typing import IO
+from zipfile import ZipInfo
 
 from isal.isal_zlib import crc32
 
-from splitter.archives.damage import (
-    BEYOND_END,
-    MISSING_MEMBER,
-    OVERLAP,
-    RENAMED_MEMBER,
-    reading,
-)
+from splitter.archives.damage import reading
 from splitter.archives.members import (
     CHUNK,
     DEFAULT_LIMITS,
@@ -32,27 +25,22 @@ from splitter.archives.members import (
     check_in_memory,
     most_unpacked,
 )
-from splitter.archives.zip_data import UNPACKERS, DataError, method_name, unpacked
+from splitter.archives.zip_data import UNPACKERS, DataError, method_name
 from splitter.archives.zip_directory import TAIL, Read, read_directory
 from splitter.archives.zip_records import (
     AES,
-    DATA_DESCRIPTOR,
     ENCRYPTED,
     LOCAL_FILE_HEADER,
-    LONGEST_DATA_DESCRIPTOR,
-    LONGEST_EXTRA_FIELD,
     MACOS,
     MASKED,
     PATCH,
-    STRENGTH,
     UNIX,
-    UTF8_NAME,
     LocalHeader,
     encoded_name,
     parse_local_header,
     same_name,
 )
-from splitter.sentences import Said, Sentence, Words, shown
+from splitter.sentences import Problem, Sentence, Words
 
 READ_AT_ONCE = 2 * 1024 * 1024
 """Bytes of a member that are read together with its header, so that an image takes one request."""
@@ -60,10 +48,22 @@ READ_AT_ONCE = 2 * 1024 * 1024
 READ_IN_MEMORY = 16 * 1024 * 1024
 """The same for a member that is read into memory, such as the manifest."""
 
-OVERSIZED = Sentence(
-    "file.size-unknown",
-    "is larger than 4 GiB, and macOS does not note the size of such a file; zip the export again "
-    "by another program",
+MISSING_MEMBER = Sentence(
+    "archive.zip-file-misplaced",
+    "The archive is damaged: {name} is not where the table of contents says; export it again.",
+)
+RENAMED_MEMBER = Sentence(
+    "archive.zip-file-renamed",
+    "The archive is damaged: {name} has another name in the table of contents than where it is "
+    "stored; export it again.",
+)
+OVERLAP = Sentence(
+    "archive.zip-files-overlap",
+    "The archive is damaged: {name} overlaps the file after it; export it again.",
+)
+BEYOND_END = Sentence(
+    "archive.zip-file-beyond-end",
+    "The archive is damaged or incomplete: {name} reaches beyond its end; export it again.",
 )
 LOCKED = Sentence("file.is-encrypted", "is encrypted; zip the export again without a password")
 METHOD = Sentence(
@@ -101,6 +101,7 @@ class ZipIndex:
         members: by offset, without folders and noise of desktop systems.
         unusable: files that no batch may contain, with the reason; see ``members.Names``.
         remarks: warnings about the archive.
+        unpacked: bytes of the members together.
     """
 
     def __init__(self, read: Read, size: int, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -114,32 +115,26 @@ class ZipIndex:
             ArchiveError: if the archive is damaged or truncated, has overlapping members, is one
                 volume of several, or exceeds ``limits``.
         """
-        self._limits = limits
         names = Names(limits)
-        self.read_at = Tail(read, size)
+        self.read_at = _with_cached_end(read, size)
         with reading():
-            directory = read_directory(self.read_at, size, limits)
-        spans = _spans(directory.infos, directory.start)
-        self.members = names.usable(_files(spans, names, directory.oversized))
+            infos, start, self.remarks = read_directory(self.read_at, size, limits)
+        spans = _spans(infos, start)
+        self.members = names.usable(_files(spans, names))
         most = most_unpacked(size, limits)
-        if sum(span.info.file_size for span in self.members.values()) > most:
+        self.unpacked = sum(span.info.file_size for span in self.members.values())
+        if self.unpacked > most:
             raise ArchiveError(TOO_MUCH, size=most)
         self.unusable = names.unusable
-        self.remarks = list(map(str, (*directory.remarks, *names.remarks())))
 
-    @classmethod
-    def of_file(cls, file: IO[bytes], limits: Limits = DEFAULT_LIMITS) -> Self:
-        """The index of a local file, which must stay open."""
-        return cls(file_reader(file), os.fstat(file.fileno()).st_size, limits)
-
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
         """The bytes of one member.
 
         Raises:
             ArchiveError: if it is damaged, or larger than ``max_in_memory``.
         """
         span = self.members[name]
-        check_in_memory(name, span.info.file_size, self._limits)
+        check_in_memory(name, span.info.file_size, limits)
         return b"".join(content(name, span, self.read_at, READ_IN_MEMORY))
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -150,56 +145,18 @@ class ZipIndex:
         """
         return content(name, self.members[name], self.read_at)
 
-    def why_not_spliceable(self, folder: str) -> str | None:
-        """The reason why members cannot be copied into batches, or None.
 
-        Local headers are copied unchanged, so they must be correct in the batch.
+def _with_cached_end(read: Read, size: int) -> Read:
+    """``read`` that keeps the last bytes: the end records, often the directory and the manifest."""
+    start = max(0, size - TAIL)
+    end = read(start, size - start)
 
-        Args:
-            folder: the images' folder; see ``manifest.Partition``.
-        """
-        if folder:
-            return f"its images are in a folder, {shown(folder)}, which a copied member would keep"
-        for name, span in self.members.items():
-            info = span.info
-            if info.orig_filename != name:
-                return f"{shown(name)} is called {shown(info.orig_filename)} inside it"
-            if not (name.isascii() or info.flag_bits & UTF8_NAME):
-                return f"{shown(name)} is not marked as UTF-8, so programs read it in several ways"
-            if not unicodedata.is_normalized("NFC", name):
-                return f"{shown(name)} is not in Unicode's composed form (NFC)"
-            if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-                return (
-                    f"{shown(name)} is compressed by {method_name(info.compress_type)}, not by "
-                    "Deflate"
-                )
-            if info.flag_bits & ~(STRENGTH | DATA_DESCRIPTOR | UTF8_NAME):
-                return f"{shown(name)} has flags that some programs refuse"
-            if info.compress_type == ZIP_STORED and info.flag_bits & DATA_DESCRIPTOR:
-                return (
-                    f"{shown(name)} is stored without its size in front, so no stream can be read"
-                )
-            if span.size > _shortest(info) + LONGEST_EXTRA_FIELD + LONGEST_DATA_DESCRIPTOR:
-                return f"after {shown(name)} it has bytes that belong to no file"
-        return None
+    def cached(offset: int, length: int) -> bytes:
+        if offset < start:
+            return read(offset, length)
+        return end[offset - start :][:length]
 
-
-class Tail:
-    """Reads an archive and caches its last bytes. Thread-safe.
-
-    They contain most of the index: the end records, often the directory and the manifest.
-    """
-
-    def __init__(self, read: Read, size: int) -> None:
-        self._read = read
-        self._start = max(0, size - TAIL)
-        self._bytes = read(self._start, size - self._start)
-
-    def __call__(self, offset: int, length: int) -> bytes:
-        if offset < self._start:
-            return self._read(offset, length)
-        start = offset - self._start
-        return self._bytes[start : start + length]
+    return cached
 
 
 def file_reader(file: IO[bytes]) -> Read:
@@ -217,18 +174,14 @@ def file_reader(file: IO[bytes]) -> Read:
     return read
 
 
-def header_guess(span: MemberSpan) -> int:
-    """The usual length of a member's local header, with few extra fields."""
-    return min(span.size, LOCAL_FILE_HEADER.size + len(encoded_name(span.info)) + 64)
-
-
 def local_header(name: str, span: MemberSpan, read: Read) -> LocalHeader:
     """The local header of a member.
 
     Raises:
         ArchiveError: if it is missing or leaves too little room for the data.
     """
-    guess = header_guess(span)
+    # The usual length, with few extra fields.
+    guess = min(span.size, LOCAL_FILE_HEADER.size + len(encoded_name(span.info)) + 64)
     header = parse_local_header(read(span.start, guess))
     if header and guess < header.size <= span.size:
         header = parse_local_header(read(span.start, header.size))
@@ -280,7 +233,7 @@ def content(
 
     left, crc = info.file_size, 0
     with reading(name):
-        for chunk in unpacked(info.compress_type, fed, info.file_size):
+        for chunk in UNPACKERS[info.compress_type](fed, info.file_size):
             left -= len(chunk)
             if left < 0:
                 break
@@ -304,26 +257,24 @@ def _spans(infos: Iterable[ZipInfo], directory_start: int) -> list[MemberSpan]:
     spans = []
     for info, end in zip(by_offset, ends, strict=True):
         start = info.header_offset
-        if start < 0 or start + _shortest(info) > directory_start:
+        if start < 0 or start + least_size(info) > directory_start:
             raise ArchiveError(BEYOND_END, name=info.filename)
-        if start + _shortest(info) > end:
+        if start + least_size(info) > end:
             raise ArchiveError(OVERLAP, name=info.filename)
         spans.append(MemberSpan(info, start, end))
     return spans
 
 
-def _shortest(info: ZipInfo) -> int:
+def least_size(info: ZipInfo) -> int:
     """Bytes of a member without extra field and data descriptor, whose lengths are unknown here."""
     return LOCAL_FILE_HEADER.size + len(encoded_name(info)) + info.compress_size
 
 
-def _files(
-    spans: Iterable[MemberSpan], names: Names, oversized: Collection[int]
-) -> dict[str, MemberSpan]:
+def _files(spans: Iterable[MemberSpan], names: Names) -> dict[str, MemberSpan]:
     files: dict[str, MemberSpan] = {}
     for span in spans:
-        why_not = OVERSIZED() if span.start in oversized else _why_unusable(span.info)
-        name = names.claim(span.info.filename, _is_folder(span.info), why_not)
+        info = span.info
+        name = names.claim(info.filename, _is_folder(info), _why_unusable(info))
         if name is not None:
             files[name] = span
     return files
@@ -341,7 +292,7 @@ def _kind(info: ZipInfo) -> int:
     return kind if info.create_system in (UNIX, MACOS) or kind == stat.S_IFLNK else 0
 
 
-def _why_unusable(info: ZipInfo) -> Said | None:
+def _why_unusable(info: ZipInfo) -> Problem | None:
     kind = _kind(info)
     if kind == stat.S_IFLNK:
         return LINK()

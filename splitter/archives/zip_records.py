@@ -67,8 +67,8 @@ LONGEST_COMPARED_NAME = 1024
 """Characters. Normalising a longer name can take minutes, and no file has one."""
 
 
-class _Shared(NamedTuple):
-    """The common fields of a local header and a directory entry."""
+class Fields(NamedTuple):
+    """The fields that a local header and a directory entry have in common."""
 
     version: int
     flags: int
@@ -84,21 +84,16 @@ class _Shared(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LocalHeader:
-    """The record in front of a member's data (4.3.7).
+    """The record in front of a member's data (4.3.7)."""
 
-    Attributes:
-        size: bytes of the whole record, including name and extra field.
-    """
-
-    version: int
-    flags: int
-    method: int
-    crc: int
-    compress_size: int
-    file_size: int
+    fields: Fields
     name: bytes
     extra: bytes
-    size: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole record, including name and extra field."""
+        return LOCAL_FILE_HEADER.size + self.fields.name_length + self.fields.extra_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +145,10 @@ def local_file_header(member: ZipInfo) -> bytes:
     sizes = (member.file_size, member.compress_size)
     extra = _zip64_field(*sizes) if max(sizes) >= MAX_32 else b""
     name = encoded_name(member)
-    shared = _shared(member, name, extra)
+    fields = _fields(member, name, extra)
     if extra:  # both sizes are in the field (4.5.3)
-        shared = shared._replace(file_size=MAX_32, compress_size=MAX_32)
-    return LOCAL_FILE_HEADER.pack(LOCAL, *shared) + name + extra
+        fields = fields._replace(file_size=MAX_32, compress_size=MAX_32)
+    return LOCAL_FILE_HEADER.pack(LOCAL, *fields) + name + extra
 
 
 def central_directory(members: Iterable[ZipInfo], offset: int) -> Iterator[bytes]:
@@ -216,7 +211,7 @@ def _central_directory_header(member: ZipInfo) -> bytes:
     header = CENTRAL_DIRECTORY_HEADER.pack(
         CENTRAL,
         member.create_system << 8 | member.create_version,
-        *_shared(member, name, extra),
+        *_fields(member, name, extra),
         len(member.comment),
         0,
         member.internal_attr,
@@ -226,10 +221,10 @@ def _central_directory_header(member: ZipInfo) -> bytes:
     return header + name + extra + member.comment
 
 
-def _shared(member: ZipInfo, name: bytes, extra: bytes) -> _Shared:
+def _fields(member: ZipInfo, name: bytes, extra: bytes) -> Fields:
     year, month, day, hour, minute, second = member.date_time
     needed = VERSIONS.get(member.compress_type, NEWEST_VERSION)
-    return _Shared(
+    return Fields(
         max(needed, ZIP64_VERSION if extra.startswith(b"\1\0") else 0),
         member.flag_bits,
         member.compress_type,
@@ -261,21 +256,10 @@ def parse_local_header(data: bytes) -> LocalHeader | None:
     """
     if len(data) < LOCAL_FILE_HEADER.size or not data.startswith(LOCAL):
         return None
-    shared = _Shared(*LOCAL_FILE_HEADER.unpack_from(data)[1:])
+    fields = Fields(*LOCAL_FILE_HEADER.unpack_from(data)[1:])
     start = LOCAL_FILE_HEADER.size
-    stop = start + shared.name_length
-    end = stop + shared.extra_length
-    return LocalHeader(
-        version=shared.version & 0xFF,
-        flags=shared.flags,
-        method=shared.method,
-        crc=shared.crc,
-        compress_size=shared.compress_size,
-        file_size=shared.file_size,
-        name=data[start:stop],
-        extra=data[stop:end],
-        size=end,
-    )
+    stop = start + fields.name_length
+    return LocalHeader(fields, data[start:stop], data[stop : stop + fields.extra_length])
 
 
 def parse_entry(data: bytes, position: int) -> tuple[ZipInfo, int] | None:
@@ -287,9 +271,9 @@ def parse_entry(data: bytes, position: int) -> tuple[ZipInfo, int] | None:
     start = position + CENTRAL_DIRECTORY_HEADER.size
     if start > len(data):
         return None
-    _, made_by, *fields = CENTRAL_DIRECTORY_HEADER.unpack_from(data, position)
-    shared = _Shared(*fields[:10])
-    comment_length, volume, internal, external, offset = fields[10:]
+    _, made_by, *rest = CENTRAL_DIRECTORY_HEADER.unpack_from(data, position)
+    shared = Fields(*rest[:10])
+    comment_length, volume, internal, external, offset = rest[10:]
     name_end = start + shared.name_length
     extra_end = name_end + shared.extra_length
     end = extra_end + comment_length
@@ -428,7 +412,7 @@ def same_name(info: ZipInfo, header: LocalHeader) -> bool:
     """Whether a local header's name is equivalent to the directory's."""
     if header.name == encoded_name(info):
         return True
-    names = {meant_name(header.name, header.flags, header.extra)}
+    names = {meant_name(header.name, header.fields.flags, header.extra)}
     for page in CODE_PAGES:
         names.add(header.name.decode(page, "replace"))
     meant = _comparable(info.filename)

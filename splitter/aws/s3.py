@@ -281,8 +281,7 @@ class MultipartUpload:
     def __init__(self, client: "S3Client", bucket: str, key: str, upload_id: str) -> None:
         self._client = client
         self._bucket = bucket
-        self._key = key
-        self._upload_id = upload_id
+        self._target: dict[str, Any] = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
 
     def copy_part(
         self, number: int, source_key: str, source_etag: str, start: int, end: int
@@ -294,9 +293,7 @@ class MultipartUpload:
         """
         with unchanged_source(source_key):
             answer = self._client.upload_part_copy(
-                Bucket=self._bucket,
-                Key=self._key,
-                UploadId=self._upload_id,
+                **self._target,
                 PartNumber=number,
                 CopySource={"Bucket": self._bucket, "Key": source_key},
                 CopySourceRange=f"bytes={start}-{end - 1}",
@@ -309,28 +306,19 @@ class MultipartUpload:
 
     def upload_part(self, number: int, content: bytearray) -> "CompletedPartTypeDef":
         answer = self._client.upload_part(
-            Bucket=self._bucket,
-            Key=self._key,
-            UploadId=self._upload_id,
+            **self._target,
             PartNumber=number,
             Body=content,  # type: ignore[arg-type]  # the stubs leave out bytearray
         )
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def complete(self, parts: "Sequence[CompletedPartTypeDef]") -> None:
-        self._client.complete_multipart_upload(
-            Bucket=self._bucket,
-            Key=self._key,
-            UploadId=self._upload_id,
-            MultipartUpload={"Parts": parts},
-        )
+        self._client.complete_multipart_upload(**self._target, MultipartUpload={"Parts": parts})
 
     def abort(self) -> None:
         """Abort the upload, unless it was completed or aborted already."""
         try:
-            self._client.abort_multipart_upload(
-                Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
-            )
+            self._client.abort_multipart_upload(**self._target)
         except ClientError as error:
             if not is_kind(error, Kind.UPLOAD_GONE):
                 raise

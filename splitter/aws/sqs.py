@@ -179,48 +179,53 @@ def region_of(queue_url: str) -> str | None:
     return host and (host["new"] or host["old"])
 
 
-def check_callback_queue(client: "SQSClient", address: ReplyAddress) -> None:
-    """Check before the work that the callback queue exists.
+class CallbackQueue:
+    """The queue of the callbacks of one request."""
 
-    Whether it accepts messages is known only when one is sent: the permission to send does not
-    include the permission to read attributes.
+    def __init__(self, client: "SQSClient", address: ReplyAddress) -> None:
+        """``client``: of the queue's region."""
+        self._client = client
+        self._url = address.updates_queue_url
+        self._group = sha256(str(address.download_id).encode()).hexdigest()
 
-    Raises:
-        CallbackError: if there is no such queue.
-    """
-    try:
-        client.get_queue_attributes(QueueUrl=address.updates_queue_url, AttributeNames=["QueueArn"])
-    except ClientError as error:
-        if is_kind(error, Kind.MISSING):
-            raise _callback_error(address, error) from error
-        if is_transient(error):
-            raise
+    def check(self) -> None:
+        """Check before the work that the queue exists.
 
+        Whether it accepts messages is known only when one is sent: the permission to send does not
+        include the permission to read attributes.
 
-def send_callback(client: "SQSClient", address: ReplyAddress, message: Result | Failure) -> str:
-    """Send the callback and return its SQS message id.
+        Raises:
+            CallbackError: if there is no such queue.
+        """
+        try:
+            self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=["QueueArn"])
+        except ClientError as error:
+            if is_kind(error, Kind.MISSING):
+                raise self._error(error) from error
+            if is_transient(error):
+                raise
 
-    A FIFO queue delivers the callbacks of one download in order, and drops a callback that is
-    repeated within five minutes.
+    def send(self, message: Result | Failure) -> str:
+        """Send a callback and return its SQS message id.
 
-    Raises:
-        CallbackError: if the queue is missing or refuses the message.
-    """
-    body = to_json(message)
-    fifo: dict[str, Any] = {}
-    if address.updates_queue_url.endswith(".fifo"):
-        fifo = {
-            "MessageGroupId": sha256(str(address.download_id).encode()).hexdigest(),
-            "MessageDeduplicationId": sha256(body.encode()).hexdigest(),
-        }
-    try:
-        answer = client.send_message(QueueUrl=address.updates_queue_url, MessageBody=body, **fifo)
-    except ClientError as error:
-        if is_transient(error):
-            raise
-        raise _callback_error(address, error) from error
-    return str(require_field(answer, "MessageId"))
+        A FIFO queue delivers the callbacks of one download in order, and drops a callback that is
+        repeated within five minutes.
 
+        Raises:
+            CallbackError: if the queue is missing or refuses the message.
+        """
+        body = to_json(message)
+        fifo: dict[str, Any] = {}
+        if self._url.endswith(".fifo"):
+            repeated = sha256(body.encode()).hexdigest()
+            fifo = {"MessageGroupId": self._group, "MessageDeduplicationId": repeated}
+        try:
+            answer = self._client.send_message(QueueUrl=self._url, MessageBody=body, **fifo)
+        except ClientError as error:
+            if is_transient(error):
+                raise
+            raise self._error(error) from error
+        return str(require_field(answer, "MessageId"))
 
-def _callback_error(address: ReplyAddress, error: ClientError) -> CallbackError:
-    return CallbackError(NO_CALLBACK_QUEUE, queue=address.updates_queue_url, code=error_code(error))
+    def _error(self, error: ClientError) -> CallbackError:
+        return CallbackError(NO_CALLBACK_QUEUE, queue=self._url, code=error_code(error))

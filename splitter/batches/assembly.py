@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from queue import PriorityQueue
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -95,16 +95,27 @@ class PartPool:
     Copies start in the order in which they are submitted. Parts are sent in the order of the
     archive, then of submission, so that batches whose images are spread over an archive read it
     together, from front to end.
+
+    In another process, a pickled pool is that process's own pool, without progress.
+
+    Attributes:
+        progress: called with the number of bytes in place since the last call, by any thread.
+        may_appear: called before an object appears; it can wait, or refuse by raising an error.
+        timeout: the error of a batch whose requests timed out; no further batch begins.
     """
 
-    def __init__(self, senders: int = PARALLEL_PARTS, copies: int = PARALLEL_COPIES) -> None:
-        """
-        Args:
-            senders: threads that send parts.
-            copies: threads that wait for copies.
-        """
+    def __init__(
+        self,
+        progress: Callable[[int], object] = lambda _: None,
+        senders: int = PARALLEL_PARTS,
+        may_appear: Callable[[], object] = _nothing,
+    ) -> None:
+        """``senders``: threads that send parts."""
+        self.progress = progress
+        self.may_appear = may_appear
+        self.timeout: Exception | None = None
         self._senders = ThreadPoolExecutor(senders)
-        self._copiers = ThreadPoolExecutor(copies)
+        self._copiers = ThreadPoolExecutor(PARALLEL_COPIES)
         self._waiting: PriorityQueue[tuple[int, int, Callable[[], None]]] = PriorityQueue()
         self._numbers = count()
 
@@ -112,7 +123,12 @@ class PartPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        """Wait until all submitted work is done."""
+        self._copiers.shutdown()
+        self._senders.shutdown()
+
+    def __reduce__(self) -> Any:
+        return _pool_of_this_process, ()
 
     def submit(self, part: Part, work: Callable[[], T]) -> "Future[T]":
         """Run ``work`` in a thread when it is the part's turn."""
@@ -132,14 +148,14 @@ class PartPool:
         self._senders.submit(self._run_first)
         return future
 
-    def close(self) -> None:
-        """Wait until all submitted work is done."""
-        self._copiers.shutdown()
-        self._senders.shutdown()
-
     def _run_first(self) -> None:
         _, _, run = self._waiting.get_nowait()
         run()
+
+
+@cache
+def _pool_of_this_process() -> PartPool:
+    return PartPool()
 
 
 def assemble(
@@ -148,8 +164,6 @@ def assemble(
     parts: Sequence[Part],
     metadata: Mapping[str, str],
     pool: PartPool,
-    progress: Callable[[int], object],
-    may_appear: Callable[[], object] = _nothing,
 ) -> bool:
     """Assemble a ZIP in S3, unless an object of that size and metadata exists.
 
@@ -159,8 +173,6 @@ def assemble(
     Args:
         parts: in order; all but the last have at least S3's smallest part size.
         pool: handles the parts of any number of objects.
-        progress: called with the number of bytes in place since the last call, by any thread.
-        may_appear: called before the object appears; it can wait, or refuse by raising an error.
 
     Returns:
         False if the object existed.
@@ -171,21 +183,21 @@ def assemble(
     """
     size = sum(part.size for part in parts)
     if bucket.holds(key, size, metadata):
-        progress(size)
+        pool.progress(size)
         return False
     match parts:
         case [SentPart() as only]:
-            may_appear()
+            pool.may_appear()
             try:
                 content = pool.submit(only, only.content).result()
             except BaseException:
                 only.drop()
                 raise
             bucket.put(key, content, metadata)
-            progress(size)
+            pool.progress(size)
         case _:
             try:
-                _upload(bucket.begin_upload(key, metadata), parts, pool, progress, may_appear)
+                _upload(bucket.begin_upload(key, metadata), parts, pool)
             except ClientError as error:
                 # An upload that is gone may be complete, if the response to that was lost.
                 gone = is_kind(error, Kind.UPLOAD_GONE)
@@ -199,18 +211,12 @@ def assemble(
     return True
 
 
-def _upload(
-    upload: MultipartUpload,
-    parts: Sequence[Part],
-    pool: PartPool,
-    progress: Callable[[int], object],
-    may_appear: Callable[[], object],
-) -> None:
+def _upload(upload: MultipartUpload, parts: Sequence[Part], pool: PartPool) -> None:
     """Put the parts in place and complete the upload; abort it if that fails."""
 
     def send(number: int, part: Part) -> "CompletedPartTypeDef":
         sent = part.send(upload, number)
-        progress(part.size)
+        pool.progress(part.size)
         return sent
 
     futures = [
@@ -219,7 +225,7 @@ def _upload(
     try:
         wait(futures, return_when=FIRST_EXCEPTION)
         sent = [future.result() for future in futures]
-        may_appear()
+        pool.may_appear()
         upload.complete(sent)
     except BaseException:
         for future in futures:

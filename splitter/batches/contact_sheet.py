@@ -5,14 +5,13 @@ decodes them, with limits of time and memory. This file is also the program of t
 """
 
 import io
+import pickle
 import resource
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import BinaryIO
 
 from PIL import Image, ImageDraw, ImageOps
 
@@ -38,10 +37,6 @@ MEMORY = 512 * 1024**2
 
 NOT_DRAWN = (b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 
-LENGTH = struct.Struct(">q")
-TOO_LARGE = -1
-"""In place of the length of an image that is not passed on."""
-
 
 def spread(names: Sequence[str], number: int = THUMBNAILS) -> list[str]:
     """``number`` names, evenly spread from the first to the last; all names if there are fewer."""
@@ -63,24 +58,12 @@ def contact_sheet(names: Sequence[str], read: Callable[[str], bytes | None]) -> 
         Exception: any that ``read`` raises.
     """
     with ThreadPoolExecutor(THUMBNAILS) as pool:
-        images = b"".join(map(_packed, pool.map(read, names)))
+        images = pickle.dumps(list(pool.map(read, names)))
     program = [sys.executable, "-I", __file__]
     drawn = subprocess.run(  # noqa: S603 - this program, without foreign arguments
         program, input=images, capture_output=True, env={}, timeout=SECONDS, check=True
     )
     return drawn.stdout
-
-
-def _packed(image: bytes | None) -> bytes:
-    return LENGTH.pack(TOO_LARGE) if image is None else LENGTH.pack(len(image)) + image
-
-
-def _unpacked(stream: BinaryIO) -> list[bytes | None]:
-    images: list[bytes | None] = []
-    while header := stream.read(LENGTH.size):
-        (length,) = LENGTH.unpack(header)
-        images.append(None if length == TOO_LARGE else stream.read(length))
-    return images
 
 
 def draw(images: Sequence[bytes | None]) -> bytes:
@@ -130,7 +113,8 @@ def main() -> None:
     for limit, value in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, SECONDS)):
         with suppress(ValueError, OSError):  # macOS has no limit of address space
             resource.setrlimit(limit, (value, value))
-    sys.stdout.buffer.write(draw(_unpacked(sys.stdin.buffer)))
+    images = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by contact_sheet
+    sys.stdout.buffer.write(draw(images))
 
 
 if __name__ == "__main__":

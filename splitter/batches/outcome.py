@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from splitter.messages import Request, Result
+from splitter.sentences import Problem
 from splitter.wording import count, size
 
 if TYPE_CHECKING:  # it imports pandas, which the listener does not need
@@ -29,7 +30,7 @@ class Outcome:
     request: Request
     archive_size: int
     lane: str
-    reason: str
+    reason: Problem
     parts: "Partition"
     sizes: Sequence[int]
     warnings: Sequence[object]
@@ -68,6 +69,7 @@ class Outcome:
         """The fields of the final log line of an export."""
         return {
             "lane": self.lane,
+            "reason": self.reason.code,
             "rows": self.rows,
             "batches": len(self.batches),
             "images": len(self.parts.images),

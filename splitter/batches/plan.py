@@ -14,8 +14,7 @@ from splitter.aws.s3 import DOWNLOAD_PART_SIZE
 from splitter.batches import splice as splicing
 from splitter.batches import zip as zipping
 from splitter.batches.assembly import CopiedPart, Part
-from splitter.batches.lanes import Export, Splice, choose_lane, partition_files
-from splitter.settings import Settings
+from splitter.batches.lanes import Export, Splice, choose_lane
 
 # Bytes a second, from docs/performance.md, none measured on AWS: copies on a store that waits as
 # S3 does, and an extract on a store that shares two cores with it.
@@ -25,35 +24,32 @@ START = 2
 """Seconds that do not grow with the archive."""
 
 
-def plan(export: Export, settings: Settings) -> Iterator[str]:
+def plan(export: Export) -> Iterator[str]:
     """Lines for a person: the lane, each batch, requests, bytes and seconds.
 
     Raises:
         ExportError: an export that a run would refuse too; the images themselves are not read.
     """
     request, size = export.request, export.source.size
-    lane = choose_lane(export, settings)
+    lane = choose_lane(export)
     yield (
         f"s3://{request.s3_bucket}/{request.export_path}, {size:,} bytes\n"
-        f"Lane: {'splice' if isinstance(lane, Splice) else 'extract'}, {lane.reason}"
+        f"Lane: {lane.name}, {lane.reason.text}"
     )
+    if not lane.index or not lane.parts:
+        yield "Its batches are known only when it has been unpacked."
+        return
+    cut = zooniverse.inspect(lane.parts, lane.index)
     if isinstance(lane, Splice):
-        cut = zooniverse.inspect(lane.parts, lane.index)
-        modified = lane.index.members[cut.manifest].info.date_time
-        images = {name: lane.index.members[file] for name, file in cut.images.items()}
-        plans = [splicing.plan_batch(batch, images, modified) for batch in cut.batches]
+        plans = splicing.plan(cut, lane.index)
         parts: list[Sequence[Part]] = [
             *splicing.parts(plans, export.bucket, request.export_path, export.source)
         ]
-        cost = splicing.cost(plans)
-        gets, received = cost.gets, cost.bytes_read
-    elif lane.index:
-        cut = zooniverse.inspect(partition_files(lane.index, settings), lane.index)
+        reads = splicing.reads(plans)
+        gets, received = len(reads), sum(window.size for window in reads)
+    else:
         parts = [*zipping.parts(cut, Contents.expected(lane.index, Path()))]
         gets, received = -(-size // DOWNLOAD_PART_SIZE), size
-    else:
-        yield "Its batches are known only when it has been unpacked."
-        return
     yield f"\n{'part':>5} {'rows':>15} {'images':>7} {'bytes':>15} {'copied':>7} {'sent':>5}"
     for batch, pieces in zip(cut.batches, parts, strict=True):
         total = sum(piece.size for piece in pieces)

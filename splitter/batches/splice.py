@@ -21,8 +21,8 @@ from splitter.archives import (
     ZipIndex,
     zip_records,
 )
+from splitter.archives.spliceable import header_disagreement
 from splitter.archives.zip_directory import Read
-from splitter.archives.zip_sample import header_disagreement
 from splitter.aws import Bucket, StoredObject
 from splitter.aws.s3 import MAX_PARTS, MIB
 from splitter.batches.assembly import (
@@ -34,7 +34,7 @@ from splitter.batches.assembly import (
     SentPart,
 )
 from splitter.batches.windows import Gathered, Range, Windows, windows_over
-from splitter.manifest import MANIFEST, Batch
+from splitter.manifest import MANIFEST, Batch, Partition
 from splitter.sentences import Sentence
 
 VERIFY_WINDOW = 8 * MIB
@@ -75,17 +75,6 @@ S3_LIMITS = PartLimits()
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
-    """A part that S3 copies from the archive."""
-
-    range: Range
-
-    @property
-    def size(self) -> int:
-        return self.range.size
-
-
-@dataclass(frozen=True, slots=True)
 class Uploaded:
     """A part that this machine uploads: ranges of the archive too short to copy, then ``end``."""
 
@@ -102,34 +91,19 @@ class Plan:
     """The parts of one batch.
 
     Attributes:
-        parts: in order; the last is uploaded. A batch of one part is a plain put.
+        parts: in order; S3 copies a ``Range`` of the archive. The last is uploaded. A batch of one
+            part is a plain put.
         size: bytes of the batch.
     """
 
-    parts: tuple[Copied | Uploaded, ...]
+    parts: tuple[Range | Uploaded, ...]
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """The S3 requests of plans, and the bytes that pass through this machine.
-
-    Attributes:
-        copies: UploadPartCopy.
-        puts: UploadPart and PutObject.
-        posts: CreateMultipartUpload and CompleteMultipartUpload.
-        gets: ranged GetObject.
-        heads: HeadObject, one before and one after each batch.
-        bytes_read, bytes_sent: of GETs and PUTs.
-    """
-
-    copies: int
-    puts: int
-    posts: int
-    gets: int
-    heads: int
-    bytes_read: int
-    bytes_sent: int
+def plan(cut: Partition, index: ZipIndex) -> list[Plan]:
+    """The plans of an export's batches, whose rows name the images as the index does."""
+    modified = index.members[cut.manifest].info.date_time
+    return [plan_batch(batch, index.members, modified) for batch in cut.batches]
 
 
 def plan_batch(
@@ -142,7 +116,7 @@ def plan_batch(
 
     Args:
         batch: its rows and images.
-        members: the archive's members by the names that the batch's rows use.
+        members: the archive's members by name.
         modified: the time stamp of ``manifest.csv``.
     """
     infos: list[ZipInfo] = []
@@ -171,19 +145,9 @@ def plan_batch(
     return Plan(tuple(_parts(runs, manifest + directory, size, limits)), size)
 
 
-def cost(plans: Sequence[Plan], limits: PartLimits = S3_LIMITS) -> Cost:
-    """The requests of ``plans``, if no batch exists yet."""
-    uploads = [part for plan in plans for part in plan.parts if isinstance(part, Uploaded)]
-    windows = [window for some in _groups(plans, limits) for window in _windows(some, limits)]
-    return Cost(
-        copies=sum(len(plan.parts) for plan in plans) - len(uploads),
-        puts=len(uploads),
-        posts=2 * sum(len(plan.parts) > 1 for plan in plans),
-        gets=len(windows),
-        heads=2 * len(plans),
-        bytes_read=sum(window.size for window in windows),
-        bytes_sent=sum(upload.size for upload in uploads),
-    )
+def reads(plans: Sequence[Plan], limits: PartLimits = S3_LIMITS) -> list[Range]:
+    """The ranges of the archive, one a request, that this machine reads for ``plans``."""
+    return [window for some in _groups(plans, limits) for window in _windows(some, limits)]
 
 
 def parts(
@@ -225,7 +189,7 @@ def verify(bucket: Bucket, key: str, batch: Batch, limits: Limits = DEFAULT_LIMI
         index = ZipIndex(_read_ahead(read, stored.size), stored.size, limits)
         if index.members.keys() != {MANIFEST, *batch.images}:
             raise AssemblyError(f"{key} does not hold the images it should.")
-        if index.read(MANIFEST) != batch.manifest:
+        if index.read(MANIFEST, limits) != batch.manifest:
             raise AssemblyError(f"{key} does not hold the rows it should.")
         for name, span in index.members.items():  # in the order of their bytes
             if what := header_disagreement(name, span, index.read_at):
@@ -252,7 +216,7 @@ def _read_ahead(read: Read, size: int) -> Read:
 
 def _parts(
     runs: Iterable[Range], end: bytes, size: int, limits: PartLimits
-) -> Iterator[Copied | Uploaded]:
+) -> Iterator[Range | Uploaded]:
     """Cut ``runs``, in their order, into copied and uploaded parts; the last ends with ``end``.
 
     A run that is too short to copy becomes an uploaded part, together with the runs behind it or
@@ -274,7 +238,7 @@ def _parts(
             waiting = []
             lacking = least
         if start < stop:
-            yield from map(Copied, _even(Range(start, stop), max(limits.max_copy_size, 2 * least)))
+            yield from _even(Range(start, stop), max(limits.max_copy_size, 2 * least))
     yield Uploaded(tuple(waiting), end)
 
 
@@ -298,9 +262,9 @@ def _windows(plans: Iterable[Plan], limits: PartLimits) -> list[Range]:
     return list(windows_over(ranges, limits.window, limits.max_gap))
 
 
-def _part(part: Copied | Uploaded, key: str, source: StoredObject, windows: Windows) -> Part:
-    if isinstance(part, Copied):
-        return CopiedPart(key, source.etag, part.range.start, part.range.end)
+def _part(part: Range | Uploaded, key: str, source: StoredObject, windows: Windows) -> Part:
+    if isinstance(part, Range):
+        return CopiedPart(key, source.etag, part.start, part.end)
     gathered = Gathered(windows, part.ranges)
     # In the order of the archive, so that the batches read it together.
     position = part.ranges[-1].end if part.ranges else 0

@@ -3,10 +3,9 @@
 import mmap
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from threading import Condition
 
 
@@ -79,15 +78,14 @@ class Windows:
     def expect(self, gathering: "_Gathering") -> None:
         """Copy the bytes that are read from now on to ``gathering``, as far as it needs them."""
         with self._changed:
-            for number in gathering.numbers:
+            for number in gathering.places:
                 self._waiting[number].add(gathering)
 
     def forget(self, gathering: "_Gathering") -> None:
         """Copy nothing more to ``gathering``, except from windows that are being read."""
         with self._changed:
-            for number in gathering.numbers:
+            for number in gathering.places:
                 self._waiting[number].discard(gathering)
-            gathering.numbers.clear()
             self._begun.discard(gathering)
 
     def fill(self, gathering: "_Gathering") -> None:
@@ -96,7 +94,7 @@ class Windows:
         Raises:
             Exception: if a window cannot be read.
         """
-        numbers = sorted(gathering.numbers)
+        numbers = sorted(gathering.places)
         for number in numbers:
             self._read_if_waiting(gathering, number)
         for number in numbers:  # those that other threads were reading
@@ -118,9 +116,9 @@ class Windows:
                 return
             waiting = self._in_memory(gathering, self._waiting[number])
             self._waiting[number] -= waiting
-            targets = [each.targets(number) for each in waiting]
+            targets = [target for each in waiting for target in each.targets(number)]
         try:
-            self._scatter(self._windows[number], chain.from_iterable(targets))
+            self._scatter(self._windows[number], targets)
         except BaseException:
             with self._changed:
                 self._waiting[number] |= waiting & self._begun
@@ -205,34 +203,29 @@ class _Gathering:
     Each attempt has its own, because a thread may still write for an attempt that was dropped.
 
     Attributes:
-        numbers: of the windows that it needs.
+        places: by number of a window: the ranges that it needs of it, and their places in
+            ``buffer``.
         end: of the last range.
         filled: numbers of windows whose bytes are in place.
         buffer: for all ranges together.
     """
 
     def __init__(self, windows: Windows, ranges: Sequence[Range]) -> None:
-        self._windows = windows
-        self._ranges = ranges
-        self.numbers = {number for number, _ in windows.cut(ranges)}
+        self.places: defaultdict[int, list[tuple[Range, int]]] = defaultdict(list)
         self.end = max((found.end for found in ranges), default=0)
         self.filled: set[int] = set()
+        self._size = 0
+        for number, found in windows.cut(ranges):
+            self.places[number].append((found, self._size))
+            self._size += found.size
 
     @cached_property
     def buffer(self) -> memoryview:
-        size = sum(found.size for found in self._ranges)
         # Mapped: a page takes memory only once it is written to.
-        return memoryview(mmap.mmap(-1, size or 1))[:size]
+        return memoryview(mmap.mmap(-1, self._size or 1))[: self._size]
 
-    def targets(self, number: int) -> Sequence[_Target]:
+    def targets(self, number: int) -> list[_Target]:
         """The ranges of a window and the buffers for their bytes."""
-        return self._targets[number]
-
-    @cached_property
-    def _targets(self) -> Mapping[int, Sequence[_Target]]:
-        targets: dict[int, list[_Target]] = defaultdict(list)
-        rest = self.buffer
-        for number, found in self._windows.cut(self._ranges):
-            targets[number].append((found, rest[: found.size]))
-            rest = rest[found.size :]
-        return targets
+        return [
+            (found, self.buffer[place : place + found.size]) for found, place in self.places[number]
+        ]

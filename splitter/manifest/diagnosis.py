@@ -13,8 +13,7 @@ from itertools import islice
 
 from splitter.archives import formats
 from splitter.archives.signatures import Kind, recognise
-from splitter.manifest import images
-from splitter.manifest.images import SHOWN, unwrapped
+from splitter.manifest.images import unwrapped, wrong_image
 from splitter.manifest.text import (
     LINE,
     SAVE_AS,
@@ -31,10 +30,10 @@ from splitter.manifest.text import (
     row_words,
 )
 from splitter.messages import ARCHIVE_SUFFIXES
-from splitter.sentences import Said, Sentence, Words
+from splitter.sentences import Cases, Problem, Sentence, Words
 from splitter.wording import count
 
-Check = Callable[[UnreadableError], Said | None]
+Check = Callable[[UnreadableError], Problem | None]
 """Returns a sentence if it recognises the cause, else None."""
 
 LINES_ABOVE_HEADER = 20
@@ -61,8 +60,8 @@ MOST_OF_A_TOTAL = 3
 
 COMPRESSED = Sentence(
     "manifest.compressed",
-    "The manifest is a compressed file with the name of a table. Unpack it, and zip the "
-    "export again with the table inside.",
+    "The manifest is a compressed file with the name of a table. Unpack it, and zip the export "
+    "again with the table inside.",
 )
 OTHER_FILE = Sentence(
     "manifest.other-file",
@@ -75,30 +74,26 @@ WEB_PAGE_INSTEAD = Sentence(
 )
 
 
-def compressed(failure: UnreadableError) -> Said | None:
+def other_file(failure: UnreadableError) -> Problem | None:
     found = recognise(failure.source.data)
-    return COMPRESSED() if found and found.kind is Kind.COMPRESSED else None
-
-
-def other_file(failure: UnreadableError) -> Said | None:
-    found = recognise(failure.source.data)
-    if found is None or found.kind in (Kind.WEB_PAGE, Kind.XML):
+    if found is None:
         return None
-    is_zip = found.kind is Kind.ZIP
-    return OTHER_FILE(kind=Words("a workbook (.xlsx, .ods or .numbers)") if is_zip else found.name)
-
-
-def web_page(failure: UnreadableError) -> Said | None:
-    found = recognise(failure.source.data)
-    return WEB_PAGE_INSTEAD() if found and found.kind in (Kind.WEB_PAGE, Kind.XML) else None
+    match found.kind:
+        case Kind.COMPRESSED:
+            return COMPRESSED()
+        case Kind.WEB_PAGE | Kind.XML:
+            return WEB_PAGE_INSTEAD()
+        case Kind.ZIP:
+            return OTHER_FILE(kind=Words("a workbook (.xlsx, .ods or .numbers)"))
+    return OTHER_FILE(kind=found.name)
 
 
 # The encoding
 
 UNREADABLE_UTF_16 = Sentence(
     "manifest.unreadable-utf-16",
-    f"The manifest is saved as UTF-16, not as UTF-8, and cannot be read with certainty. "
-    f"Open it in the program that saved it, {SAVE_AS}.",
+    "The manifest is saved as UTF-16, not as UTF-8, and cannot be read with certainty. Open it in "
+    f"the program that saved it, {SAVE_AS}.",
 )
 CODE_PAGE = Sentence(
     "manifest.not-utf-8",
@@ -107,13 +102,13 @@ CODE_PAGE = Sentence(
 )
 
 
-def utf_16(failure: UnreadableError) -> Said | None:
+def utf_16(failure: UnreadableError) -> Problem | None:
     text = failure.source.text
     is_utf_16 = text.startswith(tuple(UTF16_BOMS)) or text.count(0) * 3 > len(text)
     return UNREADABLE_UTF_16() if is_utf_16 else None
 
 
-def code_page(failure: UnreadableError) -> Said | None:
+def code_page(failure: UnreadableError) -> Problem | None:
     error = failure.cause
     if not isinstance(error, UnicodeDecodeError):
         return None
@@ -144,7 +139,7 @@ MARK_OUT_OF_PLACE = Sentence(
 )
 
 
-def mark_out_of_place(failure: UnreadableError) -> Said | None:
+def mark_out_of_place(failure: UnreadableError) -> Problem | None:
     line, _ = _line_of(failure)
     return MARK_OUT_OF_PLACE(row=_where(failure), line=line, cause=str(failure.cause))
 
@@ -201,8 +196,8 @@ SEMICOLONS = Sentence(
 )
 WHOLE_LINES = Sentence(
     "manifest.whole-lines-quoted",
-    "The manifest has each whole line in quotation marks ({line}), so that it is one cell. Open "
-    f"it in the program that saved it, {SAVE_AS}.",
+    "The manifest has each whole line in quotation marks ({line}), so that it is one cell. Open it "
+    f"in the program that saved it, {SAVE_AS}.",
 )
 WRAPPED_NAME = Sentence(
     "manifest.wrapped-name",
@@ -233,18 +228,18 @@ NO_COLUMN = Sentence(
 )
 
 
-def two_columns(failure: UnreadableError) -> Said | None:
+def two_columns(failure: UnreadableError) -> Problem | None:
     header, name = _header(failure), failure.source.image_column
     number = sum(_folded(each) == _folded(name) for each in header)
     return TWO_COLUMNS(number=number, column=name, names=header)
 
 
-def separator_line(failure: UnreadableError) -> Said | None:
+def separator_line(failure: UnreadableError) -> Problem | None:
     first = _first_line(failure.source)
     return SEPARATOR_LINE(line=first.strip('"')) if first.lower().startswith("sep=") else None
 
 
-def other_separator(failure: UnreadableError) -> Said | None:
+def other_separator(failure: UnreadableError) -> Problem | None:
     line = _first_line(failure.source)
     wanted = bare(failure.source.image_column).casefold()
     for separator, words in SEPARATORS.items():
@@ -254,31 +249,31 @@ def other_separator(failure: UnreadableError) -> Said | None:
     return None
 
 
-def whole_lines(failure: UnreadableError) -> Said | None:
+def whole_lines(failure: UnreadableError) -> Problem | None:
     header = _header(failure)
     is_one = len(header) == 1 and "," in header[0]
     names = map(unwrapped, header[0].split(",")) if is_one else ()
     return WHOLE_LINES(line=header[0]) if failure.source.image_column in names else None
 
 
-def wrapped_name(failure: UnreadableError) -> Said | None:
+def wrapped_name(failure: UnreadableError) -> Problem | None:
     wanted = failure.source.image_column
     name = next((name for name in _header(failure) if unwrapped(name) == wanted), None)
     return WRAPPED_NAME(name=name, column=wanted) if name else None
 
 
-def similar_name(failure: UnreadableError) -> Said | None:
+def similar_name(failure: UnreadableError) -> Problem | None:
     header, wanted = _header(failure), failure.source.image_column
     name = next((name for name in header if _folded(name) == _folded(wanted)), None)
     return SIMILAR_NAME(column=wanted, name=name, names=header) if name else None
 
 
-def no_header(failure: UnreadableError) -> Said | None:
+def no_header(failure: UnreadableError) -> Problem | None:
     files = failure.source.files.by_name
     return NO_HEADER() if any(name in files for name in _header(failure)) else None
 
 
-def header_below(failure: UnreadableError) -> Said | None:
+def header_below(failure: UnreadableError) -> Problem | None:
     wanted = bare(failure.source.image_column)
     records = failure.source.records()
     _, title = next(records)
@@ -292,7 +287,7 @@ def header_below(failure: UnreadableError) -> Said | None:
     return None
 
 
-def no_column(failure: UnreadableError) -> Said | None:
+def no_column(failure: UnreadableError) -> Problem | None:
     return NO_COLUMN(column=failure.source.image_column, names=_header(failure))
 
 
@@ -332,12 +327,12 @@ SHORT_HEADER = Sentence(
 )
 WRONG_WIDTH = Sentence(
     "manifest.rows-of-wrong-length",
-    "The manifest has {number} of the wrong length: {rows}. Correct the manifest or export it "
-    "again.",
+    "The manifest has {number:row|rows} of the wrong length: {first}. Correct the manifest or "
+    "export it again.",
 )
 
 
-def header_again(failure: UnreadableError) -> Said | None:
+def header_again(failure: UnreadableError) -> Problem | None:
     table = failure.table
     name = table.header[table.column]
     for number, cells in _rows(table):
@@ -347,21 +342,26 @@ def header_again(failure: UnreadableError) -> Said | None:
     return None
 
 
-def total_row(failure: UnreadableError) -> Said | None:
-    """The last row, if only that row is faulty."""
+def total_row(failure: UnreadableError) -> Problem | None:
+    """The last row, if only that row is faulty, names no image and has a word for a total."""
     table = failure.table
     rows = list(_rows(table))
-    if not rows:
+    if not rows or rows[-1][0] != failure.row:
         return None
-    number, cells = last = rows[-1]
-    others = [row for row in _misfits(failure) if row != last]
-    if failure.row != number or others or not is_total(last, table.column):
+    number, cells = rows[-1]
+    image = bare(cells[table.column]) if table.column < len(cells) else ""
+    filled = [cell for cell in cells if cell]
+    if (
+        FILE_NAME.search(image)
+        or len(filled) > MOST_OF_A_TOTAL
+        or not any(TOTAL.search(cell) for cell in filled)
+        or any(row != rows[-1] for row in _misfits(failure))
+    ):
         return None
-    text = ", ".join(cell for cell in cells if cell)
-    return TOTAL_ROW(row=row_words(number), text=text)
+    return TOTAL_ROW(row=row_words(number), text=", ".join(filled))
 
 
-def short_header(failure: UnreadableError) -> Said | None:
+def short_header(failure: UnreadableError) -> Problem | None:
     table = failure.table
     widths = [len(cells) for _, cells in _rows(table)]
     one_more = len(table.header) + 1
@@ -370,16 +370,12 @@ def short_header(failure: UnreadableError) -> Said | None:
     return None
 
 
-def wrong_width(failure: UnreadableError) -> Said | None:
-    table, rows = failure.table, _misfits(failure)
-    named = [
-        f"{table.where(number, cells)} has {count(len(cells), 'cell')} instead of "
-        f"{len(table.header)}"
-        for number, cells in rows[:SHOWN]
-    ]
-    more = f"; and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
-    number = Words(count(len(rows), "row"))
-    return WRONG_WIDTH(number=number, rows=Words("; ".join(named) + more)) if rows else None
+def wrong_width(failure: UnreadableError) -> Problem | None:
+    table, misfits = failure.table, Cases()
+    for number, cells in _misfits(failure):
+        is_length = f"has {count(len(cells), 'cell')} instead of {len(table.header)}"
+        misfits.add(where=f"{table.where(number, cells)} {is_length}")
+    return WRONG_WIDTH(**misfits.values("; ")) if misfits.number else None
 
 
 def _misfits(failure: UnreadableError) -> list[Row]:
@@ -395,27 +391,13 @@ def _misfits(failure: UnreadableError) -> list[Row]:
 
 
 def _rows(table: Table) -> Iterator[Row]:
-    """The non-empty lines below the header, up to the first unreadable one."""
+    """The rows below the header that are not empty. ``_worse`` has shown that all can be read."""
     records = table.source.records()
     next(records)
-    try:
-        yield from (row for row in records if not table.is_empty(row[1]))
-    except UnreadableError:
-        return
+    return (row for row in records if not table.is_empty(row[1]))
 
 
-def is_total(row: Row, column: int) -> bool:
-    """Whether a row names no image, is mostly empty and has a word for a total."""
-    _, cells = row
-    image = bare(cells[column]) if column < len(cells) else ""
-    return (
-        not FILE_NAME.search(image)
-        and sum(map(bool, cells)) <= MOST_OF_A_TOTAL
-        and any(TOTAL.search(cell) for cell in cells)
-    )
-
-
-ANY_FAULT: Sequence[Check] = (compressed, other_file, web_page, utf_16)
+ANY_FAULT: Sequence[Check] = (other_file, utf_16)
 """The checks that run first for every fault."""
 
 CHECKS: Mapping[Fault, Sequence[Check]] = {
@@ -436,7 +418,7 @@ CHECKS: Mapping[Fault, Sequence[Check]] = {
     Fault.TWO_COLUMNS: (two_columns,),
     Fault.NO_ROWS: (lambda failure: NO_ROWS(),),
     Fault.WIDTH: (header_again, total_row, short_header, wrong_width),
-    Fault.IMAGE: (total_row, images.no_image, images.unusable_image),
+    Fault.IMAGE: (total_row, wrong_image),
 }
 """The checks of each fault, in order. The last one always returns a sentence."""
 
@@ -445,8 +427,8 @@ def explain(failure: UnreadableError) -> ManifestError:
     """The error for a project manager."""
     failure = _worse(failure) or failure
     for check in (*ANY_FAULT, *CHECKS[failure.fault]):
-        if said := check(failure):
-            return ManifestError(said)
+        if problem := check(failure):
+            return ManifestError(problem)
     raise AssertionError(failure.fault)
 
 
@@ -500,35 +482,19 @@ OTHER_TABLES = {
 }
 
 
-def document(names: Collection[str]) -> Said | None:
-    kind = formats.document(names)
-    return DOCUMENT(document=Words(kind)) if kind else None
-
-
-def inner_archive(names: Collection[str]) -> Said | None:
-    inner = next((name for name in names if name.lower().endswith(ARCHIVE_SUFFIXES)), None)
-    return INNER_ARCHIVE(name=inner) if inner else None
-
-
-def other_table(names: Collection[str]) -> Said | None:
-    for ending, kind in OTHER_TABLES.items():
+def explain_names(names: Collection[str]) -> ManifestError:
+    """The error for an archive without a manifest, by the names of its files."""
+    if kind := formats.document(names):
+        return ManifestError(DOCUMENT, document=Words(kind))
+    for name in names:
+        if name.lower().endswith(ARCHIVE_SUFFIXES):
+            return ManifestError(INNER_ARCHIVE, name=name)
+    for ending, words in OTHER_TABLES.items():
         found = [name for name in names if name.lower().endswith(ending) and name.count("/") <= 1]
         found = [name for name in found if "manifest" in name.lower()] or found
         if len(found) == 1:
-            return OTHER_TABLE(name=found[0], kind=kind)
-    return None
-
-
-def too_deep(names: Collection[str]) -> Said | None:
-    deep = next((name for name in names if name.lower().endswith("/manifest.csv")), None)
-    return TOO_DEEP(name=deep) if deep else None
-
-
-CHECKS_OF_NAMES = (document, inner_archive, other_table, too_deep)
-"""The checks of the file names of an archive without a manifest, in order."""
-
-
-def explain_names(names: Collection[str]) -> ManifestError:
-    """The error for an archive without a manifest."""
-    found = (said for check in CHECKS_OF_NAMES if (said := check(names)))
-    return ManifestError(next(found, NO_MANIFEST()))
+            return ManifestError(OTHER_TABLE, name=found[0], kind=words)
+    for name in names:
+        if name.lower().endswith("/manifest.csv"):
+            return ManifestError(TOO_DEEP, name=name)
+    return ManifestError(NO_MANIFEST)

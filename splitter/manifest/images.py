@@ -9,11 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from splitter.archives.members import plain
 from splitter.manifest.text import MANIFEST, UnreadableError, bare
-from splitter.sentences import Said, Sentence, Words, shown
-from splitter.wording import count
-
-SHOWN = 3
-"""Faulty rows that a sentence names."""
+from splitter.sentences import Cases, Problem, Sentence, shown
 
 COMPARED = 100
 """Names without a file that are compared with the archive's files. One pair is shown."""
@@ -28,7 +24,7 @@ AROUND = " \t\"'`=\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\u00ab\u00bb\u
 """Characters that programs put around a name: quotation marks of all kinds, the ``=`` of a formula.
 """
 
-_ROWS = "The manifest has {rows} without an image: {first}. "
+_ROWS = "The manifest has {number:row|rows} without an image: {first}. "
 _PAIR = _ROWS + "The archive has {file} for {name}: "
 _CORRECT = " Correct the manifest or export it again."
 
@@ -90,37 +86,35 @@ NOT_BESIDE = Sentence(
 )
 UNUSABLE = Sentence(
     "manifest.unusable-image",
-    "The archive cannot be split as it is: {row} of its manifest names {name}, which {reason}"
-    "{more}.",
+    "The archive cannot be split as it is: {row} of its manifest names {name}, which {reason}. "
+    "{number:row names|rows name} such a file.",
 )
 
 
-def no_image(failure: UnreadableError) -> Said | None:
-    """Rows whose image is not in the archive, with the most similar file."""
-    table = failure.table
-    files = failure.source.files
-    number = 0
-    first: list[str] = []
-    missing: list[str] = []
+def wrong_image(failure: UnreadableError) -> Problem:
+    """Rows whose image is not in the archive; if there are none, rows with an unusable image."""
+    table, files = failure.table, failure.source.files
+    missing = Cases()
+    names: list[str] = []
+    unusable = 0
+    first: dict[str, object] = {}
     for row, cells in table.shaped():
         name = cells[table.column]
-        if files.of(name) or files.of(plain(name)):
-            continue
-        number += 1
-        if len(first) < SHOWN:
-            first.append(f"{table.where(row, cells)} {_clause(name)}")
-        if name not in ("", MANIFEST) and len(missing) < COMPARED:
-            missing.append(name)
-    if not number:
-        return None
-    more = f"; and {number - len(first):,} more" if number > len(first) else ""
-    values = {"rows": Words(count(number, "row")), "first": Words("; ".join(first) + more)}
-    if pair := most_similar(missing, [*sorted(files.by_name), *files.names]):
+        file = files.of(name) or files.of(plain(name))
+        if not file:
+            missing.add(where=f"{table.where(row, cells)} {_clause(name)}")
+            if name not in ("", MANIFEST) and len(names) < COMPARED:
+                names.append(name)
+        elif reason := files.unusable.get(file):
+            unusable += 1
+            first = first or {"row": table.where(row, cells), "name": name, "reason": reason}
+    if not missing.number:
+        return UNUSABLE(number=unusable, **first)
+    values = missing.values("; ")
+    if pair := most_similar(names, [*sorted(files.by_name), *files.names]):
         sentence, name, file = pair
         return sentence(name=name, file=file, **values)
-    if not all(name.isascii() for name in missing):
-        return OTHER_LETTERS(**values)
-    return NOT_THERE(**values)
+    return NOT_THERE(**values) if "".join(names).isascii() else OTHER_LETTERS(**values)
 
 
 def _clause(name: str) -> str:
@@ -129,22 +123,6 @@ def _clause(name: str) -> str:
     if name == MANIFEST:
         return "names the manifest as its image"
     return f"names {shown(name)}, which is not in the archive"
-
-
-def unusable_image(failure: UnreadableError) -> Said | None:
-    """Rows that name an unusable file."""
-    table, files = failure.table, failure.source.files
-    number = 0
-    first: dict[str, object] = {}
-    for row, cells in table.shaped():
-        name = cells[table.column]
-        file = files.of(name) or files.of(plain(name))
-        if file in files.unusable:
-            number += 1
-            why = files.unusable[file]
-            first = first or {"row": table.where(row, cells), "name": name, "reason": why}
-    more = Words(f" ({number:,} rows name such files)" if number > 1 else "")
-    return UNUSABLE(**first, more=more) if first else None
 
 
 def most_similar(missing: Sequence[str], names: Iterable[str]) -> tuple[Sentence, str, str] | None:

@@ -12,10 +12,10 @@ from types import MappingProxyType
 import pandas as pd
 
 from splitter.archives import DEFAULT_LIMITS, Limits
-from splitter.manifest import diagnosis, images
+from splitter.manifest import diagnosis
 from splitter.manifest.checks import CHECKS
 from splitter.manifest.text import MANIFEST, Files, ManifestError, Row, UnreadableError, read
-from splitter.sentences import Said, Sentence
+from splitter.sentences import MAX_CASES, Problem, Sentence
 
 TWO_MANIFESTS = Sentence(
     "manifest.more-than-one",
@@ -71,7 +71,6 @@ class Partition:
         subject: position of the subjectId column.
         warnings: about the manifest.
         zooniverse: images and rows that Zooniverse will refuse; see ``splitter.zooniverse``.
-        zooniverse_notes: advice for the upload.
     """
 
     manifest: str
@@ -82,9 +81,8 @@ class Partition:
     column: int = 0
     numbers: Sequence[int] = ()
     subject: int | None = None
-    warnings: tuple[str | Said, ...] = ()
-    zooniverse: tuple[Said, ...] = ()
-    zooniverse_notes: tuple[Said, ...] = ()
+    warnings: tuple[str | Problem, ...] = ()
+    zooniverse: tuple[Problem, ...] = ()
 
 
 def partition_export(
@@ -92,7 +90,7 @@ def partition_export(
     read_member: Callable[[str], bytes],
     image_column: str,
     batch_size: int,
-    unusable: Mapping[str, Said] = MappingProxyType({}),
+    unusable: Mapping[str, Problem] = MappingProxyType({}),
     limits: Limits = DEFAULT_LIMITS,
 ) -> Partition:
     """Check an archive's manifest against its files and cut it into batches.
@@ -121,9 +119,7 @@ def partition_export(
     used = {image: files.of(image) for batch in batches for image in batch.images}
     listed = {name, *used.values()}
     left = {other.removeprefix(folder) for other in names if other not in listed}
-    warnings = list(table.warnings)
-    for check in CHECKS:
-        warnings += check(table, left)
+    found = [check(table, left) for check in CHECKS]
     return Partition(
         manifest=name,
         folder=folder,
@@ -133,7 +129,7 @@ def partition_export(
         column=table.column,
         numbers=table.numbers,
         subject=table.subject,
-        warnings=tuple(warnings),
+        warnings=(*table.warnings, *filter(None, found)),
     )
 
 
@@ -153,7 +149,7 @@ def find(names: Collection[str]) -> str:
             if len(found) == 1:
                 return found[0]
             if found:
-                raise ManifestError(TWO_MANIFESTS, names=found[: images.SHOWN])
+                raise ManifestError(TWO_MANIFESTS, names=found[:MAX_CASES])
     raise diagnosis.explain_names(names)
 
 

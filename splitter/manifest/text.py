@@ -18,8 +18,7 @@ from enum import Enum, auto
 from splitter.archives import DEFAULT_LIMITS, Limits
 from splitter.archives.members import plain
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Said, Sentence, Words, shown
-from splitter.wording import count
+from splitter.sentences import Actor, Cases, Problem, Sentence, Words, shown
 
 # The csv module refuses cells above 128 KiB by default; the limit is process-wide.
 csv.field_size_limit(sys.maxsize)
@@ -97,26 +96,26 @@ INVISIBLE_IN_NAME = Sentence(
 )
 SHORT_ROWS = Sentence(
     "manifest.rows-without-last-cells",
-    "{count} rows of the manifest have no cells in the last columns, as Excel saves empty cells at "
-    "the right end. The first is {row}. The missing cells were read as empty cells.",
+    "The manifest has {number:row|rows} without cells in the last columns, as Excel saves empty "
+    "cells at the right end: {first}. The missing cells were read as empty cells.",
     Actor.NOBODY,
 )
 EMPTY_ROWS = Sentence(
     "manifest.empty-rows",
-    "The manifest has {rows} with nothing but empty cells, the first is {row}. They were left out.",
+    "The manifest has {number:row|rows} with nothing but empty cells: {first}. They were left out.",
     Actor.NOBODY,
 )
 EMPTY_COLUMNS = Sentence(
     "manifest.empty-columns",
-    "The manifest has {columns} at its right end without a name and without content. They were "
-    "left out.",
+    "The manifest has {number:column|columns} at its right end without a name and without content. "
+    "They were left out.",
     Actor.NOBODY,
 )
 PATHS_REWRITTEN = Sentence(
     "manifest.image-paths-rewritten",
-    "The manifest has {rows} whose image's path is written for one system only, such as with a "
-    "backslash between folders. The first is {row}. The batches have these paths with /, which "
-    "every system reads.",
+    "The manifest has {number:row|rows} whose image's path is written for one system only, such as "
+    "with a backslash between folders: {first}. The batches have these paths with /, which every "
+    "system reads.",
     Actor.NOBODY,
 )
 
@@ -152,10 +151,12 @@ class Files:
 
     by_name: Mapping[str, str] = field(default_factory=dict)
     names: Collection[str] = ()
-    unusable: Mapping[str, Said] = field(default_factory=dict)
+    unusable: Mapping[str, Problem] = field(default_factory=dict)
 
     @classmethod
-    def beside(cls, folder: str, names: Collection[str], unusable: Mapping[str, Said]) -> "Files":
+    def beside(
+        cls, folder: str, names: Collection[str], unusable: Mapping[str, Problem]
+    ) -> "Files":
         """The files of an archive whose manifest is in ``folder``."""
         files = {name.removeprefix(folder): name for name in names if name.startswith(folder)}
         composed = {_composed(name): file for name, file in files.items()}
@@ -227,7 +228,7 @@ class Table:
     header: list[str]
     column: int
     full_width: int
-    warnings: list[Said] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
     numbers: "array[int]" = field(default_factory=lambda: array("L"))
     odd: list[tuple[int, str, str]] = field(default_factory=list)
 
@@ -251,13 +252,13 @@ class Table:
         files, column, subject = self.source.files, self.column, self.subject
         by_name, unusable = files.by_name, files.unusable
         self.numbers, self.odd = array("L"), []
-        rewritten = Tally()
+        rewritten = Cases()
         for number, cells in self.shaped():
             image = cells[column]
             if by_name and (image not in by_name or image == MANIFEST):
                 if not files.of(image):
                     cells[column] = image = plain(image)
-                    rewritten.add(self.where(number, cells))
+                    rewritten.add(where=self.where(number, cells))
                 if not files.of(image):
                     raise UnreadableError(Fault.IMAGE, self.source, self, row=number)
             if unusable and files.of(image) in unusable:
@@ -266,9 +267,8 @@ class Table:
                 self.odd.append((number, cells[subject], image))
             self.numbers.append(number)
             yield number, cells
-        if rewritten.count:
-            rows = Words(count(rewritten.count, "row"))
-            self.warnings.append(PATHS_REWRITTEN(rows=rows, row=rewritten.first))
+        if rewritten.number:
+            self.warnings.append(PATHS_REWRITTEN(**rewritten.values()))
 
     def shaped(self) -> Iterator[Row]:
         """The rows, each as wide as the header. Images are not checked.
@@ -278,42 +278,37 @@ class Table:
         """
         width, full_width = len(self.header), self.full_width
         column, name = self.column, self.header[self.column]
-        empty, short = Tally(), Tally()
-        held: Row | None = None  # a short row, until another line follows
+        empty, short = Cases(), Cases()
         last = 0
         records = self.source.records()
         next(records)
         for number, cells in records:
-            if held:
-                yield held
-                held = None
             if len(cells) == full_width and cells[column] and not cells[column].isspace():
                 if cells[column] == name:  # a second header
                     raise UnreadableError(Fault.WIDTH, self.source, self, row=number)
                 last = number
                 yield number, cells if full_width == width else cells[:width]
             elif self.is_empty(cells):
-                empty.add(row_words(number))
+                empty.add(where=row_words(number))
             elif not self.is_completable(cells):
                 raise UnreadableError(Fault.WIDTH, self.source, self, row=number)
             else:
                 last = number
                 if len(cells) < width:
-                    short.add(self.where(number, cells))
-                held = (number, cells[:width] + [""] * (width - len(cells)))
-        if held:
-            # A short last line without a line end may be cut off.
-            if len(cells) < width and not self.source.text.endswith((b"\n", b"\r")):
-                raise UnreadableError(Fault.WIDTH, self.source, self, row=held[0])
-            yield held
+                    short.add(where=self.where(number, cells))
+                yield number, cells[:width] + [""] * (width - len(cells))
         if not last:
             raise UnreadableError(Fault.NO_ROWS, self.source, self)
-        if short.count:
-            self.warnings.append(SHORT_ROWS(count=short.count, row=short.first))
-        if empty.count:
-            self.warnings.append(EMPTY_ROWS(rows=Words(count(empty.count, "row")), row=empty.first))
+        # A short last line without a line end may be cut off.
+        is_short = last == number and len(cells) < width
+        if is_short and not self.source.text.endswith((b"\n", b"\r")):
+            raise UnreadableError(Fault.WIDTH, self.source, self, row=last)
+        if short.number:
+            self.warnings.append(SHORT_ROWS(**short.values()))
+        if empty.number:
+            self.warnings.append(EMPTY_ROWS(**empty.values()))
         if more := full_width - width:
-            self.warnings.append(EMPTY_COLUMNS(columns=Words(count(more, "column"))))
+            self.warnings.append(EMPTY_COLUMNS(number=more))
 
     def is_empty(self, cells: Sequence[str]) -> bool:
         """Whether a row has only blanks and is left out."""
@@ -329,18 +324,6 @@ class Table:
         if width <= len(cells) <= self.full_width:
             return not any(cells[width:])
         return self.column < len(cells) < width and cells[self.column] in self.source.files.by_name
-
-
-@dataclass
-class Tally:
-    """Counts rows and keeps the first."""
-
-    count: int = 0
-    first: Words = field(default_factory=Words)
-
-    def add(self, where: Words) -> None:
-        self.count += 1
-        self.first = self.first or where
 
 
 @dataclass(eq=False, repr=False)
@@ -393,7 +376,7 @@ def read(
         UnreadableError: if the table has no header with exactly one image column.
         ManifestError: if it exceeds ``limits``.
     """
-    warnings: list[Said] = []
+    warnings: list[Problem] = []
     source = _decoded(Source(data, data, image_column, files or Files()), warnings)
     # Counted before parsing: a hundred million empty cells take less than 64 MiB of text.
     marks = (source.separator.encode(), b"\r", b"\n", b'\\"')
@@ -452,21 +435,18 @@ def strict_part(text: bytes) -> tuple[int, int]:
     return position, number
 
 
-def _decoded(source: Source, warnings: list[Said]) -> Source:
+def _decoded(source: Source, warnings: list[Problem]) -> Source:
     """The source with ``text`` in UTF-8, without a byte order mark."""
     data = source.data
-    if encoding := UTF16_BOMS.get(data[:2]):
-        return _from_utf16(source, encoding, warnings)
-    if data.startswith(2 * UTF8_BOM):
-        warnings.append(TWO_MARKS())
-    while data.startswith(UTF8_BOM):
-        data = data[len(UTF8_BOM) :]
-    return replace(source, text=data)
-
-
-def _from_utf16(source: Source, encoding: str, warnings: list[Said]) -> Source:
+    encoding = UTF16_BOMS.get(data[:2])
+    if not encoding:
+        if data.startswith(2 * UTF8_BOM):
+            warnings.append(TWO_MARKS())
+        while data.startswith(UTF8_BOM):
+            data = data[len(UTF8_BOM) :]
+        return replace(source, text=data)
     try:
-        text = source.data[2:].decode(encoding).lstrip("\ufeff")
+        text = data[2:].decode(encoding).lstrip("\ufeff")
     except UnicodeDecodeError as error:
         raise UnreadableError(Fault.ENCODING, source, cause=error) from error
     first = text.lstrip("\r\n").partition("\n")[0]
@@ -475,7 +455,7 @@ def _from_utf16(source: Source, encoding: str, warnings: list[Said]) -> Source:
     return replace(source, text=text.encode(), separator=separator)
 
 
-def _quoted(source: Source, warnings: list[Said]) -> Source:
+def _quoted(source: Source, warnings: list[Problem]) -> Source:
     """The source with quotation marks as in RFC 4180, if only one reading is possible."""
     if source.separator != ",":
         return source
@@ -522,7 +502,7 @@ def _lines(text: bytes) -> Iterator[str]:
     return map(bytes.decode, found)
 
 
-def _column(source: Source, header: Sequence[str], warnings: list[Said]) -> int:
+def _column(source: Source, header: Sequence[str], warnings: list[Problem]) -> int:
     name = source.image_column
     found = [position for position, each in enumerate(header) if each == name]
     if not found:

@@ -104,7 +104,7 @@ def test_an_archive_whose_manifest_spells_names_otherwise_is_extracted(
     biospex.s3.upload_file(str(path), bucket.name, f"export/{path.name}")
     lane, _, [batch] = split(bucket, path, "auto", tmp_path)
     assert isinstance(lane, Extract)
-    assert "its manifest spells 'K\u00fcste.jpg' in another way" in lane.reason
+    assert "its manifest spells 'K\u00fcste.jpg' in another way" in lane.reason.text
     images = {"Ku\u0308ste.jpg": hashlib.sha256(b"image").hexdigest()}
     check([batch], [["Ku\u0308ste.jpg"]], images)
 

@@ -78,7 +78,7 @@ def unusable_in(data: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         contents = extract(data, Path(folder), limits)
         assert not contents.members.keys() & contents.unusable.keys()
-        return {name: said.text for name, said in contents.unusable.items()}
+        return {name: problem.text for name, problem in contents.unusable.items()}
 
 
 def link(name: str, type: bytes) -> tarfile.TarInfo:
@@ -115,8 +115,10 @@ def test_every_file_of_a_real_export_is_unpacked_byte_for_byte(path: Path, tmp_p
             files = {info.name.removeprefix("./"): tar.extractfile(info) for info in tar}
             expected = {name: file.read() for name, file in files.items() if file}
 
-    contents = archive.extract(path, tmp_path / "store")
+    steps: list[int] = []
+    contents = archive.extract(path, tmp_path / "store", steps.append)
 
+    assert sum(steps) == sum(map(len, expected.values()))
     assert {name: contents.read(name) for name in contents.members} == expected
     for name, member in contents.members.items():
         assert (member.size, member.crc) == (len(expected[name]), zlib.crc32(expected[name]))
@@ -133,13 +135,6 @@ def test_the_format_is_known_by_the_content_under_any_name(
     contents = archive.extract(path, tmp_path / "store")
     assert identified(SMALL[name]) == name.partition("-")[0]
     assert {file: contents.read(file) for file in contents.members} == FILES
-
-
-@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.name[:2] + path.suffix)
-def test_progress_adds_up_to_the_bytes_unpacked(path: Path, tmp_path: Path) -> None:
-    steps: list[int] = []
-    contents = archive.extract(path, tmp_path / "store", steps.append)
-    assert sum(steps) == sum(member.size for member in contents.members.values())
 
 
 def test_a_zip_is_unpacked_while_it_arrives(tmp_path: Path) -> None:
@@ -201,27 +196,6 @@ def test_an_unpacked_archive_is_complete(make: type, tmp_path: Path) -> None:
     unpacked.wait_for()
 
 
-@pytest.mark.parametrize("make", [zip_of, tar_of])
-def test_folders_and_files_of_desktop_systems_are_no_part_of_an_export(make: type) -> None:
-    noise = [
-        "__MACOSX/._a.jpg",
-        "export/__MACOSX/a.jpg",
-        "export/.DS_Store",
-        "export/._a.jpg",
-        "Thumbs.db",
-        "export/desktop.ini",
-    ]
-    files = {**dict.fromkeys(noise, b"noise"), "export/a.jpg": b"image", "__MACOSX.jpg": b"x"}
-    assert files_of(make(files)) == {"export/a.jpg": b"image", "__MACOSX.jpg": b"x"}
-
-
-def test_a_leading_dot_slash_is_no_part_of_a_name() -> None:
-    assert files_of(tar_of({"./a.jpg": b"1", "././b/c.jpg": b"2"})) == {
-        "a.jpg": b"1",
-        "b/c.jpg": b"2",
-    }
-
-
 @pytest.mark.parametrize("format", TAR_FORMATS.values(), ids=TAR_FORMATS)
 def test_a_time_stamp_in_a_tar_is_taken_as_utc(format: int, tmp_path: Path) -> None:
     contents = extract(tar_of({"a.jpg": b"1"}, format), tmp_path)
@@ -247,7 +221,7 @@ def test_an_archive_that_ends_early_is_refused_wherever_it_ends(name: str, tmp_p
             continue
         # Only behind a file: the manifest shows whether all are there.
         assert name.startswith("tar-")
-        assert any("archive.tar-without-end" in remark for remark in contents.remarks)
+        assert any("archive.tar-without-end" in remark.code for remark in contents.remarks)
 
 
 @pytest.mark.parametrize("name", CHECKED)
@@ -364,18 +338,7 @@ def test_a_changed_header_does_not_pass_for_the_end_of_a_tar(
 
 
 @pytest.mark.parametrize("make", [zip_of, tar_of])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../a.jpg",
-        "x/../../a.jpg",
-        "/../etc/passwd",
-        "C:/a.jpg",
-        "..\\a.jpg",
-        "x/\n.jpg",
-        "\x7f.jpg",
-    ],
-)
+@pytest.mark.parametrize("name", ["../a.jpg", "x/\n.jpg"])
 def test_a_name_that_could_lead_elsewhere_is_for_no_batch(make: type, name: str) -> None:
     ((known_as, reason),) = unusable_in(make({name: b"1"})).items()
     assert "unsafe name" in reason
@@ -384,45 +347,27 @@ def test_a_name_that_could_lead_elsewhere_is_for_no_batch(make: type, name: str)
 
 @pytest.mark.parametrize("make", [zip_of, tar_of])
 @pytest.mark.parametrize(
-    ("names", "known", "remark"),
+    ("names", "known"),
     [
-        (["/manifest.csv", "a.jpg"], ["manifest.csv", "a.jpg"], "begin with a slash"),
-        (["//x/a.jpg", "/x/b.jpg"], ["x/a.jpg", "x/b.jpg"], "'//x/a.jpg' is the first of 2"),
-        (["images\\a.jpg"], ["images/a.jpg"], "backslash between folders"),
+        (["/manifest.csv", "a.jpg"], ["manifest.csv", "a.jpg"]),
+        (["//x/a.jpg", "/x/b.jpg"], ["x/a.jpg", "x/b.jpg"]),
+        (["images\\a.jpg"], ["images/a.jpg"]),
     ],
 )
-def test_names_that_have_only_one_reading_are_read_with_a_remark(
-    make: type, names: list[str], known: list[str], remark: str, tmp_path: Path
+def test_names_that_have_only_one_reading_are_read(
+    make: type, names: list[str], known: list[str], tmp_path: Path
 ) -> None:
     data = make([(name, name.encode()) for name in names])
     contents = extract(data, tmp_path)
     assert {name: contents.read(name) for name in contents.members} == {
         name: raw.encode() for name, raw in zip(known, names, strict=True)
     }
-    remarks = index_of(data).remarks if make is zip_of else contents.remarks
-    assert remark in remarks[0]
-
-
-@pytest.mark.parametrize("make", [zip_of, tar_of])
-def test_folders_may_be_parted_as_windows_does_or_twice(make: type) -> None:
-    names = ["x\\a.jpg", "x//b.jpg", "x/./c.jpg", ".//d.jpg"]
-    found = files_of(make([(name, name.encode()) for name in names]))
-    wanted = ["x/a.jpg", "x/b.jpg", "x/c.jpg", "d.jpg"]
-    assert found == {known: name.encode() for known, name in zip(wanted, names, strict=True)}
 
 
 def test_a_name_that_is_not_utf8_is_spoken_of_in_words_that_are() -> None:
     ((name, reason),) = unusable_in(tar_of({"\udce9.jpg": b"1"}, tarfile.GNU_FORMAT)).items()
     assert "unsafe name" in reason
     assert (name + reason).encode()
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("make", [zip_of, tar_of])
-@pytest.mark.parametrize("names", [("a.jpg", "a.jpg"), ("a.jpg", "./a.jpg")])
-def test_two_files_of_one_name_are_for_no_batch(make: type, names: tuple[str, str]) -> None:
-    unusable = unusable_in(make([(names[0], b"1"), (names[1], b"2")]))
-    assert "is in the archive twice" in unusable["a.jpg"]
 
 
 @pytest.mark.parametrize("make", [zip_of, tar_of])
@@ -453,7 +398,7 @@ def test_a_name_too_long_for_a_file_is_not_normalised(make: type) -> None:
 def test_a_tar_without_all_of_its_end_is_read(blocks: int, tmp_path: Path) -> None:
     contents = extract(tar_of({"a.jpg": b"x"})[: 1024 + blocks * 512], tmp_path)
     assert list(contents.members) == ["a.jpg"]
-    assert ["archive.tar-without-end" in remark for remark in contents.remarks] == (
+    assert ["archive.tar-without-end" in remark.code for remark in contents.remarks] == (
         [] if blocks else [True]
     )
 
@@ -494,11 +439,6 @@ def test_an_old_sparse_map_of_too_many_blocks_is_refused() -> None:
     assert "sparse file" in refusal_of(bytes(header) + (b"\0" * 504 + b"\1" + b"\0" * 7) * 1000)
 
 
-def test_an_encrypted_file_is_unusable() -> None:
-    encrypted = patched(patched(zip_of(FILES), CENTRAL, 8, b"\1\0"), LOCAL, 6, b"\1\0")
-    assert {"is encrypted" in reason for reason in unusable_in(encrypted).values()} == {True}
-
-
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -530,11 +470,6 @@ def test_the_overlap_bomb_is_refused_for_nothing_but_its_overlap() -> None:
         assert (len(content), zlib.crc32(content)) == (info.file_size, info.CRC)
 
 
-@pytest.mark.parametrize("make", [zip_of, tar_of])
-def test_a_file_without_a_name_is_for_no_batch(make: type) -> None:
-    assert "has no name" in unusable_in(make({"./." if make is tar_of else "": b"1"}))[""]
-
-
 def test_an_image_shorter_than_its_stated_size_is_refused() -> None:
     data = patched(zip_of({"a.jpg": b"image"}), CENTRAL, 24, struct.pack("<L", 9))
     assert "'a.jpg' cannot be unpacked (it is shorter than the archive says)" in refusal_of(data)
@@ -558,11 +493,6 @@ def test_the_checksum_at_the_end_of_a_gzip_counts(position: int) -> None:
     data = bytearray(gzip.compress(tar_of(FILES)))
     data[position] ^= 1
     assert "damaged or incomplete" in refusal_of(bytes(data))
-
-
-def test_a_gzip_that_holds_no_tar_is_refused() -> None:
-    assert refusal_of(gzip.compress(b"subjectId,imageName\n" * 100))
-    assert refusal_of(gzip.compress(b""))
 
 
 def test_an_archive_without_files_holds_nothing() -> None:
@@ -604,34 +534,11 @@ MAKERS = pytest.mark.parametrize("make", [zip_of, tar_of])
 
 
 @MAKERS
-@pytest.mark.parametrize(
-    ("names", "problem"),
-    [
-        (["a.jpg", "A.JPG"], "another file of the archive, 'a.jpg'"),
-        (["\u00fc.jpg", "u\u0308.jpg"], "another file of the archive, '\u00fc.jpg'"),
-    ],
-    ids=["case", "composition of an umlaut"],
-)
-def test_of_two_names_that_one_folder_cannot_hold_one_is_for_no_batch(
-    make: type, names: list[str], problem: str
-) -> None:
-    assert problem in unusable_in(make([(name, b"") for name in names]))[names[1]]
-
-
-@MAKERS
 @pytest.mark.parametrize("name", ["a" * 255, "ü" * 127 + "a"])
 def test_a_name_may_be_as_long_as_file_systems_take_it(make: type, name: str) -> None:
     assert list(files_of(make({name: b"1"}))) == [name]
     (reason,) = unusable_in(make({name + "a": b"1"})).values()
     assert f"of {len(name.encode()) + 1} bytes" in reason
-
-
-@MAKERS
-def test_a_name_of_four_kibibytes_is_for_no_batch_and_the_limit_is_named(make: type) -> None:
-    (complaint,) = unusable_in(make({"n" * 4096: b"1"})).values()
-    assert "a name of 4,096 bytes" in complaint
-    assert "255 are allowed" in complaint
-    assert len(complaint) < 300
 
 
 @MAKERS
@@ -643,13 +550,6 @@ def test_more_members_than_allowed_are_refused_folders_included(make: type, tmp_
     extract(make(files), tmp_path, Limits(max_members=3))
     with pytest.raises(ArchiveError, match="more than 2 files"):
         extract(make(files), tmp_path, Limits(max_members=2))
-
-
-def test_the_manifest_of_an_archive_is_not_read_above_the_limit(tmp_path: Path) -> None:
-    contents = extract(zip_of(FILES), tmp_path, Limits(max_in_memory=500))
-    assert contents.read("manifest.csv")
-    with pytest.raises(ArchiveError, match="1,024 bytes where 500 are allowed"):
-        contents.read("a.jpg")
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "a.jpg"])

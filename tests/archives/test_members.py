@@ -31,11 +31,15 @@ def test_a_path_is_the_same_on_every_system(raw: str, path: str) -> None:
 def test_noise_of_desktop_systems_is_no_part_of_an_export(name: str) -> None:
     names = Names(Limits())
     assert is_noise(name)
+    assert not is_noise("__MACOSX.jpg")
     assert names.claim(name, is_folder=False) is None
     assert not names.unusable
 
 
-@pytest.mark.parametrize("name", ["/../passwd", "../a.jpg", "C:/a.jpg", "a\0.jpg", "n" * 256])
+@pytest.mark.parametrize(
+    "name",
+    ["", "/../passwd", "../a.jpg", "x/../../a.jpg", "..\\a.jpg", "C:/a.jpg", "a\0.jpg", "\x7f.jpg"],
+)
 def test_an_unsafe_name_is_unusable_with_a_reason(name: str) -> None:
     names = Names(Limits())
     assert names.claim(name, is_folder=False) is None

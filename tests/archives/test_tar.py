@@ -137,7 +137,7 @@ def test_odd_numbers_that_no_batch_needs_are_ignored(name: str, start: int, tmp_
 def test_bytes_after_the_end_of_a_gzip_are_ignored_with_a_remark(tmp_path: Path) -> None:
     contents = unpacked(GZIP + b"\r\n", tmp_path)
     assert content(contents) == FILES
-    assert contents.remarks == [
+    assert [*map(str, contents.remarks)] == [
         "Bytes follow the end of the compressed data; they were ignored. "
         "[archive.bytes-behind-compressed-data]"
     ]
@@ -147,7 +147,7 @@ def test_bytes_after_the_end_of_a_gzip_are_ignored_with_a_remark(tmp_path: Path)
 def test_bytes_after_the_end_of_a_tar_are_ignored_with_a_remark(tmp_path: Path) -> None:
     contents = unpacked(gzip.compress(TAR + b"Thank you!"), tmp_path)
     assert content(contents) == FILES
-    assert "The archive is followed by 5,642 bytes" in contents.remarks[0]
+    assert "The archive is followed by 5,642 bytes" in contents.remarks[0].text
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
@@ -276,7 +276,6 @@ def test_an_xz_that_asks_for_gigabytes_of_memory_is_refused(tmp_path: Path) -> N
 def test_a_name_in_gnu_tars_own_format_may_be_absolute(tmp_path: Path) -> None:
     contents = unpacked(tar_of({**FILES, "/c.jpg": b"c"}, tarfile.GNU_FORMAT), tmp_path)
     assert content(contents) == {**FILES, "c.jpg": b"c"}
-    assert contents.remarks[0].startswith("Names in the archive begin with a slash: '/c.jpg'")
 
 
 def test_times_in_the_headers_of_gnu_tar_are_no_part_of_a_name(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.helpers.archives import (
     ODD_ZIPS,
     STREAMED,
     UNUSUAL_ZIPS,
-    bytes_reader,
+    index_of_file,
     set_on,
     with_directory,
     zip_of,
@@ -70,7 +70,7 @@ def test_a_file_on_disk_has_the_same_index(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "export"
     path.write_bytes(data)
     with path.open("rb") as file:
-        index, elsewhere = ZipIndex.of_file(file), index_of(data)
+        index, elsewhere = index_of_file(file), index_of(data)
         assert places(index) == places(elsewhere)
         for name in index.members:
             assert index.read(name) == elsewhere.read(name)
@@ -86,7 +86,7 @@ def test_any_thread_may_read_any_member(on_disk: bool, tmp_path: Path) -> None:
     path = tmp_path / "export"
     path.write_bytes(zip_of(files))
     with path.open("rb") as file, ThreadPoolExecutor(8) as pool:
-        index = ZipIndex.of_file(file) if on_disk else index_of(path.read_bytes())
+        index = index_of_file(file) if on_disk else index_of(path.read_bytes())
         names = list(files) * 3
         assert list(pool.map(index.read, names)) == [files[name] for name in names]
 
@@ -122,7 +122,7 @@ def test_a_long_directory_takes_few_requests() -> None:
     names = [f"{number:020}.jpg" for number in range(20_000)]
     index = index_of(zip_of(dict.fromkeys(names, b"")), asked)
     assert list(index.members) == names
-    assert len(asked) == 2
+    assert len(asked) == 3
 
 
 def test_members_are_in_the_order_of_their_bytes_not_of_the_directory() -> None:
@@ -174,7 +174,7 @@ def test_a_broken_archive_is_refused(data: bytes, message: str) -> None:
 def test_a_member_of_another_volume_is_refused() -> None:
     data = bytearray(STREAMED)
     struct.pack_into("<H", data, data.rindex(b"PK\1\2") + 34, 1)  # APPNOTE 4.3.12
-    assert list(index_of(bytes(data)).members) == list(FILES)  # it is here, whatever is said
+    assert list(index_of(bytes(data)).members) == list(FILES)  # the file is complete
     data[data.rindex(b"PK\3\4")] = 0
     with pytest.raises(ArchiveError, match="one volume of several"):
         index_of(bytes(data))
@@ -196,7 +196,7 @@ def test_an_archive_that_a_program_leaves_unusual_is_read(data: bytes) -> None:
 
 @pytest.mark.parametrize("data", list(UNUSUAL_ZIPS.values())[:2])
 def test_bytes_after_the_end_are_remarked_on(data: bytes) -> None:
-    [remark] = index_of(data).remarks
+    [remark] = map(str, index_of(data).remarks)
     assert f"followed by {len(data) - len(STREAMED):,} bytes" in remark
 
 
@@ -234,9 +234,8 @@ def test_a_member_shorter_than_its_stated_size_is_refused_in_the_end(size: int) 
 
 def test_a_member_that_unpacks_to_too_much_is_not_read_into_memory() -> None:
     data = with_directory(STREAMED, set_on(2, file_size=2**25))
-    index = ZipIndex(bytes_reader(data), len(data), Limits(max_in_memory=2**24))
     with pytest.raises(ArchiveError, match=r"'manifest\.csv' is far too large"):
-        index.read("manifest.csv")
+        index_of(data).read("manifest.csv", Limits(max_in_memory=2**24))
 
 
 @pytest.mark.parametrize(
@@ -251,41 +250,6 @@ def test_only_files_that_can_be_used_count_towards_the_size_unpacked(
         index_of(with_directory(STREAMED, set_on(0, file_size=2**32 - 2)))
 
 
-@pytest.mark.parametrize("data", [*SOURCES[2:4], SOURCES[5]])
-def test_an_ordinary_archive_can_be_spliced(data: bytes) -> None:
-    assert index_of(data).why_not_spliceable("") is None
-
-
-def test_images_in_a_folder_cannot_be_spliced() -> None:
-    index = index_of(FIXTURES[1].read_bytes())
-    folder = next(iter(index.members)).partition("/")[0] + "/"
-    assert f"in a folder, '{folder}'" in str(index.why_not_spliceable(folder))
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (zip_of({"./a.jpg": b"a"}), "'a.jpg' is called './a.jpg' inside it"),
-        (zip_of({"a.jpg": b"a"}, zipfile.ZIP_LZMA), "'a.jpg' is compressed by LZMA"),
-        (zip_of({"e\u0301.jpg": b"a"}), "is not in Unicode's composed form"),
-        (
-            with_directory(zip_of({"é.jpg": b"a"}), set_on(0, flag_bits=0, orig_filename="é.jpg")),
-            "is not marked as UTF-8",
-        ),
-        (with_directory(STREAMED, set_on(0, flag_bits=0x48)), "flags that some programs refuse"),
-        (
-            with_directory(
-                zip_of({"a.jpg": b"a", "b.jpg": bytes(66_000), "c.jpg": b"c"}, zipfile.ZIP_STORED),
-                lambda infos: infos.pop(1),
-            ),
-            "after 'a.jpg' it has bytes that belong to no file",
-        ),
-    ],
-)
-def test_an_obstacle_to_a_copy_is_named(data: bytes, reason: str) -> None:
-    assert reason in str(index_of(data).why_not_spliceable(""))
-
-
 def test_threads_read_members_with_extra_fields(
     tmp_path: Path,
 ) -> None:
@@ -297,6 +261,6 @@ def test_threads_read_members_with_extra_fields(
             info.extra = b"\xfe\xca\x20\x00" + bytes(32)
             archive.writestr(info, data, zipfile.ZIP_DEFLATED)
     with path.open("rb") as file, ThreadPoolExecutor(8) as pool:
-        index = ZipIndex.of_file(file)
+        index = index_of_file(file)
         for _ in range(20):
             assert list(pool.map(index.read, files)) == list(files.values())

@@ -7,11 +7,10 @@ import pytest
 from splitter.aws.sqs import (
     REJECTIONS_BEFORE_DEAD_LETTER,
     CallbackError,
+    CallbackQueue,
     Delivery,
     TriggerQueue,
-    check_callback_queue,
     region_of,
-    send_callback,
 )
 from splitter.errors import SetupError
 from splitter.messages import Failure, ReplyAddress, Result
@@ -109,9 +108,7 @@ def test_a_trigger_queue_that_is_not_there_is_the_operators(
         next(gone.receive(1, 0))
 
 
-def test_whether_a_queue_has_a_redrive_policy_is_told(
-    biospex: Biospex, queue: TriggerQueue
-) -> None:
+def test_a_redrive_policy_is_found(biospex: Biospex, queue: TriggerQueue) -> None:
     assert not queue.has_redrive_policy()
     with_redrive_policy(biospex, 3)
     assert queue.has_redrive_policy()
@@ -142,7 +139,7 @@ def test_a_callback_arrives_in_the_queue_of_its_request(
     message: Result | Failure, biospex: Biospex, queue: TriggerQueue
 ) -> None:
     address = ReplyAddress(download_id=512, updates_queue_url=queue.url)
-    message_id = send_callback(biospex.sqs, address, message)
+    message_id = CallbackQueue(biospex.sqs, address).send(message)
     delivery = only(queue)
     assert delivery.message_id == message_id
     assert json.loads(delivery.body) == message.model_dump(by_alias=True)
@@ -169,9 +166,10 @@ def test_the_region_of_a_queue_is_the_one_that_its_url_names(url: str, region: s
 def test_a_fifo_queue_gets_a_callback_that_is_sent_again_once(biospex: Biospex) -> None:
     url = biospex.fifo_queue()
     address = ReplyAddress(download_id="an id with spaces, ü", updates_queue_url=url)
-    check_callback_queue(biospex.sqs, address)
+    callbacks = CallbackQueue(biospex.sqs, address)
+    callbacks.check()
     for _ in range(2):
-        send_callback(biospex.sqs, address, Result(download_id=1, batch_files=["a-part1.zip"]))
+        callbacks.send(Result(download_id=1, batch_files=["a-part1.zip"]))
     [message] = biospex.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
     assert json.loads(message["Body"])["batchFiles"] == ["a-part1.zip"]
 
@@ -180,10 +178,11 @@ def test_a_missing_callback_queue_is_reported_by_check_and_by_send(
     biospex: Biospex,
 ) -> None:
     address = ReplyAddress(download_id=1, updates_queue_url=f"{biospex.queue_url}-gone")
+    callbacks = CallbackQueue(biospex.sqs, address)
     with pytest.raises(CallbackError, match=r"-gone., .* \(.*NonExistentQueue"):
-        check_callback_queue(biospex.sqs, address)
+        callbacks.check()
     with pytest.raises(CallbackError, match="its policy lets this service send to it"):
-        send_callback(biospex.sqs, address, Failure(download_id=1, error="No."))
+        callbacks.send(Failure(download_id=1, error="No."))
 
 
 def test_a_message_is_a_dead_letter_after_a_few_rejections(

@@ -132,8 +132,8 @@ class Wire:
         """Take the callbacks of each export: what is in them beside the constant fields."""
         taken: dict[str, list[Any]] = {}
         for message in self.biospex.callbacks():
-            said = message["batchFiles"] if message["status"] == "success" else message["error"]
-            taken.setdefault(message["downloadId"], []).append(said)
+            content = message["batchFiles"] if message["status"] == "success" else message["error"]
+            taken.setdefault(message["downloadId"], []).append(content)
         return taken
 
     def left_over(self) -> list[str]:
@@ -250,7 +250,7 @@ def test_a_permanent_fault_ends_in_a_sentence_and_leaves_nothing(wire: Wire) -> 
     for lane, (_, beginning) in LASTING.items():
         assert states[lane].is_failed()
         assert str(states[lane].message).startswith(beginning)
-    assert wire.callbacks() == {}  # whether it is tried again, or BIOSPEX told, is not for the run
+    assert wire.callbacks() == {}  # retry or callback are decided outside the run
     assert wire.biospex.batches() == []
     assert wire.left_over() == []
 
@@ -321,7 +321,7 @@ def test_without_tls_the_checksum_of_an_image_detects_a_wrong_bit(
     # However often it is read: the batch whose image it is may not have waited the first time.
     wire.proxy.inject(Rule("GetObject", "flipped", times=MANY, skip=skip, at=at))
     assert wire.split(lane)[lane].is_failed()
-    [[said]] = wire.callbacks().values()
-    assert said.startswith("The archive is damaged")
+    [[error]] = wire.callbacks().values()
+    assert error.startswith("The archive is damaged")
     assert len(wire.biospex.batches()) <= 1  # the other batch, which is whole
     assert wire.left_over() == []

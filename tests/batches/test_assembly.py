@@ -1,4 +1,5 @@
 import os
+import pickle
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ SIZES = {
 
 @pytest.fixture
 def pool() -> Iterator[PartPool]:
-    with PartPool(4) as threads:
+    with PartPool(senders=4) as threads:
         yield threads
 
 
@@ -50,7 +51,8 @@ def test_parts_become_one_zip_with_its_metadata(
     pieces: list[bytes], biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     steps: list[int] = []
-    assert assemble(bucket, KEY, parts_of(pieces), METADATA, pool, steps.append)
+    pool.progress = steps.append
+    assert assemble(bucket, KEY, parts_of(pieces), METADATA, pool)
     found = biospex.s3.get_object(Bucket=bucket.name, Key=KEY)
     assert found["Body"].read() == b"".join(pieces)
     assert (found["ContentType"], found["Metadata"]) == ("application/zip", METADATA)
@@ -60,10 +62,11 @@ def test_parts_become_one_zip_with_its_metadata(
 def test_an_existing_object_is_not_sent_again(
     pieces: list[bytes], bucket: Bucket, pool: PartPool
 ) -> None:
-    assemble(bucket, KEY, parts_of(pieces), METADATA, pool, lambda _: None)
+    assemble(bucket, KEY, parts_of(pieces), METADATA, pool)
     unmade = [SentPart(len(piece), fail) for piece in pieces]
     steps: list[int] = []
-    assert not assemble(bucket, KEY, unmade, METADATA, pool, steps.append)
+    pool.progress = steps.append
+    assert not assemble(bucket, KEY, unmade, METADATA, pool)
     assert steps == [sum(map(len, pieces))]
 
 
@@ -73,8 +76,8 @@ def test_an_existing_object_is_not_sent_again(
 def test_an_object_of_another_size_or_metadata_is_replaced(
     data: bytes, rows: str, biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
-    assemble(bucket, KEY, parts_of([b"first"]), {"rows": "1-2000"}, pool, lambda _: None)
-    assert assemble(bucket, KEY, parts_of([data]), {"rows": rows}, pool, lambda _: None)
+    assemble(bucket, KEY, parts_of([b"first"]), {"rows": "1-2000"}, pool)
+    assert assemble(bucket, KEY, parts_of([data]), {"rows": rows}, pool)
     assert biospex.s3.get_object(Bucket=biospex.bucket, Key=KEY)["Body"].read() == data
 
 
@@ -85,7 +88,7 @@ def test_a_failed_part_leaves_nothing(
     parts = parts_of([bytes(8 * MIB)] * 3)
     parts[failing] = SentPart(8 * MIB, fail)
     with pytest.raises(OSError, match="the images are gone"):
-        assemble(bucket, KEY, parts, METADATA, pool, lambda _: None)
+        assemble(bucket, KEY, parts, METADATA, pool)
     assert nothing_is_left(biospex)
 
 
@@ -93,7 +96,7 @@ def test_a_failed_single_part_leaves_nothing(
     biospex: Biospex, bucket: Bucket, pool: PartPool
 ) -> None:
     with pytest.raises(OSError, match="the images are gone"):
-        assemble(bucket, KEY, [SentPart(5, fail)], METADATA, pool, lambda _: None)
+        assemble(bucket, KEY, [SentPart(5, fail)], METADATA, pool)
     assert nothing_is_left(biospex)
 
 
@@ -102,7 +105,7 @@ def test_parts_that_s3_refuses_leave_nothing(
 ) -> None:
     parts = parts_of([bytes(5 * MIB - 1), b"end"])
     with pytest.raises(biospex.s3.exceptions.ClientError, match="EntityTooSmall"):
-        assemble(bucket, KEY, parts, METADATA, pool, lambda _: None)
+        assemble(bucket, KEY, parts, METADATA, pool)
     assert nothing_is_left(biospex)
 
 
@@ -119,8 +122,9 @@ def test_an_object_that_may_not_appear_leaves_nothing(
         raise ValueError("the archive is damaged")
 
     parts = parts_of([bytes(5 * MIB)] * count)
+    pool.progress, pool.may_appear = sent.append, refuse
     with pytest.raises(ValueError, match="the archive is damaged"):
-        assemble(bucket, KEY, parts, METADATA, pool, sent.append, refuse)
+        assemble(bucket, KEY, parts, METADATA, pool)
     assert nothing_is_left(biospex)
 
 
@@ -132,8 +136,8 @@ def test_after_a_failure_waiting_parts_are_not_made(biospex: Biospex, bucket: Bu
         return bytearray(5 * MIB)
 
     parts = [SentPart(5 * MIB, fail), *[SentPart(5 * MIB, make)] * 40]
-    with PartPool(1) as one, pytest.raises(OSError, match="the images are gone"):
-        assemble(bucket, KEY, parts, METADATA, one, lambda _: None)
+    with PartPool(senders=1) as one, pytest.raises(OSError, match="the images are gone"):
+        assemble(bucket, KEY, parts, METADATA, one)
     assert len(made) < 40
     assert nothing_is_left(biospex)
 
@@ -146,7 +150,7 @@ def test_a_failed_abort_does_not_hide_the_first_error(
 
     monkeypatch.setattr(MultipartUpload, "abort", abort)
     with pytest.raises(OSError, match="the images are gone"):
-        assemble(bucket, KEY, [SentPart(5, fail)] * 2, METADATA, pool, lambda _: None)
+        assemble(bucket, KEY, [SentPart(5, fail)] * 2, METADATA, pool)
     assert bucket.find(KEY) is None
 
 
@@ -167,7 +171,8 @@ def test_parts_are_in_order_whichever_is_sent_first(
             others_are_there.set()
 
     parts = [SentPart(5 * MIB, first), *parts_of(pieces[1:])]
-    assert assemble(bucket, KEY, parts, METADATA, pool, progress)
+    pool.progress = progress
+    assert assemble(bucket, KEY, parts, METADATA, pool)
     assert biospex.s3.get_object(Bucket=bucket.name, Key=KEY)["Body"].read() == b"".join(pieces)
     assert steps == [5 * MIB] * 3
 
@@ -178,7 +183,7 @@ def test_an_object_of_another_size_than_its_parts_is_removed(
     *parts, last = parts_of(pieces)
     wrong = SentPart(last.size + 1, last.content)
     with pytest.raises(AssemblyError, match="instead of"):
-        assemble(bucket, KEY, [*parts, wrong], METADATA, pool, lambda _: None)
+        assemble(bucket, KEY, [*parts, wrong], METADATA, pool)
     assert nothing_is_left(biospex)
 
 
@@ -196,7 +201,7 @@ def test_a_part_is_in_memory_only_while_it_is_sent(bucket: Bucket, pool: PartPoo
         most = max(most, alive["now"])
         return Content(8 * MIB)
 
-    assemble(bucket, KEY, [SentPart(8 * MIB, make)] * 16, METADATA, pool, lambda _: None)
+    assemble(bucket, KEY, [SentPart(8 * MIB, make)] * 16, METADATA, pool)
     assert 1 <= most <= 5  # one for each thread, and one that is just being let go
 
 
@@ -208,10 +213,20 @@ def test_waiting_parts_are_sent_in_the_order_of_the_archive() -> None:
         begun.set()
         go_on.wait()
 
-    with PartPool(1) as pool:
+    with PartPool(senders=1) as pool:
         pool.submit(SentPart(1, bytearray), first)
         begun.wait()
         for position in (30, 10, 20):
             pool.submit(SentPart(1, bytearray, position), partial(done.append, position))
         go_on.set()
     assert done == [10, 20, 30]
+
+
+def test_a_pool_that_travels_becomes_the_one_pool_of_its_process() -> None:
+    steps: list[int] = []
+    with PartPool(steps.append) as here:
+        there, again = (pickle.loads(pickle.dumps(here)) for _ in range(2))
+    assert there is again
+    assert there is not here
+    there.progress(1)
+    assert steps == []

@@ -11,8 +11,7 @@ import pytest
 from bench.export import make_sparse_export
 from bench.paced_store import PacedStore, Stored, Traffic
 from splitter import zooniverse
-from splitter.archives.zip_index import ZipIndex
-from splitter.archives.zip_sample import SAMPLE
+from splitter.archives.spliceable import SAMPLE
 from splitter.aws.s3 import CLIENT_CONFIG, PARALLEL_DOWNLOADS, Bucket
 from splitter.batches.assembly import (
     PARALLEL_BATCHES,
@@ -23,9 +22,9 @@ from splitter.batches.assembly import (
     assemble,
 )
 from splitter.batches.lanes import RANGE, Export, Splice, choose_lane
-from splitter.batches.splice import parts, plan_batch
+from splitter.batches.splice import parts, plan
 from splitter.messages import Request
-from splitter.settings import Settings
+from tests.helpers.exports import settings_of
 from tests.helpers.messages import trigger
 
 pytestmark = pytest.mark.slow
@@ -62,21 +61,18 @@ def bucket_of(store: PacedStore, servers: ExitStack) -> Bucket:
 
 def export_in(bucket: Bucket) -> Export:
     request = Request.parse(trigger(s3Bucket=bucket.name, exportPath=KEY, file="a.zip"))
-    return Export(request, bucket.archive(KEY), Settings().limits, lambda _: bucket, bucket)
+    return Export(request, bucket.archive(KEY), settings_of(), lambda _: bucket, bucket)
 
 
-def splice(bucket: Bucket, archive: Path, batch_size: int = 1000) -> list[int]:
+def splice(bucket: Bucket) -> list[int]:
     """Assemble the batches of an export in parallel; returns their sizes."""
     export = export_in(bucket)
-    with archive.open("rb") as file:
-        index = ZipIndex.of_file(file)
-        lane = choose_lane(export, Settings(splice_min_size=0, batch_size=batch_size))
+    lane = choose_lane(export)
     assert isinstance(lane, Splice)
-    modified = index.members[lane.parts.manifest].info.date_time
-    plans = [plan_batch(batch, index.members, modified) for batch in lane.parts.batches]
+    plans = plan(lane.parts, lane.index)
     with PartPool() as pool, ThreadPoolExecutor(PARALLEL_BATCHES) as tasks:
         made = [
-            tasks.submit(assemble, bucket, f"batch/{number}.zip", some, {}, pool, lambda _: None)
+            tasks.submit(assemble, bucket, f"batch/{number}.zip", some, {}, pool)
             for number, some in enumerate(parts(plans, bucket, KEY, export.source))
         ]
         assert all(future.result() for future in made)
@@ -90,7 +86,7 @@ def stored(store: PacedStore) -> list[Stored]:
 def test_copies_fill_the_width_of_the_pool(archive: Path, servers: ExitStack) -> None:
     store = PacedStore(first_byte=0.03, rate=1e9)
     store.add(KEY, archive)
-    sizes = splice(bucket_of(store, servers), archive)
+    sizes = splice(bucket_of(store, servers))
     assert [found.size for found in stored(store)] == sizes
     assert store.traffic.copied > 0.99 * sum(sizes)
     assert PARALLEL_COPIES // 8 < store.traffic.most_copies <= PARALLEL_COPIES
@@ -101,17 +97,17 @@ def test_copies_that_are_throttled_are_sent_again(archive: Path, servers: ExitSt
     """S3 answers SlowDown to requests beyond its capacity."""
     store = PacedStore(first_byte=0.03, rate=250e6, most_copies=PARALLEL_COPIES // 2)
     store.add(KEY, archive)
-    sizes = splice(bucket_of(store, servers), archive)
+    sizes = splice(bucket_of(store, servers))
     assert store.traffic.throttled
     assert [found.size for found in stored(store)] == sizes
     assert not store.uploads
 
 
 def test_the_members_of_a_sample_are_read_in_parallel(archive: Path, servers: ExitStack) -> None:
-    store = PacedStore(first_byte=0.8, rate=1e9)
+    store = PacedStore(first_byte=0.5, rate=1e9)
     store.add(KEY, archive)
     export = export_in(bucket_of(store, servers))
-    lane = choose_lane(export, Settings(splice_min_size=0))
+    lane = choose_lane(export)
     assert isinstance(lane, Splice)
     assert store.traffic.requests["GET"] < 100
     assert store.traffic.most > SAMPLE // 2
@@ -122,7 +118,7 @@ def test_the_images_that_zooniverse_might_refuse_are_read_in_parallel(
 ) -> None:
     store = PacedStore(first_byte=0.2, rate=1e9)
     store.add(KEY, archive)
-    lane = choose_lane(export_in(bucket_of(store, servers)), Settings(splice_min_size=0))
+    lane = choose_lane(export_in(bucket_of(store, servers)))
     assert isinstance(lane, Splice)
     store.traffic = Traffic()
     zooniverse.inspect(lane.parts, lane.index)

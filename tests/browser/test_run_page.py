@@ -1,8 +1,8 @@
 """The pages of Prefect's V2 UI in a real browser answer the questions that people have about a run.
 
-Which rows are in batch 3, why did it fail and who must act, what was BIOSPEX told, how do I repeat
-it, where are the files? Chromium is the system's; without it these tests are skipped. If Prefect
-changes its default UI, these tests fail.
+Which rows are in batch 3, why did it fail and who must act, what was sent to BIOSPEX, how do I
+repeat it, where are the files? Chromium is the system's; without it these tests are skipped. If
+Prefect changes its default UI, these tests fail.
 """
 
 import shutil
@@ -164,9 +164,9 @@ def test_a_finished_run_answers_what_a_person_asks(runs: dict[int, FlowRun], pag
     # Which rows are in batch 3?
     open_artifact(page, runs[FINISHED], "batches")
     expect(page.get_by_role("row").nth(3)).to_contain_text("21-25")
-    # What was BIOSPEX told?
+    # What was sent to BIOSPEX?
     open_artifact(page, runs[FINISHED], "callback")
-    shows(page, "BIOSPEX was told: 3 batches are ready.", f"{EXPORTS[0].stem}-part3.zip")
+    shows(page, "Sent to BIOSPEX: 3 batches are ready.", f"{EXPORTS[0].stem}-part3.zip")
     # How do I repeat it? Where are the files?
     open_artifact(page, runs[FINISHED], "summary")
     shows(page, "25 rows in 3 batches", "rows 21 to 25", "Run it again", "Retry")
@@ -193,9 +193,9 @@ def test_a_failed_run_answers_what_a_person_asks(runs: dict[int, FlowRun], page:
     shows(page, "No batches: The archive is damaged or incomplete")
     shows(page, "Who must act: whoever made the export", "What to do:", "aws s3 cp")
     shows(page, "Run it again", "export/41-broken.zip")
-    # What was BIOSPEX told?
+    # What was sent to BIOSPEX?
     open_artifact(page, runs[FAILED], "callback")
-    shows(page, "BIOSPEX was told: The archive is damaged or incomplete")
+    shows(page, "Sent to BIOSPEX: The archive is damaged or incomplete")
 
 
 def test_a_running_run_answers_what_a_person_asks(runs: dict[int, FlowRun], page: Page) -> None:
@@ -205,7 +205,7 @@ def test_a_running_run_answers_what_a_person_asks(runs: dict[int, FlowRun], page
     shows(page, "zip and upload batch 3 of 3, rows 21-25")
     assert "Cancel" in actions(page)
 
-    # Which rows are in batch 3? What was BIOSPEX told? How do I repeat it? Where are the files?
+    # Which rows are in batch 3? What was sent to BIOSPEX? How do I repeat it? Where are the files?
     open_artifact(page, runs[RUNNING], "summary")
     shows(page, "41-stuck-part3.zip: rows 21 to 25", "BIOSPEX gets its callback when all batches")
     shows(page, "/batch/ when it is complete", "then Retry")

@@ -98,7 +98,7 @@ def run(child: "subprocess.Popen[str]") -> Run:
     return run
 
 
-def said(prefect: SyncPrefectClient, name: str) -> tuple[list[str], list[str]]:
+def printed(prefect: SyncPrefectClient, name: str) -> tuple[list[str], list[str]]:
     """The states and log lines that Prefect has of the run of that name, and its artifacts."""
     of_that_name = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
     [flow_run] = prefect.read_flow_runs(flow_run_filter=of_that_name)
@@ -184,7 +184,7 @@ def check_harmless(archive: Path, run: Run, biospex: Biospex, prefect: SyncPrefe
     run(request, SPLICE_MIN_SIZE="0")
     [callback] = biospex.callbacks()
     assert callback["downloadId"] == download
-    lines, artifacts = said(prefect, title(request))
+    lines, artifacts = printed(prefect, title(request))
     assert artifacts
     for text in [*lines, callback.get("error", "")]:
         assert escaped(text, len(text)) == text
@@ -207,5 +207,5 @@ def test_a_hostile_message_is_refused_and_answered(
     run(hostile)
     [callback] = biospex.callbacks()
     assert (callback["downloadId"], callback["status"]) == (download, "failed")
-    lines, _ = said(prefect, title(hostile))
+    lines, _ = printed(prefect, title(hostile))
     assert max(map(len, lines)) < 2000

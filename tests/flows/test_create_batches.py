@@ -143,10 +143,10 @@ def test_what_the_page_cannot_show_fails_no_export(
     def out_of_memory(*_: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr("flows.support.progress.update_progress_artifact", refuse)
-    monkeypatch.setattr("flows.support.artifacts.create_table_artifact", refuse)
-    monkeypatch.setattr("flows.support.artifacts.create_markdown_artifact", refuse)
-    monkeypatch.setattr("flows.support.pictures.contact_sheet", out_of_memory)
+    monkeypatch.setattr("flows.run_page.progress.update_progress_artifact", refuse)
+    monkeypatch.setattr("flows.run_page.artifacts.create_table_artifact", refuse)
+    monkeypatch.setattr("flows.run_page.artifacts.create_markdown_artifact", refuse)
+    monkeypatch.setattr("flows.run_page.pictures.contact_sheet", out_of_memory)
     create_batches(biospex.request(EXPORTS[0]))
     assert biospex.statuses() == ["success"]
 
@@ -189,14 +189,14 @@ def test_a_failed_callback_reports_that_the_batches_exist(
     def checked_and_then_deleted(*_: object) -> None:
         biospex.sqs.delete_queue(QueueUrl=gone)
 
-    monkeypatch.setattr("splitter.aws.sqs.check_callback_queue", checked_and_then_deleted)
+    monkeypatch.setattr("splitter.aws.CallbackQueue.check", checked_and_then_deleted)
     with caplog.at_level("INFO"):
         state: State[Any] = create_batches(
             biospex.request(EXPORTS[0], updatesQueueUrl=gone), return_state=True
         )
     assert state.is_failed()
-    assert str(state.message).startswith("Batches were created, but BIOSPEX was not told: ")
-    assert "Batches were created, but BIOSPEX was not told: " in caplog.text
+    assert str(state.message).startswith("Batches were created, but the callback was not sent: ")
+    assert "Batches were created, but the callback was not sent: " in caplog.text
     assert "What to do: " in caplog.text
     assert biospex.batches()
 

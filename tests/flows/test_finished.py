@@ -99,7 +99,7 @@ def finished(prefect_api: object, aws: str, tmp_path_factory: pytest.TempPathFac
             patch.setenv("TMPDIR", str(workspace))
             patch.setattr("tempfile.tempdir", None)
             # A busy machine is slow to draw thumbnails.
-            patch.setattr("flows.support.pictures.SECONDS", 120)
+            patch.setattr("flows.run_page.pictures.SECONDS", 120)
             patch.setattr("splitter.batches.contact_sheet.SECONDS", 120)
             planned = plan_of(request, biospex)
             assert biospex.batches() == []
@@ -159,9 +159,7 @@ def plan_of(message: Any, biospex: Biospex) -> str:
     bucket = Bucket(biospex.s3, biospex.bucket)
     settings = Settings.load()
     source = bucket.archive(request.export_path)
-    return "\n".join(
-        plan(Export(request, source, settings.limits, lambda _: bucket, bucket), settings)
-    )
+    return "\n".join(plan(Export(request, source, settings, lambda _: bucket, bucket)))
 
 
 def source_files(archive: Path) -> dict[str, bytes]:

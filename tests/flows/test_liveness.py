@@ -12,7 +12,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from devtools.processes import family, process_of
 from devtools.proxy import CADDY, NGINX, caddy, nginx
-from flows.support.heartbeats import websocket_problem
+from flows.listening.heartbeats import websocket_problem
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 from tests.helpers.processes import eventually, run_named, serving

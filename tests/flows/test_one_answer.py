@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Crashed, Suspended
 
 from devtools.processes import process_of
-from flows.support.recovery import failed_attempts
+from flows.support.attempt import failed_attempts
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 from tests.helpers.processes import eventually, kill, run_named, serving
@@ -61,8 +61,10 @@ def test_killed_processes_start_again_and_send_one_callback(
     ends = failed_attempts(prefect.read_flow_run_states(export.id))
     assert ends[0].name == "Crashed"
     of_the_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[export.id]))
-    said = "Attempt 1 ended Crashed: "
-    eventually(lambda: any(line.message.startswith(said) for line in prefect.read_logs(of_the_run)))
+    start = "Attempt 1 ended Crashed: "
+    eventually(
+        lambda: any(line.message.startswith(start) for line in prefect.read_logs(of_the_run))
+    )
     assert prefect.read_flow_run(listening.id).run_count == listening.run_count + 1
 
 

@@ -33,7 +33,7 @@ START_TIMEOUT = 45
 
 LISTEN = """
 from datetime import timedelta
-from flows.support import decision
+from flows.listening import decision
 decision.TIME_TO_START_IN_POOL = timedelta(seconds=20)
 from flows.listen import listen
 listen()

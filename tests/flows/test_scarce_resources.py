@@ -146,11 +146,11 @@ def test_memory_that_runs_out_in_a_step_is_told_and_nothing_stays(tmp_path: Path
     done = subprocess.run(child, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # Python's threads cannot start: it has no word of its own for this lack of memory.
-    told = {"MemoryError": "ran out of memory", "RuntimeError": "tell the operator"}
+    words = {"MemoryError": "ran out of memory", "RuntimeError": "tell the operator"}
     lines = [line.split(" ", 2) for line in done.stdout.splitlines()]
     assert sorted(step for _, step, _ in lines) == steps
     for kind, _, sentence in lines:
-        assert told[kind] in sentence
+        assert words[kind] in sentence
     sweep(root)  # as the next run does: without memory even a directory may not be removable
     assert list(root.iterdir()) == []
 

@@ -160,8 +160,8 @@ def test_a_service_answers_a_trigger_and_a_form_and_ends_at_a_signal(
     assert ended.is_final()
 
     printed = capsys.readouterr().out
-    said, page, *states = printed.splitlines()
-    sent, _, download = said.rpartition(" ")
+    first, page, *states = printed.splitlines()
+    sent, _, download = first.rpartition(" ")
     assert sent == f"Sent the trigger for {EXPORTS[0].name} as download"
     assert "/runs/flow-run/" in page
     assert any(line.endswith("  Completed") for line in states)

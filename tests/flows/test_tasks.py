@@ -9,9 +9,9 @@ from prefect.logging import disable_run_logger
 from prefect.states import Failed
 
 from flows import tasks
-from flows.support.task_runner import UploadPool
 from flows.tasks import is_retryable
 from splitter.archives.formats import SENT_AS_TEXT
+from splitter.batches.assembly import PartPool
 from splitter.errors import ExportError
 
 
@@ -43,15 +43,14 @@ def test_no_batch_begins_after_one_that_s3_did_not_answer(
         raise error
 
     monkeypatch.setattr(tasks, "assemble", assemble)
-    uploads = UploadPool(lambda _: None)
     batch = SimpleNamespace(part=1, metadata=lambda etag: {})
     export = SimpleNamespace(
         bucket=None,
         source=SimpleNamespace(etag="x"),
         request=SimpleNamespace(batch_key=lambda part: f"batch/{part}.zip"),
     )
-    for _ in range(3):
-        with disable_run_logger(), pytest.raises(type(error)):
-            tasks._put_batch(cast(Any, batch), [], cast(Any, export), uploads)
-    uploads.close()
+    with PartPool() as pool, disable_run_logger():
+        for _ in range(3):
+            with pytest.raises(type(error)):
+                tasks._put_batch(cast(Any, batch), [], cast(Any, export), pool)
     assert len(begins) == begun

@@ -1,15 +1,17 @@
 """Small archives, built in memory."""
 
 import io
+import os
 import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from typing import IO
 
 from splitter.archives import formats, zip_records
 from splitter.archives.zip_directory import Read
-from splitter.archives.zip_index import ZipIndex
+from splitter.archives.zip_index import ZipIndex, file_reader
 
 FILES = {
     "a.jpg": bytes(range(256)) * 4,
@@ -47,6 +49,11 @@ def identified(data: bytes) -> formats.Format:
 def index_of(data: bytes) -> ZipIndex:
     """The index of a ZIP of these bytes."""
     return ZipIndex(bytes_reader(data), len(data))
+
+
+def index_of_file(file: IO[bytes]) -> ZipIndex:
+    """The index of an open ZIP."""
+    return ZipIndex(file_reader(file), os.fstat(file.fileno()).st_size)
 
 
 def zip_of(
@@ -104,7 +111,7 @@ def with_end(data: bytes, offset: int, value: int) -> bytes:
 
 
 def with_zip64_end(data: bytes, count: int | None = None) -> bytes:
-    """The archive with Zip64 end records, which count as many files as is said."""
+    """The archive with Zip64 end records, which count this many files."""
     end = len(data) - zip_records.END_OF_CENTRAL_DIRECTORY.size
     files, size, offset = struct.unpack_from("<H2L", data, end + 10)
     files = files if count is None else count
@@ -203,7 +210,7 @@ BROKEN_ZIPS = {
     ),
     "directory damaged": (STREAMED.replace(b"PK\1\2", b"PK\1\1"), "is damaged"),
 }
-"""With what is said of each."""
+"""ZIPs that are refused, with the words of the refusal."""
 
 ODD_ZIPS = {
     "encryption": (with_directory(STREAMED, set_on(0, flag_bits=9)), "a.jpg", "is encrypted"),
@@ -246,7 +253,7 @@ ODD_ZIPS = {
     ),
     "AES": (with_directory(STREAMED, set_on(0, compress_type=99)), "a.jpg", "is encrypted"),
 }
-"""Archives with a file that no batch may hold: its name, and what is said of it."""
+"""Archives with a file that no batch may hold: its name and the reason."""
 
 UNUSUAL_ZIPS = {
     "bytes after its end": STREAMED + b"\r\n",

@@ -16,8 +16,8 @@ def settings_of(**changes: Any) -> Settings:
     return Settings(**{"splice_min_size": 0, **changes})
 
 
-def export_of(bucket: Bucket, data: bytes) -> Export:
+def export_of(bucket: Bucket, data: bytes, **settings: Any) -> Export:
     """Put an archive into the bucket and return its export."""
     bucket.put(KEY, bytearray(data), {})
     request = Request.parse(trigger(s3Bucket=bucket.name, exportPath=KEY, file="a.zip"))
-    return Export(request, bucket.archive(KEY), Settings().limits, lambda _: bucket, bucket)
+    return Export(request, bucket.archive(KEY), settings_of(**settings), lambda _: bucket, bucket)

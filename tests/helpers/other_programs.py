@@ -73,9 +73,9 @@ def accepts(program: str, path: Path) -> None:
             env=UTF_8,
             timeout=PATIENCE,
         )
-    said = (program, outcome.stderr, outcome.stdout)
-    assert outcome.returncode == 0, said
-    assert not outcome.stderr, said
+    printed = (program, outcome.stderr, outcome.stdout)
+    assert outcome.returncode == 0, printed
+    assert not outcome.stderr, printed
     with zipfile.ZipFile(path) as zip_:
         assert len(zip_.namelist()) == len(set(zip_.namelist()))
 

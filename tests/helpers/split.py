@@ -8,7 +8,7 @@ from splitter.archives import extract as archive
 from splitter.aws.s3 import Bucket
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import PartPool, assemble
-from splitter.batches.lanes import Export, Lane, Splice, choose_lane, partition_files
+from splitter.batches.lanes import Export, Extract, Splice, choose_lane
 from splitter.batches.zip import BatchZip
 from splitter.manifest.partition import Partition
 from splitter.messages import Request
@@ -17,7 +17,7 @@ from splitter.settings import Settings
 
 def split(
     bucket: Bucket, path: Path, strategy: Any, directory: Path
-) -> tuple[Lane, Partition, list[bytes]]:
+) -> tuple[Splice | Extract, Partition, list[bytes]]:
     """Split an archive that is in the bucket under ``export/``.
 
     Returns:
@@ -35,13 +35,13 @@ def split(
             "updatesQueueUrl": "https://sqs.us-east-2.amazonaws.com/000000000000/updates",
         }
     )
-    export = Export(request, bucket.archive(key), settings.limits, lambda _: bucket, bucket)
-    lane = choose_lane(export, settings)
+    export = Export(request, bucket.archive(key), settings, lambda _: bucket, bucket)
+    lane = choose_lane(export)
     if isinstance(lane, Splice):
         return lane, zooniverse.inspect(lane.parts, lane.index), _splice(export, lane)
     bucket.download(key, export.source, directory / "archive", lambda _: None)
-    contents = archive.extract(directory / "archive", directory / "store", limits=export.limits)
-    parts = partition_files(contents, settings)
+    contents = archive.extract(directory / "archive", directory / "store", limits=settings.limits)
+    parts = export.partition(contents)
     images = {name: contents.members[file] for name, file in parts.images.items()}
     modified = contents.members[parts.manifest].modified
     zips = [BatchZip(batch, images, contents.store, modified) for batch in parts.batches]
@@ -53,16 +53,14 @@ def split(
 
 
 def _splice(export: Export, lane: Splice) -> list[bytes]:
-    bucket, parts = export.bucket, lane.parts
-    images = {name: lane.index.members[file] for name, file in parts.images.items()}
-    modified = lane.index.members[parts.manifest].info.date_time
+    bucket = export.bucket
+    plans = splicing.plan(lane.parts, lane.index)
+    parts = splicing.parts(plans, bucket, export.request.export_path, export.source)
     made = []
-    with PartPool(4) as pool:
-        for batch in parts.batches:
-            plan = splicing.plan_batch(batch, images, modified)
+    with PartPool(senders=4) as pool:
+        for batch, pieces in zip(lane.parts.batches, parts, strict=True):
             key = export.request.batch_key(batch.part)
-            [pieces] = splicing.parts([plan], bucket, export.request.export_path, export.source)
-            assemble(bucket, key, pieces, {}, pool, lambda _: None)
+            assemble(bucket, key, pieces, {}, pool)
             splicing.verify(bucket, key, batch)
             found = bucket.archive(key)
             made.append(bytes(bucket.read(key, found.etag, 0, found.size)))

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 
 from cli.submit import main
 from flows.create_batches import create_batches
-from flows.support.markdown import plain
+from flows.run_page.markdown import plain
 from splitter.aws.s3 import Bucket
 from splitter.errors import ExportError, explain
 from tests.conftest import FIXTURES
@@ -67,7 +67,7 @@ def test_a_changed_export_is_read_rightly_or_refused_with_the_cause(
 
 
 @pytest.mark.usefixtures("prefect_api", "workspace")
-def test_a_plan_says_of_zooniverse_what_the_summary_says(
+def test_a_plan_and_the_summary_have_the_same_zooniverse_section(
     biospex: Biospex, prefect: SyncPrefectClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = FOLDER / CASES["85-jpg-url-in-references"]["file"]
@@ -75,11 +75,11 @@ def test_a_plan_says_of_zooniverse_what_the_summary_says(
     assert state.name == "Completed with warnings"
     summary = str(page_of(prefect, state)["summary"].data)
     section = summary.partition("### Zooniverse\n\n")[2].partition("\n\n")[0]
-    said = [line.removeprefix("- ") for line in section.splitlines()]
-    assert "the column 'references'" in "".join(said)
+    lines = [line.removeprefix("- ") for line in section.splitlines()]
+    assert "column 'references'" in "".join(lines)
     assert main([biospex.address(path), "--plan"]) == 0
     printed = capsys.readouterr().out
-    assert list(map(plain, printed.partition("Zooniverse:\n")[2].splitlines())) == said
+    assert list(map(plain, printed.partition("Zooniverse:\n")[2].splitlines())) == lines
 
 
 def test_the_fixtures_are_all_there() -> None:

@@ -13,15 +13,14 @@ from pathlib import Path
 import pytest
 
 from cli.sentences import page
-from flows.support.markdown import plain
+from flows.run_page.markdown import plain
 from splitter import zooniverse
 from splitter.archives.extract import extract
-from splitter.archives.zip_index import ZipIndex
 from splitter.errors import ExportError, explain
 from splitter.manifest import Partition, partition_export
-from splitter.sentences import CATALOGUE, Said
+from splitter.sentences import CATALOGUE, Problem
 from tests.conftest import FIXTURES
-from tests.helpers.archives import zip_of
+from tests.helpers.archives import index_of_file, zip_of
 
 FOLDER = FIXTURES / "cases" / "tables"
 CASES: dict[str, dict[str, str]] = json.loads((FOLDER / "index.json").read_text())
@@ -34,7 +33,6 @@ JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0" + bytes(300) + b"\xff\x
 ELSEWHERE = {
     "manifest.too-many-cells": "test_partition.py",
     "manifest.too-many-columns": "test_partition.py",
-    "manifest.unlisted-file": "tests/flows",
     "manifest.unlisted-files": "tests/flows",
     "manifest.unusable": "tests/archives",
 }
@@ -45,7 +43,7 @@ def partition(archive: Path, lane: str, workspace: Path) -> Partition:
     """An archive's batches, after the check for Zooniverse."""
     with archive.open("rb") as source:
         is_splice = lane == "splice"
-        files = ZipIndex.of_file(source) if is_splice else extract(archive, workspace / "images")
+        files = index_of_file(source) if is_splice else extract(archive, workspace / "images")
         parts = partition_export(files.members, files.read, "imageName", 5, unusable=files.unusable)
         return zooniverse.inspect(parts, files)
 
@@ -87,9 +85,9 @@ def test_a_table_gives_the_sentence_that_it_is_called_by(
     try:
         parts = partition(archive, lane, tmp_path)
     except ExportError as error:
-        assert error.said.code == name.partition("--")[0], str(error)
+        assert error.problem.code == name.partition("--")[0], str(error)
         return
-    codes = [said.code for said in parts.warnings if isinstance(said, Said)]
+    codes = [problem.code for problem in parts.warnings if isinstance(problem, Problem)]
     assert codes == ([] if name.startswith("sound") else [name.partition("--")[0]])
 
 

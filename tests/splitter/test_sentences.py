@@ -8,8 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.sentences import PAGE, page
-from splitter.errors import ExportError, judge
-from splitter.sentences import CATALOGUE, MAX_VALUE, Actor, Said, Sentence, Words, escaped, shown
+from splitter.errors import ExportError
+from splitter.sentences import (
+    CATALOGUE,
+    DEFAULT_ADVICE,
+    MAX_VALUE,
+    Actor,
+    Problem,
+    Sentence,
+    Words,
+    escaped,
+    shown,
+)
 
 ANY_TEXT = st.text(st.characters(codec=None))
 
@@ -36,10 +46,12 @@ def test_shown_text_acts_on_nothing_and_ends_where_its_quotation_marks_do(text: 
 
 
 def test_values_are_filled_in_by_their_kind(sentence: Sentence) -> None:
-    said = sentence(line=1234, name="a\x1b[2J.jpg", reason=Words("which is a link"))
-    assert said.text == r"Line 1,234 names 'a\x1b[2J.jpg', which is a link."
-    assert str(said) == f"{said.text} [test.sentence]"
-    assert sentence(line=1, name=["a", "b"], reason=said).text.startswith("Line 1 names 'a', 'b',")
+    problem = sentence(line=1234, name="a\x1b[2J.jpg", reason=Words("which is a link"))
+    assert problem.text == r"Line 1,234 names 'a\x1b[2J.jpg', which is a link."
+    assert str(problem) == f"{problem.text} [test.sentence]"
+    assert sentence(line=1, name=["a", "b"], reason=problem).text.startswith(
+        "Line 1 names 'a', 'b',"
+    )
 
 
 def test_a_foreign_value_cannot_close_its_quotation_marks() -> None:
@@ -61,8 +73,8 @@ def test_a_missing_value_is_an_error(sentence: Sentence) -> None:
 def test_an_error_survives_being_sent_to_another_process(sentence: Sentence) -> None:
     error = ExportError(sentence, line=1, name="x", reason=Words("so"))
     copy = pickle.loads(pickle.dumps(error))
-    assert copy.said == error.said
-    assert isinstance(copy.said, Said)
+    assert copy.problem == error.problem
+    assert isinstance(copy.problem, Problem)
 
 
 def test_two_declarations_cannot_share_a_code(sentence: Sentence) -> None:
@@ -79,7 +91,7 @@ def test_advice_names_the_one_who_must_act() -> None:
     for sentence in CATALOGUE.values():
         if sentence.code.startswith("test."):
             continue
-        advice = judge(ExportError(Said(sentence, ""))).advice
+        advice = sentence.advice or DEFAULT_ADVICE[sentence.actor]
         assert advice, sentence.code
         if sentence.actor is Actor.OPERATOR:
             assert "no action" not in advice.lower(), sentence.code

@@ -87,19 +87,19 @@ def arrives(parts: Partition, contents: Contents, folder: Path) -> bool:
         return complete(server, expected(batch, parts.column))
 
 
-@pytest.mark.parametrize("path", [*EXPORTS, *CASES], ids=lambda path: path.name)
-def test_zooniverses_client_takes_a_batch_or_the_summary_says_why_not(
+@pytest.mark.parametrize("path", [EXPORTS[0], *CASES], ids=lambda path: path.name)
+def test_zooniverses_client_takes_a_batch_or_the_summary_has_a_reason(
     path: Path, tmp_path: Path
 ) -> None:
     try:
-        parts, contents = inspected(path.read_bytes(), tmp_path, 10)
+        parts, contents = inspected(path.read_bytes(), tmp_path, 100)
     except ExportError:
         return  # no batches
     for batch in unpacked(parts, contents, tmp_path):
         with panoptes() as server:
-            said = upload(batch, server)
+            printed = upload(batch, server)
             if not complete(server, expected(batch, parts.column)):
-                assert parts.zooniverse, said
+                assert parts.zooniverse, printed
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_zooniverses_client_takes_a_batch_or_the_summary_says_why_not(
     ],
     ids=["empty", "too large", "TIFF", "web page"],
 )
-def test_what_the_client_refuses_of_an_image_was_said_before(
+def test_an_image_that_the_client_refuses_has_a_warning(
     images: dict[str, bytes], finding: str, tmp_path: Path
 ) -> None:
     data = export("subjectId,imageName\n1,a.jpg\n2,b.jpg\n", **images, **{"b.jpg": JPEG})
@@ -127,12 +127,12 @@ def test_what_the_client_refuses_of_an_image_was_said_before(
 @pytest.mark.parametrize(
     ("cell", "finding"),
     [
-        ("x" * 140_000, r"1 cell is longer than 131,072 characters.*: row 2 with 140,000"),
-        (".", r"1 cell of a batch's first row name.* folder.*: '\.' in row 2"),
+        ("x" * 140_000, r"1 row has a cell longer than 131,072 characters.*: row 2 with 140,000"),
+        (".", r"1 cell of a batch's first row with the name.* folder.*: '\.' in row 2"),
     ],
     ids=["too long", "folder"],
 )
-def test_what_the_client_refuses_of_a_cell_was_said_before(
+def test_a_cell_that_the_client_refuses_has_a_warning(
     cell: str, finding: str, tmp_path: Path
 ) -> None:
     data = export(f"note,imageName\n{cell},a.jpg\n", **{"a.jpg": JPEG})
@@ -159,15 +159,15 @@ def _matches(parts: Partition, pattern: str) -> bool:
     [
         (
             "imageName,references\na.jpg,http://example.org/1.JPG\n",
-            "1 cell of the column 'references' look",
+            "column 'references' has 1 cell with text like",
         ),
         (
             "imageName,references\na.jpg,http://example.org/1.jpg?s=2\n",
-            "of the column 'references' look",
+            "column 'references' has 1 cell",
         ),
         (
             "imageName,image2\na.jpg,b.jpg\n",
-            "1 cell of the column 'image2' name images of the archive",
+            "column 'image2' has 1 cell with the name of an image",
         ),
         (
             "imageName,x\na.jpg,1\nb.jpg,1\na.jpg,1\n",
@@ -190,7 +190,7 @@ def _matches(parts: Partition, pattern: str) -> bool:
         ("imageName\nlarge.jpg\n", r"1 image is too large for Zooniverse's web page.*large\.jpg"),
     ],
 )
-def test_what_the_web_page_does_not_take_is_said(text: str, finding: str, tmp_path: Path) -> None:
+def test_the_web_pages_rules_give_a_warning(text: str, finding: str, tmp_path: Path) -> None:
     images = dict.fromkeys(("a.jpg", "b.jpg", "c.tif", "d,e.jpg", "f.svg"), JPEG)
     images["large.jpg"] = bytes_of(1000 * 1024)
     parts, _ = inspected(export(text, **images), tmp_path)
@@ -215,7 +215,7 @@ def test_more_rows_than_the_web_page_advises_is_advice_and_no_warning(tmp_path: 
 
 
 @pytest.mark.parametrize("pack", [zip_of, tar_of])
-def test_what_is_sound_is_said_to_be(pack: object, tmp_path: Path) -> None:
+def test_a_sound_export_has_no_warning(pack: object, tmp_path: Path) -> None:
     files = {"a.jpg": JPEG, "b.png": PNG, "manifest.csv": b"imageName\na.jpg\nb.png\n"}
     parts, _ = inspected(pack(files), tmp_path)  # type: ignore[operator]
     assert zooniverse.section(parts) == ["No Zooniverse problems found."]
@@ -236,9 +236,12 @@ def test_of_a_zip_elsewhere_sizes_and_some_images_are_looked_at() -> None:
         (JPEG, True),
         (PNG, True),
         (b"GIF89a", True),
-        (b'<?xml version="1.0"?>\n<!-- a --><svg xmlns="x">', True),
-        (b"<svg>", True),
-        (b"<html><svg>", False),
+        (b'<?xml version="1.0"?>\n<!-- a --> <!-- b -->\n<svg xmlns="x">', True),
+        (b'<?xml?><!DOCTYPE svg PUBLIC "a" [<!ENTITY b "c"> ]>\n<svg>', True),
+        (b" \n<svg ", True),
+        (b"<svgx>", False),
+        (b"<!-- <svg> -->", False),
+        (b"<!-- a --><html><svg>", False),
         (b"RIFF\0\0\0\0WEBPVP8 ", False),
         (b"", False),
     ],
@@ -256,9 +259,9 @@ def test_a_tiny_image_that_is_whole_is_not_called_cut_off() -> None:
     text = "\n".join(["imageName", *files, ""])
     index = index_of(zip_of({**files, "manifest.csv": text.encode()}))
     parts = manifest.partition_export(index.members, index.read, "imageName", 5)
-    [said] = zooniverse.inspect(parts, index).zooniverse
-    assert said.sentence is zooniverse.CUT_OFF
-    assert said.text.endswith("a part of it: 2.jpg.")
+    [problem] = zooniverse.inspect(parts, index).zooniverse
+    assert problem.sentence is zooniverse.CUT_OFF
+    assert problem.text.endswith("a part of it: 2.jpg.")
 
 
 def test_a_row_is_counted_as_excel_shows_it(tmp_path: Path) -> None:

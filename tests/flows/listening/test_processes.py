@@ -13,7 +13,7 @@ import boto3
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from flows.support.processes import RUN_ID, end_leftovers, end_processes, stop_task
+from flows.listening.processes import RUN_ID, end_leftovers, end_processes, stop_task
 from tests.helpers.processes import eventually
 
 

@@ -15,9 +15,9 @@ from prefect.flow_engine import run_flow
 from prefect.logging import disable_run_logger
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Paused, Pending, Running
 
-from flows.support.decision import MISSED_HEARTBEATS
-from flows.support.heartbeats import ServerClock
-from flows.support.takeover import Standing, Takeover
+from flows.listening.clock import ServerClock
+from flows.listening.decision import MISSED_HEARTBEATS
+from flows.listening.takeover import Standing, Takeover
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -57,8 +57,8 @@ def runs_of(listener: Flow[[], Standing], prefect: SyncPrefectClient) -> list[Fl
 def test_the_run_of_a_dead_listener_is_ended_by_the_next(
     state: State[Any], prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.support.takeover.SECONDS_BETWEEN_LOOKS", 0)
-    monkeypatch.setattr("flows.support.takeover.TIME_TO_START", timedelta())
+    monkeypatch.setattr("flows.listening.takeover.SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr("flows.listening.takeover.TIME_TO_START", timedelta())
     monkeypatch.setattr(Heartbeats, "count", MISSED_HEARTBEATS)
     dead, alive = runs_of(standing, prefect)
     prefect.set_flow_run_state(dead.id, state, force=True)
@@ -91,7 +91,7 @@ def test_a_listener_whose_run_is_no_longer_running_is_told_so(state: State[Any])
 def test_a_listener_that_may_be_alive_or_about_to_start_is_left_alone(
     state: State[Any], prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.support.takeover.SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr("flows.listening.takeover.SECONDS_BETWEEN_LOOKS", 0)
     other, here = runs_of(standing, prefect)
     prefect.set_flow_run_state(other.id, state, force=True)
     assert run_flow(standing, flow_run=here) is Standing.LISTENS

@@ -84,15 +84,15 @@ def test_what_is_no_outage_is_passed_on(outage: Outage, stopping: threading.Even
 def test_an_outage_and_its_end_are_said_once_each(
     outage: Outage, stopping: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(outage._logger, "warning", lambda line, *_: said.append(line))
-    monkeypatch.setattr(outage._logger, "info", lambda line, *_: said.append(line))
+    lines: list[str] = []
+    monkeypatch.setattr(outage._logger, "warning", lambda line, *_: lines.append(line))
+    monkeypatch.setattr(outage._logger, "info", lambda line, *_: lines.append(line))
     for away, seconds in ((True, 60), (True, 60), (False, 5), (True, 0), (False, 0), (False, 60)):
         monkeypatch.setattr(outage, "SECONDS_UNTIL_OVER", 0 if seconds == 60 else 1000)
         with outage.wait_out_outage(stopping):
             if away:
                 raise ConnectionError("Prefect is away")
-    assert [line.split()[0] for line in said] == ["Waiting", "All"]
+    assert [line.split()[0] for line in lines] == ["Waiting", "All"]
 
 
 def test_prefects_client_repeats_exactly_what_counts_as_an_outage() -> None:

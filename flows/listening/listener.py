@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
 from blocks.saved import Aws
-from flows.support import decision
-from flows.support.heartbeats import Heartbeats, ServerClock
-from flows.support.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
-from flows.support.outage import is_outage
-from flows.support.processes import end_leftovers, end_run
-from flows.support.progress import best_effort
-from flows.support.recovery import (
+from flows.listening import decision
+from flows.listening.clock import ServerClock
+from flows.listening.heartbeats import Heartbeats
+from flows.listening.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
+from flows.listening.processes import end_leftovers, end_run
+from flows.listening.recovery import (
     force_cancelled,
     mark_crashed,
     note_callback,
@@ -31,8 +30,9 @@ from flows.support.recovery import (
     request_cancellation,
     retry,
 )
+from flows.run_page.progress import best_effort
+from flows.support.outage import is_outage
 from splitter.aws import CallbackError, Delivery, TriggerQueue
-from splitter.aws import sqs as queues
 from splitter.errors import Kind, SetupError, explain, is_kind
 from splitter.messages import Failure, ReplyAddress
 from splitter.settings import Settings
@@ -155,13 +155,9 @@ class Listener:
         """Look at the runs in flight whose state is new, and at the others every 30 s."""
         if not self._in_flight:
             return
-        wanted = [export.flow_run_id for export in self._in_flight.values()]
-        runs = {
-            run.id: run
-            for run in self._prefect.read_flow_runs(
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=wanted))
-            )
-        }
+        wanted = {"id": {"any_": [export.flow_run_id for export in self._in_flight.values()]}}
+        found = self._prefect.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted))
+        runs = {run.id: run for run in found}
         for export in list(self._in_flight.values()):
             run = runs.get(export.flow_run_id)
             state = run.state.id if run and run.state else None
@@ -174,13 +170,6 @@ class Listener:
                 self._reconcile(export, run)
             except Exception as error:
                 self._handle(error, export, run)
-
-    def stop(self) -> None:
-        """Acknowledge what has ended and release the other messages for the next listener."""
-        try:
-            self.poll()
-        finally:
-            self.release()
 
     def release(self) -> None:
         """Let the next listener have all messages at once."""
@@ -256,7 +245,7 @@ class Listener:
         if run and run.state and not run.state.is_final():
             force_cancelled(self._prefect, run, sentence)
         failure = Failure(download_id=export.address.download_id, error=sentence)
-        queues.send_callback(Aws().sqs(export.address.updates_queue_url), export.address, failure)
+        Aws().callbacks(export.address).send(failure)
         if run:
             # The message is deleted next; an error here would send the callback once more.
             with best_effort("The callback, which was sent,", self._logger, waits=False):
@@ -268,7 +257,7 @@ class Listener:
         self._logger.error("Giving up on message %s: %s", delivery.message_id, sentence)
         failure = Failure(download_id=address.download_id, error=sentence)
         try:
-            queues.send_callback(Aws().sqs(address.updates_queue_url), address, failure)
+            Aws().callbacks(address).send(failure)
             self._acknowledge(delivery)
         except CallbackError as unsent:
             self._reject(delivery, str(unsent))

@@ -1,7 +1,7 @@
 """Reads the facts about a run from Prefect, and sets the states that the listener decides on.
 
 A run is retried as itself, with the same id and page; it finds the batches of earlier attempts in
-S3. An attempt counts once its own code has begun; Prefect's ``run_count`` counts differently.
+S3.
 """
 
 from collections.abc import Sequence
@@ -9,102 +9,29 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from prefect import runtime
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import (
     ArtifactFilter,
-    ArtifactFilterKey,
     DeploymentFilter,
-    DeploymentFilterId,
     FlowRunFilter,
-    FlowRunFilterEndTime,
-    FlowRunFilterId,
-    FlowRunFilterStartTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
     WorkPoolFilter,
-    WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
-from prefect.context import FlowRunContext, SyncClientContext
-from prefect.exceptions import Abort
-from prefect.logging import get_run_logger
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 
-from flows.support.artifacts import CALLBACK_KEY, callback_markdown, callback_title
-from flows.support.decision import Retry, Run
-from flows.support.heartbeats import Heartbeats, ServerClock
-from flows.support.markdown import plain
-from flows.support.processes import machine_load
+from flows.listening.clock import ServerClock
+from flows.listening.decision import Retry, Run
+from flows.listening.heartbeats import Heartbeats
+from flows.listening.processes import machine_load
+from flows.run_page.artifacts import CALLBACK_KEY, callback_markdown, callback_title
+from flows.run_page.markdown import plain
+from flows.support.attempt import FAILED, failed_attempts
 from splitter.messages import Failure, Result
 
 LARGEST_SPREAD = 6
 """Seconds over which the next attempts of several runs are spread."""
-
-FAILED = (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
-
-
-def failed_attempts(states: Sequence[State[Any]]) -> list[State[Any]]:
-    """The states in which attempts ended badly whose code had begun, in order."""
-    ends = []
-    is_begun = False
-    for state in states:
-        if state.is_running():
-            is_begun = True
-        elif state.type in FAILED and is_begun:
-            ends.append(state)
-            is_begun = False
-    return ends
-
-
-def is_superseded(run: FlowRun) -> bool:
-    """Whether another process owns the current run, by its present state in Prefect.
-
-    It was cancelled, suspended, marked crashed or started again.
-    """
-    return not is_running(run) or run.run_count > runtime.flow_run.run_count
-
-
-def leave_if_superseded() -> None:
-    """End this attempt without a state of its own if another attempt owns the run.
-
-    So an attempt that was only slow, or unreachable, sends no second callback and does not
-    overwrite the state of the attempt that goes on.
-
-    Raises:
-        Abort: if so; Prefect's engine then ends the process.
-    """
-    if not is_deployed():
-        return
-    # The run's own client, for a new one does not wait for a server that it never reached.
-    with SyncClientContext.get_or_create() as context:
-        run = context.client.read_flow_run(UUID(runtime.flow_run.id))
-    if is_superseded(run):
-        get_run_logger().warning("Run is %s; a newer attempt has taken over", run.state_name)
-        raise Abort("a newer attempt has taken over")
-
-
-def is_running(run: FlowRun) -> bool:
-    return run.state_type == StateType.RUNNING
-
-
-def is_deployed() -> bool:
-    """Whether the current run has a deployment, and so may be tried again.
-
-    Of a run without one, ``runtime.deployment.id`` asks the API each time.
-    """
-    context = FlowRunContext.get()
-    return bool(context and context.flow_run and context.flow_run.deployment_id)
-
-
-def earlier_attempts() -> list[State[Any]]:
-    """The ends of the current run's earlier attempts."""
-    if not is_deployed():
-        return []
-    with get_client(sync_client=True) as prefect:
-        return failed_attempts(prefect.read_flow_run_states(UUID(runtime.flow_run.id)))
 
 
 def observe(
@@ -147,20 +74,19 @@ def count_ends(states: Sequence[State[Any]]) -> int:
 
 def do_others_run(prefect: SyncPrefectClient, run: FlowRun) -> bool:
     """Whether other runs of a run's pool, or else of its deployment, are running."""
-    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
-    return bool(
-        prefect.read_flow_runs(flow_run_filter=FlowRunFilter(state=running), limit=1, **beside(run))
-    )
+    running = FlowRunFilter.model_validate({"state": {"type": {"any_": [StateType.RUNNING]}}})
+    return bool(prefect.read_flow_runs(flow_run_filter=running, limit=1, **beside(run)))
 
 
 def last_end_of_others(prefect: SyncPrefectClient, run: FlowRun) -> datetime | None:
     """When another run of a run's pool, or else of its deployment, last ended that had begun."""
+    others = {
+        "id": {"not_any_": [run.id]},
+        "start_time": {"is_null_": False},
+        "end_time": {"is_null_": False},
+    }
     ended = prefect.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            id=FlowRunFilterId(not_any_=[run.id]),
-            start_time=FlowRunFilterStartTime(is_null_=False),
-            end_time=FlowRunFilterEndTime(is_null_=False),
-        ),
+        flow_run_filter=FlowRunFilter.model_validate(others),
         sort=FlowRunSort.END_TIME_DESC,
         limit=10,
         **beside(run),
@@ -172,10 +98,25 @@ def last_end_of_others(prefect: SyncPrefectClient, run: FlowRun) -> datetime | N
 def beside(run: FlowRun) -> dict[str, Any]:
     """Filters for the runs of a run's pool, or else of its deployment."""
     if run.work_pool_name:
-        name = WorkPoolFilterName(any_=[run.work_pool_name])
-        return {"work_pool_filter": WorkPoolFilter(name=name)}
-    deployment = DeploymentFilterId(any_=[run.deployment_id] if run.deployment_id else [])
-    return {"deployment_filter": DeploymentFilter(id=deployment)}
+        pool = {"name": {"any_": [run.work_pool_name]}}
+        return {"work_pool_filter": WorkPoolFilter.model_validate(pool)}
+    deployment = {"id": {"any_": [run.deployment_id] if run.deployment_id else []}}
+    return {"deployment_filter": DeploymentFilter.model_validate(deployment)}
+
+
+def runs_of(
+    prefect: SyncPrefectClient,
+    deployment: UUID,
+    kinds: Sequence[StateType],
+    sort: FlowRunSort = FlowRunSort.EXPECTED_START_TIME_DESC,
+) -> list[FlowRun]:
+    """The runs of a deployment in some kinds of state, the latest first."""
+    return prefect.read_flow_runs(
+        deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment]}}),
+        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": kinds}}}),
+        sort=sort,
+        limit=20,
+    )
 
 
 def states_since_it_ran(states: Sequence[State[Any]]) -> Sequence[State[Any]]:
@@ -194,8 +135,8 @@ def retry(prefect: SyncPrefectClient, run: FlowRun, decision: Retry, now: dateti
 def callback_of(prefect: SyncPrefectClient, run: FlowRun) -> str | None:
     """The last callback that is noted on a run, as Markdown."""
     noted = prefect.read_artifacts(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
-        artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[CALLBACK_KEY])),
+        flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run.id]}}),
+        artifact_filter=ArtifactFilter.model_validate({"key": {"any_": [CALLBACK_KEY]}}),
         sort=ArtifactSort.CREATED_DESC,
     )
     return str(noted[0].data) if noted else None

@@ -7,23 +7,18 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterId,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.logging import get_logger
 from prefect.states import AwaitingRetry
 
-from flows.support.decision import MISSED_HEARTBEATS, TIME_TO_CANCEL, time_to_start_here
-from flows.support.heartbeats import FREQUENCY, SECONDS_BETWEEN_SIGNS, ServerClock, last_arrival
+from flows.listening.clock import ServerClock
+from flows.listening.decision import MISSED_HEARTBEATS, TIME_TO_CANCEL, time_to_start_here
+from flows.listening.heartbeats import FREQUENCY, SECONDS_BETWEEN_SIGNS, last_arrival
+from flows.listening.processes import end_leftovers, end_run, machine_load
+from flows.listening.recovery import force_cancelled, runs_of
+from flows.support.attempt import FAILED
 from flows.support.prefect_texts import SERVICE_STOPPED
-from flows.support.processes import end_leftovers, end_run, machine_load
-from flows.support.recovery import FAILED, force_cancelled
 
 log = get_logger("serve")
 
@@ -89,7 +84,7 @@ class Upkeep:
 
     def begin(self) -> None:
         """Restart the listener that an earlier service left unfinished, or create one."""
-        left = self._runs(UNFINISHED)
+        left = runs_of(self._prefect, self._deployment, UNFINISHED)
         for run in left:
             if is_cancelling(run):  # Prefect allows it no other state
                 force_cancelled(self._prefect, run, "The service that ran it has ended")
@@ -100,7 +95,7 @@ class Upkeep:
 
     def look(self) -> None:
         """Restart a listener that has ended or died, unless a person cancelled it."""
-        unfinished = self._runs(UNFINISHED)
+        unfinished = runs_of(self._prefect, self._deployment, UNFINISHED)
         for run in unfinished:
             if is_cancelling(run) and self._age(run) > TIME_TO_CANCEL:
                 force_cancelled(self._prefect, run, "Cancelled, but nothing stopped it")
@@ -113,7 +108,7 @@ class Upkeep:
                 end_leftovers(run, self._clock.now(), log)
         if unfinished:
             return
-        ended = self._runs(ENDED, FlowRunSort.END_TIME_DESC)
+        ended = runs_of(self._prefect, self._deployment, ENDED, FlowRunSort.END_TIME_DESC)
         if not ended or ended[0].state is None:
             self._prefect.create_flow_run_from_deployment(self._deployment)
             return
@@ -127,19 +122,6 @@ class Upkeep:
         elif state.message == SERVICE_STOPPED:
             log.warning("The service that ran %s was stopped; it starts again here", run.name)
             schedule_restart(self._prefect, run.id, "Its service was stopped", timedelta())
-
-    def _runs(
-        self, kinds: list[StateType], sort: FlowRunSort = FlowRunSort.EXPECTED_START_TIME_DESC
-    ) -> list[FlowRun]:
-        """The listener's runs in some kinds of state, the latest first."""
-        return self._prefect.read_flow_runs(
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self._deployment])),
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=kinds))
-            ),
-            sort=sort,
-            limit=20,
-        )
 
     def _is_dead(self, run: FlowRun) -> bool:
         """Whether a run's heartbeats have stopped, or a service took it and did not start it.

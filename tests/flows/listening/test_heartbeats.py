@@ -18,12 +18,11 @@ from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Pending, Running
 
-from flows.support.heartbeats import (
+from flows.listening.clock import LONGEST_PAUSE, ServerClock
+from flows.listening.heartbeats import (
     FREQUENCY,
     LARGEST_SKEW,
-    LONGEST_PAUSE,
     Heartbeats,
-    ServerClock,
     check_frequency,
     last_arrival,
 )

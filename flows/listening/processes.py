@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from prefect.client.schemas.objects import FlowRun
 
 from blocks.saved import Aws
-from flows.support.progress import Logger
+from flows.run_page.progress import Logger
 
 TIME_TO_TERMINATE = 5
 """Seconds between SIGTERM and SIGKILL."""

@@ -14,20 +14,14 @@ from uuid import UUID
 from prefect import runtime
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterKey,
-    FlowRunFilter,
-    FlowRunFilterId,
-)
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 from prefect.client.schemas.objects import State
 
-from flows.support.markdown import code, link, plain
+from flows.run_page.markdown import code, link, plain
 from splitter.aws import Bucket
 from splitter.batches.outcome import Outcome
-from splitter.errors import Verdict
 from splitter.messages import BATCH_FOLDER, Failure, Request, Result, to_json
-from splitter.sentences import escaped
+from splitter.sentences import Problem, escaped
 from splitter.settings import Docs
 from splitter.wording import count, duration, size
 
@@ -127,7 +121,7 @@ made in {duration(outcome.seconds)}.
 | | |
 | --- | --- |
 | Archive | {_place(request)}, {size(outcome.archive_size)} |
-| Lane | {outcome.lane}: {plain(outcome.reason)} |
+| Lane | {outcome.lane}: {plain(outcome.reason.text)} |
 | Manifest | {code(outcome.parts.manifest)} |
 {_ends(earlier)}
 ### Zooniverse
@@ -172,7 +166,7 @@ def publish_pictures(names: Sequence[str], sheet: bytes) -> None:
 def publish_failure(
     request: Any,
     begin: str,
-    verdict: Verdict,
+    problem: Problem,
     earlier: Sequence[State[Any]],
     docs: Docs,
     *,
@@ -194,10 +188,10 @@ def publish_failure(
     _remove("summary", *([] if has_batches else ["batches", "images"]))
     create_markdown_artifact(
         key="summary",
-        description=plain(f"{begin} {verdict.said}"),
-        markdown=f"**{begin}** {plain(verdict.said)}\n\n"
-        f"**Who must act:** {verdict.actor.value}\n\n"
-        f"**What to do:** {verdict.advice}\n\n"
+        description=plain(f"{begin} {problem}"),
+        markdown=f"**{begin}** {plain(problem)}\n\n"
+        f"**Who must act:** {problem.actor.value}\n\n"
+        f"**What to do:** {problem.advice}\n\n"
         f"{archive}"
         f"**Callback:** see the artifact *callback* of this run. Without one, {no_callback}.\n"
         f"{_ends(earlier)}\n"
@@ -217,7 +211,7 @@ def publish_callback(message: Result | Failure) -> None:
 
 def callback_title(message: Result | Failure) -> str:
     """The content of a callback as one sentence."""
-    return f"BIOSPEX was told: {_content(message)}"
+    return f"Sent to BIOSPEX: {_content(message)}"
 
 
 def callback_markdown(message: Result | Failure) -> str:
@@ -273,9 +267,10 @@ def _ends(earlier: Sequence[State[Any]]) -> str:
 
 def _remove(*keys: str) -> None:
     """Delete the artifacts with these keys that an earlier attempt of the current run made."""
+    run = {"id": {"any_": [UUID(runtime.flow_run.id)]}}
     with get_client(sync_client=True) as prefect:
         for artifact in prefect.read_artifacts(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(runtime.flow_run.id)])),
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=list(keys))),
+            flow_run_filter=FlowRunFilter.model_validate(run),
+            artifact_filter=ArtifactFilter.model_validate({"key": {"any_": keys}}),
         ):
             prefect.delete_artifact(artifact.id)

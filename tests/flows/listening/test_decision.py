@@ -18,7 +18,7 @@ from prefect.states import (
     Scheduled,
 )
 
-from flows.support.decision import (
+from flows.listening.decision import (
     MISSED_HEARTBEATS,
     NO_HEARTBEATS,
     REFUSED,

@@ -6,7 +6,7 @@ from prefect.logging import get_logger
 from prefect.settings import get_current_settings
 
 from blocks.saved import Aws
-from flows.support.heartbeats import websocket_problem
+from flows.listening.heartbeats import websocket_problem
 from splitter.errors import SetupError
 from splitter.sentences import Actor, Sentence, Words
 from splitter.settings import Settings

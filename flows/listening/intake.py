@@ -11,8 +11,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
 
-from flows.support import decision
-from flows.support.heartbeats import HEARTBEAT_ENVIRONMENT
+from flows.listening import decision
+from flows.listening.heartbeats import HEARTBEAT_ENVIRONMENT
 from flows.support.outage import is_outage
 from flows.support.run_tags import download_tag
 from splitter.aws import Delivery

@@ -1,4 +1,4 @@
-"""Compares a sample of a ZIP's members with its central directory before a splice.
+"""Decides whether S3 can copy a ZIP's members into batches.
 
 S3 copies each member's local header and data descriptor unchanged. Some programs read these, others
 read the directory, so both must agree, for the strictest of unzip, 7z, bsdtar, Java, Go and Python.
@@ -6,28 +6,31 @@ A faulty writer makes the same mistake in every member, so a sample reveals it. 
 refer to PKWARE's APPNOTE.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from zipfile import ZIP_DEFLATED, ZIP_STORED
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipInfo
 
 from splitter.archives.members import ArchiveError
-from splitter.archives.zip_data import deflated_length
+from splitter.archives.zip_data import deflated_length, method_name
 from splitter.archives.zip_directory import Read
-from splitter.archives.zip_index import MemberSpan, ZipIndex, content, local_header
+from splitter.archives.zip_index import MemberSpan, ZipIndex, content, least_size, local_header
 from splitter.archives.zip_records import (
     DATA_DESCRIPTOR,
     LONGEST_DATA_DESCRIPTOR,
+    LONGEST_EXTRA_FIELD,
     MAX_32,
     STRENGTH,
-    LocalHeader,
+    UTF8_NAME,
+    Fields,
     data_descriptors,
     encoded_name,
     extra_fields,
     local_zip64_sizes,
     meant_name,
 )
-from splitter.sentences import Actor, Said, Sentence, Words
+from splitter.sentences import Actor, Problem, Sentence, Words
 
 SAMPLE = 64
 """Members whose headers are compared. All members of a smaller archive are compared."""
@@ -38,55 +41,79 @@ UNPACKED = 4
 LARGEST_UNPACKED = 8 * 1024 * 1024
 """Compressed bytes of the largest member that is unpacked; images are smaller."""
 
-REQUESTS = SAMPLE
-"""Threads: one for each member of the sample, because a request mostly waits."""
-
 LATEST_VERSION = 46  # 4.6 (4.4.3.2); Info-ZIP's unzip skips members that need a later version
 
-# Reasons to extract the archive instead.
-IN_FRONT = Sentence(
+
+def _reason(code: str, template: str) -> Sentence:
+    """A reason for a lane; nobody has to act."""
+    return Sentence(code, template, Actor.NOBODY)
+
+
+COPYABLE = _reason(
+    "lane.copyable",
+    "S3 can copy every file; compared the headers of {compared} files, unpacked {unpacked}",
+)
+IN_A_FOLDER = _reason(
+    "lane.images-in-a-folder",
+    "its images are in a folder, {folder}, which a copied member would keep",
+)
+RENAMED = _reason("member.renamed", "{name} is called {original} inside it")
+NOT_MARKED = _reason(
+    "member.not-marked-as-utf-8",
+    "{name} is not marked as UTF-8, so programs read it in several ways",
+)
+NOT_COMPOSED = _reason("member.not-nfc", "{name} is not in Unicode's composed form (NFC)")
+METHOD = _reason("member.not-deflated", "{name} is compressed by {method}, not by Deflate")
+FLAGS = _reason("member.refused-flags", "{name} has flags that some programs refuse")
+STORED_STREAM = _reason(
+    "member.stored-without-size",
+    "{name} is stored without its size in front, so no stream can be read",
+)
+IN_FRONT = _reason(
     "member.header-differs",
     "{field} in front of the data of {name} differs from the table of contents",
-    Actor.NOBODY,
 )
-BEHIND = Sentence(
+BEHIND = _reason(
     "member.descriptor-differs",
     "the checksum or the size after the data of {name} differs from the table of contents",
-    Actor.NOBODY,
 )
-WIDE = Sentence(
+WIDE = _reason(
     "member.wide-descriptor",
     "the sizes after the data of {name} have 64 bits, which Java does not read",
-    Actor.NOBODY,
 )
-NEWER = Sentence(
+NEWER = _reason(
     "member.newer-version",
     "{name} asks for a later version of ZIP, {version}, than unzip reads",
-    Actor.NOBODY,
 )
-LONG_FIELD = Sentence(
+LONG_FIELD = _reason(
     "member.extra-field-too-long",
     "the extra field in front of the data of {name} is longer than its room",
-    Actor.NOBODY,
 )
-SLACK = Sentence(
-    "member.stray-bytes", "after the data of {name} are bytes that belong to no file", Actor.NOBODY
-)
-SLACK_INSIDE = Sentence(
+SLACK = _reason("member.stray-bytes", "after the data of {name} are bytes that belong to no file")
+SLACK_INSIDE = _reason(
     "member.stray-bytes-inside",
     "after the compressed data of {name}, within its size, are bytes that belong to no file",
-    Actor.NOBODY,
 )
 
 
-def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
-    """The first difference that rules out a splice, and a summary of the comparisons."""
+def copyable(index: ZipIndex, folder: str, read: Read) -> tuple[bool, Problem]:
+    """Whether S3 can copy the members into batches, and the reason.
+
+    Args:
+        folder: the images' folder; see ``manifest.Partition``.
+        read: returns bytes of the archive.
+    """
+    if folder:
+        return False, IN_A_FOLDER(folder=folder)
     files = list(index.members.items())
+    for name, span in files:
+        if problem := _obstacle(name, span):
+            return False, problem
     chosen = sample([span for _, span in files])
     count = len(chosen)
     unpack = {chosen[(count - 1) * number // (UNPACKED - 1)] for number in range(UNPACKED)}
 
-    def look(number: int) -> Said | None:
+    def look(number: int) -> Problem | None:
         name, span = files[number]
         if number in unpack and span.size <= LARGEST_UNPACKED:
             data = read(span.start, span.size)
@@ -98,11 +125,32 @@ def disagreement(index: ZipIndex, read: Read) -> tuple[str | None, str]:
             return header_disagreement(name, span, here) or _data_disagreement(name, span, here)
         return header_disagreement(name, span, read)
 
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        found = [said for said in pool.map(look, chosen) if said]
-    these = f"{count:,} of {len(files):,}" if count < len(files) else f"all {count:,}"
-    compared = f"compared the headers of {these} files, unpacked {len(unpack):,}"
-    return (found[0].text if found else None), compared
+    with ThreadPoolExecutor(SAMPLE) as pool:  # a request mostly waits
+        for problem in list(pool.map(look, chosen)):
+            if problem:
+                return False, problem
+    compared = f"{count:,} of {len(files):,}" if count < len(files) else f"all {count:,}"
+    return True, COPYABLE(compared=Words(compared), unpacked=len(unpack))
+
+
+def _obstacle(name: str, span: MemberSpan) -> Problem | None:
+    """The reason in the central directory that a member's local header cannot be in a batch."""
+    info = span.info
+    if info.orig_filename != name:
+        return RENAMED(name=name, original=info.orig_filename)
+    if not (name.isascii() or info.flag_bits & UTF8_NAME):
+        return NOT_MARKED(name=name)
+    if not unicodedata.is_normalized("NFC", name):
+        return NOT_COMPOSED(name=name)
+    if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        return METHOD(name=name, method=Words(method_name(info.compress_type)))
+    if info.flag_bits & ~(STRENGTH | DATA_DESCRIPTOR | UTF8_NAME):
+        return FLAGS(name=name)
+    if info.compress_type == ZIP_STORED and info.flag_bits & DATA_DESCRIPTOR:
+        return STORED_STREAM(name=name)
+    if span.size > least_size(info) + LONGEST_EXTRA_FIELD + LONGEST_DATA_DESCRIPTOR:
+        return SLACK(name=name)
+    return None
 
 
 def sample(spans: Sequence[MemberSpan]) -> list[int]:
@@ -138,31 +186,31 @@ def _kind(span: MemberSpan) -> tuple[int, ...]:
     )
 
 
-def header_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
+def header_disagreement(name: str, span: MemberSpan, read: Read) -> Problem | None:
     """The first difference between a member's local header or data descriptor and the directory."""
     try:
         header = local_header(name, span, read)
     except ArchiveError as error:
-        return error.said
-    info = span.info
+        return error.problem
+    info, fields = span.info, header.fields
     wide = local_zip64_sizes(header.extra)
     for differs, field in (
         (header.name != encoded_name(info), "the name"),
         # 4.6.9: several programs read the name in an extra field.
-        (meant_name(header.name, header.flags, header.extra) != info.filename, "the name"),
-        (header.method != info.compress_type, "the compression method"),
-        ((header.flags ^ info.flag_bits) & ~STRENGTH, "a flag"),
-        (not _sizes_agree(header, wide, span), "the checksum or the size"),
+        (meant_name(header.name, fields.flags, header.extra) != info.filename, "the name"),
+        (fields.method != info.compress_type, "the compression method"),
+        ((fields.flags ^ info.flag_bits) & ~STRENGTH, "a flag"),
+        (not _sizes_agree(fields, wide, info), "the checksum or the size"),
     ):
         if differs:
             return IN_FRONT(field=Words(field), name=name)
-    if header.version > LATEST_VERSION:
-        version = f"{header.version // 10}.{header.version % 10}"
-        return NEWER(name=name, version=Words(version))
+    version = fields.version & 0xFF  # the upper byte names a system
+    if version > LATEST_VERSION:
+        return NEWER(name=name, version=Words(f"{version // 10}.{version % 10}"))
     if sum(4 + len(value) for _, value in extra_fields(header.extra)) != len(header.extra):
         return LONG_FIELD(name=name)
     left = span.size - header.size - info.compress_size
-    if not header.flags & DATA_DESCRIPTOR:
+    if not fields.flags & DATA_DESCRIPTOR:
         return SLACK(name=name) if left else None
     if left > LONGEST_DATA_DESCRIPTOR:
         return SLACK(name=name)
@@ -172,29 +220,28 @@ def header_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
     return None if read(span.end - left, left) in data_descriptors(info) else BEHIND(name=name)
 
 
-def _sizes_agree(header: LocalHeader, wide: tuple[int, int] | None, span: MemberSpan) -> bool:
+def _sizes_agree(fields: Fields, wide: tuple[int, int] | None, info: ZipInfo) -> bool:
     """Whether a header's checksum and sizes are correct or left to the data descriptor."""
-    info = span.info
-    found = [header.crc, header.compress_size, header.file_size]
+    found = [fields.crc, fields.compress_size, fields.file_size]
     wanted = [info.CRC, info.compress_size, info.file_size]
     if wide:  # 4.5.3: some programs read the field even if the header has the sizes
         found += [*wide]
         wanted += wanted[1:]
         found[1:3] = [wide[at] if found[1 + at] == MAX_32 else found[1 + at] for at in (0, 1)]
-    left_out = (0, MAX_32) if header.flags & DATA_DESCRIPTOR else ()
+    left_out = (0, MAX_32) if fields.flags & DATA_DESCRIPTOR else ()
     if info.compress_type == ZIP_STORED and info.compress_size != info.file_size:
         return False
     pairs = zip(found, wanted, strict=True)
     return all(value == want or value in left_out for value, want in pairs)
 
 
-def _data_disagreement(name: str, span: MemberSpan, read: Read) -> Said | None:
+def _data_disagreement(name: str, span: MemberSpan, read: Read) -> Problem | None:
     try:
         for _ in content(name, span, read):
             pass
         header = local_header(name, span, read)
     except ArchiveError as error:
-        return error.said
+        return error.problem
     packed = read(span.start + header.size, span.info.compress_size)
     if span.info.compress_type == ZIP_DEFLATED and deflated_length(packed) != len(packed):
         return SLACK_INSIDE(name=name)

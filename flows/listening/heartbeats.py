@@ -1,4 +1,4 @@
-"""Heartbeats of runs as they arrive at Prefect's API, and the API's own clock.
+"""Heartbeats of runs as they arrive at Prefect's API.
 
 Prefect sends a heartbeat event for each running flow over a WebSocket. A missing heartbeat can mean
 a dead process, but also a WebSocket that a proxy refuses, an outage, or a wrong clock. So nothing
@@ -12,10 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from uuid import UUID
 
-from httpx import Response
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
@@ -25,7 +23,8 @@ from prefect.events.schemas.events import ReceivedEvent
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
-from flows.support.decision import MISSED_HEARTBEATS
+from flows.listening.clock import ServerClock
+from flows.listening.decision import MISSED_HEARTBEATS
 from splitter.errors import SetupError
 from splitter.sentences import Actor, Sentence
 from splitter.settings import Docs
@@ -37,9 +36,6 @@ seconds; Prefect's default of 180 would start a new listener every minute."""
 
 SECONDS_BETWEEN_SIGNS = 60
 """Between two signs of life that a listener sends over HTTP."""
-
-LONGEST_PAUSE = 60
-"""Seconds without a response of Prefect's API that count as an outage."""
 
 LARGEST_SKEW = timedelta(minutes=2)
 """The difference between two clocks that causes a warning."""
@@ -57,9 +53,9 @@ HEARTBEAT_ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(FREQUENCY)}
 """Environment of a run whose heartbeats are counted here."""
 
 NO_HEARTBEATS = (
-    "The heartbeats of this listener do not arrive at Prefect, so runs that died cannot be told "
-    "from healthy ones. No run is marked crashed until they do. A proxy in front of Prefect's API "
-    "has to pass WebSocket upgrades: see {page}."
+    "The heartbeats of this listener do not arrive at Prefect, so runs that died cannot be "
+    "distinguished from healthy ones. No run is marked crashed until they do. A proxy in front of "
+    "Prefect's API has to pass WebSocket upgrades: see {page}."
 )
 UNHEARD = (
     "No heartbeat of {run} has arrived at Prefect, nor of any other export, so it would not be "
@@ -124,49 +120,6 @@ def shows_life(run: UUID) -> Iterator[None]:
 def own_frequency() -> timedelta:
     """The time between two heartbeats of this process."""
     return timedelta(seconds=get_current_settings().flows.heartbeat_frequency or FREQUENCY)
-
-
-class ServerClock:
-    """The clock of Prefect's API, read from the Date header of its answers."""
-
-    def __init__(self) -> None:
-        self._ahead = timedelta()
-        self._answered_at = float("-inf")
-        self._answers_since: datetime | None = None
-
-    def note(self, response: Response) -> None:
-        """Read an answer's Date; an event hook of httpx."""
-        if response.is_server_error:  # a proxy's, perhaps
-            return
-        with suppress(ValueError):
-            there = parsedate_to_datetime(response.headers.get("Date", ""))
-            if there.tzinfo:  # not where a proxy has added a second date
-                self._ahead = there - datetime.now(UTC)
-        moment = time.monotonic()
-        if moment - self._answered_at > LONGEST_PAUSE:
-            self._answers_since = self.now()
-        self._answered_at = moment
-
-    def client(self) -> SyncPrefectClient:
-        """A client of Prefect's API that keeps this clock right."""
-        hooks = {"event_hooks": {"response": [self.note]}}
-        return get_client(sync_client=True, httpx_settings=hooks)
-
-    def now(self) -> datetime:
-        """The time at Prefect's API, to a second; this machine's before its first answer."""
-        return datetime.now(UTC) + self._ahead
-
-    def elapsed(self, since: datetime) -> timedelta:
-        """The time since a moment, or since the last outage of Prefect's API if that is shorter.
-
-        No run can begin during an outage, or while this process is stopped or frozen.
-        """
-        return self.now() - max(since, self._answers_since or since)
-
-    @property
-    def skew(self) -> timedelta:
-        """The difference between this machine's clock and the API's."""
-        return abs(self._ahead)
 
 
 def unbroken_since(arrivals: Sequence[datetime], longest_gap: timedelta) -> datetime:

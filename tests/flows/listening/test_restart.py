@@ -25,10 +25,10 @@ from prefect.states import (
     Scheduled,
 )
 
-from flows.support import heartbeats, restart
-from flows.support.heartbeats import ServerClock
+from flows.listening import heartbeats, restart
+from flows.listening.clock import ServerClock
+from flows.listening.restart import Upkeep, restart_delay
 from flows.support.prefect_texts import SERVICE_STOPPED
-from flows.support.restart import Upkeep, restart_delay
 from tests.helpers.processes import eventually
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -123,7 +123,7 @@ def test_a_listener_that_lives_or_that_a_person_stopped_is_left_alone(
 def test_a_listener_that_a_dead_service_took_starts_again(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.support.decision.TIME_TO_START_HERE", timedelta(seconds=-1))
+    monkeypatch.setattr("flows.listening.decision.TIME_TO_START_HERE", timedelta(seconds=-1))
     served.create(Pending())
     served.upkeep.look()
     assert [run.state_name for run in served.runs()] == ["AwaitingRetry"]

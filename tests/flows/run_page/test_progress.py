@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterId
 
-from flows.support.progress import Progress, best_effort
+from flows.run_page.progress import Progress, best_effort
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -33,8 +33,8 @@ def shown(prefect: SyncPrefectClient) -> Shown:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is shown, and a line is logged for it."""
-    monkeypatch.setattr("flows.support.progress.SECONDS_BETWEEN_UPDATES", 0)
-    monkeypatch.setattr("flows.support.progress.SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("flows.run_page.progress.SECONDS_BETWEEN_UPDATES", 0)
+    monkeypatch.setattr("flows.run_page.progress.SECONDS_BETWEEN_LINES", 0)
 
 
 def test_progress_is_what_has_gone_through_of_the_total(shown: Shown, impatient: None) -> None:
@@ -54,8 +54,8 @@ def test_progress_is_what_has_gone_through_of_the_total(shown: Shown, impatient:
 def test_a_card_says_how_much_is_done_and_how_long_the_rest_takes(
     impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(Progress, "_show", lambda _, percent, text: said.append(text))
+    shown: list[str] = []
+    monkeypatch.setattr(Progress, "_show", lambda _, percent, text: shown.append(text))
 
     @flow
     def transfer() -> None:
@@ -65,7 +65,7 @@ def test_a_card_says_how_much_is_done_and_how_long_the_rest_takes(
             raise OSError("no more")
 
     transfer()
-    [step, end] = said
+    [step, end] = shown
     assert re.fullmatch(r"Download: 25 % of 2\.0 MB, 3\d s to go", step)
     assert end == "Download of 2.0 MB, stopped at 25 %"
 
@@ -94,7 +94,7 @@ def test_more_than_the_total_is_all_and_of_nothing_all_is_there() -> None:
 def test_steps_are_counted_by_any_thread_and_thinned_out(
     shown: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.support.progress.SECONDS_BETWEEN_UPDATES", 3600)
+    monkeypatch.setattr("flows.run_page.progress.SECONDS_BETWEEN_UPDATES", 3600)
     updates = []
     monkeypatch.setattr(Progress, "_show", lambda _, *shown: updates.append(shown))
 

@@ -41,11 +41,12 @@ from prefect.states import (
 from devtools.services import child, free_port
 from flows.create_batches import create_batches
 from flows.listen import listen
-from flows.support.decision import MISSED_HEARTBEATS
-from flows.support.heartbeats import Heartbeats, ServerClock
-from flows.support.intake import Intake
-from flows.support.listener import Listener
-from flows.support.recovery import callback_of, observe
+from flows.listening.clock import ServerClock
+from flows.listening.decision import MISSED_HEARTBEATS
+from flows.listening.heartbeats import Heartbeats
+from flows.listening.intake import Intake
+from flows.listening.listener import Listener
+from flows.listening.recovery import callback_of, observe
 from splitter.aws.sqs import TriggerQueue
 from splitter.settings import Allowed, Settings
 from tests.conftest import BOTH_DATABASES, EXPORTS
@@ -121,7 +122,7 @@ def deployment(biospex: Biospex, prefect: SyncPrefectClient) -> Iterator[Deploym
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time between two looks."""
-    monkeypatch.setattr("flows.support.listener.SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr("flows.listening.listener.SECONDS_BETWEEN_LOOKS", 0)
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_a_second_delivery_is_the_same_run(deployment: Deployment, biospex: Bios
     biospex.send(biospex.request(EXPORTS[0]))
     first, second = deployment.listener(), deployment.listener()
     receive(first)
-    first.stop()
+    first.release()
     assert biospex.triggers() == (1, 0)
     receive(second)
     assert biospex.triggers() == (0, 1)
@@ -166,7 +167,7 @@ def test_restarts_of_the_listener_lead_to_no_dead_letter(
         listener = deployment.listener()
         receive(listener)
         assert biospex.triggers() == (0, 1)
-        listener.stop()
+        listener.release()
     assert biospex.triggers() == (1, 0)
     assert len(deployment.runs()) == 1
 
@@ -345,7 +346,7 @@ def test_an_unexpected_error_is_answered_and_stays_with_its_export(
             raise error
         return observe(client, run, *arguments)
 
-    monkeypatch.setattr("flows.support.listener.observe", observe_or_not)
+    monkeypatch.setattr("flows.listening.listener.observe", observe_or_not)
     listener.poll()
     assert sorted(callback["downloadId"] for callback in biospex.callbacks()) == [0, 1]
     assert listener._in_flight == {}
@@ -360,9 +361,9 @@ def test_an_outage_while_an_unexpected_error_is_answered_costs_no_message(
 
         return failing
 
-    monkeypatch.setattr("flows.support.listener.observe", fail(ValueError("odd")))
+    monkeypatch.setattr("flows.listening.listener.observe", fail(ValueError("odd")))
     with monkeypatch.context() as during:
-        during.setattr("flows.support.listener.force_cancelled", fail(ConnectError("away")))
+        during.setattr("flows.listening.listener.force_cancelled", fail(ConnectError("away")))
         for _ in range(7):  # more than a message is rejected
             listener.poll()
     assert len(listener._in_flight) == 1
@@ -493,7 +494,7 @@ def test_a_run_that_was_taken_but_never_started_is_tried_again(
     biospex: Biospex,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.support.decision.TIME_TO_START_HERE", timedelta(seconds=-1))
+    monkeypatch.setattr("flows.listening.decision.TIME_TO_START_HERE", timedelta(seconds=-1))
     deployment.set(Pending(name="Submitting"))
     for _ in range(2):
         listener.poll()
@@ -518,7 +519,7 @@ def test_a_lasting_404_about_an_existing_deployment_fails_the_listener(
         while not listener._waiting:
             receive(listener)
         receive(listener)
-        monkeypatch.setattr("flows.support.intake.LONGEST_REFUSAL", 0)
+        monkeypatch.setattr("flows.listening.intake.LONGEST_REFUSAL", 0)
         with pytest.raises((ObjectNotFound, HTTPStatusError)):
             receive(listener)
         broken.fault = lambda method, path: None
@@ -560,7 +561,7 @@ def test_a_failure_that_cannot_be_noted_is_still_sent_only_once(
     def refuse(*_: object) -> None:
         raise ConnectionError("Prefect's API is away for a moment")
 
-    monkeypatch.setattr("flows.support.listener.note_callback", refuse)
+    monkeypatch.setattr("flows.listening.listener.note_callback", refuse)
     deployment.set(Cancelled())
     for _ in range(2):
         listener.poll()

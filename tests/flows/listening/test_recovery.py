@@ -22,9 +22,10 @@ from prefect.states import (
     Scheduled,
 )
 
-from flows.support import decision, recovery
-from flows.support.decision import Retry
-from flows.support.heartbeats import ServerClock
+from flows.listening import decision, recovery
+from flows.listening.clock import ServerClock
+from flows.listening.decision import Retry
+from flows.support.attempt import failed_attempts, is_superseded
 from splitter.messages import Failure, Result
 
 
@@ -80,7 +81,7 @@ def test_of_a_run_that_was_deleted_nothing_is_known(prefect: SyncPrefectClient) 
     ],
 )
 def test_an_attempt_is_one_whose_code_had_begun(states: list[State[Any]], ends: list[str]) -> None:
-    assert [state.name for state in recovery.failed_attempts(states)] == ends
+    assert [state.name for state in failed_attempts(states)] == ends
 
 
 def test_a_run_waits_since_it_last_ran() -> None:
@@ -194,7 +195,7 @@ def test_a_run_that_another_attempt_goes_on_with_is_superseded() -> None:
         mine = context.flow_run
         again = mine.model_copy(update={"run_count": mine.run_count + 1})
         stopped = mine.model_copy(update={"state_type": Cancelled().type})
-        seen.extend(recovery.is_superseded(one) for one in (mine, again, stopped))
+        seen.extend(is_superseded(one) for one in (mine, again, stopped))
 
     attempt()
     assert seen == [False, True, True]

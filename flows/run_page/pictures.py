@@ -4,7 +4,7 @@ import threading
 import time
 from concurrent.futures import Future
 
-from flows.support import artifacts
+from flows.run_page import artifacts
 from splitter.archives import Contents, ZipIndex
 from splitter.batches.contact_sheet import MAX_IMAGE_BYTES, SECONDS, contact_sheet, spread
 from splitter.manifest import Partition

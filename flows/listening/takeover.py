@@ -7,19 +7,14 @@ from uuid import UUID
 
 from prefect import runtime
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterId,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.logging import get_run_logger
 
-from flows.support.decision import MISSED_HEARTBEATS
-from flows.support.heartbeats import Heartbeats, ServerClock
-from flows.support.recovery import force_cancelled, is_running, is_superseded
+from flows.listening.clock import ServerClock
+from flows.listening.decision import MISSED_HEARTBEATS
+from flows.listening.heartbeats import Heartbeats
+from flows.listening.recovery import force_cancelled, runs_of
+from flows.support.attempt import is_running, is_superseded
 
 SECONDS_BETWEEN_LOOKS = 30
 """Seconds between two checks for dead listeners."""
@@ -57,14 +52,8 @@ class Takeover:
             return Standing.NOT_RUNNING
         if not here.deployment_id:
             return Standing.LISTENS
-        others = self._prefect.read_flow_runs(
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[here.deployment_id])),
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(
-                    type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
-                )
-            ),
-        )
+        alive = [StateType.RUNNING, StateType.PENDING]
+        others = runs_of(self._prefect, here.deployment_id, alive)
         if any(is_running(run) and began(run) > began(here) for run in others):
             return Standing.TAKEN_OVER
         if time.monotonic() - self._checked_at >= SECONDS_BETWEEN_LOOKS:

@@ -1,0 +1,1 @@
+"""The run page of an export: its artifacts, progress and thumbnails, in safe Markdown."""
