@@ -274,6 +274,35 @@ def bucket_encryption(case: Case) -> Iterator[Finding]:
         )
 
 
+@check("bucket")
+def object_lock(case: Case) -> Iterator[Finding]:
+    """https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock.html"""
+    look = client("s3").get_object_lock_configuration
+    answer = found(look, "ObjectLockConfigurationNotFoundError", Bucket=case.answers.bucket)
+    if answer and answer["ObjectLockConfiguration"].get("Rule"):
+        yield stop(
+            f"The bucket {case.answers.bucket} locks each new object (Object Lock, default "
+            "retention): S3 then refuses uploads without a checksum, and batches cannot expire. "
+            "Remove the default retention or use another bucket."
+        )
+
+
+@check("bucket")
+def archived_exports(case: Case) -> Iterator[Finding]:
+    rules = account.lifecycle_rules(case.answers.bucket)
+    for rule in (one for one in rules if one["Status"] == "Enabled"):
+        conditions = rule.get("Filter", {})
+        own = conditions.get("And", conditions).get("Prefix", rule.get("Prefix", ""))
+        classes = {one.get("StorageClass") for one in rule.get("Transitions", ())}
+        for prefix in ("export/", "batch/"):
+            is_touched = own.startswith(prefix) or prefix.startswith(own)
+            if is_touched and classes & {"GLACIER", "DEEP_ARCHIVE"}:
+                yield stop(
+                    f"A lifecycle rule of the bucket {case.answers.bucket} archives {prefix}, "
+                    f"which cannot be read then: exclude {prefix}."
+                )
+
+
 # -- KMS key, secrets and topic
 
 LOOK_UPS = {

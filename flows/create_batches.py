@@ -40,9 +40,6 @@ STATE_NAMES = {
 }
 """Names of the states of failed runs, by who must act, for filters."""
 
-ADVICE_LINE = "What to do: %s"
-"""The log line that tells an operator what to do about a failure; the demo shows it."""
-
 
 def run_name() -> str:
     """The name of a run: its download and its archive."""
@@ -141,7 +138,7 @@ def failed(
         begin = "Batches were created, but the callback was not sent:"
     level = ERROR if is_final else WARNING  # an alarm counts errors, and not what is retried
     log.log(level, "%s %s", begin, problem)
-    log.log(level, ADVICE_LINE, problem.advice)
+    log.log(level, "What to do: %s", problem.advice)
     log.log(DEBUG if is_final else WARNING, "The traceback:", exc_info=error)
     has_batches = done is not None
     with best_effort("The summary", log):

@@ -56,9 +56,6 @@ UNLISTED = Sentence(
     "exports again; else nothing has to be done.",
 )
 
-LANE_LINE = "Lane is %s: %s"
-"""The log line that names the lane and its reason; the demo shows it."""
-
 
 @dataclass(frozen=True)
 class Made:
@@ -114,7 +111,7 @@ def split(
         warnings.append(STALE_SIZE(stated=request.total_size, has=source.size))
 
     lane = choose_lane(export, read_index, partition)
-    log.info(LANE_LINE, lane.name, lane.reason.text)
+    log.info("Lane is %s: %s", lane.name, lane.reason.text)
     made = split_in_s3(export, lane) if isinstance(lane, Splice) else split_on_disk(export, lane)
 
     parts = made.parts

@@ -181,9 +181,9 @@ def publish_failure(
         has_batches: whether all batches exist, and only the callback could not be sent.
         is_tried_again: whether the listener tries the export again before it answers.
     """
-    no_callback = "BIOSPEX has got none yet: the listener tries this export again first"
-    if not is_tried_again:
-        no_callback = "BIOSPEX has got none"
+    no_callback = "If there is none, none was sent."
+    if is_tried_again:
+        no_callback = "If there is none, the listener tries the export again before it sends one."
     archive = f"**Archive:** {_place(request)}\n\n" if isinstance(request, Request) else ""
     _remove("summary", *([] if has_batches else ["batches", "images"]))
     create_markdown_artifact(
@@ -193,7 +193,7 @@ def publish_failure(
         f"**Who must act:** {problem.actor.value}\n\n"
         f"**What to do:** {problem.advice}\n\n"
         f"{archive}"
-        f"**Callback:** see the artifact *callback* of this run. Without one, {no_callback}.\n"
+        f"**Callback:** see the artifact *callback* of this run. {no_callback}\n"
         f"{_ends(earlier)}\n"
         f"### Run it again\n\n{RUN_AGAIN}\n\n"
         f"All sentences with their codes: {docs.page('messages.md')}\n",

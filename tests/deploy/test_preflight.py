@@ -54,6 +54,41 @@ def test_a_kms_key_that_the_tasks_may_not_use(biospex: Biospex) -> None:
     assert not list(preflight.bucket_encryption(keyed))
 
 
+def test_a_bucket_that_locks_its_objects(biospex: Biospex) -> None:
+    assert not list(preflight.object_lock(case(BUCKET=biospex.bucket)))
+    locked = case(BUCKET=f"locked-{uuid4()}")
+    client("s3").create_bucket(
+        Bucket=locked.answers.bucket,
+        ObjectLockEnabledForBucket=True,
+        CreateBucketConfiguration={"LocationConstraint": REGION},
+    )
+    assert not list(preflight.object_lock(locked))
+    client("s3").put_object_lock_configuration(
+        Bucket=locked.answers.bucket,
+        ObjectLockConfiguration={
+            "ObjectLockEnabled": "Enabled",
+            "Rule": {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}},
+        },
+    )
+    only(preflight.object_lock(locked), "Object Lock")
+
+
+def test_a_rule_that_archives_exports(biospex: Biospex) -> None:
+    asked = case(BUCKET=biospex.bucket)
+    for prefix in ("other/", "export/"):
+        assert not list(preflight.archived_exports(asked))
+        rule = {
+            "ID": "archive",
+            "Filter": {"Prefix": prefix},
+            "Status": "Enabled",
+            "Transitions": [{"Days": 30, "StorageClass": "GLACIER"}],
+        }
+        client("s3").put_bucket_lifecycle_configuration(
+            Bucket=biospex.bucket, LifecycleConfiguration={"Rules": [rule]}
+        )
+    only(preflight.archived_exports(asked), "archives export/")
+
+
 # -- the network
 
 
