@@ -217,6 +217,6 @@ def test_a_fault_of_the_program_is_left_to_the_listener(
     summary = str(page["summary"].data)
     assert summary.startswith("**No batches yet:** ")
     assert (
-        "Without one, BIOSPEX has got none yet: the listener tries this export again first."
+        "If there is none, the listener tries the export again before it sends one."
         in summary
     )
