@@ -265,16 +265,7 @@ def _windows(plans: Iterable[Plan], limits: PartLimits) -> list[Range]:
 def _part(part: Range | Uploaded, key: str, source: StoredObject, windows: Windows) -> Part:
     if isinstance(part, Range):
         return CopiedPart(key, source.etag, part.start, part.end)
-    gathered = Gathered(windows, part.ranges)
+    gathered = Gathered(windows, part.ranges, part.end)
     # In the order of the archive, so that the batches read it together.
     position = part.ranges[-1].end if part.ranges else 0
-    return SentPart(
-        part.size, partial(_content, gathered, part.end), position, gathered.expect, gathered.drop
-    )
-
-
-def _content(gathered: Gathered, end: bytes) -> bytearray:
-    """The bytes of an uploaded part."""
-    content = bytearray(gathered.read())
-    content += end
-    return content
+    return SentPart(part.size, gathered.read, position, gathered.expect, gathered.drop)
