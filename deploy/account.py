@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import boto3
@@ -27,7 +26,6 @@ def found(call: Callable[..., Any], *absent: str, **arguments: Any) -> Any:
         return None
 
 
-@cache
 def regions() -> set[str]:
     """Every region of AWS, as this boto3 knows them."""
     session = boto3.Session()

@@ -3,8 +3,9 @@
 A new answer is one more field of ``Answers``.
 """
 
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -94,7 +95,7 @@ def _matches(pattern: str, sentence: str) -> AfterValidator:
     return _holds(lambda value: re.fullmatch(pattern, value), sentence)
 
 
-def _one_of(allowed: Sequence[int], sentence: str) -> AfterValidator:
+def _one_of(allowed: Collection[int], sentence: str) -> AfterValidator:
     return _holds(lambda value: value in allowed, f"{sentence}: {', '.join(map(str, allowed))}")
 
 
@@ -121,7 +122,6 @@ MEMORY_OF_CPU: dict[int, Sequence[int]] = {
     16384: range(32768, 122880 + 1, 8192),
 }
 
-Region = _holds(lambda name: name in account.regions(), "AWS has no such region")
 Bucket = _matches(
     r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
     "a bucket's name has 3 to 63 small letters, digits, dots and hyphens",
@@ -157,13 +157,14 @@ Block = _matches(
     "give type and name of a notification block, like slack-webhook/operators",
 )
 Days = _one_of(RETENTIONS, "CloudWatch keeps logs for one of")
-Cpu = _one_of(tuple(MEMORY_OF_CPU), "Fargate has CPU units of")
+Cpu = _one_of(MEMORY_OF_CPU, "Fargate has CPU units of")
 Memory = Field(ge=512, le=122880)
 Disk = Field(ge=21, le=200)
 YesOrNo = _matches("y|yes|n|no", "answer yes or no")
 
 # -- the answers
 
+REGION = Ask("AWS region", lambda _: os.environ.get("AWS_REGION") or "us-east-2")
 SHAPE = Ask("Shape (pools: a task for each export; single: one for everything)", "pools", "Shape")
 BUCKET = Ask("Bucket with export/ and batch/", _bucket, "BucketName")
 KEY = Ask("KMS key of the bucket (ARN; empty: none of its own)", _bucket_key, "BucketKeyArn")
@@ -178,6 +179,7 @@ TRIGGER = Ask("Trigger queue (ARN; empty: the stack's)", _queue("batch-trigger")
 UPDATES = Ask("Callback queue (ARN; empty: the stack's)", _queue("batch-update"), "UpdatesQueueArn")
 TOPIC = Ask("SNS topic for alarms (ARN; empty, not in prod: none)", "", "AlarmTopicArn")
 LOGS = Ask("Days that CloudWatch keeps logs", "90", "LogRetentionDays")
+API = Ask("Prefect API", _api_url, "PrefectApiUrl")
 API_KEY = Ask("Secret with a key of Prefect Cloud (ARN; empty: none)", "", "PrefectApiKeySecretArn")
 AUTH = "PrefectApiAuthStringSecretArn"
 AUTH_STRING = Ask("Secret with the auth string of a server (ARN; empty: none)", "", AUTH)
@@ -186,7 +188,7 @@ CPU = Ask("CPU of an export, or of the single task (1024 is one core)", _by_shap
 MEMORY = Ask("Its memory (MiB)", _by_shape("4096", "2048"))
 DISK = Ask("Its disk (GiB, 21 to 200)", _by_shape("100", "21"))
 SPOT = Ask("Capacity of the pools (FARGATE or FARGATE_SPOT)", "FARGATE")
-SETTINGS = Ask("Settings of the flows (BATCH_SIZE=1000 …, see README)")
+SETTINGS = Ask("Settings of the flows (BATCH_SIZE=1000 …, see README)", "", "FlowSettings")
 RULES = Ask("Rules of deploy/lifecycle.json for the bucket, if it has none (yes or no)", "no")
 
 
@@ -194,7 +196,7 @@ RULES = Ask("Rules of deploy/lifecycle.json for the bucket, if it has none (yes 
 class Answers:
     """The answers, in the order of their questions; a wrong one is None."""
 
-    aws_region: Annotated[str, Region, Ask("AWS region", "us-east-2")]
+    aws_region: Annotated[str, REGION]
     shape: Annotated[Literal["pools", "single"], SHAPE]
     bucket: Annotated[str, Bucket, BUCKET]
     bucket_key_arn: Annotated[str, Key, KEY]
@@ -205,7 +207,7 @@ class Answers:
     updates_queue_arn: Annotated[str, Queue, UPDATES]
     alarm_topic_arn: Annotated[str, Topic, TOPIC]
     log_retention_days: Annotated[int, Days, LOGS]
-    prefect_api_url: Annotated[str, Url, Encrypted, Ask("Prefect API", _api_url)]
+    prefect_api_url: Annotated[str, Url, Encrypted, API]
     prefect_api_key_secret_arn: Annotated[str, Secret, API_KEY]
     prefect_api_auth_string_secret_arn: Annotated[str, Secret, AUTH_STRING]
     notification_block: Annotated[str, Block, NOTICE]

@@ -56,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"== {place}")
             step.run()
     except ERRORS as error:
-        is_of_aws = isinstance(error, ClientError | BotoCoreError)
-        sentence = f"AWS answers with an error: {error}" if is_of_aws else str(error)
-        print(f"{sentence}\n\nStopped at step {place}.\n{hint}", file=sys.stderr)
+        print(f"{error}\n\nStopped at step {place}.\n{hint}", file=sys.stderr)
         return error.returncode if isinstance(error, subprocess.CalledProcessError) else 1
     show_end(deployment)
     return 0
@@ -78,7 +76,6 @@ def prepare(options: argparse.Namespace) -> "Deployment":
     if environment not in ENVIRONMENTS:
         raise DeploymentError(f"There is no environment {environment!r}.")
     draft = Draft(environment, load(ANSWERS / f"{environment}.env"))
-    draft.last.setdefault("AWS_REGION", os.environ.get("AWS_REGION", ""))
     shape = draft.last.get("SHAPE", "pools")
     draft.last |= {"SHAPE": options.shape} if options.shape else {}
     if not options.yes:
@@ -144,13 +141,10 @@ def show_end(deployment: "Deployment") -> None:
     if deployment.dry_run:
         print("\nNothing was changed.")
         return
-    from deploy.server import ui_url
-
     outputs, given = deployment.stack.outputs, deployment.given
     print(f"""
-Done. See {ui_url()}/deployments
-
-Worker, listener and alarms: CloudWatch, dashboard {deployment.environment}-biospex-batch-creator
+Done. Worker, listener and alarms are on CloudWatch's dashboard
+  {deployment.environment}-biospex-batch-creator
 Consumers of the trigger queue (there must be exactly one):
   .venv/bin/python -m deploy.consumers {outputs["TriggerQueueArn"]}
 

@@ -13,7 +13,6 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, WorkPool
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_UI_URL
 from prefect_aws import AwsCredentials
 
 from blocks.saved import BLOCK_NAME
@@ -76,10 +75,6 @@ def listeners() -> list[FlowRun]:
             flow_run_filter=FlowRunFilter.model_validate({"state": {"type": states}}),
         )
     return [run for run in found if run.deployment_id]
-
-
-def ui_url() -> str:
-    return str(PREFECT_UI_URL.value() or "")
 
 
 # -- checks
@@ -160,12 +155,6 @@ def save_blocks(region: str, threshold: int) -> None:
     """Saves blocks without keys: the task's role has the rights."""
     Workspace(efs_path=Path(EFS_PATH), max_tmp_size=threshold).save(BLOCK_NAME, overwrite=True)
     AwsCredentials(region_name=region).save(BLOCK_NAME, overwrite=True)
-
-
-def start_listener() -> None:
-    with get_client(sync_client=True) as prefect:
-        listen = prefect.read_deployment_by_name("listen/listen")
-        prefect.create_flow_run_from_deployment(listen.id)
 
 
 def notice_name(environment: str) -> str:

@@ -18,6 +18,7 @@ from deploy.job_template import Pool, job_template
 from deploy.preflight import DeploymentError
 
 ROOT = Path(__file__).parent.parent
+LISTEN = (".venv/bin/prefect", "deployment", "run", "listen/listen")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
         of_service = f"""The events of its service and its log say why:
   aws ecs describe-services --cluster {environment}-biospex-batch-creator \\
     --services {environment}-biospex-worker {region} --query 'services[0].events[:5]'"""
-        by_hand = "Start it by hand: .venv/bin/prefect deployment run listen/listen"
+        by_hand = f"Start it by hand: {shlex.join(LISTEN)}"
         nothing = "Nothing has been changed so far."
         steps = [
             Step("check", self.check, "the answers, the account and Prefect", nothing),
@@ -151,13 +152,11 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
             "TriggerQueueKeyArn": account.key_of(given["TRIGGER_QUEUE_ARN"]),
             "UpdatesQueueKeyArn": account.key_of(given["UPDATES_QUEUE_ARN"]),
             "SecretKeyArn": account.key_of(secret),
-            "PrefectApiUrl": given["PREFECT_API_URL"],
             "WorkerImage": worker_image,
         }
         if self.answers.shape == "single":
             parameters |= {"Cpu": given["CPU"], "Memory": given["MEMORY"]}
             parameters |= {"EphemeralStorage": given["EPHEMERAL_STORAGE"]}
-            parameters |= {"FlowSettings": given["FLOW_SETTINGS"]}
         deploy = ("aws", "cloudformation", "deploy", "--stack-name", self.stack_name)
         template = ("--template-file", "deploy/stack.yaml", "--capabilities", "CAPABILITY_IAM")
         pairs = [f"{name}={value}" for name, value in parameters.items()]
@@ -246,4 +245,4 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
         if state == "scheduled" or (state and not self.pools_changed):
             print(f"The listener is {state}.")
             return
-        self.change("start a run of listen/listen", server.start_listener)
+        self.command(*LISTEN)

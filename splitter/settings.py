@@ -35,22 +35,20 @@ BAD_SETTINGS = Sentence(
     Actor.OPERATOR,
     "Correct these variables where the service or the work pool is configured, then press Retry.",
 )
-NOT_ALLOWED = {
-    "s3Bucket": Sentence(
-        "request.bucket-not-allowed",
-        "The request for batches names {value:long} as its 's3Bucket', which the batch service is "
-        "not allowed to use; please tell the operator.",
+
+
+def _not_allowed(noun: str, field: str, variable: str) -> Sentence:
+    return Sentence(
+        f"request.{noun}-not-allowed",
+        f"The request for batches names {{value:long}} as its '{field}', which the batch service "
+        "is not allowed to use; please tell the operator.",
         Actor.OPERATOR,
-        "If BIOSPEX may use this bucket, add it to ALLOWED_BUCKETS, then press Retry.",
-    ),
-    "updatesQueueUrl": Sentence(
-        "request.queue-not-allowed",
-        "The request for batches names {value:long} as its 'updatesQueueUrl', which the batch "
-        "service is not allowed to use; please tell the operator.",
-        Actor.OPERATOR,
-        "If BIOSPEX may use this queue, add it to ALLOWED_QUEUES, then press Retry.",
-    ),
-}
+        f"If BIOSPEX may use this {noun}, add it to {variable}, then press Retry.",
+    )
+
+
+BUCKET_NOT_ALLOWED = _not_allowed("bucket", "s3Bucket", "ALLOWED_BUCKETS")
+QUEUE_NOT_ALLOWED = _not_allowed("queue", "updatesQueueUrl", "ALLOWED_QUEUES")
 
 
 class Settings(BaseSettings, use_attribute_docstrings=True):
@@ -185,9 +183,9 @@ class Allowed(BaseSettings, use_attribute_docstrings=True):
         bucket, queue = request.s3_bucket, request.updates_queue_url
         buckets = self.allowed_buckets
         if buckets is not None and not any(fnmatchcase(bucket, pattern) for pattern in buckets):
-            raise RequestError(NOT_ALLOWED["s3Bucket"], value=bucket)
+            raise RequestError(BUCKET_NOT_ALLOWED, value=bucket)
         if request.wants_answer and not _is_queue_allowed(queue, self.allowed_queues):
-            raise RequestError(NOT_ALLOWED["updatesQueueUrl"], value=queue)
+            raise RequestError(QUEUE_NOT_ALLOWED, value=queue)
 
 
 def _is_queue_allowed(url: str, patterns: tuple[str, ...] | None) -> bool:

@@ -292,6 +292,10 @@ def _of_cells(parts: Partition, others: frozenset[str]) -> Iterator[Problem]:
     counted = header[parts.column]
     for (sentence, title), cases in found.items():
         yield sentence(column=title, counted=counted, **cases.values())
+    yield from _of_header(header)
+
+
+def _of_header(header: Sequence[str]) -> Iterator[Problem]:
     twice = [name for name, count in Counter(map(str.strip, header)).items() if count > 1]
     if twice:
         yield SAME_NAME(names=twice[:MAX_CASES])

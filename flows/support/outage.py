@@ -6,12 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from httpx import HTTPStatusError, TransportError
+from prefect.context import SettingsContext, get_settings_context
 from prefect.logging import get_run_logger
-from prefect.settings import (
-    PREFECT_CLIENT_MAX_RETRIES,
-    PREFECT_CLIENT_RETRY_EXTRA_CODES,
-    temporary_settings,
-)
 
 from splitter.errors import Kind, is_kind, is_transient
 
@@ -67,11 +63,13 @@ def waits_for_prefect(retries: int = MANY_RETRIES) -> Iterator[None]:
     By default Prefect's client repeats only 429, 502 and 503, for a minute. A run would then fail,
     and a runner would end after the third error together with all its runs.
     """
-    settings = {
-        PREFECT_CLIENT_MAX_RETRIES: retries,
-        PREFECT_CLIENT_RETRY_EXTRA_CODES: set(TRANSIENT),
-    }
-    with temporary_settings(settings):
+    context = get_settings_context()
+    client = context.settings.client.model_copy(
+        update={"max_retries": retries, "retry_extra_codes": set(TRANSIENT)}
+    )
+    # A copy, because Prefect's temporary_settings validates every setting again, in 20 ms.
+    settings = context.settings.model_copy(update={"client": client})
+    with SettingsContext(profile=context.profile, settings=settings):
         yield
 
 

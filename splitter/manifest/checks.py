@@ -1,13 +1,13 @@
 """Finds damage in a readable manifest: wrong content in well-formed rows.
 
-To add a check, declare its sentence, write a function that yields or raises it, add the function to
-``CHECKS``, and add a manifest named after the sentence's code to
+To add a check, declare its sentence, write a function that returns or raises it, add the function
+to ``CHECKS``, and add a manifest named after the sentence's code to
 tests/fixtures/cases/tables/by-code. The checks run after all rows have been read. A check may read
 the rows again, but only if it has found something.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection
 from itertools import pairwise
 
 from splitter.manifest.text import CELL, ManifestError, Table, row_words, strict_part
@@ -68,7 +68,7 @@ CONTEXT = 30
 """Characters shown on either side of a finding."""
 
 
-def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
+def subjects(table: Table, unlisted: Collection[str]) -> Problem | None:
     """Compare each subjectId with the name of the row's image, ``{subjectId}.jpg``.
 
     One matching row shows that the images are named after the ids, and so do names that are MongoDB
@@ -83,7 +83,7 @@ def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
     rows = len(table.numbers)
     unlike = [row for row in table.odd if not is_named_after(row[2], row[1])]
     if not unlike or table.subject == table.column:
-        return
+        return None
     images = {_stem(image) for _, _, image in unlike}
     ids = {subject for _, subject, _ in unlike}
     # Proof of a swap: the row's image and its subjectId both belong to other rows. A second image
@@ -93,7 +93,7 @@ def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
         raise ManifestError(SWAPPED, number=len(swapped), **_first(swapped[0]))
     object_ids = sum(OBJECT_ID.match(_stem(image)) is not None for _, _, image in unlike)
     if len(unlike) == rows and object_ids * 2 <= rows:
-        return  # the images are not named after ids
+        return None  # the images are not named after ids
     filled = [
         row
         for above, row in pairwise(unlike)
@@ -101,7 +101,7 @@ def subjects(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
     ]
     if len(filled) * 2 > len(unlike):
         raise ManifestError(FILLED, number=len(filled), **_first(filled[0]))
-    yield OTHER_SUBJECT(number=len(unlike), **_first(unlike[0]))
+    return OTHER_SUBJECT(number=len(unlike), **_first(unlike[0]))
 
 
 def _first(row: tuple[int, str, str]) -> dict[str, str]:
@@ -128,7 +128,7 @@ def _stem(image: str) -> str:
     return image.rpartition("/")[2].rpartition(".")[0]
 
 
-def swallowed_rows(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
+def swallowed_rows(table: Table, unlisted: Collection[str]) -> None:
     """Refuse rows that became part of a cell because of stray quotation marks.
 
     Raises:
@@ -144,31 +144,30 @@ def swallowed_rows(table: Table, unlisted: Collection[str]) -> Iterator[Problem]
             for word in sorted(words):
                 if "." in word and word in unlisted:
                     raise ManifestError(SWALLOWED, row=table.where(number, cells), image=word)
-    yield from ()
 
 
-def loose_marks(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
+def loose_marks(table: Table, unlisted: Collection[str]) -> Problem | None:
     """Warn about a quotation mark in an unquoted cell, which RFC 4180 forbids."""
     if table.source.is_strict:
-        return
+        return None
     position, number = strict_part(table.source.text)
     column = 0
     while cell := CELL.match(table.source.text, position):
         column, position = column + 1, cell.end()
-    yield LOOSE_MARK(**_place(table, number + 1, column, '"'))
+    return LOOSE_MARK(**_place(table, number + 1, column, '"'))
 
 
-def lost_encoding(table: Table, unlisted: Collection[str]) -> Iterator[Problem]:
+def lost_encoding(table: Table, unlisted: Collection[str]) -> Problem | None:
     """Warn about letters that an earlier program lost."""
     text = table.source.text
     if text.isascii() or not (found := LOST.search(text.lstrip(b"\r\n\xef\xbb\xbf"))):
-        return
+        return None
     lost = found.group().decode()
     for number, cells in table.source.records():
         for column, cell in enumerate(cells):
             if lost in cell.lstrip("\ufeff" if number == 1 else ""):
-                yield LOST_ENCODING(**_place(table, number, column, lost))
-                return
+                return LOST_ENCODING(**_place(table, number, column, lost))
+    return None
 
 
 def _place(table: Table, number: int, column: int, wanted: str) -> dict[str, object]:
@@ -183,5 +182,10 @@ def _place(table: Table, number: int, column: int, wanted: str) -> dict[str, obj
     }
 
 
-CHECKS = (swallowed_rows, subjects, loose_marks, lost_encoding)
+CHECKS: tuple[Callable[[Table, Collection[str]], Problem | None], ...] = (
+    swallowed_rows,
+    subjects,
+    loose_marks,
+    lost_encoding,
+)
 """Checks of a table and the files that no row names. Every row has its image."""

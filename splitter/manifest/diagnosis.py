@@ -343,17 +343,22 @@ def header_again(failure: UnreadableError) -> Problem | None:
 
 
 def total_row(failure: UnreadableError) -> Problem | None:
-    """The last row, if only that row is faulty."""
+    """The last row, if only that row is faulty, names no image and has a word for a total."""
     table = failure.table
     rows = list(_rows(table))
-    if not rows:
+    if not rows or rows[-1][0] != failure.row:
         return None
-    number, cells = last = rows[-1]
-    others = [row for row in _misfits(failure) if row != last]
-    if failure.row != number or others or not is_total(last, table.column):
+    number, cells = rows[-1]
+    image = bare(cells[table.column]) if table.column < len(cells) else ""
+    filled = [cell for cell in cells if cell]
+    if (
+        FILE_NAME.search(image)
+        or len(filled) > MOST_OF_A_TOTAL
+        or not any(TOTAL.search(cell) for cell in filled)
+        or any(row != rows[-1] for row in _misfits(failure))
+    ):
         return None
-    text = ", ".join(cell for cell in cells if cell)
-    return TOTAL_ROW(row=row_words(number), text=text)
+    return TOTAL_ROW(row=row_words(number), text=", ".join(filled))
 
 
 def short_header(failure: UnreadableError) -> Problem | None:
@@ -386,24 +391,10 @@ def _misfits(failure: UnreadableError) -> list[Row]:
 
 
 def _rows(table: Table) -> Iterator[Row]:
-    """The non-empty lines below the header, up to the first unreadable one."""
+    """The rows below the header that are not empty. ``_worse`` has shown that all can be read."""
     records = table.source.records()
     next(records)
-    try:
-        yield from (row for row in records if not table.is_empty(row[1]))
-    except UnreadableError:
-        return
-
-
-def is_total(row: Row, column: int) -> bool:
-    """Whether a row names no image, is mostly empty and has a word for a total."""
-    _, cells = row
-    image = bare(cells[column]) if column < len(cells) else ""
-    return (
-        not FILE_NAME.search(image)
-        and sum(map(bool, cells)) <= MOST_OF_A_TOTAL
-        and any(TOTAL.search(cell) for cell in cells)
-    )
+    return (row for row in records if not table.is_empty(row[1]))
 
 
 ANY_FAULT: Sequence[Check] = (other_file, utf_16)

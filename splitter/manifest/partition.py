@@ -119,9 +119,7 @@ def partition_export(
     used = {image: files.of(image) for batch in batches for image in batch.images}
     listed = {name, *used.values()}
     left = {other.removeprefix(folder) for other in names if other not in listed}
-    warnings = list(table.warnings)
-    for check in CHECKS:
-        warnings += check(table, left)
+    found = [check(table, left) for check in CHECKS]
     return Partition(
         manifest=name,
         folder=folder,
@@ -131,7 +129,7 @@ def partition_export(
         column=table.column,
         numbers=table.numbers,
         subject=table.subject,
-        warnings=tuple(warnings),
+        warnings=(*table.warnings, *filter(None, found)),
     )
 
 

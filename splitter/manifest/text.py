@@ -279,14 +279,10 @@ class Table:
         width, full_width = len(self.header), self.full_width
         column, name = self.column, self.header[self.column]
         empty, short = Cases(), Cases()
-        held: Row | None = None  # a short row, until another line follows
         last = 0
         records = self.source.records()
         next(records)
         for number, cells in records:
-            if held:
-                yield held
-                held = None
             if len(cells) == full_width and cells[column] and not cells[column].isspace():
                 if cells[column] == name:  # a second header
                     raise UnreadableError(Fault.WIDTH, self.source, self, row=number)
@@ -300,14 +296,13 @@ class Table:
                 last = number
                 if len(cells) < width:
                     short.add(where=self.where(number, cells))
-                held = (number, cells[:width] + [""] * (width - len(cells)))
-        if held:
-            # A short last line without a line end may be cut off.
-            if len(cells) < width and not self.source.text.endswith((b"\n", b"\r")):
-                raise UnreadableError(Fault.WIDTH, self.source, self, row=held[0])
-            yield held
+                yield number, cells[:width] + [""] * (width - len(cells))
         if not last:
             raise UnreadableError(Fault.NO_ROWS, self.source, self)
+        # A short last line without a line end may be cut off.
+        is_short = last == number and len(cells) < width
+        if is_short and not self.source.text.endswith((b"\n", b"\r")):
+            raise UnreadableError(Fault.WIDTH, self.source, self, row=last)
         if short.number:
             self.warnings.append(SHORT_ROWS(**short.values()))
         if empty.number:
@@ -443,18 +438,15 @@ def strict_part(text: bytes) -> tuple[int, int]:
 def _decoded(source: Source, warnings: list[Problem]) -> Source:
     """The source with ``text`` in UTF-8, without a byte order mark."""
     data = source.data
-    if encoding := UTF16_BOMS.get(data[:2]):
-        return _from_utf16(source, encoding, warnings)
-    if data.startswith(2 * UTF8_BOM):
-        warnings.append(TWO_MARKS())
-    while data.startswith(UTF8_BOM):
-        data = data[len(UTF8_BOM) :]
-    return replace(source, text=data)
-
-
-def _from_utf16(source: Source, encoding: str, warnings: list[Problem]) -> Source:
+    encoding = UTF16_BOMS.get(data[:2])
+    if not encoding:
+        if data.startswith(2 * UTF8_BOM):
+            warnings.append(TWO_MARKS())
+        while data.startswith(UTF8_BOM):
+            data = data[len(UTF8_BOM) :]
+        return replace(source, text=data)
     try:
-        text = source.data[2:].decode(encoding).lstrip("\ufeff")
+        text = data[2:].decode(encoding).lstrip("\ufeff")
     except UnicodeDecodeError as error:
         raise UnreadableError(Fault.ENCODING, source, cause=error) from error
     first = text.lstrip("\r\n").partition("\n")[0]

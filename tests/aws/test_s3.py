@@ -34,7 +34,7 @@ def test_a_stretch_of_an_archive_is_read(bucket: Bucket) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 9 * MIB], ids="{:,} bytes".format)
-def test_what_is_put_is_found_with_its_size_and_metadata(size: int, bucket: Bucket) -> None:
+def test_an_object_is_found_with_its_size_and_metadata(size: int, bucket: Bucket) -> None:
     put(bucket, os.urandom(size), "batch/a.zip", rows="1-9")
     found = bucket.find("batch/a.zip")
     assert found
@@ -48,7 +48,7 @@ def test_what_is_put_is_found_with_its_size_and_metadata(size: int, bucket: Buck
     assert not bucket.holds("batch/a.zip", size, {"rows": "1-9"})
 
 
-def test_what_is_sent_is_left_to_tls_and_not_hashed_once_more(biospex: Biospex) -> None:
+def test_an_upload_is_not_hashed_because_tls_protects_it(biospex: Biospex) -> None:
     client = boto3.client("s3", config=CLIENT_CONFIG)
     signed: list[object] = []
 
@@ -74,25 +74,27 @@ def test_a_stretch_of_an_archive_that_is_no_longer_the_same_is_not_read(
         bucket.read("export/a.zip", old.etag, 3, 4)
 
 
-def test_an_archive_that_is_not_there_is_said(bucket: Bucket) -> None:
+def test_a_missing_archive_is_reported(bucket: Bucket) -> None:
     assert bucket.find("export/a.zip") is None
     pattern = rf"no export .export/a\.zip. in the bucket .{bucket.name}"
     with pytest.raises(ObjectError, match=pattern):
         bucket.archive("export/a.zip")
 
 
-def test_a_bucket_that_is_not_there_is_said(biospex: Biospex) -> None:
+def test_a_missing_bucket_is_reported(biospex: Biospex) -> None:
     with pytest.raises(ObjectError, match=r"no bucket .not-there"):
         Bucket(biospex.s3, "not-there").archive("export/a.zip")
 
 
-def test_an_empty_archive_is_said(bucket: Bucket) -> None:
+def test_an_empty_archive_is_reported(bucket: Bucket) -> None:
     put(bucket, b"", "export/a.zip")
     with pytest.raises(ObjectError, match=r"export/a\.zip. .* is empty"):
         bucket.archive("export/a.zip")
 
 
-def test_an_archive_that_is_replaced_under_way_is_said(bucket: Bucket, tmp_path: Path) -> None:
+def test_an_archive_that_is_replaced_during_the_download_is_reported(
+    bucket: Bucket, tmp_path: Path
+) -> None:
     put(bucket, b"old", "export/a.zip")
     old = bucket.archive("export/a.zip")
     put(bucket, b"new", "export/a.zip", rows="other")
@@ -185,7 +187,7 @@ def test_a_download_that_breaks_off_again_and_again_is_worth_another_try(
     assert "ask for the batches again later" in explain(failure.value)
 
 
-def test_an_archive_that_may_not_be_read_is_said(faulty: Bucket) -> None:
+def test_an_archive_that_may_not_be_read_is_reported(faulty: Bucket) -> None:
     with pytest.raises(ObjectError, match=r"export .forbidden\.zip. .* may not be read"):
         faulty.archive("forbidden.zip")
 

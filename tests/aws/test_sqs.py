@@ -108,9 +108,7 @@ def test_a_trigger_queue_that_is_not_there_is_the_operators(
         next(gone.receive(1, 0))
 
 
-def test_whether_a_queue_has_a_redrive_policy_is_told(
-    biospex: Biospex, queue: TriggerQueue
-) -> None:
+def test_a_redrive_policy_is_found(biospex: Biospex, queue: TriggerQueue) -> None:
     assert not queue.has_redrive_policy()
     with_redrive_policy(biospex, 3)
     assert queue.has_redrive_policy()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def error_names() -> set[str]:
-    """The names of all classes of errors that have a sentence."""
+    """The names of all classes of errors that have a declared sentence."""
     for room in (splitter, blocks, flows):
         for module in walk_packages(room.__path__, f"{room.__name__}."):
             importlib.import_module(module.name)

@@ -56,10 +56,10 @@ def test_the_plan_goes_by_the_settings_of_the_work_pool(
         assert main([biospex.address(EXPORTS[0]), "--plan"]) == 0
     finally:
         prefect.delete_work_pool(POOL)
-    first, *lines = capsys.readouterr().out.splitlines()
-    assert "BATCH_SIZE=10 (work pool biospex-ecs)" in first
-    assert "SPLIT_STRATEGY" not in first  # the shell's overrides the pool's
-    assert "OTHER" not in first
+    origins, *lines = capsys.readouterr().out.splitlines()
+    assert "BATCH_SIZE=10 (work pool biospex-ecs)" in origins
+    assert "SPLIT_STRATEGY" not in origins  # the shell's overrides the pool's
+    assert "OTHER" not in origins
     assert len([line for line in lines if re.match(r" +\d+ +\d", line)]) == 3
 
 

@@ -47,7 +47,6 @@ def test_good_answers_have_no_findings() -> None:
     ("name", "value", "says"),
     [
         ("SHAPE", "double", "'pools' or 'single'"),
-        ("AWS_REGION", "us-east-22", "no such region"),
         ("BUCKET", "Biospex_App", "small letters"),
         ("BUCKET", "", "small letters"),
         ("BUCKET_KEY_ARN", "alias/biospex", "ARN of the key"),

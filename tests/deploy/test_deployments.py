@@ -180,8 +180,8 @@ def test_register_saves_nothing_with_an_invalid_setting(monkeypatch: pytest.Monk
     monkeypatch.setenv("MAX_TMP_SIZE", "7 GB")
     with pytest.raises(SystemExit) as end:
         run_module("blocks.register", run_name="__main__")
-    said = "Nothing was saved: These settings cannot be used: MAX_TMP_SIZE='7 GB'"
-    assert str(end.value.code).startswith(said)
+    sentence = "Nothing was saved: These settings cannot be used: MAX_TMP_SIZE='7 GB'"
+    assert str(end.value.code).startswith(sentence)
 
 
 def test_a_listener_that_never_starts_is_replaced(deployed: None, tmp_path: Path) -> None:

@@ -31,17 +31,17 @@ def test_the_worker_recognises_its_task_definition_as_ecs_returns_it(pool: Any) 
     worker = ECSWorker(work_pool_name=POOLS[pool])
     run_of_it = FlowRun(flow_id=uuid4(), deployment_id=uuid4())
     asked = worker._prepare_task_definition(configuration, REGION, run_of_it)
-    registered = deepcopy(asked)
-    registered |= {"enableFaultInjection": False, "placementConstraints": [], "status": "ACTIVE"}
-    registered.setdefault("volumes", [])
-    for defined in registered["containerDefinitions"]:
+    returned = deepcopy(asked)
+    returned |= {"enableFaultInjection": False, "placementConstraints": [], "status": "ACTIVE"}
+    returned.setdefault("volumes", [])
+    for defined in returned["containerDefinitions"]:
         for added in ("portMappings", "environment", "mountPoints", "volumesFrom"):
             defined.setdefault(added, [])
         defined |= {"essential": True, "systemControls": []}
         defined["logConfiguration"]["secretOptions"] = []
     logger = logging.getLogger()
-    assert worker._task_definitions_equal(asked, registered, logger)
-    assert not worker._task_definitions_equal(asked, registered | {"cpu": "1"}, logger)
+    assert worker._task_definitions_equal(asked, returned, logger)
+    assert not worker._task_definitions_equal(asked, returned | {"cpu": "1"}, logger)
 
 
 def test_defaults_and_spot() -> None:

@@ -136,4 +136,4 @@ def test_a_run_by_hand_works_with_the_variables_of_the_deployment(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert biospex.batches()
-    assert biospex.statuses() == []  # by hand, BIOSPEX gets no callback
+    assert biospex.statuses() == []  # a run by hand sends no callback

@@ -62,15 +62,19 @@ def test_the_container_splits_an_export_with_the_environment_of_the_stack(
     home, calls = tmp_path / "single", tmp_path / "calls"
     calls.mkdir()
     with container(defined["command"], environment, home, calls) as process:
-        eventually(
-            lambda: process.poll() is not None or messages(sqs, single["TriggerQueueUrl"]) == (0, 0)
-        )
+
+        def is_over() -> bool:
+            is_answered = messages(sqs, single["TriggerQueueUrl"]) == (0, 0)
+            return process.poll() is not None or (is_answered and '"exports": 1' in log_of(home))
+
+        eventually(is_over)
         assert process.poll() is None, log_of(home)
     [message] = sqs.receive_message(QueueUrl=single["UpdatesQueueUrl"])["Messages"]
-    reply = json.loads(message["Body"])
-    assert (reply["status"], reply["downloadId"], len(reply["batchFiles"])) == ("success", 512, 3)
+    callback = json.loads(message["Body"])
+    assert (callback["status"], callback["downloadId"]) == ("success", 512)
+    assert len(callback["batchFiles"]) == 3
     stored = client("s3").list_objects_v2(Bucket=bucket, Prefix="batch/")["Contents"]
-    assert [one["Key"] for one in stored] == [f"batch/{name}" for name in reply["batchFiles"]]
+    assert [one["Key"] for one in stored] == [f"batch/{name}" for name in callback["batchFiles"]]
     check_log(log_of(home))
     made = set((calls / home.name).read_text().split())
     needed = set().union(*(ACTIONS.get(call, {call}) for call in made))

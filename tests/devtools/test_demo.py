@@ -31,9 +31,9 @@ MARK = "BIOSPEX_DEMO_TEST"
 def demo(
     *arguments: str, temporary: Path, until: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """A demonstration up to its end, or to a Ctrl-C when it has printed ``until``."""
-    output, complaints = temporary / "output", temporary / "complaints"
-    with output.open("wb") as stdout, complaints.open("wb") as stderr:
+    """Run the demo to its end, or press Ctrl-C when it has printed ``until``."""
+    output, errors = temporary / "output", temporary / "errors"
+    with output.open("wb") as stdout, errors.open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "devtools.demo", "--out", str(temporary / "out"), *arguments],
             cwd=ROOT,
@@ -49,13 +49,11 @@ def demo(
         finally:
             process.terminate()  # it ends its services; nothing happens to one that has ended
             process.wait(timeout=60)
-    return subprocess.CompletedProcess(
-        process.args, status, output.read_text(), complaints.read_text()
-    )
+    return subprocess.CompletedProcess(process.args, status, output.read_text(), errors.read_text())
 
 
 def surroundings(temporary: Path, **environment: str) -> dict[str, str]:
-    """Of a demonstration whose processes and files are distinct from all others."""
+    """The environment of a demo whose processes and files a test can find."""
     (temporary / "tmp").mkdir(exist_ok=True)
     others = ("AWS_", "PREFECT_", "BATCH_SIZE")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(others)}
@@ -63,7 +61,7 @@ def surroundings(temporary: Path, **environment: str) -> dict[str, str]:
 
 
 def processes(temporary: Path) -> list[int]:
-    """Those that a demonstration has started and that still live."""
+    """The living processes that a demo has started."""
     mark = f"{MARK}={temporary}".encode()
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
@@ -85,7 +83,7 @@ def test_two_examples_in_thirty_lines_leave_only_batches_and_the_log(
     assert done.stderr.split("\n") == ["", "stopping ...", "stopped", ""]
     lines = done.stdout.splitlines()
     assert len(lines) <= 28  # and two for the set-up
-    for line in (
+    for text in (
         "  Lane is splice: ",
         "  Lane is extract: ",
         "  partition into batches of 10 rows: 25 rows in 3 batches\n",
@@ -96,7 +94,7 @@ def test_two_examples_in_thirty_lines_leave_only_batches_and_the_log(
         "unzip -l ",
         "full log   ",
     ):
-        assert line in done.stdout
+        assert text in done.stdout
     [tried] = re.findall(r'unzip -l "(.+)"', done.stdout)
     assert zipfile.is_zipfile(tried)
     assert "Finished in state" in (tmp_path / "out" / "demo.log").read_text()
@@ -147,7 +145,7 @@ def test_what_cannot_be_done_is_reported_in_one_line(
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    monkeypatch.setitem(os.environ, "BATCH_SIZE", "")  # the demonstration sets it
+    monkeypatch.setitem(os.environ, "BATCH_SIZE", "")  # the demo sets it
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert main(["--out", str(tmp_path / "out"), *arguments]) == 1
@@ -191,7 +189,7 @@ def test_a_second_demo_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 @contextmanager
 def on_a_terminal(temporary: Path) -> Iterator[tuple[int, list[bytes], int]]:
-    """The demonstration on a terminal: its process, what it prints, the terminal to type on."""
+    """The demo on a terminal: its process, its output and the terminal."""
     process, terminal = pty.fork()
     if not process:
         os.chdir(ROOT)
@@ -224,10 +222,10 @@ def test_ctrl_c_says_stopped_and_leaves_no_process_and_no_file(moment: str, tmp_
         time.sleep(0.5)
         os.write(terminal, b"\x03")
         _, status = os.waitpid(process, 0)
-    text = b"".join(printed).decode()
+    output = b"".join(printed).decode()
     assert os.waitstatus_to_exitcode(status) == 130
-    assert text.endswith("stopped\r\n")
-    assert "Traceback" not in text
+    assert output.endswith("stopped\r\n")
+    assert "Traceback" not in output
     assert left_behind(tmp_path) == ([], [])
 
 

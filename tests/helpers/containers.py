@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from devtools.services import end_at_once
+
 ROOT = Path(__file__).parent.parent.parent
 RECORDER = ROOT / "tests" / "recorder"
 
@@ -16,6 +18,8 @@ def container(
     command: Sequence[str], environment: Mapping[str, str], home: Path, calls: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The process, with the image's PATH and code, and AWS keys that lead to moto.
+
+    It is killed at the end of the block.
 
     Args:
         home: a new directory; the process's log is in it.
@@ -38,12 +42,12 @@ def container(
             },
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         yield process
     finally:
-        process.terminate()
-        process.wait(timeout=60)
+        end_at_once(process)
 
 
 def recording(path: Path) -> dict[str, str]:

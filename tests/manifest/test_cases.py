@@ -67,7 +67,7 @@ def test_a_changed_export_is_read_rightly_or_refused_with_the_cause(
 
 
 @pytest.mark.usefixtures("prefect_api", "workspace")
-def test_a_plan_says_of_zooniverse_what_the_summary_says(
+def test_a_plan_and_the_summary_have_the_same_zooniverse_section(
     biospex: Biospex, prefect: SyncPrefectClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = FOLDER / CASES["85-jpg-url-in-references"]["file"]

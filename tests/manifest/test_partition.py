@@ -239,20 +239,6 @@ def test_a_row_without_its_image_is_refused_with_its_line(rows: str, complaint: 
 
 
 @pytest.mark.parametrize(
-    ("header", "complaint"),
-    [
-        ("image,note", "no column named 'imageName'"),
-        ("image,imagename", "its columns are: 'image', 'imagename'"),
-        ("imageName,imageName", "2 columns named 'imageName'"),
-    ],
-)
-def test_the_image_column_must_be_there_once(header: str, complaint: str) -> None:
-    with pytest.raises(ManifestError) as refusal:
-        partition_export(f"{header}\na.jpg,a.jpg\n", ["a.jpg", "manifest.csv"])
-    assert complaint in str(refusal.value)
-
-
-@pytest.mark.parametrize(
     ("names", "found"),
     [
         (["a.jpg", "manifest.csv"], "manifest.csv"),
@@ -284,13 +270,6 @@ def test_no_manifest_or_two_are_refused(names: list[str], complaint: str) -> Non
         manifest.find(names)
 
 
-@pytest.mark.parametrize(
-    ("name", "folder"), [("manifest.csv", ""), ("x/manifest.csv", "x/"), ("a/b/1.csv", "a/b/")]
-)
-def test_the_folder_is_what_stands_before_the_manifests_name(name: str, folder: str) -> None:
-    assert manifest.folder_of(name) == folder
-
-
 def test_images_are_beside_the_manifest_and_unlisted_files_are_reported() -> None:
     names = ["x/a.jpg", "x/sub/b.jpg", "x/manifest.csv", "x/readme.txt", "stray.jpg"]
     export = partition_export("imageName\nsub/b.jpg\na.jpg\n", names)
@@ -319,11 +298,6 @@ def test_more_cells_than_allowed_are_refused_with_their_number() -> None:
         read(text.encode(), max_cells=99)
     with pytest.raises(ManifestError, match="more than 99 cells"):
         read(b"," * 100, max_cells=99)
-
-
-def test_an_archive_inside_the_archive_is_pointed_out() -> None:
-    with pytest.raises(ManifestError, match=r"another archive inside, '41-2-3f2a8d1c\.zip'"):
-        manifest.find(["a.jpg", "41-2-3f2a8d1c.zip"])
 
 
 def test_more_columns_than_allowed_are_refused_before_they_are_compared() -> None:

@@ -29,42 +29,32 @@ def saved_with(separator: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("data", "cause", "click"),
+    ("data", "cause"),
     [
-        (saved_with(";"), "separated by semicolons", "'CSV UTF-8 (comma delimited)'"),
-        ("\ufeff" + saved_with(";"), "separated by semicolons", "list separator"),
-        (saved_with("\t"), "separated by tabs", "CSV UTF-8"),
-        (saved_with("|"), "separated by the character '|'", "CSV UTF-8"),
-        ('"subjectId";"imageName"\n"1";"a.jpg"\n', "separated by semicolons", "CSV UTF-8"),
-        ("sep=;\n" + saved_with(";"), "begins with the line 'sep=;'", "CSV UTF-8"),
-        (PLAIN.encode("cp1252"), "Windows-1252: row 2 (subjectId '1')", "'1,a.jpg,Ångström'"),
-        (PLAIN.encode("mac_roman"), "MacRoman: row 2 (subjectId '1')", "'1,a.jpg,Ångström'"),
-        ("Höhe;imageName\n1;a\n".encode("cp1252"), "separated by semicolons", "CSV UTF-8"),
-        (PLAIN.encode("utf-16-le"), "saved as UTF-16", "CSV UTF-8"),
-        (PLAIN.encode("utf-16-be"), "saved as UTF-16", "CSV UTF-8"),
-        ("imageName\na.jpg\n".encode("utf-16-le"), "saved as UTF-16", "CSV UTF-8"),
-        (b"PK\3\4\x14\0 a workbook", "is a workbook (.xlsx", "CSV UTF-8"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1", "is an old Excel or Word file", "CSV UTF-8"),
-        ("<html><body><table>", "is a web page", "Export it again"),
-        ("Florida, 2026\n" + PLAIN, "header, the names of its columns, in row 2", "Delete"),
-        ("Florida,,\n\n" + PLAIN, "in row 3, below a title", "Delete what is above"),
-        (PLAIN + "Total,2\n", "looks like a total ('Total, 2')", "Delete it"),
-        (PLAIN + "Total,,2\n", "looks like a total ('Total, 2')", "Delete it"),
-        (PLAIN.replace("imageName", "imagename"), "but one named 'imagename'", "Write that"),
-        (PLAIN.replace("imageName", "Image Name"), "but one named 'Image Name'", "Write that"),
-        (PLAIN.replace("imageName", "image_name"), "but one named 'image_name'", "Write that"),
-        (PLAIN + PLAIN, "names of its columns, once more in row 4", "pasted below"),
-        (PLAIN + "imageName,x\na.jpg,1\n", "names of its columns, once more in row 4", "Keep one"),
-        ("1,a.jpg,x\n2,b.jpg,y\n", "its first line is already the row of an image", "Export it"),
-        ('imageName,note\na.jpg,x\nb.jpg,5\\" tall\n', "after a backslash in row 3", "Export it"),
+        ("\ufeff" + saved_with(";"), "separated by semicolons"),
+        ("Höhe;imageName\n1;a\n".encode("cp1252"), "separated by semicolons"),
+        (saved_with("\t"), "separated by tabs"),
+        (saved_with("|"), "separated by the character '|'"),
+        ("sep=;\n" + saved_with(";"), "begins with the line 'sep=;'"),
+        (PLAIN.encode("cp1252"), "Windows-1252: row 2 (subjectId '1') then has '1,a.jpg,Ångström'"),
+        (PLAIN.encode("mac_roman"), "MacRoman: row 2 (subjectId '1') then has '1,a.jpg,Ångström'"),
+        (PLAIN.encode("utf-16-be"), "saved as UTF-16"),
+        ("imageName\na.jpg\n".encode("utf-16-le"), "saved as UTF-16"),
+        ("Florida, 2026\n" + PLAIN, "header, the names of its columns, in row 2"),
+        ("Florida,,\n\n" + PLAIN, "in row 3, below a title"),
+        (PLAIN + "Total,2\n", "looks like a total ('Total, 2')"),
+        (PLAIN + "Total,,2\n", "looks like a total ('Total, 2')"),
+        (PLAIN.replace("imageName", "imagename"), "but one named 'imagename'"),
+        (PLAIN.replace("imageName", "Image Name"), "but one named 'Image Name'"),
+        (PLAIN + "imageName,x\na.jpg,1\n", "names of its columns, once more in row 4"),
+        ('imageName,note\na.jpg,x\nb.jpg,5\\" tall\n', "after a backslash in row 3"),
     ],
-)  # fmt: skip
-def test_what_a_program_made_of_the_manifest_is_named_with_what_to_click(
-    data: str | bytes, cause: str, click: str
+)
+def test_a_table_of_another_program_is_refused_with_the_cause(
+    data: str | bytes, cause: str
 ) -> None:
     sentence = refusal_of(data)
     assert cause in sentence
-    assert click in sentence
     assert len(sentence.splitlines()) == 1
 
 
@@ -82,7 +72,7 @@ def test_what_a_program_made_of_the_manifest_is_named_with_what_to_click(
     ],
     ids=["UTF-16", "big-endian", "Unicode Text", "two BOMs", "commas", "more", "columns", "header"],
 )
-def test_what_has_one_reading_is_read_with_a_warning(data: bytes, warning: str) -> None:
+def test_a_table_with_one_reading_is_read_with_a_warning(data: bytes, warning: str) -> None:
     parts = cut(data)
     assert [batch.manifest.decode() for batch in parts.batches] == [PLAIN]
     [problem] = parts.warnings
@@ -124,21 +114,13 @@ def test_lines_are_counted_by_carriage_returns_too() -> None:
     assert "row 3 names 'c.jpg'" in refusal_of("imageName,x\ra.jpg,1\rc.jpg,2\r")
 
 
-def test_a_missing_image_is_named_with_its_line_and_a_similar_name() -> None:
-    sentence = refusal_of("imageName,x\nA.JPG,1\n", "a.jpg")
-    assert "row 2 names 'A.JPG', which is not in the archive" in sentence
-    assert "The archive has 'a.jpg' for 'A.JPG'" in sentence
-
-
 @pytest.mark.parametrize(
     ("names", "cause"),
     [
         (["manifest.xlsx", "a.jpg"], "'manifest.xlsx', an Excel workbook"),
-        (["export/manifest.xls", "a.jpg"], "'export/manifest.xls', an old Excel workbook"),
-        (["manifest.tsv", "a.jpg"], "'manifest.tsv', a table with tabs"),
+        (["export/manifest.tsv", "a.jpg"], "'export/manifest.tsv', a table with tabs"),
         (["manifest.txt", "a.jpg", "readme.txt"], "'manifest.txt', a manifest with another name"),
         (["manifest.csv.txt", "a.jpg"], "'manifest.csv.txt', a manifest with another name"),
-        (["manifest.numbers"], "'manifest.numbers', a Numbers workbook"),
         (["a/b/manifest.csv"], "'a/b/manifest.csv', too deep inside"),
     ],
 )
@@ -150,7 +132,7 @@ def test_another_table_in_the_manifests_place_is_named(names: list[str], cause: 
 
 
 @pytest.mark.parametrize("cell", ["x;y", "\0", "Total", "imageNames", "sep=;", " x", 'a "b"'])
-def test_what_only_looks_like_a_fault_is_a_cell(cell: str) -> None:
+def test_a_cell_that_looks_like_a_fault_is_kept(cell: str) -> None:
     quoted = '"' + cell.replace('"', '""') + '"'
     parts = cut(f"note,imageName\n{quoted},a.jpg\n".encode())
     table = manifest_text.read(parts.batches[0].manifest, "imageName")

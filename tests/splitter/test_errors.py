@@ -87,7 +87,7 @@ def test_a_timeout_is_a_service_that_does_not_answer(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", PERMANENT, ids=repr)
-def test_what_is_wrong_with_the_export_or_the_setup_does_not_pass(error: Exception) -> None:
+def test_faults_of_the_export_and_the_setup_are_permanent(error: Exception) -> None:
     assert not is_transient(error)
     assert "again later" not in explain(error)
 
@@ -151,7 +151,9 @@ def test_each_kind_of_error_has_its_sentence_and_its_advice(
         ("NoSuchBucket", "The specified bucket does not exist", "renamed or deleted"),
     ],
 )
-def test_what_only_an_operator_can_fix_says_what_to_do(code: str, message: str, fix: str) -> None:
+def test_an_error_that_only_an_operator_can_fix_has_advice(
+    code: str, message: str, fix: str
+) -> None:
     error = answer(code, 400, message)
     assert fix.lower() in problem_of(error).advice.lower()
     assert problem_of(error).advice == problem_of(caused_by(error)).advice

@@ -74,52 +74,39 @@ def test_a_missing_field_is_named(field: str) -> None:
     [
         ("downloadId", None),
         ("downloadId", [512]),
-        ("downloadId", {"id": 512}),
         ("downloadId", float("nan")),
-        ("downloadId", float("inf")),
-        ("file", None),
         ("file", 41),
         ("file", ""),
         ("file", ".zip"),
         ("file", "   "),
-        ("file", "  .zip"),
-        ("file", ".tar.gz"),
         ("file", "../export.zip"),
         ("file", "folder/export.zip"),
         ("file", "folder\\export.zip"),
         ("file", "a..zip"),
-        ("file", "..zip"),
-        ("file", "a..b.zip"),
         ("file", "a\n.zip"),
         ("file", "a\0.zip"),
         ("file", "a" * 1001 + ".zip"),
         ("file", "\ud800.zip"),
         ("exportPath", ""),
-        ("exportPath", None),
         ("exportPath", "export/\n"),
         ("exportPath", "ü" * 600),
         ("exportPath", "s3://another-bucket/export/a.zip"),
-        ("exportPath", "https://another-bucket.s3.us-east-2.amazonaws.com/export/a.zip"),
         ("exportPath", "https://example.org/biospex-app/export/a.zip"),
         ("exportPath", "https://[::1"),
         ("exportPath", "export/evil.zip"),
         ("exportPath", f"export/x{STEM}.zip"),
         ("exportPath", f"batch/{STEM}.zip"),
-        ("exportPath", f"batch/export/{STEM}.zip"),
         ("exportPath", f"export/\u202e/{STEM}.zip"),
         ("file", "a\u202egpj.zip"),
         ("file", "a\x9b.zip"),
         ("totalSize", -1),
-        ("totalSize", "large"),
         ("totalSize", 1.5),
         ("s3Bucket", ""),
         ("s3Bucket", "Biospex App"),
         ("s3Bucket", "biospex-app\n"),
         ("s3Bucket", "arn:aws:s3:::biospex/export"),
-        ("s3Bucket", "arn:aws:sqs:us-east-2:0:biospex"),
         ("s3Bucket", 5),
         ("updatesQueueUrl", ""),
-        ("updatesQueueUrl", "prod-batch-update"),
         ("updatesQueueUrl", "file:///etc/passwd"),
         ("updatesQueueUrl", "https://"),
         ("updatesQueueUrl", "https://[::1"),
@@ -147,7 +134,7 @@ def test_every_wrong_field_is_named_at_once() -> None:
 
 
 @pytest.mark.parametrize("message", [None, 5, "text", [], [TRIGGER], {}], ids=repr)
-def test_what_is_no_trigger_is_refused(message: object) -> None:
+def test_any_other_message_is_refused(message: object) -> None:
     assert refusal_of(message)
 
 
@@ -184,17 +171,12 @@ def test_the_download_id_comes_back_as_it_was_sent(download_id: object) -> None:
         assert (type(answer), answer) == (type(download_id), download_id)
 
 
-def test_the_callback_of_a_success_is_the_contracts() -> None:
-    result = Result(download_id=512, batch_files=["x-part1.zip", "x-part2.zip"])
-    assert to_json(result) == (
+def test_the_callbacks_are_the_contracts() -> None:
+    assert to_json(Result(download_id=512, batch_files=["x-part1.zip", "x-part2.zip"])) == (
         '{"function": "BiospexBatchCreator", "status": "success", "downloadId": 512,'
         ' "batchFiles": ["x-part1.zip", "x-part2.zip"]}'
     )
-
-
-def test_the_callback_of_a_failure_is_the_contracts() -> None:
-    failure = Failure(download_id=512, error="The archive is empty.")
-    assert to_json(failure) == (
+    assert to_json(Failure(download_id=512, error="The archive is empty.")) == (
         '{"function": "BiospexBatchCreator", "status": "failed", "downloadId": 512,'
         ' "error": "The archive is empty."}'
     )
@@ -257,7 +239,7 @@ def test_more_batches_than_a_message_can_name_are_refused() -> None:
 @pytest.mark.parametrize(
     "body", ["", "{", "not JSON", '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}', '["\\ud800"]']
 )
-def test_what_is_not_json_is_none(body: str) -> None:
+def test_invalid_json_is_none(body: str) -> None:
     assert parse_body(body) is None
 
 

@@ -152,7 +152,7 @@ def test_an_answer_goes_only_where_the_operator_allows_it(
 @pytest.mark.parametrize(
     ("variable", "field"), [("ALLOWED_BUCKETS", "s3Bucket"), ("ALLOWED_QUEUES", "updatesQueueUrl")]
 )
-def test_what_a_request_may_not_name_is_said(
+def test_a_bucket_or_queue_that_is_not_allowed_is_reported(
     variable: str, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "biospex-dev,other")

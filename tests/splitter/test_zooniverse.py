@@ -88,7 +88,7 @@ def arrives(parts: Partition, contents: Contents, folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("path", [EXPORTS[0], *CASES], ids=lambda path: path.name)
-def test_zooniverses_client_takes_a_batch_or_the_summary_says_why_not(
+def test_zooniverses_client_takes_a_batch_or_the_summary_has_a_reason(
     path: Path, tmp_path: Path
 ) -> None:
     try:
@@ -115,7 +115,7 @@ def test_zooniverses_client_takes_a_batch_or_the_summary_says_why_not(
     ],
     ids=["empty", "too large", "TIFF", "web page"],
 )
-def test_what_the_client_refuses_of_an_image_was_said_before(
+def test_an_image_that_the_client_refuses_has_a_warning(
     images: dict[str, bytes], finding: str, tmp_path: Path
 ) -> None:
     data = export("subjectId,imageName\n1,a.jpg\n2,b.jpg\n", **images, **{"b.jpg": JPEG})
@@ -132,7 +132,7 @@ def test_what_the_client_refuses_of_an_image_was_said_before(
     ],
     ids=["too long", "folder"],
 )
-def test_what_the_client_refuses_of_a_cell_was_said_before(
+def test_a_cell_that_the_client_refuses_has_a_warning(
     cell: str, finding: str, tmp_path: Path
 ) -> None:
     data = export(f"note,imageName\n{cell},a.jpg\n", **{"a.jpg": JPEG})
@@ -190,7 +190,7 @@ def _matches(parts: Partition, pattern: str) -> bool:
         ("imageName\nlarge.jpg\n", r"1 image is too large for Zooniverse's web page.*large\.jpg"),
     ],
 )
-def test_what_the_web_page_does_not_take_is_said(text: str, finding: str, tmp_path: Path) -> None:
+def test_the_web_pages_rules_give_a_warning(text: str, finding: str, tmp_path: Path) -> None:
     images = dict.fromkeys(("a.jpg", "b.jpg", "c.tif", "d,e.jpg", "f.svg"), JPEG)
     images["large.jpg"] = bytes_of(1000 * 1024)
     parts, _ = inspected(export(text, **images), tmp_path)
@@ -215,7 +215,7 @@ def test_more_rows_than_the_web_page_advises_is_advice_and_no_warning(tmp_path: 
 
 
 @pytest.mark.parametrize("pack", [zip_of, tar_of])
-def test_what_is_sound_is_said_to_be(pack: object, tmp_path: Path) -> None:
+def test_a_sound_export_has_no_warning(pack: object, tmp_path: Path) -> None:
     files = {"a.jpg": JPEG, "b.png": PNG, "manifest.csv": b"imageName\na.jpg\nb.png\n"}
     parts, _ = inspected(pack(files), tmp_path)  # type: ignore[operator]
     assert zooniverse.section(parts) == ["No Zooniverse problems found."]
