@@ -10,7 +10,6 @@ from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from zipfile import ZipInfo
-from zlib import crc32
 
 from splitter.archives import (
     DEFAULT_LIMITS,
@@ -136,10 +135,8 @@ def plan_batch(
         else:
             runs.append(Range(span.start, span.end))
     # Stored, as in the other lane: the batch's bytes must not depend on the version of zlib.
-    info = zip_records.stored_member(MANIFEST, len(batch.manifest), crc32(batch.manifest), modified)
-    info.header_offset = end
+    info, manifest = zip_records.stored_file(MANIFEST, batch.manifest, modified, end)
     infos.append(info)
-    manifest = zip_records.local_file_header(info) + batch.manifest
     directory = b"".join(zip_records.central_directory(infos, end + len(manifest)))
     size = end + len(manifest) + len(directory)
     return Plan(tuple(_parts(runs, manifest + directory, size, limits)), size)
