@@ -28,7 +28,7 @@ from deploy import server
 from deploy.job_template import job_template
 from deploy.server import POOLS
 from devtools import services as local
-from devtools.services import REGION, child
+from devtools.services import REGION, child, end_at_once
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import messages
 from tests.helpers.containers import container, log_of, recording
@@ -127,7 +127,8 @@ def workers(
             environment |= {"AWS_ENDPOINT_URL_ECS": ecs, "http_proxy": to_ecs.url}
             environment |= {"no_proxy": "127.0.0.1"}
             command = [sys.executable, "-m", *container["command"]]
-            processes.enter_context(child(command, environment, log))
+            worker = processes.enter_context(child(command, environment, log))
+            processes.callback(end_at_once, worker)  # it does not stop within a minute at SIGTERM
         yield
     unfinished = ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED"]
     state = FlowRunFilterState.model_validate({"type": {"any_": unfinished}})

@@ -14,7 +14,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State
 
 from deploy import job_template
-from devtools.services import child
+from devtools.services import child, end_at_once
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 from tests.helpers.prefect_cli import ROOT, prefect
@@ -43,8 +43,10 @@ def log(
     command = ["env", "-C", str(directory), sys.executable, "-m", "prefect", "worker", "start"]
     environment = {"PREFECT_WORKER_QUERY_SECONDS": "1", "TMPDIR": str(directory)}
     path = directory / "log"
-    with path.open("wb") as output, child([*command, "--pool", POOL], environment, output):
+    command += ["--pool", POOL]
+    with path.open("wb") as output, child(command, environment, output) as worker:
         yield path
+        end_at_once(worker)  # it does not stop within a minute at SIGTERM
 
 
 def end_of_a_run(api: SyncPrefectClient, request: Any) -> State[Any]:

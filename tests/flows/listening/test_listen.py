@@ -291,7 +291,7 @@ def test_a_message_is_data_as_it_came(deployment: Deployment, biospex: Biospex) 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"downloadId": "5\x0012"}, "'downloadId' must not contain control characters"),
+        ({"downloadId": "5\x0012"}, "'downloadId' must not contain control or direction"),
         ({"more": {"deep": [{"x": TEMPLATE}]}}, "begins with '__'"),
         ({"downloadId": 10**30}, "'downloadId' is too large a number"),
     ],
