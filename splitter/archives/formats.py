@@ -19,7 +19,7 @@ from splitter.archives.signatures import (
     recognise,
     text_of,
 )
-from splitter.archives.streams import decompressor
+from splitter.archives.streams import DECOMPRESSORS
 from splitter.archives.zip_directory import Read, ends_as_zip
 from splitter.sentences import Sentence, Words, shown
 
@@ -127,7 +127,7 @@ def identify(read: Read, size: int) -> Format:
     if found and found.kind is Kind.COMPRESSED:
         content = b""
         with suppress(*DAMAGE, OSError):  # reported when the whole file is read
-            content = decompressor(found.suffix).decompress(start, BLOCK)
+            content = DECOMPRESSORS[found.suffix]().decompress(start, BLOCK)
         if len(content) >= BLOCK:
             check_tar(content, found.suffix)
         return cast("Format", f"tar.{found.suffix}")
