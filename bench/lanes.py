@@ -207,6 +207,8 @@ def main() -> None:
     options = parser.parse_args()
     images = round(options.gigabytes * 1e9 / MEAN_IMAGE)
     batch_size = min(MAX_BATCH_SIZE, -(-images // MIN_BATCHES))
+    if options.directory:
+        options.directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         directory = Path(
             stack.enter_context(TemporaryDirectory(prefix="bench-", dir=options.directory))

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from botocore.exceptions import BotoCoreError, ClientError
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -131,15 +130,13 @@ def _send_trigger(
 def follow(prefect: SyncPrefectClient, find_run: FindRun) -> int:
     """Print the states of a run and its callback; returns 0 if it made batches."""
     shown: str | None = None
-    page: UUID | None = None
     waited = 0
     try:
         while True:
             run = find_run()
-            if run and page is None:
-                page = run.id
-                print(run_page(run.id))
             if run and run.state_name != shown:
+                if shown is None:
+                    print(run_page(run.id))
                 shown = run.state_name
                 print(f"{datetime.now():%H:%M:%S}  {shown}", flush=True)
             if run and run.state and run.state.is_final():

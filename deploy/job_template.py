@@ -101,7 +101,7 @@ def job_template(
 
 def _environment(outputs: Mapping[str, str]) -> dict[str, str | None]:
     return {
-        "BIOSPEX_ENVIRONMENT": outputs["Environment"],  # the pool's owner
+        "BIOSPEX_ENVIRONMENT": outputs["Environment"],
         "AWS_REGION": outputs["ClusterArn"].split(":")[3],
         "TRIGGER_QUEUE_URL": outputs["TriggerQueueUrl"],
         "UPDATES_QUEUE_URL": outputs["UpdatesQueueUrl"],  # for runs by hand

@@ -274,22 +274,6 @@ def bucket_encryption(case: Case) -> Iterator[Finding]:
         )
 
 
-@check("bucket")
-def archived_exports(case: Case) -> Iterator[Finding]:
-    rules = account.lifecycle_rules(case.answers.bucket)
-    for rule in (one for one in rules if one["Status"] == "Enabled"):
-        conditions = rule.get("Filter", {})
-        own = conditions.get("And", conditions).get("Prefix", rule.get("Prefix", ""))
-        classes = {one.get("StorageClass") for one in rule.get("Transitions", ())}
-        for prefix in ("export/", "batch/"):
-            is_touched = own.startswith(prefix) or prefix.startswith(own)
-            if is_touched and classes & {"GLACIER", "DEEP_ARCHIVE"}:
-                yield stop(
-                    f"A lifecycle rule of the bucket {case.answers.bucket} archives {prefix}, "
-                    f"which cannot be read then: exclude {prefix}."
-                )
-
-
 # -- KMS key, secrets and topic
 
 LOOK_UPS = {

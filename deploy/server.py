@@ -30,13 +30,13 @@ class State:
     """The things in Prefect that a deployment makes.
 
     Attributes:
-        owners: the environment of each thing that belongs to one, by its name in a sentence.
+        owner: the environment of the deployment create-batches, or empty.
         listener: scheduled, running, or empty. A pending one does not count, as its task may never
             start; one more does no harm, as the later of two takes over.
     """
 
     pools: dict[str, WorkPool] = field(default_factory=dict)
-    owners: dict[str, str] = field(default_factory=dict)
+    owner: str = ""
     has_blocks: bool = False
     has_notice: bool = False
     listener: str = ""
@@ -48,22 +48,16 @@ def _found(read: Callable[..., Any], *names: str) -> Any:
 
 
 def read_state(environment: str) -> State:
-    pools, owners = {}, {}
     with get_client(sync_client=True) as prefect:
-        for name in POOLS.values():
-            if pool := _found(prefect.read_work_pool, name):
-                properties = pool.base_job_template.get("variables", {}).get("properties", {})
-                variables = properties.get("env", {}).get("default", {})
-                owners[f"The work pool {name}"] = variables.get("BIOSPEX_ENVIRONMENT", "")
-                pools[name] = pool
-        if made := _found(prefect.read_deployment_by_name, "create-batches/create-batches"):
-            tags = [tag for tag in made.tags if tag in ENVIRONMENTS]
-            owners["The deployment create-batches"] = "".join(tags)
+        found = {name: _found(prefect.read_work_pool, name) for name in POOLS.values()}
+        pools = {name: pool for name, pool in found.items() if pool}
+        made = _found(prefect.read_deployment_by_name, "create-batches/create-batches")
+        owner = "".join(tag for tag in made.tags if tag in ENVIRONMENTS) if made else ""
         block = _found(prefect.read_block_document_by_name, BLOCK_NAME, "biospex-workspace")
         has_notice = bool(prefect.read_automations_by_name(notice_name(environment)))
     states = {str(run.state_type and run.state_type.value) for run in listeners()}
     listener = "scheduled" if "SCHEDULED" in states else "running" if states else ""
-    return State(pools, owners, bool(block), has_notice, listener)
+    return State(pools, owner, bool(block), has_notice, listener)
 
 
 def listeners() -> list[FlowRun]:
@@ -117,11 +111,11 @@ def check_things(state: State, case: Case) -> Iterator[Finding]:
     for name, pool in state.pools.items():
         if pool.type != "ecs":
             yield stop(f"The work pool {name} is of the type {pool.type}, not ecs.")
-    for thing, owner in state.owners.items():
-        if owner not in ("", case.environment):
-            yield stop(
-                f"{thing} belongs to {owner}: each environment needs a Prefect API of its own."
-            )
+    if state.owner not in ("", case.environment):
+        yield stop(
+            f"The deployment create-batches belongs to {state.owner}: each environment needs a "
+            "Prefect API of its own."
+        )
     if block := case.answers.notification_block:
         with get_client(sync_client=True) as prefect:
             if not _found(prefect.read_block_document_by_name, *reversed(block.split("/"))):

@@ -153,10 +153,10 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
             "UpdatesQueueKeyArn": account.key_of(given["UPDATES_QUEUE_ARN"]),
             "SecretKeyArn": account.key_of(secret),
             "WorkerImage": worker_image,
+            "Cpu": given["CPU"],
+            "Memory": given["MEMORY"],
+            "EphemeralStorage": given["EPHEMERAL_STORAGE"],
         }
-        if self.answers.shape == "single":
-            parameters |= {"Cpu": given["CPU"], "Memory": given["MEMORY"]}
-            parameters |= {"EphemeralStorage": given["EPHEMERAL_STORAGE"]}
         deploy = ("aws", "cloudformation", "deploy", "--stack-name", self.stack_name)
         template = ("--template-file", "deploy/stack.yaml", "--capabilities", "CAPABILITY_IAM")
         pairs = [f"{name}={value}" for name, value in parameters.items()]

@@ -154,7 +154,9 @@ def test_the_address_of_the_ui_opens_the_ui_that_these_tests_look_at(
     page.wait_for_url("**/v2/dashboard**")
 
 
-def test_a_finished_run_answers_what_a_person_asks(runs: dict[int, FlowRun], page: Page) -> None:
+def test_the_page_of_a_finished_run_answers_five_questions(
+    runs: dict[int, FlowRun], page: Page
+) -> None:
     page.goto(run_page(runs[FINISHED].id))
     shows(page, "Completed", f"download {FINISHED}: {EXPORTS[0].name}")
     page.get_by_role("tab", name="Details").click()
@@ -181,7 +183,9 @@ def test_a_finished_run_answers_what_a_person_asks(runs: dict[int, FlowRun], pag
     assert picture.evaluate("image => image.naturalWidth") > 100
 
 
-def test_a_failed_run_answers_what_a_person_asks(runs: dict[int, FlowRun], page: Page) -> None:
+def test_the_page_of_a_failed_run_names_the_reason_and_the_remedy(
+    runs: dict[int, FlowRun], page: Page
+) -> None:
     page.goto(run_page(runs[FAILED].id))
     shows(page, "Export refused", f"download {FAILED}: ")
     page.get_by_role("tab", name="Details").click()
@@ -198,7 +202,7 @@ def test_a_failed_run_answers_what_a_person_asks(runs: dict[int, FlowRun], page:
     shows(page, "Sent to BIOSPEX: The archive is damaged or incomplete")
 
 
-def test_a_running_run_answers_what_a_person_asks(runs: dict[int, FlowRun], page: Page) -> None:
+def test_the_page_of_a_running_run_shows_its_progress(runs: dict[int, FlowRun], page: Page) -> None:
     page.goto(run_page(runs[RUNNING].id))
     shows(page, "Running", f"download {RUNNING}: ")
     page.get_by_role("tab", name="Task Runs").click()

@@ -54,22 +54,6 @@ def test_a_kms_key_that_the_tasks_may_not_use(biospex: Biospex) -> None:
     assert not list(preflight.bucket_encryption(keyed))
 
 
-def test_a_rule_that_archives_exports(biospex: Biospex) -> None:
-    asked = case(BUCKET=biospex.bucket)
-    for prefix in ("other/", "export/"):
-        assert not list(preflight.archived_exports(asked))
-        rule = {
-            "ID": "archive",
-            "Filter": {"Prefix": prefix},
-            "Status": "Enabled",
-            "Transitions": [{"Days": 30, "StorageClass": "GLACIER"}],
-        }
-        client("s3").put_bucket_lifecycle_configuration(
-            Bucket=biospex.bucket, LifecycleConfiguration={"Rules": [rule]}
-        )
-    only(preflight.archived_exports(asked), "archives export/")
-
-
 # -- the network
 
 

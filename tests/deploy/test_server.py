@@ -67,10 +67,10 @@ def test_an_api_that_does_not_answer_is_an_error() -> None:
 def test_a_work_pool_of_another_environment_or_type_is_refused(prefect_api: dict[str, str]) -> None:
     state = State(
         pools={"second": WorkPool(name="second", type="process", default_queue_id=uuid4())},
-        owners={"The work pool first": "dev", "The deployment create-batches": "", "x": "prod"},
+        owner="dev",
     )
     found = list(server.check_things(state, case("prod", NOTIFICATION_BLOCK="slack-webhook/none")))
     assert [finding.level for finding in found] == ["stop", "stop", "stop"]
     assert "second is of the type process" in found[0].sentence
-    assert "The work pool first belongs to dev" in found[1].sentence
+    assert "The deployment create-batches belongs to dev" in found[1].sentence
     assert "create the block in the Prefect UI" in found[2].sentence

@@ -134,7 +134,7 @@ def test_a_run_uses_the_workspace_block_that_an_operator_saved(
         Workspace.delete(block)
 
 
-def test_what_the_page_cannot_show_fails_no_export(
+def test_an_error_on_the_run_page_fails_no_export(
     biospex: Biospex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:

@@ -73,7 +73,7 @@ def test_behind_a_proxy_without_websockets_a_long_export_is_left_alone(
 
 
 @pytest.mark.soak
-def test_a_process_that_hangs_is_replaced_and_the_next_export_goes_on(
+def test_a_hanging_process_is_replaced_and_the_next_export_is_split(
     prefect: SyncPrefectClient, biospex: Biospex, tmp_path: Path
 ) -> None:
     with (

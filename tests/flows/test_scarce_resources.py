@@ -72,7 +72,7 @@ def export(path: Path, images: dict[str, bytes], rows: int) -> Path:
 
 
 @pytest.mark.usefixtures("prefect_api", "aws")
-def test_a_disk_that_fills_during_a_step_is_answered_with_its_name(
+def test_a_full_disk_is_named_in_the_failure(
     tmp_path: Path, biospex: Biospex, workspace: Path
 ) -> None:
     noise = random.Random(1).randbytes(5 * MIB)
@@ -136,7 +136,7 @@ except (MemoryError, RuntimeError) as error:
 """
 
 
-def test_memory_that_runs_out_in_a_step_is_told_and_nothing_stays(tmp_path: Path) -> None:
+def test_a_step_without_memory_ends_in_a_sentence_and_leaves_no_file(tmp_path: Path) -> None:
     images = {f"{n:02}.jpg": random.Random(n).randbytes(MIB) for n in range(20)}
     archive = export(tmp_path / "e.zip", images, 100_000)
     root = tmp_path / "root"

@@ -97,7 +97,7 @@ def crowd(prefect_api: dict[str, str], aws: str, tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.soak
-def test_what_can_be_answered_is_answered_once(crowd: Crowd) -> None:
+def test_each_answerable_message_is_answered_once(crowd: Crowd) -> None:
     answers = {answer["downloadId"]: answer for answer in crowd.answers}
     assert sorted(answers) == sorted([*FIELDS, "good", "zero", "lost", "bad"])
     assert len(crowd.answers) == len(answers)
@@ -111,7 +111,7 @@ def test_what_can_be_answered_is_answered_once(crowd: Crowd) -> None:
 
 
 @pytest.mark.soak
-def test_what_cannot_be_answered_is_a_dead_letter_soon(crowd: Crowd) -> None:
+def test_unanswerable_messages_become_dead_letters(crowd: Crowd) -> None:
     assert crowd.dead_letters == 4
 
 
@@ -188,7 +188,7 @@ def assert_no_secret(log: str) -> None:
     ],
     ids=["none", "away"],
 )
-def test_without_prefect_nothing_is_served(url: str | None, sentence: str) -> None:
+def test_serving_needs_prefect(url: str | None, sentence: str) -> None:
     with (
         temporary_settings(
             {PREFECT_API_URL: url} if url else {}, restore_defaults={PREFECT_API_URL}
@@ -198,9 +198,7 @@ def test_without_prefect_nothing_is_served(url: str | None, sentence: str) -> No
         check(Settings(trigger_queue_url="https://sqs.invalid/1/triggers"))
 
 
-def test_without_credentials_nothing_is_served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_serving_needs_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -210,7 +208,7 @@ def test_without_credentials_nothing_is_served(
 
 
 @pytest.mark.filterwarnings("ignore:'flows.serve' found in sys.modules")
-def test_what_serving_needs_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_requirement_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIGGER_QUEUE_URL", "")
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as end:

@@ -153,9 +153,7 @@ def test_a_run_that_was_deleted_is_answered() -> None:
         (Run(Crashed(message="Process exited with -9"), attempts=3), "ended Crashed too often"),
     ],
 )
-def test_biospex_is_told_the_flows_own_sentence_and_nothing_of_prefect(
-    run: Run, sentence: str
-) -> None:
+def test_the_failure_has_the_flows_sentence_and_no_text_of_prefect(run: Run, sentence: str) -> None:
     decision = decide(run, SETTINGS)
     assert isinstance(decision, Fail)
     assert sentence in decision.sentence
@@ -190,6 +188,6 @@ def test_a_container_has_time_to_stop_before_the_next_one_starts(
     assert decision.delay == delay
 
 
-def test_the_reason_for_waiting_names_what_is_in_front() -> None:
+def test_the_reason_for_waiting_names_the_limit_or_the_other_runs() -> None:
     run = Run(Scheduled(name="Late"), others_run=True)
     assert decide(run, SETTINGS) == Extend("the other runs of its pool or service")

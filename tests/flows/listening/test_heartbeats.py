@@ -186,7 +186,7 @@ def test_a_listener_that_sends_too_few_heartbeats_refuses_to_run(frequency: int 
 
 @pytest.mark.usefixtures("prefect_api")
 @pytest.mark.parametrize("minutes", [-10, 0, 10])
-def test_prefect_tells_when_a_heartbeat_arrived(minutes: int, prefect: SyncPrefectClient) -> None:
+def test_prefect_records_when_a_heartbeat_arrived(minutes: int, prefect: SyncPrefectClient) -> None:
     run, began = uuid4(), datetime.now(UTC)
     emit_event(
         "prefect.flow-run.heartbeat",

@@ -135,7 +135,7 @@ def receive(listener: Listener) -> None:
     listener.receive(threading.Event())
 
 
-def test_a_message_becomes_one_run_that_says_what_it_is_about(
+def test_a_message_becomes_one_run_named_after_its_export(
     deployment: Deployment, biospex: Biospex
 ) -> None:
     request = biospex.request(EXPORTS[0], addedLater=[1])
@@ -245,7 +245,7 @@ def test_a_message_that_prefect_refuses_delays_no_other_and_is_answered(
     assert states["Scheduled"] + states["Late"] == 4  # nobody serves them
 
 
-def test_a_deployment_that_was_made_anew_is_found_by_its_name(
+def test_a_recreated_deployment_is_found_by_its_name(
     deployment: Deployment, biospex: Biospex
 ) -> None:
     listener = deployment.listener()
@@ -280,7 +280,7 @@ def test_a_message_that_cannot_be_answered_is_left_for_the_redrive_policy(
 TEMPLATE = {"__prefect_kind": "jinja", "template": "{{ 'a' * 50_000_000 }}"}
 
 
-def test_a_message_is_data_as_it_came(deployment: Deployment, biospex: Biospex) -> None:
+def test_a_message_reaches_its_run_unchanged(deployment: Deployment, biospex: Biospex) -> None:
     more = {"$ref": {"block_document_id": str(uuid4())}, "text": "{{ prefect.variables.secret }}"}
     message = {**biospex.request(EXPORTS[0]), "more": [more]}
     biospex.send(message)
@@ -297,7 +297,7 @@ def test_a_message_is_data_as_it_came(deployment: Deployment, biospex: Biospex) 
     ],
     ids=["character", "template", "number"],
 )
-def test_a_message_that_no_service_should_be_given_is_answered_once(
+def test_a_harmful_message_reaches_no_service_and_is_answered_once(
     changes: dict[str, Any],
     sentence: str,
     deployment: Deployment,
@@ -330,7 +330,7 @@ def test_a_callback_that_cannot_be_sent_leaves_only_its_message_to_redrive(
 
 
 @pytest.mark.parametrize("error", [ValueError("nobody thought of it"), KeyError("x")], ids=repr)
-def test_an_unexpected_error_is_answered_and_stays_with_its_export(
+def test_an_unexpected_error_is_answered_and_affects_no_other_export(
     error: Exception,
     deployment: Deployment,
     biospex: Biospex,
@@ -372,7 +372,7 @@ def test_an_outage_while_an_unexpected_error_is_answered_costs_no_message(
     assert biospex.triggers() == (0, 0)
 
 
-def test_what_fails_before_the_flows_code_has_begun_is_no_attempt(
+def test_a_failed_start_is_no_attempt(
     listener: Listener, deployment: Deployment, biospex: Biospex
 ) -> None:
     refusal = "RunTask: Capacity is unavailable at this time"
@@ -528,7 +528,7 @@ def test_a_lasting_404_about_an_existing_deployment_fails_the_listener(
 
 
 @pytest.mark.parametrize("state", [Scheduled(), Paused()], ids=lambda state: state.name)
-def test_a_run_that_does_not_get_going_is_ended_and_answered(
+def test_a_run_that_does_not_start_is_ended_and_answered(
     state: State[Any],
     listener: Listener,
     deployment: Deployment,

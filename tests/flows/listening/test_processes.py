@@ -40,7 +40,7 @@ def test_a_process_of_the_run_ends(number: signal.Signals) -> None:
     [(2, None, True), (0, None, False), (2, "pool", False), (None, None, False)],
     ids=["overdue", "due", "in a pool", "running"],
 )
-def test_what_an_earlier_attempt_left_is_ended_where_its_run_is_overdue(
+def test_leftover_processes_of_an_overdue_run_are_ended(
     minutes: int | None, pool: str | None, is_ended: bool
 ) -> None:
     now = datetime.now(UTC)

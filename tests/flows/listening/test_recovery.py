@@ -63,7 +63,7 @@ def test_an_attempt_that_began_counts_however_its_successors_fail_to_start(
     assert (seen.attempts, seen.failed_starts) == (1, 1)
 
 
-def test_of_a_run_that_was_deleted_nothing_is_known(prefect: SyncPrefectClient) -> None:
+def test_a_deleted_run_has_no_facts(prefect: SyncPrefectClient) -> None:
     assert observe(prefect, None) is None
 
 
@@ -149,7 +149,7 @@ def test_a_run_is_answered_once_the_callback_is_noted_on_it(
     assert "a-part1.zip" in str(recovery.callback_of(prefect, run))
 
 
-def test_a_run_is_retried_as_itself_later_and_says_why(
+def test_a_run_is_retried_as_itself_later_with_the_reason(
     run: FlowRun, prefect: SyncPrefectClient
 ) -> None:
     prefect.set_flow_run_state(run.id, Crashed(), force=True)
@@ -185,7 +185,7 @@ def test_a_run_is_ended_with_the_reason(
 
 
 @pytest.mark.usefixtures("prefect_api")
-def test_a_run_that_another_attempt_goes_on_with_is_superseded() -> None:
+def test_a_run_with_a_newer_attempt_is_superseded() -> None:
     seen: list[bool] = []
 
     @flow

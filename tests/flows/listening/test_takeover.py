@@ -73,7 +73,7 @@ def test_the_run_of_a_dead_listener_is_ended_by_the_next(
 @pytest.mark.parametrize(
     "state", [Paused(name="Suspended"), Cancelling(), Cancelled()], ids=lambda state: state.name
 )
-def test_a_listener_whose_run_is_no_longer_running_is_told_so(state: State[Any]) -> None:
+def test_a_listener_whose_run_is_not_running_stops(state: State[Any]) -> None:
     seen = []
 
     @flow
@@ -98,7 +98,7 @@ def test_a_listener_that_may_be_alive_or_about_to_start_is_left_alone(
     assert prefect.read_flow_run(other.id).state_name == state.name
 
 
-def test_a_listener_hears_of_one_that_started_later(prefect: SyncPrefectClient) -> None:
+def test_a_listener_that_started_later_takes_over(prefect: SyncPrefectClient) -> None:
     @flow
     def overtaken() -> Standing:
         with get_client(sync_client=True) as client:
@@ -109,7 +109,7 @@ def test_a_listener_hears_of_one_that_started_later(prefect: SyncPrefectClient) 
     assert run_flow(overtaken, here) is Standing.TAKEN_OVER
 
 
-def test_a_listener_that_was_restarted_later_goes_on(prefect: SyncPrefectClient) -> None:
+def test_a_listener_that_was_restarted_later_stays_in_charge(prefect: SyncPrefectClient) -> None:
     """Prefect's ``start_time`` is that of the first attempt."""
     here, other = runs_of(standing, prefect)
     history: list[tuple[FlowRun, State[Any]]] = [

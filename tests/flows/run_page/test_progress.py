@@ -37,7 +37,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.run_page.progress.SECONDS_BETWEEN_LINES", 0)
 
 
-def test_progress_is_what_has_gone_through_of_the_total(shown: Shown, impatient: None) -> None:
+def test_progress_is_the_share_of_the_total(shown: Shown, impatient: None) -> None:
     @flow
     def transfer() -> list[float]:
         seen = []
@@ -51,7 +51,7 @@ def test_progress_is_what_has_gone_through_of_the_total(shown: Shown, impatient:
     assert transfer() == [0, 25, 75, 25, 100]
 
 
-def test_a_card_says_how_much_is_done_and_how_long_the_rest_takes(
+def test_a_card_shows_the_share_done_and_the_time_left(
     impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[str] = []
@@ -70,7 +70,7 @@ def test_a_card_says_how_much_is_done_and_how_long_the_rest_takes(
     assert end == "Download of 2.0 MB, stopped at 25 %"
 
 
-def test_a_transfer_that_fails_stays_where_it_was(shown: Shown) -> None:
+def test_a_failed_transfer_keeps_its_progress(shown: Shown) -> None:
     @flow
     def transfer() -> float:
         with pytest.raises(OSError, match="no more"), Progress("Download", 200) as progress:
@@ -81,7 +81,7 @@ def test_a_transfer_that_fails_stays_where_it_was(shown: Shown) -> None:
     assert transfer() == 25
 
 
-def test_more_than_the_total_is_all_and_of_nothing_all_is_there() -> None:
+def test_progress_never_exceeds_the_total() -> None:
     @flow
     def percents() -> list[float]:
         more, nothing = Progress("Upload", 10), Progress("Upload", 0)
@@ -91,7 +91,7 @@ def test_more_than_the_total_is_all_and_of_nothing_all_is_there() -> None:
     assert percents() == [100, 100]
 
 
-def test_steps_are_counted_by_any_thread_and_thinned_out(
+def test_updates_of_any_thread_are_counted_and_throttled(
     shown: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.run_page.progress.SECONDS_BETWEEN_UPDATES", 3600)
@@ -121,7 +121,7 @@ def test_a_long_transfer_is_followed_in_the_log(
     assert "Download: 25 % of 2.0 MB" in caplog.text
 
 
-def test_what_cannot_be_shown_is_logged_and_goes_no_further(
+def test_display_errors_are_logged_and_ignored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with best_effort("The summary", logging.getLogger("x")):

@@ -33,7 +33,7 @@ def test_a_fault_that_its_sentence_explains_has_no_traceback_above_debug(error: 
     assert debugged.exc_info
 
 
-def test_a_fault_that_nobody_foresaw_keeps_its_traceback() -> None:
+def test_an_unexpected_error_keeps_its_traceback() -> None:
     record = passed(KeyError("x"), RAISED_ONCE_MORE, logging.ERROR)
     assert record
     assert record.exc_info

@@ -44,7 +44,7 @@ def refused(code: str, status: int) -> ClientError:
     ],
     ids=repr,
 )
-def test_a_service_that_is_away_can_come_back_and_a_refusal_stays(
+def test_unavailable_services_are_outages_and_refusals_are_not(
     error: Exception, passes: bool
 ) -> None:
     assert is_outage(error) == passes
@@ -74,14 +74,14 @@ def test_the_loop_knows_since_when_all_services_answer(
         assert outage.reachable_since > before  # runs are judged in the first loop after it
 
 
-def test_what_is_no_outage_is_passed_on(outage: Outage, stopping: threading.Event) -> None:
+def test_other_errors_are_passed_on(outage: Outage, stopping: threading.Event) -> None:
     before = outage.reachable_since
     with pytest.raises(ValueError, match="nobody"), outage.wait_out_outage(stopping):
         raise ValueError("nobody thought of it")
     assert outage.reachable_since == before
 
 
-def test_an_outage_and_its_end_are_said_once_each(
+def test_an_outage_and_its_end_are_logged_once_each(
     outage: Outage, stopping: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
@@ -95,13 +95,13 @@ def test_an_outage_and_its_end_are_said_once_each(
     assert [line.split()[0] for line in lines] == ["Waiting", "All"]
 
 
-def test_prefects_client_repeats_exactly_what_counts_as_an_outage() -> None:
+def test_prefects_client_retries_exactly_the_codes_of_an_outage() -> None:
     with waits_for_prefect():
         repeated = get_current_settings().client.retry_extra_codes
     assert {status for status in range(400, 600) if is_outage(answered(status))} == repeated
 
 
-def test_who_waits_for_prefect_tries_for_longer_than_by_default() -> None:
+def test_code_that_waits_for_prefect_retries_longer_than_by_default() -> None:
     usual = get_current_settings().client.max_retries
     with waits_for_prefect():
         assert get_current_settings().client.max_retries == MANY_RETRIES > usual
