@@ -22,7 +22,8 @@ INTRODUCTION = """\
 
 Every sentence of a failed export or a warning. Each ends with its code in square brackets; search
 this page for that code. *Words in italics* stand for values such as a file name. Sentences under
-*request* that begin with a small letter are parts of `request.cannot-be-carried-out`.
+*request* that begin with a small letter are parts of `request.cannot-be-carried-out`. Those under
+*lane* and *member* are reasons for a lane; the run page and the last log line have them.
 
 After each sentence the page names who must act. Unless there is other advice, the operator of the
 batch service does this:

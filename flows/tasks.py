@@ -75,7 +75,7 @@ def download(export: Export, archive: Path, arrived: Watermark) -> None:
 
 @task(task_run_name="extract", **STEP)
 def extract(export: Export, archive: Path, store: Path) -> Contents:
-    """Unpack the archive, of any format, and verify the checksum of every member."""
+    """Unpack a tar, and verify the checksums that it has."""
     with Progress("Extract", export.source.size) as progress:  # JPEGs are as large unpacked
         contents = archives.extract(archive, store, progress, export.settings.limits)
     get_run_logger().info("%s, all intact", count(len(contents.members), "file"))

@@ -19,7 +19,7 @@ from splitter.archives.signatures import (
     recognise,
     text_of,
 )
-from splitter.archives.streams import decompressor
+from splitter.archives.streams import DECOMPRESSORS
 from splitter.archives.zip_directory import Read, ends_as_zip
 from splitter.sentences import Sentence, Words, shown
 
@@ -80,17 +80,12 @@ EMPTY_COMPRESSED = Sentence(
 )
 
 SENTENCES = {
-    Kind.ZIP: OTHER_FORMAT,
-    Kind.COMPRESSED: OTHER_FORMAT,
-    Kind.ARCHIVE: OTHER_FORMAT,
-    Kind.PROGRAM: OTHER_FORMAT,
     Kind.DOCUMENT: A_DOCUMENT,
     Kind.IMAGE: ONE_IMAGE,
     Kind.APPLE_NOTES: APPLE_NOTES,
     Kind.WEB_PAGE: WRONG_DOWNLOAD,
-    Kind.XML: WRONG_DOWNLOAD,
 }
-"""The sentence for each kind of file that was sent instead of an archive."""
+"""The sentence for a file that was sent instead of an archive, if it is not OTHER_FORMAT."""
 
 # Documents that are ZIP files, recognised by the files and folders inside. Sources: ECMA-376, part
 # 2; EPUB 3.3, OCF; ODF 1.3, part 2; JAR File Specification; KML 2.3; Darwin Core text guide.
@@ -132,7 +127,7 @@ def identify(read: Read, size: int) -> Format:
     if found and found.kind is Kind.COMPRESSED:
         content = b""
         with suppress(*DAMAGE, OSError):  # reported when the whole file is read
-            content = decompressor(found.suffix).decompress(start, BLOCK)
+            content = DECOMPRESSORS[found.suffix]().decompress(start, BLOCK)
         if len(content) >= BLOCK:
             check_tar(content, found.suffix)
         return cast("Format", f"tar.{found.suffix}")
@@ -199,7 +194,7 @@ def _refuse_known(start: bytes, outside: str = "") -> None:
     """Raise ``ArchiveError`` for a file of a known kind or a text; ``outside`` is put in front."""
     if found := recognise(start):
         what = Words(outside + _named(found, start))
-        raise ArchiveError(SENTENCES[found.kind], what=what)
+        raise ArchiveError(SENTENCES.get(found.kind, OTHER_FORMAT), what=what)
     lines = (text_of(start) or "").strip().splitlines()
     if lines:
         raise ArchiveError(

@@ -20,13 +20,11 @@ class Kind(Enum):
 
     ZIP = auto()
     COMPRESSED = auto()  # a single compressed file; it may contain a tar
-    ARCHIVE = auto()  # an archive or disk image of an unsupported format
-    PROGRAM = auto()  # perhaps a self-extracting archive
+    ARCHIVE = auto()  # of an unsupported format; also disk images, self-extracting programs
     DOCUMENT = auto()
     IMAGE = auto()
     APPLE_NOTES = auto()  # metadata that macOS stores beside a file
-    WEB_PAGE = auto()
-    XML = auto()
+    WEB_PAGE = auto()  # or another XML document
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +92,10 @@ SIGNATURES = (
     _of(Kind.ARCHIVE, b"StuffIt", "a StuffIt archive (.sit)"),
     _of(Kind.ARCHIVE, b"SIT!", "a StuffIt archive (.sit)"),
     _of(Kind.ARCHIVE, b"!<arch>\n", "an ar archive"),
-    _of(Kind.PROGRAM, b"MZ", "a Windows program (.exe), perhaps a self-extracting archive"),
-    _of(Kind.PROGRAM, b"\x7fELF", "a Linux program, perhaps a self-extracting archive"),
-    _of(Kind.PROGRAM, b"\xca\xfe\xba\xbe", "a macOS program"),
-    _of(Kind.PROGRAM, b"#!", "a script, perhaps a self-extracting archive", is_text=True),
+    _of(Kind.ARCHIVE, b"MZ", "a Windows program (.exe), perhaps a self-extracting archive"),
+    _of(Kind.ARCHIVE, b"\x7fELF", "a Linux program, perhaps a self-extracting archive"),
+    _of(Kind.ARCHIVE, b"\xca\xfe\xba\xbe", "a macOS program"),
+    _of(Kind.ARCHIVE, b"#!", "a script, perhaps a self-extracting archive", is_text=True),
     _of(Kind.DOCUMENT, b"%PDF", "a PDF document", is_text=True),
     _of(Kind.DOCUMENT, b"\xd0\xcf\x11\xe0", "an old Excel or Word file"),
     _of(Kind.DOCUMENT, b"{\\rtf", "a rich-text document (.rtf)", is_text=True),
@@ -131,7 +129,7 @@ DISK_IMAGES = (
 """Files whose first bytes may be anything; ``at`` is beyond ``START`` or counted from the end."""
 
 WEB_PAGE = _of(Kind.WEB_PAGE, b"", "a web page (HTML)", is_text=True)
-XML = _of(Kind.XML, b"", "an XML document", is_text=True)
+XML = _of(Kind.WEB_PAGE, b"", "an XML document", is_text=True)
 
 MARKUP = re.compile(
     # Atomic groups keep the pattern linear: a comment is never retried at another length.

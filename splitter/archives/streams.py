@@ -3,7 +3,8 @@
 import bz2
 import lzma
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from queue import Queue
 from threading import Thread
 from typing import IO, Any
@@ -21,7 +22,7 @@ CHUNK = 512 * 1024
 CHUNKS_AHEAD = 8
 
 LONGEST_WINDOW = 128 * 1024 * 1024
-"""Bytes of memory for xz and Zstandard: the default of their own tools."""
+"""Bytes of memory for xz, as Zstandard has by default."""
 
 BYTES_BEHIND_DATA = Sentence(
     "archive.bytes-behind-compressed-data",
@@ -30,19 +31,13 @@ BYTES_BEHIND_DATA = Sentence(
 )
 
 
-def decompressor(compression: str) -> Any:
-    """A decompressor for one stream of a file with this suffix, with the interface of ``bz2``."""
-    match compression:
-        case "gz":
-            return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-        case "bz2":
-            return bz2.BZ2Decompressor()
-        case "xz":
-            return lzma.LZMADecompressor(memlimit=LONGEST_WINDOW)
-        case _:
-            longest = LONGEST_WINDOW.bit_length() - 1
-            options = {int(zstd.DecompressionParameter.window_log_max): longest}
-            return zstd.ZstdDecompressor(options=options)
+DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    "gz": partial(igzip_lib.IgzipDecompressor, flag=igzip_lib.DECOMP_GZIP),
+    "bz2": bz2.BZ2Decompressor,
+    "xz": partial(lzma.LZMADecompressor, memlimit=LONGEST_WINDOW),
+    "zst": zstd.ZstdDecompressor,  # limits its window to 128 MiB
+}
+"""Makes a decompressor for one stream of a file with this suffix, with the interface of ``bz2``."""
 
 
 def decompressed(archive: IO[bytes], compression: str, warnings: list[Problem]) -> Iterator[bytes]:
@@ -52,7 +47,7 @@ def decompressed(archive: IO[bytes], compression: str, warnings: list[Problem]) 
         EOFError, zlib.error, ...: if it is truncated or damaged; see ``damage.DAMAGE``.
     """
     magics = tuple(found.magic for found in SIGNATURES if found.suffix == compression)
-    stream = decompressor(compression)
+    stream = DECOMPRESSORS[compression]()
     data = archive.read(CHUNK)
     while True:
         yield stream.decompress(data, CHUNK)
@@ -69,7 +64,7 @@ def decompressed(archive: IO[bytes], compression: str, warnings: list[Problem]) 
             if not data.startswith(magics):
                 warnings.append(BYTES_BEHIND_DATA())
                 return
-            stream = decompressor(compression)
+            stream = DECOMPRESSORS[compression]()
         elif stream.needs_input:
             data = archive.read(CHUNK)
             if not data:

@@ -119,8 +119,13 @@ class ZipIndex:
         self.read_at = _with_cached_end(read, size)
         with reading():
             infos, start, self.remarks = read_directory(self.read_at, size, limits)
-        spans = _spans(infos, start)
-        self.members = names.usable(_files(spans, names))
+        files: dict[str, MemberSpan] = {}
+        for span in _spans(infos, start):
+            info = span.info
+            name = names.claim(info.filename, _is_folder(info), _why_unusable(info))
+            if name is not None:
+                files[name] = span
+        self.members = names.usable(files)
         most = most_unpacked(size, limits)
         self.unpacked = sum(span.info.file_size for span in self.members.values())
         if self.unpacked > most:
@@ -268,16 +273,6 @@ def _spans(infos: Iterable[ZipInfo], directory_start: int) -> list[MemberSpan]:
 def least_size(info: ZipInfo) -> int:
     """Bytes of a member without extra field and data descriptor, whose lengths are unknown here."""
     return LOCAL_FILE_HEADER.size + len(encoded_name(info)) + info.compress_size
-
-
-def _files(spans: Iterable[MemberSpan], names: Names) -> dict[str, MemberSpan]:
-    files: dict[str, MemberSpan] = {}
-    for span in spans:
-        info = span.info
-        name = names.claim(info.filename, _is_folder(info), _why_unusable(info))
-        if name is not None:
-            files[name] = span
-    return files
 
 
 def _is_folder(info: ZipInfo) -> bool:

@@ -137,6 +137,15 @@ def stored_member(name: str, size: int, crc: int, modified: DosDateTime) -> ZipI
     return member
 
 
+def stored_file(
+    name: str, content: bytes, modified: DosDateTime, offset: int
+) -> tuple[ZipInfo, bytes]:
+    """The entry of an uncompressed file at ``offset``, and its local header and content."""
+    member = stored_member(name, len(content), crc32(content), modified)
+    member.header_offset = offset
+    return member, local_file_header(member) + content
+
+
 # Writing
 
 

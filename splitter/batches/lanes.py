@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from splitter.archives import Contents, ZipIndex, formats
+from splitter.archives import Contents, ZipIndex, identify
 from splitter.archives.spliceable import copyable
 from splitter.aws import Bucket, StoredObject
 from splitter.aws.s3 import MIB
@@ -75,14 +75,6 @@ class Export:
         lengths = [min(RANGE, start + length - each) for each in starts]
         with ThreadPoolExecutor(PARALLEL_RANGES) as pool:
             return b"".join(pool.map(read, starts, lengths))
-
-    def identify(self) -> formats.Format:
-        """The archive's format, by its content.
-
-        Raises:
-            ArchiveError: if it cannot be read, with its actual kind.
-        """
-        return formats.identify(self.read, self.source.size)
 
     def index(self) -> ZipIndex:
         """The places of the members of a ZIP."""
@@ -155,7 +147,7 @@ def choose_lane(
     """
     index = parts = None
     strategy = export.settings.split_strategy
-    format = export.identify()
+    format = identify(export.read, export.source.size)
     if format == "zip":
         index = read_index(export)
         parts = partition(export, index)

@@ -10,7 +10,6 @@ from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from zipfile import ZipInfo
-from zlib import crc32
 
 from splitter.archives import (
     DEFAULT_LIMITS,
@@ -136,10 +135,8 @@ def plan_batch(
         else:
             runs.append(Range(span.start, span.end))
     # Stored, as in the other lane: the batch's bytes must not depend on the version of zlib.
-    info = zip_records.stored_member(MANIFEST, len(batch.manifest), crc32(batch.manifest), modified)
-    info.header_offset = end
+    info, manifest = zip_records.stored_file(MANIFEST, batch.manifest, modified, end)
     infos.append(info)
-    manifest = zip_records.local_file_header(info) + batch.manifest
     directory = b"".join(zip_records.central_directory(infos, end + len(manifest)))
     size = end + len(manifest) + len(directory)
     return Plan(tuple(_parts(runs, manifest + directory, size, limits)), size)
@@ -265,16 +262,7 @@ def _windows(plans: Iterable[Plan], limits: PartLimits) -> list[Range]:
 def _part(part: Range | Uploaded, key: str, source: StoredObject, windows: Windows) -> Part:
     if isinstance(part, Range):
         return CopiedPart(key, source.etag, part.start, part.end)
-    gathered = Gathered(windows, part.ranges)
+    gathered = Gathered(windows, part.ranges, part.end)
     # In the order of the archive, so that the batches read it together.
     position = part.ranges[-1].end if part.ranges else 0
-    return SentPart(
-        part.size, partial(_content, gathered, part.end), position, gathered.expect, gathered.drop
-    )
-
-
-def _content(gathered: Gathered, end: bytes) -> bytearray:
-    """The bytes of an uploaded part."""
-    content = bytearray(gathered.read())
-    content += end
-    return content
+    return SentPart(part.size, gathered.read, position, gathered.expect, gathered.drop)

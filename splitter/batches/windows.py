@@ -158,14 +158,15 @@ class Windows:
 
 
 class Gathered:
-    """The bytes of some ranges of an archive, joined, from windows that parts share.
+    """The bytes of some ranges of an archive, joined, from windows that parts share; then ``end``.
 
     It takes memory as its bytes come in.
     """
 
-    def __init__(self, windows: Windows, ranges: Sequence[Range]) -> None:
+    def __init__(self, windows: Windows, ranges: Sequence[Range], end: bytes = b"") -> None:
         self._windows = windows
         self._ranges = ranges
+        self._end = end
         self._gathering: _Gathering | None = None
 
     def expect(self) -> "_Gathering":
@@ -181,7 +182,7 @@ class Gathered:
             self._windows.forget(self._gathering)
             self._gathering = None
 
-    def read(self) -> memoryview:
+    def read(self) -> bytearray:
         """The bytes; reads those that are still missing.
 
         Raises:
@@ -190,7 +191,9 @@ class Gathered:
         gathering = self._gathering or self.expect()
         self._windows.fill(gathering)
         self.drop()
-        return gathering.buffer
+        content = bytearray(gathering.buffer)
+        content += self._end
+        return content
 
 
 _Target = tuple[Range, memoryview]

@@ -6,7 +6,6 @@ from functools import partial
 from io import FileIO
 from itertools import accumulate, pairwise
 from pathlib import Path
-from zlib import crc32
 
 from splitter.archives import Contents, DosDateTime, Member, Watermark, zip_records
 from splitter.archives.watermark import COMPLETE
@@ -56,14 +55,10 @@ class BatchZip:
     ) -> None:
         self._store = store
         self._unpacked = unpacked
-        infos = [
-            zip_records.stored_member(
-                MANIFEST, len(batch.manifest), crc32(batch.manifest), modified
-            )
-        ]
-        start = zip_records.local_file_header(infos[0]) + batch.manifest
-        self._pieces: list[bytes | Member] = [start]
-        end = len(start)
+        info, manifest = zip_records.stored_file(MANIFEST, batch.manifest, modified, 0)
+        infos = [info]
+        self._pieces: list[bytes | Member] = [manifest]
+        end = len(manifest)
         for name in batch.images:
             image = images[name]
             info = zip_records.stored_member(name, image.size, image.crc, image.modified)

@@ -81,7 +81,7 @@ def other_file(failure: UnreadableError) -> Problem | None:
     match found.kind:
         case Kind.COMPRESSED:
             return COMPRESSED()
-        case Kind.WEB_PAGE | Kind.XML:
+        case Kind.WEB_PAGE:
             return WEB_PAGE_INSTEAD()
         case Kind.ZIP:
             return OTHER_FILE(kind=Words("a workbook (.xlsx, .ods or .numbers)"))

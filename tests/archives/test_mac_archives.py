@@ -135,8 +135,8 @@ def test_an_archive_above_4_gib_is_extracted(folder: str, tmp_path: Path) -> Non
 def test_more_files_than_the_format_counts(tmp_path: Path) -> None:
     members = [(f"{number:05}.jpg", b"") for number in range(66_000)]
     write(tmp_path / "export", members)
-    contents = archive.extract(tmp_path / "export", tmp_path / "store")
-    assert list(contents.members) == [name for name, _ in members]
+    with (tmp_path / "export").open("rb") as file:
+        assert list(index_of_file(file).members) == [name for name, _ in members]
 
 
 @pytest.mark.parametrize(

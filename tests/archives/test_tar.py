@@ -59,7 +59,7 @@ def test_a_tar_is_read_under_any_compression(
 def test_every_stream_of_a_compressed_file_is_read(
     compress: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
-    data = compress(TAR[:1500]) + compress(TAR[1500:])
+    data = compress(TAR[:100]) + compress(TAR[100:1500]) + compress(TAR[1500:])
     assert content(unpacked(data, tmp_path)) == FILES
 
 
@@ -109,14 +109,6 @@ def test_a_flipped_bit_is_refused_where_zlib_refuses_it(
         return
     assert expected == TAR
     assert found == FILES
-
-
-@given(st.integers(0, len(GZIP) - 1))
-def test_no_beginning_of_a_gzip_passes_for_the_whole(
-    tmp_path_factory: pytest.TempPathFactory, length: int
-) -> None:
-    with pytest.raises(ArchiveError):
-        unpacked(GZIP[:length], tmp_path_factory.mktemp("cut"))
 
 
 @pytest.mark.parametrize("start", [100, 108, 116, 329, 337])

@@ -108,7 +108,7 @@ def test_an_unpickled_export_connects_when_it_is_used(bucket: Bucket) -> None:
     there = pickle.loads(pickle.dumps(Export(here.request, here.source, here.settings, connect)))
     assert (there.request, there.source) == (here.request, here.source)
     with pytest.raises(ConnectionError, match=bucket.name):
-        there.identify()
+        there.read(0, 1)
 
 
 def test_a_replaced_archive_is_not_read(bucket: Bucket) -> None:
