@@ -216,7 +216,4 @@ def test_a_fault_of_the_program_is_left_to_the_listener(
     assert "callback" not in page
     summary = str(page["summary"].data)
     assert summary.startswith("**No batches yet:** ")
-    assert (
-        "If there is none, the listener tries the export again before it sends one."
-        in summary
-    )
+    assert "If there is none, the listener tries the export again before it sends one." in summary
