@@ -20,7 +20,7 @@ def test_a_thread_waits_for_the_bytes_that_it_needs() -> None:
         needed[1].result(10)
 
 
-def test_a_file_that_stays_incomplete_fails_only_those_that_need_its_rest() -> None:
+def test_an_incomplete_file_fails_only_readers_of_its_missing_part() -> None:
     mark = Watermark()
     with ThreadPoolExecutor() as pool:
         needed = [pool.submit(mark.wait_for, 20), pool.submit(mark.wait_for)]

@@ -189,7 +189,7 @@ def test_a_short_run_is_filled_up_from_the_front_of_a_long_one() -> None:
 
 
 @pytest.mark.parametrize("mode", [0o100000, 0o100400, 0o104755], ids=oct)
-def test_members_of_a_batch_are_plain_files_whatever_their_mode(mode: int) -> None:
+def test_members_of_a_batch_are_regular_files_of_any_mode(mode: int) -> None:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         info = zipfile.ZipInfo("a.jpg")

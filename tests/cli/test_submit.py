@@ -71,7 +71,7 @@ def test_the_plan_goes_by_the_settings_of_the_work_pool(
         (["export/41.zip"], "write it like s3://"),
     ],
 )
-def test_what_cannot_be_submitted_is_named(
+def test_the_reason_for_a_refused_submission_is_named(
     arguments: list[str], complaint: str, biospex: Biospex
 ) -> None:
     with pytest.raises(ExportError, match=complaint):
@@ -104,7 +104,7 @@ def test_a_setting_or_argument_that_is_missing_is_named(
 
 
 @pytest.mark.parametrize("options", [[], ["--plan"]])
-def test_without_prefect_nothing_is_submitted(options: list[str]) -> None:
+def test_submitting_needs_prefect(options: list[str]) -> None:
     with (
         temporary_settings(restore_defaults={PREFECT_API_URL}),
         pytest.raises(SetupError, match="PREFECT_API_URL is not set"),

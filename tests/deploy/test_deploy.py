@@ -332,7 +332,7 @@ def test_a_kept_trigger_queue_gets_the_stacks_dead_letter_queue(
     assert ":dev-batch-trigger-dead" in found["Attributes"]["RedrivePolicy"]
 
 
-def test_all_wrong_answers_are_reported_at_once_and_nothing_is_made(
+def test_all_wrong_answers_are_reported_at_once_before_any_change(
     operator: Operator, prefect_client: SyncPrefectClient, cloudformation: Any
 ) -> None:
     before = state(prefect_client, cloudformation, operator)

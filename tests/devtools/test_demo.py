@@ -135,7 +135,7 @@ def test_a_broken_archive_with_a_space_in_its_name_ends_in_one_sentence(tmp_path
         (["--out", "README.md"], {}, "README.md cannot be written to"),
     ],
 )
-def test_what_cannot_be_done_is_reported_in_one_line(
+def test_a_mistake_is_reported_in_one_line(
     arguments: list[str],
     environment: dict[str, str],
     sentence: str,
@@ -216,7 +216,9 @@ def on_a_terminal(temporary: Path) -> Iterator[tuple[int, list[bytes], int]]:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("moment", ["Starting S3", "S3, SQS and Prefect run"])
-def test_ctrl_c_says_stopped_and_leaves_no_process_and_no_file(moment: str, tmp_path: Path) -> None:
+def test_ctrl_c_prints_stopped_and_leaves_no_process_and_no_file(
+    moment: str, tmp_path: Path
+) -> None:
     with on_a_terminal(tmp_path) as (process, printed, terminal):
         eventually(lambda: moment in b"".join(printed).decode(errors="replace"))
         time.sleep(0.5)
@@ -229,7 +231,7 @@ def test_ctrl_c_says_stopped_and_leaves_no_process_and_no_file(moment: str, tmp_
     assert left_behind(tmp_path) == ([], [])
 
 
-def test_what_a_service_has_started_ends_with_it(tmp_path: Path) -> None:
+def test_child_processes_end_with_their_service(tmp_path: Path) -> None:
     command = ["sh", "-c", f"{MARK}={tmp_path} sleep 300 & wait"]
     with child(command, {}, None):
         eventually(lambda: processes(tmp_path))

@@ -86,7 +86,7 @@ def test_the_page_of_all_sentences_is_current() -> None:
     assert PAGE.read_text() == page()
 
 
-def test_advice_names_the_one_who_must_act() -> None:
+def test_advice_names_the_person_who_must_act() -> None:
     page()  # imports every room
     for sentence in CATALOGUE.values():
         if sentence.code.startswith("test."):

@@ -141,7 +141,7 @@ def test_all_buckets_and_queues_are_allowed_unless_some_are() -> None:
         ("https://sqs.*.amazonaws.com/1/*", "https://sqs.evil/a.amazonaws.com/1/x", False),
     ],
 )
-def test_an_answer_goes_only_where_the_operator_allows_it(
+def test_an_answer_goes_only_to_allowed_queues(
     patterns: str, queue: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALLOWED_QUEUES", patterns)
@@ -181,5 +181,5 @@ def shown(default: object) -> str:
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
-def test_the_page_of_settings_is_what_the_classes_say() -> None:
+def test_the_page_of_settings_matches_the_classes() -> None:
     assert rows_of("docs/configuration.md") == described()

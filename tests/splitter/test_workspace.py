@@ -171,7 +171,7 @@ def test_a_disk_that_becomes_full_is_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_lock_of_a_directory_stays_for_a_later_sweep(
+def test_the_lock_of_a_directory_is_kept_for_a_later_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
