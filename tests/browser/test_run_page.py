@@ -46,6 +46,7 @@ if CHROMIUM is None:
 OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-software-rasterizer",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -117,7 +118,7 @@ def page(runs: dict[int, FlowRun]) -> Iterator[Page]:
     """
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        opened = chromium.new_page(viewport={"width": 1280, "height": 1000})
+        opened = chromium.new_page(viewport={"width": 1280, "height": 1000}, reduced_motion="reduce")
         opened.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
         yield opened
