@@ -118,7 +118,9 @@ def page(runs: dict[int, FlowRun]) -> Iterator[Page]:
     """
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        opened = chromium.new_page(viewport={"width": 1280, "height": 1000}, reduced_motion="reduce")
+        opened = chromium.new_page(
+            viewport={"width": 1280, "height": 1000}, reduced_motion="reduce"
+        )
         opened.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
         yield opened
