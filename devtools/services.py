@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
+import psutil
+
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
@@ -122,7 +124,10 @@ def child(
 
 
 def end_at_once(process: subprocess.Popen[bytes]) -> None:
-    """Kill a child and its process group."""
+    """Kill a child, its descendants and its process group."""
+    with suppress(psutil.Error):  # Prefect starts the process of a run in a group of its own
+        for descendant in psutil.Process(process.pid).children(recursive=True):
+            descendant.kill()
     with suppress(ProcessLookupError, PermissionError):  # PermissionError: a dead group on macOS
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
