@@ -64,7 +64,7 @@ def test_behind_a_proxy_without_websockets_a_long_export_is_left_alone(
         biospex.send(request)
         run = run_named(prefect, f"download 512: {request['file']}", StateType.RUNNING)
         os.kill(eventually(lambda: process_of(run.id)), signal.SIGSTOP)
-        time.sleep(150)
+        time.sleep(300)
         os.kill(eventually(lambda: process_of(run.id)), signal.SIGCONT)
         eventually(lambda: not sum(biospex.triggers()))
         assert prefect.read_flow_run(run.id).run_count == 1
@@ -110,7 +110,7 @@ def test_of_two_services_either_may_be_stopped(
             [in_charge, rest][stopped].terminate()
             [in_charge, rest][stopped].wait(timeout=90)
             biospex.send(biospex.request(EXPORTS[0]))
-            eventually(lambda: biospex.triggers()[0] == 0, within=45)
+            eventually(lambda: biospex.triggers()[0] == 0, within=30)
             eventually(lambda: not sum(biospex.triggers()))
     assert biospex.statuses() == ["success"]
 

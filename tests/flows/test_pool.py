@@ -72,7 +72,7 @@ def listening(
 def test_exports_that_wait_longer_than_start_timeout_are_all_split(
     biospex: Biospex, workspace: Path, tmp_path: Path
 ) -> None:
-    biospex.send(*(biospex.request(EXPORTS[0], downloadId=number) for number in range(6)))
+    biospex.send(*(biospex.request(EXPORTS[0], downloadId=number) for number in range(12)))
     log = tmp_path / "log"
     with (
         log.open("wb") as output,
@@ -86,7 +86,7 @@ def test_exports_that_wait_longer_than_start_timeout_are_all_split(
                 break
         assert listener.poll() is None
         assert sum(biospex.triggers()) == 0
-    assert biospex.statuses() == ["success"] * 6, log.read_text()
+    assert biospex.statuses() == ["success"] * 12, log.read_text()
 
 
 @pytest.mark.usefixtures("pool")
