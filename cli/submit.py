@@ -81,7 +81,7 @@ def planned_settings() -> Settings:
         variables = prefect.read_work_pool(POOL).base_job_template.get("variables", {})
         env = variables.get("properties", {}).get("env", {}).get("default", {})
         names = [name.upper() for name in Settings.model_fields if name.upper() not in os.environ]
-        pool = {name: env[name] for name in names if name in env}
+        pool = {name: env[name] for name in names if env.get(name) is not None}
     shown = [f"{name}={value} (work pool {POOL})" for name, value in pool.items()]
     print("Settings:", ", ".join([*shown, "the others of this shell, or by default"]))
     return Settings(**{name.lower(): value for name, value in pool.items()})

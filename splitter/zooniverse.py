@@ -160,8 +160,8 @@ NUL_IN_ROW = Sentence(
 )
 CELL_IS_FILE = Sentence(
     "zooniverse.cell-is-file",
-    "{number:cell|cells} of a batch's first row with the name of a file or folder that exists, so "
-    "the client reads no image of the batch: {first}.",
+    "{number:cell in the first row of a batch has|cells in the first rows of batches have} the "
+    "name of a file or folder that exists, so the client reads no image of the batch: {first}.",
 )
 SAME_NAME = Sentence(
     "zooniverse.columns-with-one-name",
@@ -175,18 +175,18 @@ PERCENT = Sentence(
 )
 NO_IMAGE = Sentence(
     "zooniverse.no-image",
-    "{number:image is|images are} no JPEG, PNG, GIF or SVG by the first bytes ({looked_at} were "
-    "looked at), and the client stops there midway: {first}.",
+    "{number:image is|images are} no JPEG, PNG, GIF or SVG by the first bytes "
+    "({looked_at:was|were} looked at), and the client stops there midway: {first}.",
 )
 TEXT_INSTEAD = Sentence(
     "zooniverse.text-instead",
-    "{number:image is|images are} a text, not a picture ({looked_at} were looked at), and the "
+    "{number:image is|images are} a text, not a picture ({looked_at:was|were} looked at), and the "
     "client uploads it as text: {first}.",
 )
 CUT_OFF = Sentence(
     "zooniverse.jpeg-cut-off",
-    "{number:image is|images are} a JPEG without its end ({looked_at} were looked at), so probably "
-    "cut off while it was copied. Volunteers see a part of it: {first}.",
+    "{number:image is|images are} a JPEG without its end ({looked_at:was|were} looked at), so "
+    "probably cut off while it was copied. Volunteers see a part of it: {first}.",
 )
 LARGE_BATCH = Sentence(
     "zooniverse.large-batch",

@@ -44,7 +44,7 @@ def test_a_run_that_made_no_batches_is_followed_to_its_sentence(
 def test_the_plan_goes_by_the_settings_of_the_work_pool(
     prefect: SyncPrefectClient, biospex: Biospex, monkeypatch: pytest.MonkeyPatch, capsys: Printed
 ) -> None:
-    env = {"BATCH_SIZE": "10", "SPLIT_STRATEGY": "splice", "EFS_PATH": "/efs/batch", "OTHER": "1"}
+    env = {"BATCH_SIZE": "10", "SPLIT_STRATEGY": "splice", "VERIFY": None, "OTHER": "1"}
     template = {
         "job_configuration": {"command": "{{ command }}"},
         "variables": {"properties": {"command": {}, "env": {"default": env}}, "type": "object"},

@@ -128,7 +128,7 @@ def test_an_image_that_the_client_refuses_has_a_warning(
     ("cell", "finding"),
     [
         ("x" * 140_000, r"1 row has a cell longer than 131,072 characters.*: row 2 with 140,000"),
-        (".", r"1 cell of a batch's first row with the name.* folder.*: '\.' in row 2"),
+        (".", r"1 cell in the first row of a batch has the name.* folder.*: '\.' in row 2"),
     ],
     ids=["too long", "folder"],
 )
