@@ -39,5 +39,8 @@ def test_the_queue_has_exactly_one_consumer(
 def test_an_error_of_aws_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(variable, "none")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     with pytest.raises(SystemExit, match="AWS answers with an error: Could not connect"):
         consumers.main([f"arn:aws:sqs:{REGION}:123456789012:missing"])
