@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = consumers(parser.parse_args(arguments).queue_arn)
     except (ClientError, BotoCoreError) as error:
         sys.exit(f"AWS answers with an error: {error}")
-    print(*found, sep="\n")
+    for consumer in found:
+        print(consumer)
     if not found:
         sys.exit("Nobody takes triggers from the queue: start the listener or the Lambda.")
     if len(found) > 1:

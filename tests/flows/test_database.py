@@ -17,7 +17,7 @@ from tests.helpers.processes import eventually, run_named, serving
 pytestmark = [
     pytest.mark.usefixtures("aws"),
     pytest.mark.soak,
-    pytest.mark.skipif(POSTGRESQL is None, reason="PostgreSQL is not installed"),
+    pytest.mark.skipif(POSTGRESQL is None, reason="no wheel of PostgreSQL for this system"),
 ]
 
 SECONDS_AWAY = 20
