@@ -1,10 +1,11 @@
 """Prefect's side of a deployment: its state, the checks of it, and the changes to it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from prefect.automations import Automation
@@ -17,9 +18,9 @@ from prefect_aws import AwsCredentials
 
 from blocks.saved import BLOCK_NAME
 from blocks.workspace import Workspace
-from deploy.answers import ENVIRONMENTS, is_this_machine
+from deploy.answers import ENVIRONMENTS, Case
 from deploy.job_template import EFS_PATH
-from deploy.preflight import Case, Finding, note, stop
+from deploy.preflight import Finding, check, note, stop
 from flows.listening.heartbeats import websocket_problem
 
 POOLS = {"splitter": "biospex-ecs", "listener": "biospex-ecs-listener"}  # prefect.yaml names both
@@ -87,10 +88,10 @@ def is_open(url: str) -> bool:
     return True
 
 
-def check_api(case: Case) -> Iterator[Finding]:
+def check_api(url: str) -> Iterator[Finding]:
     """Tasks on ECS can reach the API, and it needs authentication."""
-    url, option = case.answers.prefect_api_url, "(--open-api: go on all the same)"
-    if is_this_machine(url):
+    option, host = "(--open-api: go on all the same)", str(urlsplit(url).hostname)
+    if host in ("localhost", "0.0.0.0", "::1") or host.startswith("127."):  # noqa: S104
         yield stop(
             f"{url} is this machine: tasks on ECS cannot reach it. Give an address that they can "
             f"reach; docs/where-prefect-runs.md lists the ways {option}."
@@ -116,7 +117,7 @@ def check_things(state: State, case: Case) -> Iterator[Finding]:
             f"The deployment create-batches belongs to {state.owner}: each environment needs a "
             "Prefect API of its own."
         )
-    if block := case.answers.notification_block:
+    if block := case.answers.get("NOTIFICATION_BLOCK"):
         with get_client(sync_client=True) as prefect:
             if not _found(prefect.read_block_document_by_name, *reversed(block.split("/"))):
                 yield stop(f"NOTIFICATION_BLOCK={block!r}: create the block in the Prefect UI.")
@@ -124,16 +125,16 @@ def check_things(state: State, case: Case) -> Iterator[Finding]:
         yield note(problem)
 
 
-def check(case: Case) -> tuple[State, Sequence[Finding]]:
-    """The state of Prefect and all findings."""
-    state, findings = State(), [] if case.open_api else list(check_api(case))
+@check("PREFECT_API_URL")
+def prefect_api(case: Case) -> Iterator[Finding]:
+    url = case.answers["PREFECT_API_URL"]
+    found = [] if case.open_api else list(check_api(url))
+    yield from found
     try:
-        state = read_state(case.environment)
-        findings += check_things(state, case)
+        yield from check_things(read_state(case.environment), case)
     except Exception as error:
-        url = case.answers.prefect_api_url
-        findings = findings or [stop(f"{url} answers with an error: {error}")]
-    return state, findings
+        if not found:
+            yield stop(f"{url} answers with an error: {error}")
 
 
 # -- changes

@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
-from deploy import answers
 from deploy.account import Stack
-from deploy.preflight import Case, Finding
+from deploy.answers import Case
+from deploy.preflight import Finding
 
 GOOD: dict[str, Any] = {
     "SHAPE": "pools",
     "AWS_REGION": "us-east-2",
     "BUCKET": "biospex-dev",
-    "BUCKET_KEY_ARN": "",
     "VPC_ID": "vpc-0a1b",
     "SUBNET_IDS": "subnet-1,subnet-2",
     "ASSIGN_PUBLIC_IP": "ENABLED",
@@ -34,7 +33,7 @@ GOOD: dict[str, Any] = {
 }
 
 WRONG: dict[str, Any] = {
-    "BUCKET_KEY_ARN": "alias/biospex",
+    "SHAPE": "double",
     "VPC_ID": "my-vpc",
     "SUBNET_IDS": "a,b,c,d",
     "ASSIGN_PUBLIC_IP": "MAYBE",
@@ -66,8 +65,7 @@ def case(
 ) -> Case:
     """Good answers without queue and topic, apart from the changed ones."""
     given = {**GOOD, "UPDATES_QUEUE_ARN": "", "ALARM_TOPIC_ARN": "", **changed}
-    parsed, _ = answers.parse(given)
-    return Case(parsed, environment, Stack(outputs=outputs or {}, resources=resources), open_api)
+    return Case(environment, given, Stack(outputs=outputs or {}, resources=resources), open_api)
 
 
 def only(found: Iterator[Finding], text: str, level: str = "stop") -> None:
