@@ -4,7 +4,7 @@ A new check is one function with the decorator ``check``. deploy/server.py has t
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from deploy import account
-from deploy.account import client, filters, found, name_of
+from deploy.account import client, found, name_of
 from deploy.answers import Case, problem
 from splitter.settings import Allowed, Docs, Settings
 
@@ -33,6 +33,9 @@ class Finding(NamedTuple):
 
 stop = partial(Finding, "stop")
 note = partial(Finding, "note")
+
+ABSENT = ("NoSuchBucket", "ResourceNotFoundException", "NotFound", "InvalidParameter")
+"""AWS's codes for a thing that is not there."""
 
 Check = Callable[[Case], Iterator[Finding]]
 CHECKS: list[tuple[Check, tuple[str, ...]]] = []
@@ -60,7 +63,7 @@ def findings(case: Case) -> Iterator[Finding]:
             try:
                 yield from list(function(case))
             except ClientError as error:
-                if account.code_of(error) != "NoSuchBucket":  # bucket_is_there reports it
+                if account.code_of(error) not in ABSENT:  # another check reports it
                     yield note(f"{function.__name__} could not be checked: {error}")
 
 
@@ -294,10 +297,9 @@ LOOK_UPS = {
 
 @check()
 def missing_things(case: Case) -> Iterator[Finding]:
-    absent = ("ResourceNotFoundException", "NotFound", "InvalidParameter")
     for name, (service, operation, argument) in LOOK_UPS.items():
         arn = case.answers.get(name)
-        if arn and not found(getattr(client(service), operation), *absent, **{argument: arn}):
+        if arn and not found(getattr(client(service), operation), *ABSENT, **{argument: arn}):
             yield stop(f"{name}={arn!r}: there is no such thing in this account and region.")
 
 
@@ -305,9 +307,7 @@ def missing_things(case: Case) -> Iterator[Finding]:
 def topic(case: Case) -> Iterator[Finding]:
     """CloudWatch may use the topic's key, and somebody has confirmed a subscription."""
     arn, sns = case.answers["ALARM_TOPIC_ARN"], client("sns")
-    answer = found(sns.get_topic_attributes, "NotFound", "InvalidParameter", TopicArn=arn)
-    if not answer:
-        return
+    answer = sns.get_topic_attributes(TopicArn=arn)
     key = answer["Attributes"].get("KmsMasterKeyId", "")
     if key and not account.allows_cloudwatch(key):
         yield stop(
@@ -328,13 +328,11 @@ def topic(case: Case) -> Iterator[Finding]:
 
 @check("VPC_ID")
 def vpc(case: Case) -> Iterator[Finding]:
-    ec2, vpc_id = client("ec2"), case.answers["VPC_ID"]
-    if not ec2.describe_vpcs(Filters=filters(vpc_id=vpc_id))["Vpcs"]:
-        there = ", ".join(sorted(one["VpcId"] for one in ec2.describe_vpcs()["Vpcs"])) or "none"
-        yield stop(f"VPC_ID={vpc_id!r}: there is no such VPC here; there are: {there}.")
-        return
-    hostnames = ec2.describe_vpc_attribute(VpcId=vpc_id, Attribute="enableDnsHostnames")
-    if not hostnames["EnableDnsHostnames"]["Value"]:
+    look, vpc_id = client("ec2").describe_vpc_attribute, case.answers["VPC_ID"]
+    hostnames = found(look, "NotFound", VpcId=vpc_id, Attribute="enableDnsHostnames")
+    if not hostnames:
+        yield stop(f"VPC_ID={vpc_id!r}: there is no such VPC in this account and region.")
+    elif not hostnames["EnableDnsHostnames"]["Value"]:
         yield stop(
             f"VPC_ID={vpc_id!r}: its DNS hostnames are off, and EFS needs them: aws ec2 "
             f"modify-vpc-attribute --vpc-id {vpc_id} --enable-dns-hostnames"
@@ -396,18 +394,14 @@ WORKER_VCPU = 0.75
 """Of worker and listener together."""
 
 
-def vcpu_of(answers: Mapping[str, str]) -> float:
-    """The vCPU of all tasks that run at once."""
-    exports = re.search(r"(?<!\S)MAX_IN_FLIGHT=(\d+)(?!\S)", answers.get("FLOW_SETTINGS", ""))
-    task = int(answers["CPU"]) / 1024
-    is_single = answers.get("SHAPE") == "single"
-    return task if is_single else task * int(exports[1] if exports else 4) + WORKER_VCPU
-
-
-@check("CPU", "CAPACITY")
+@check("CPU", "CAPACITY", "SHAPE")
 def vcpu_quota(case: Case) -> Iterator[Finding]:
-    capacity = case.answers["CAPACITY"]
-    needed, code = vcpu_of(case.answers), VCPU_QUOTAS[capacity]
+    """Compares the quota with the vCPU of all tasks that run at once."""
+    answers, capacity = case.answers, case.answers["CAPACITY"]
+    needed, code = int(answers["CPU"]) / 1024, VCPU_QUOTAS[capacity]
+    if answers["SHAPE"] == "pools":
+        exports = re.search(r"(?<!\S)MAX_IN_FLIGHT=(\d+)(?!\S)", answers.get("FLOW_SETTINGS", ""))
+        needed = needed * int(exports[1] if exports else 4) + WORKER_VCPU
     look = client("service-quotas").get_service_quota
     answer = found(look, "NoSuchResourceException", ServiceCode="fargate", QuotaCode=code)
     if not answer:

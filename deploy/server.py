@@ -8,11 +8,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from prefect.automations import Automation
+from prefect.automations import Automation, EventTrigger, Posture, SendNotification
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, WorkPool
+from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
 from prefect.exceptions import ObjectNotFound
 from prefect_aws import AwsCredentials
 
@@ -51,24 +51,23 @@ def _found(read: Callable[..., Any], *names: str) -> Any:
 def read_state(environment: str) -> State:
     with get_client(sync_client=True) as prefect:
         found = {name: _found(prefect.read_work_pool, name) for name in POOLS.values()}
-        pools = {name: pool for name, pool in found.items() if pool}
         made = _found(prefect.read_deployment_by_name, "create-batches/create-batches")
-        owner = "".join(tag for tag in made.tags if tag in ENVIRONMENTS) if made else ""
         block = _found(prefect.read_block_document_by_name, BLOCK_NAME, "biospex-workspace")
         has_notice = bool(prefect.read_automations_by_name(notice_name(environment)))
-    states = {str(run.state_type and run.state_type.value) for run in listeners()}
-    listener = "scheduled" if "SCHEDULED" in states else "running" if states else ""
+    pools = {name: pool for name, pool in found.items() if pool}
+    owner = "".join(tag for tag in made.tags if tag in ENVIRONMENTS) if made else ""
+    states = {run.state_type for run in listeners()}
+    listener = "scheduled" if StateType.SCHEDULED in states else "running" if states else ""
     return State(pools, owner, bool(block), has_notice, listener)
 
 
 def listeners() -> list[FlowRun]:
     """The listener's running and scheduled runs."""
-    flow, states = {"name": {"any_": ["listen"]}}, {"any_": ["RUNNING", "SCHEDULED"]}
+    of_flow = FlowFilter.model_validate({"name": {"any_": ["listen"]}})
+    states = {"state": {"type": {"any_": ["RUNNING", "SCHEDULED"]}}}
+    in_state = FlowRunFilter.model_validate(states)
     with get_client(sync_client=True) as prefect:
-        found = prefect.read_flow_runs(
-            flow_filter=FlowFilter.model_validate(flow),
-            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": states}}),
-        )
+        found = prefect.read_flow_runs(flow_filter=of_flow, flow_run_filter=in_state)
     return [run for run in found if run.deployment_id]
 
 
@@ -165,25 +164,18 @@ def add_notice(environment: str, block: str) -> None:
     kind, _, name = block.partition("/")
     with get_client(sync_client=True) as prefect:
         document = prefect.read_block_document_by_name(name, kind)
-    flow = {"prefect.resource.role": "flow", "prefect.resource.name": "create-batches"}
-    trigger = {
-        "type": "event",
-        "posture": "Reactive",
-        "match": {"prefect.resource.id": "prefect.flow-run.*"},
-        "match_related": flow,
-        "expect": ["prefect.flow-run.Failed", "prefect.flow-run.Crashed"],
-        "threshold": 1,
-    }
-    action = {
-        "type": "send-notification",
-        "block_document_id": str(document.id),
-        "subject": f"BIOSPEX {environment}: {{{{ flow_run.name }}}} has failed",
-        "body": "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
-    }
-    automation = {
-        "name": notice_name(environment),
-        "description": "Sends the sentence of the failure callback. docs/operations.md",
-        "trigger": trigger,
-        "actions": [action],
-    }
-    Automation.model_validate(automation).create()
+    trigger = EventTrigger(
+        posture=Posture.Reactive,
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        match_related={"prefect.resource.role": "flow", "prefect.resource.name": "create-batches"},
+        expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+    )
+    action = SendNotification(
+        block_document_id=document.id,
+        subject=f"BIOSPEX {environment}: {{{{ flow_run.name }}}} has failed",
+        body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+    )
+    about = "Sends the sentence of the failure callback. docs/operations.md"
+    Automation(
+        name=notice_name(environment), description=about, trigger=trigger, actions=[action]
+    ).create()

@@ -5,7 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from deploy.answers import QUESTIONS, Case
 from deploy.job_template import Pool, job_template
 
 ROOT = Path(__file__).parent.parent
-LISTEN = (".venv/bin/prefect", "deployment", "run", "listen/listen")
+LISTEN = ".venv/bin/prefect deployment run listen/listen"
 
 
 class DeploymentError(Exception):
@@ -85,7 +85,7 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
         of_service = f"""The events of its service and its log say why:
   aws ecs describe-services --cluster {environment}-biospex-batch-creator \\
     --services {environment}-biospex-worker {region} --query 'services[0].events[:5]'"""
-        by_hand = f"Start it by hand: {shlex.join(LISTEN)}"
+        by_hand = f"Start it by hand: {LISTEN}"
         nothing = "Nothing has been changed so far."
         steps = [
             Step("check", self.check, "the answers, the account and Prefect", nothing),
@@ -106,8 +106,9 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
         if not self.dry_run:
             make()
 
-    def command(self, *words: str) -> None:
+    def command(self, program: str, *arguments: str) -> None:
         """Prints a command as one could type it, and runs it unless this is a dry run."""
+        words = (*program.split(), *arguments)
         self.change(shlex.join(words), lambda: execute(*words))
 
     def check(self) -> None:
@@ -127,18 +128,24 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
     def make_stack(self) -> None:
         # The service keeps its image until pools and deployments are new.
         self.deploy_stack(self.stack.parameters.get("WorkerImage", ""))
-        protect = ("--enable-termination-protection", "--stack-name", self.stack_name)
+        protect = "aws cloudformation update-termination-protection --enable-termination-protection"
         try:
-            self.command("aws", "cloudformation", "update-termination-protection", *protect)
+            self.command(protect, "--stack-name", self.stack_name)
         except subprocess.CalledProcessError:  # a missing right to this is no reason to stop
             print(f"note: the stack {self.stack_name} has no termination protection.")
         bucket = self.given["BUCKET"]
         # S3 replaces all rules of a bucket at once.
         if self.given["LIFECYCLE_RULES"] == "yes" and not account.lifecycle_rules(bucket):
-            put = ("aws", "s3api", "put-bucket-lifecycle-configuration", "--bucket", bucket)
-            self.command(*put, "--lifecycle-configuration", "file://deploy/lifecycle.json")
-        if arn := self.given["TRIGGER_QUEUE_ARN"]:
-            self.redrive(account.queue(account.name_of(arn)))
+            rules = ("--lifecycle-configuration", "file://deploy/lifecycle.json")
+            put = "aws s3api put-bucket-lifecycle-configuration --bucket"
+            self.command(put, bucket, *rules)
+        arn = self.given["TRIGGER_QUEUE_ARN"]
+        if arn and "RedrivePolicy" not in (kept := account.queue(account.name_of(arn))):
+            dead = self.stack.outputs.get("DeadLetterQueueArn", "DEAD-LETTER-QUEUE")
+            policy = json.dumps({"deadLetterTargetArn": dead, "maxReceiveCount": 1000})
+            put = "aws sqs set-queue-attributes --queue-url"
+            attributes = json.dumps({"RedrivePolicy": policy})
+            self.command(put, kept["QueueUrl"], "--attributes", attributes)
 
     def deploy_stack(self, worker_image: str) -> None:
         given = self.given
@@ -152,51 +159,43 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
             "SecretKeyArn": account.key_of(secret),
             "WorkerImage": worker_image,
         }
-        deploy = ("aws", "cloudformation", "deploy", "--stack-name", self.stack_name)
-        template = ("--template-file", "deploy/stack.yaml", "--capabilities", "CAPABILITY_IAM")
         pairs = [f"{name}={value}" for name, value in (answers | found).items() if name]
-        options = ("--no-fail-on-empty-changeset", "--parameter-overrides")
-        self.command(*deploy, *template, *options, *pairs)
+        self.command(
+            f"aws cloudformation deploy --stack-name {self.stack_name} --template-file "
+            "deploy/stack.yaml --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset "
+            "--parameter-overrides",
+            *pairs,
+        )
         if not self.dry_run:
             self.stack = Stack.named(self.stack_name)
 
-    def redrive(self, queue: Mapping[str, str]) -> None:
-        """Gives a kept trigger queue without a redrive policy the stack's dead-letter queue."""
-        if "RedrivePolicy" in queue:
-            return
-        dead = self.stack.outputs.get("DeadLetterQueueArn", "DEAD-LETTER-QUEUE")
-        policy = {"deadLetterTargetArn": dead, "maxReceiveCount": 1000}
-        attributes = json.dumps({"RedrivePolicy": json.dumps(policy)})
-        put = ("aws", "sqs", "set-queue-attributes", "--queue-url", queue["QueueUrl"])
-        self.command(*put, "--attributes", attributes)
-
     def push_image(self) -> None:
         registry, _, repository = self.image.rpartition(":")[0].partition("/")
-        look, tag = client("ecr").describe_images, [{"imageTag": self.commit}]
         if self.stack.outputs and "-dirty" not in self.commit:
-            absent = "ImageNotFoundException"
-            if account.found(look, absent, repositoryName=repository, imageIds=tag):
+            named = {"repositoryName": repository, "imageIds": [{"imageTag": self.commit}]}
+            if account.found(client("ecr").describe_images, "ImageNotFoundException", **named):
                 print(f"{self.image} is there already.")
                 return
         base = os.environ.get("BASE_IMAGE")
         argument = ("--build-arg", f"BASE={base}") if base else ()
-        platform = ("--platform", "linux/amd64")
-        self.command(self.docker, "build", *platform, *argument, "--tag", self.image, ".")
-        user = f"{self.docker} login --username AWS --password-stdin {registry}"
-        self.command("sh", "-c", f"aws ecr get-login-password | {user}")
+        build = f"{self.docker} build --platform linux/amd64 --tag {self.image}"
+        self.command(build, *argument, ".")
+        sign_in = f"{self.docker} login --username AWS --password-stdin {registry}"
+        self.command("sh -c", f"aws ecr get-login-password | {sign_in}")
         self.command(self.docker, "push", self.image)
 
     def save_pools(self) -> None:
-        size = [int(self.given[name]) for name in ("CPU", "MEMORY", "EPHEMERAL_STORAGE")]
-        self.save_pool("splitter", *size, self.given["CAPACITY"])
+        names = {"cpu": "CPU", "memory": "MEMORY", "ephemeral_storage": "EPHEMERAL_STORAGE"}
+        size = {variable: int(self.given[name]) for variable, name in names.items()}
+        self.save_pool("splitter", size | {"launch_type": self.given["CAPACITY"]})
         # The listener mostly waits, and runs all the time: a small task, and not on Spot.
-        self.save_pool("listener", 256, 1024, 21)
+        self.save_pool("listener", {"cpu": 256, "memory": 1024, "ephemeral_storage": 21})
 
-    def save_pool(self, kind: Pool, *size: Any) -> None:
+    def save_pool(self, kind: Pool, defaults: dict[str, Any]) -> None:
         name, wanted = server.POOLS[kind], {}
         if not self.dry_run or "SplitterRoleArn" in self.stack.outputs:
             env = dict(one.split("=", 1) for one in self.given["FLOW_SETTINGS"].split())
-            wanted = job_template(self.stack.outputs, self.image, kind, *size, env=env)
+            wanted = job_template(self.stack.outputs, self.image, kind, env, **defaults)
         old = self.state.pools.get(name)
         if old and old.base_job_template == wanted and "-dirty" not in self.commit:
             print(f"{name} is up to date.")
@@ -218,7 +217,7 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
         self.change(save, lambda: server.save_blocks(self.given["AWS_REGION"], threshold))
 
     def deploy_flows(self) -> None:
-        self.command(".venv/bin/prefect", "--no-prompt", "deploy", "--all")
+        self.command(".venv/bin/prefect --no-prompt deploy --all")
 
     def serve(self) -> None:
         self.deploy_stack(self.image)
@@ -233,4 +232,4 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
         if state == "scheduled" or (state and not self.pools_changed):
             print(f"The listener is {state}.")
             return
-        self.command(*LISTEN)
+        self.command(LISTEN)
