@@ -37,10 +37,6 @@ class Case:
 
 OWN: dict[str, dict[str, Any]] = {
     "AWS_REGION": {"Description": "AWS region."},
-    "BUCKET": {
-        "AllowedPattern": "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
-        "ConstraintDescription": "give 3 to 63 small letters, digits, dots and hyphens",
-    },
     "VPC_ID": {
         "AllowedPattern": "vpc-[0-9a-f]+",
         "ConstraintDescription": "give the id of a VPC, like vpc-0a1b",
@@ -49,16 +45,6 @@ OWN: dict[str, dict[str, Any]] = {
         "AllowedPattern": "subnet-[0-9a-f]+(,subnet-[0-9a-f]+){0,2}",
         "ConstraintDescription": (
             "give one to three ids like subnet-0a1b, separated by commas without blanks"
-        ),
-    },
-    "PREFECT_API_URL": {
-        "AllowedPattern": (
-            r"(https://[^@/]+|http://(localhost|127\.[0-9.]+|0\.0\.0\.0|\[::1\])(:[0-9]+)?)"
-            "/.*(api/?|workspaces/.+)"
-        ),
-        "ConstraintDescription": (
-            "give the address of the Prefect API with https, like https://HOST/api, without a "
-            "password; docs/where-prefect-runs.md lists the ways to have one"
         ),
     },
     "CAPACITY": {
