@@ -5,9 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -39,7 +39,7 @@ ERRORS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Deploy. The exit status is that of a command that failed, or 1 after another error."""
     options = _options(arguments)
-    place, hint = "tools and credentials", "Install the missing tool, or sign in to AWS."
+    place = "tools and credentials"
     try:
         deployment = prepare(options)
         show_plan(deployment)
@@ -49,11 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 0
             save(ANSWERS / f"{deployment.environment}.env", deployment.given)
         for number, step in enumerate(deployment.steps(), 1):
-            place, hint = f"{number}, {step.name}", step.hint
+            place = f"{number}, {step.name}"
             print(f"== {place}")
             step.run()
     except ERRORS as error:
-        print(f"{error}\n\nStopped at step {place}.\n{hint}", file=sys.stderr)
+        advice = "docs/deploying.md, After an error, says what to look at."
+        print(f"{error}\n\nStopped at step {place}. {advice}", file=sys.stderr)
         return error.returncode if isinstance(error, subprocess.CalledProcessError) else 1
     show_end(deployment)
     return 0
@@ -103,9 +104,8 @@ def commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     described = subprocess.check_output(command, cwd=ROOT, text=True).strip()  # noqa: S603
     # Each build of uncommitted changes needs a tag of its own, or the service would not change.
-    return described + time.strftime(
-        "-%Y%m%dT%H%M%SZ" if described.endswith("-dirty") else "", time.gmtime()
-    )
+    is_dirty = described.endswith("-dirty")
+    return described + (f"-{datetime.now(UTC):%Y%m%dT%H%M%SZ}" if is_dirty else "")
 
 
 def answer(question: str, default: str) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 from pydantic import ValidationError
@@ -113,24 +112,12 @@ def flow_settings(case: Case) -> Iterator[Finding]:
             )
 
 
-@check("PREFECT_API_URL")
-def secrets(case: Case) -> Iterator[Finding]:
-    """Worker and tasks sign in with one secret: a key in the Cloud, an auth string elsewhere."""
-    answers = case.answers
-    key = answers.get("PREFECT_API_KEY_SECRET_ARN")
-    auth = answers.get("PREFECT_API_AUTH_STRING_SECRET_ARN")
-    names = "PREFECT_API_KEY_SECRET_ARN and PREFECT_API_AUTH_STRING_SECRET_ARN are"
-    if key and auth:
-        yield stop(f"{names} both given; leave one of the two empty.")
-    elif auth and str(urlsplit(answers["PREFECT_API_URL"]).hostname).endswith("prefect.cloud"):
+@check()
+def missing_secret(case: Case) -> Iterator[Finding]:
+    if case.answers.get("PREFECT_SECRET_ARN") == "" and not case.open_api:
         yield stop(
-            "PREFECT_API_AUTH_STRING_SECRET_ARN: Prefect Cloud takes a key; answer "
-            "PREFECT_API_KEY_SECRET_ARN instead."
-        )
-    elif key == auth == "" and not case.open_api:
-        yield stop(
-            f"{names} empty: tasks sign in with a secret of Secrets Manager. Create it as "
-            "docs/where-prefect-runs.md shows (--open-api: the API has no authentication)."
+            "PREFECT_SECRET_ARN is empty: tasks sign in with a secret of Secrets Manager. Create "
+            "it as docs/where-prefect-runs.md shows (--open-api: the API has no authentication)."
         )
 
 
@@ -288,8 +275,7 @@ def archived_exports(case: Case) -> Iterator[Finding]:
 # -- KMS key, secrets and topic
 
 LOOK_UPS = {
-    "PREFECT_API_KEY_SECRET_ARN": ("secretsmanager", "describe_secret", "SecretId"),
-    "PREFECT_API_AUTH_STRING_SECRET_ARN": ("secretsmanager", "describe_secret", "SecretId"),
+    "PREFECT_SECRET_ARN": ("secretsmanager", "describe_secret", "SecretId"),
     "ALARM_TOPIC_ARN": ("sns", "get_topic_attributes", "TopicArn"),
 }
 """The call that finds the thing of an answer, as service, operation and argument."""

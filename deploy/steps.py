@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from blocks.saved import BLOCK_NAME
 from deploy import account, preflight, server
@@ -24,20 +24,17 @@ class DeploymentError(Exception):
     """The deployment cannot go on; the text says why."""
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """A step of the plan.
 
     Attributes:
         plan: the things that it does.
-        hint: what to do after an error.
         shape: the one shape that has this step, or empty.
     """
 
     name: str
     run: Callable[[], None]
     plan: str
-    hint: str = "See the lines above."
     shape: str = ""
 
 
@@ -74,29 +71,19 @@ class Deployment:
 
     def steps(self) -> list[Step]:
         """The steps of this shape, in their order."""
-        name, environment = self.stack_name, self.environment
-        region = f"--region {self.given['AWS_REGION']}"
         size = "{CPU} CPU units, {MEMORY} MiB, {EPHEMERAL_STORAGE} GiB".format_map(self.given)
         verb = "update" if self.stack.exists else "create"
         pools = f"{server.POOLS['splitter']} ({size}) and {server.POOLS['listener']}"
-        of_stack = f"""The events of the stack {name} say why:
-  aws cloudformation describe-stack-events --stack-name {name} {region}
-A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before the next try."""
-        of_service = f"""The events of its service and its log say why:
-  aws ecs describe-services --cluster {environment}-biospex-batch-creator \\
-    --services {environment}-biospex-worker {region} --query 'services[0].events[:5]'"""
-        by_hand = f"Start it by hand: {LISTEN}"
-        nothing = "Nothing has been changed so far."
         steps = [
-            Step("check", self.check, "the answers, the account and Prefect", nothing),
-            Step("stack", self.make_stack, f"{verb} {name} with everything in AWS", of_stack),
+            Step("check", self.check, "the answers, the account and Prefect"),
+            Step("stack", self.make_stack, f"{verb} {self.stack_name} with everything in AWS"),
             Step("image", self.push_image, f"build {self.commit} with {self.docker}, push it"),
-            Step("work pools", self.save_pools, f"create or update {pools}", shape="pools"),
+            Step("work pools", self.save_pools, f"create or update {pools}", "pools"),
             Step("blocks", self.save_blocks, "save them, if there are none"),
-            Step("deployments", self.deploy_flows, "both flows and automations", shape="pools"),
-            Step("worker", self.serve, "a service of that image", of_service, "pools"),
-            Step("service", self.serve, f"one task of that image: {size}", of_service, "single"),
-            Step("listener", self.start_listener, "start a run, if need be", by_hand, "pools"),
+            Step("deployments", self.deploy_flows, "both flows and automations", "pools"),
+            Step("worker", self.serve, "a service of that image", "pools"),
+            Step("service", self.serve, f"one task of that image: {size}", "single"),
+            Step("listener", self.start_listener, "start a run, if need be", "pools"),
         ]
         return [step for step in steps if step.shape in ("", self.given["SHAPE"])]
 
@@ -149,14 +136,13 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
 
     def deploy_stack(self, worker_image: str) -> None:
         given = self.given
-        secret = given["PREFECT_API_KEY_SECRET_ARN"] or given["PREFECT_API_AUTH_STRING_SECRET_ARN"]
         answers = {one.get("Parameter"): given[name] for name, one in QUESTIONS.items()}
         found = {
             "Environment": self.environment,
             "BucketKeyArn": account.bucket_key(given["BUCKET"]),
             "TriggerQueueKeyArn": account.key_of(given["TRIGGER_QUEUE_ARN"]),
             "UpdatesQueueKeyArn": account.key_of(given["UPDATES_QUEUE_ARN"]),
-            "SecretKeyArn": account.key_of(secret),
+            "SecretKeyArn": account.key_of(given["PREFECT_SECRET_ARN"]),
             "WorkerImage": worker_image,
         }
         pairs = [f"{name}={value}" for name, value in (answers | found).items() if name]

@@ -10,14 +10,13 @@ from deploy.account import Stack
 from deploy.answers import Case
 from tests.helpers.answers import GOOD, WRONG, case
 
-CLOUD = "https://api.prefect.cloud/api/accounts/1/workspaces/2"
-SECRET = GOOD["PREFECT_API_AUTH_STRING_SECRET_ARN"]
+SECRET = GOOD["PREFECT_SECRET_ARN"]
 
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the checks that need no account."""
-    without = ("memory_of_cpu", "flow_settings", "secrets", "topic_of_production")
+    without = ("memory_of_cpu", "flow_settings", "missing_secret", "topic_of_production")
     checks = [one for one in preflight.CHECKS if one[0].__name__ in without]
     monkeypatch.setattr(preflight, "CHECKS", checks)
 
@@ -31,12 +30,7 @@ def sentences(environment: str = "dev", *, open_api: bool = False, **changed: st
 def test_good_answers_have_no_findings() -> None:
     assert sentences() == []
     assert sentences("prod") == []
-    key: dict[str, Any] = {
-        "PREFECT_API_KEY_SECRET_ARN": SECRET,
-        "PREFECT_API_AUTH_STRING_SECRET_ARN": "",
-    }
-    assert sentences(PREFECT_API_URL=CLOUD, **key) == []
-    assert sentences(PREFECT_API_AUTH_STRING_SECRET_ARN="", open_api=True) == []
+    assert sentences(PREFECT_SECRET_ARN="", open_api=True) == []
 
 
 @pytest.mark.parametrize(
@@ -66,12 +60,9 @@ def test_good_answers_have_no_findings() -> None:
         ("PREFECT_API_URL", "http://prefect.example.org/api", "with https"),
         ("PREFECT_API_URL", "https://a:b@prefect.example.org/api", "without a password"),
         ("PREFECT_API_URL", "https://prefect.example.org", "like https://HOST/api"),
-        ("PREFECT_API_KEY_SECRET_ARN", "pnu_123", "a secret's whole ARN"),
-        ("PREFECT_API_KEY_SECRET_ARN", SECRET.removesuffix("-AbCdEf"), "a secret's whole ARN"),
-        ("PREFECT_API_KEY_SECRET_ARN", SECRET, "leave one of the two empty"),
-        ("PREFECT_API_AUTH_STRING_SECRET_ARN", "user:password", "a secret's whole ARN"),
-        ("PREFECT_API_AUTH_STRING_SECRET_ARN", "", "sign in with a secret"),
-        ("PREFECT_API_URL", CLOUD, "Prefect Cloud takes a key"),
+        ("PREFECT_SECRET_ARN", "pnu_123", "a secret's whole ARN"),
+        ("PREFECT_SECRET_ARN", SECRET.removesuffix("-AbCdEf"), "a secret's whole ARN"),
+        ("PREFECT_SECRET_ARN", "", "sign in with a secret"),
         ("NOTIFICATION_BLOCK", "operators", "type and name"),
         ("CPU", "2000", "one of 256, 512"),
         ("CPU", "two", "one of 256, 512"),
@@ -91,7 +82,7 @@ def test_good_answers_have_no_findings() -> None:
 def test_a_wrong_answer_has_one_sentence_that_names_it(name: str, value: Any, says: str) -> None:
     [sentence] = sentences(**{name: value})
     assert sentence.startswith("stop: ")
-    assert name in sentence or (name == "PREFECT_API_URL" and "takes a key" in sentence)
+    assert name in sentence
     assert says in sentence
     assert len(sentence.splitlines()) == 1
 

@@ -245,8 +245,8 @@ def test_the_old_lambda_still_takes_messages(mapping: tuple[str, str]) -> None:
 
 def test_a_missing_secret() -> None:
     secret = client("secretsmanager").create_secret(Name=f"p-{uuid4()}", SecretString="x")["ARN"]
-    assert not list(preflight.missing_things(case(PREFECT_API_AUTH_STRING_SECRET_ARN=secret)))
-    only(preflight.missing_things(case()), "PREFECT_API_AUTH_STRING_SECRET_ARN=")
+    assert not list(preflight.missing_things(case(PREFECT_SECRET_ARN=secret)))
+    only(preflight.missing_things(case()), "PREFECT_SECRET_ARN=")
 
 
 def test_customers_keys_of_queues_and_secret_are_found() -> None:
@@ -264,7 +264,7 @@ def test_customers_keys_of_queues_and_secret_are_found() -> None:
 def test_a_topic_must_exist_here_and_have_a_subscription() -> None:
     sns = client("sns")
     topic = sns.create_topic(Name=f"operators-{uuid4()}")["TopicArn"]
-    none: dict[str, Any] = {"PREFECT_API_AUTH_STRING_SECRET_ARN": ""}
+    none: dict[str, Any] = {"PREFECT_SECRET_ARN": ""}
     for wrong in (f"{topic}-missing", topic.replace(REGION, "eu-west-1")):
         only(preflight.missing_things(case(ALARM_TOPIC_ARN=wrong, **none)), "ALARM_TOPIC_ARN=")
     only(preflight.topic(case("prod", ALARM_TOPIC_ARN=topic)), "nobody has subscribed")

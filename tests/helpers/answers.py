@@ -19,8 +19,7 @@ GOOD: dict[str, Any] = {
     "ALARM_TOPIC_ARN": "arn:aws:sns:us-east-2:123456789012:operators",
     "LOG_RETENTION_DAYS": "90",
     "PREFECT_API_URL": "https://prefect.example.org/api",
-    "PREFECT_API_KEY_SECRET_ARN": "",
-    "PREFECT_API_AUTH_STRING_SECRET_ARN": (
+    "PREFECT_SECRET_ARN": (
         "arn:aws:secretsmanager:us-east-2:123456789012:secret:biospex-prefect-AbCdEf"
     ),
     "NOTIFICATION_BLOCK": "slack-webhook/operators",
@@ -41,18 +40,17 @@ WRONG: dict[str, Any] = {
     "UPDATES_QUEUE_ARN": "u",
     "ALARM_TOPIC_ARN": "operators",
     "LOG_RETENTION_DAYS": "91",
-    "PREFECT_API_KEY_SECRET_ARN": "pnu_123",
-    "PREFECT_API_AUTH_STRING_SECRET_ARN": "user:password",
+    "PREFECT_SECRET_ARN": "user:password",
     "NOTIFICATION_BLOCK": "operators",
     "CPU": "2000",
     "MEMORY": "4 GB",
     "EPHEMERAL_STORAGE": "20",
     "CAPACITY": "SPOT",
-    "FLOW_SETTINGS": "BATCHSIZE=10 BATCH_SIZE=abc BATCH_SIZE",
+    "FLOW_SETTINGS": "BATCHSIZE=10 BATCH_SIZE=abc BATCH_SIZE AWS_PROFILE=x",
     "LIFECYCLE_RULES": "maybe",
     "BUCKET": "Biospex_App",
 }
-"""Twenty, as three are in FLOW_SETTINGS."""
+"""Twenty, as four are in FLOW_SETTINGS."""
 
 
 def case(
