@@ -61,32 +61,24 @@ class Stack:
             frozenset(r["LogicalResourceId"] for r in resources if r["ResourceStatus"] not in gone),
         )
 
-    @property
-    def exists(self) -> bool:
-        return bool(self.parameters)
-
 
 # -- queues
 
 
-def name_of(arn: str) -> str:
-    return arn.rpartition(":")[2]
-
-
 def queue(name: str) -> dict[str, str]:
-    """All attributes of a queue of this account and region, and its QueueUrl; empty if none."""
+    """All attributes of a queue of this account and region, and its QueueUrl; empty if none.
+
+    Args:
+        name: or its ARN.
+    """
     codes = ("NonExistentQueue", "QueueDoesNotExist")  # queryCompatible: the older, or the newer
-    answer = found(client("sqs").get_queue_url, *codes, QueueName=name)
+    sqs = client("sqs")
+    answer = found(sqs.get_queue_url, *codes, QueueName=name.rpartition(":")[2])
     if not answer:
         return {}
     url = str(answer["QueueUrl"])
-    asked = client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
-    return {"QueueUrl": url, **asked["Attributes"]}
-
-
-def queue_arn(name: str) -> str:
-    """The ARN of a queue; empty only if there is none."""
-    return queue(name).get("QueueArn", "")
+    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    return {"QueueUrl": url, **attributes}
 
 
 def lambda_mappings(queue_arn: str) -> list[Any]:
@@ -131,7 +123,7 @@ def key_of(arn: str) -> str:
         secret = client("secretsmanager").describe_secret(SecretId=arn)
         return customers_key(secret.get("KmsKeyId", ""))
     is_here = f":{client('sqs').meta.region_name}:" in arn
-    return customers_key(queue(name_of(arn)).get("KmsMasterKeyId", "") if is_here else "")
+    return customers_key(queue(arn).get("KmsMasterKeyId", "") if is_here else "")
 
 
 def allows_cloudwatch(key: str) -> bool:

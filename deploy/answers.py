@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,30 +109,25 @@ SIZES = {
 """The default size of an export's task, or of the single one, by shape."""
 
 
-def _bucket(case: Case) -> str:
-    return "biospex-app" if case.environment == "prod" else f"biospex-{case.environment}"
+def _queue(suffix: str, case: Case) -> str:
+    """An existing queue, unless there is a stack; an error of AWS is not its absence."""
+    name = f"{case.environment}-{suffix}"
+    return "" if case.stack.parameters else account.queue(name).get("QueueArn", "")
 
 
-def _queue(suffix: str) -> Callable[[Case], str]:
-    """Finds an existing queue, unless there is a stack; an error of AWS is not its absence."""
-    return lambda case: (
-        "" if case.stack.exists else account.queue_arn(f"{case.environment}-{suffix}")
-    )
-
-
-def _size(name: str) -> Callable[[Case], str]:
-    return lambda case: SIZES.get(case.answers["SHAPE"], SIZES["pools"])[name]
+def _size(name: str, case: Case) -> str:
+    return SIZES.get(case.answers["SHAPE"], SIZES["pools"])[name]
 
 
 DEFAULTS: dict[str, Callable[[Case], str]] = {
     "AWS_REGION": lambda _: os.environ.get("AWS_REGION") or "us-east-2",
-    "BUCKET": _bucket,
+    "BUCKET": lambda case: f"biospex-{case.environment}".replace("prod", "app"),
     "VPC_ID": lambda _: account.default_vpc(),
     "SUBNET_IDS": lambda case: account.first_subnets(case.answers["VPC_ID"]),
-    "TRIGGER_QUEUE_ARN": _queue("batch-trigger"),
-    "UPDATES_QUEUE_ARN": _queue("batch-update"),
+    "TRIGGER_QUEUE_ARN": partial(_queue, "batch-trigger"),
+    "UPDATES_QUEUE_ARN": partial(_queue, "batch-update"),
     "PREFECT_API_URL": lambda _: str(PREFECT_API_URL.value() or ""),
-    **{name: _size(name) for name in SIZES["pools"]},
+    **{name: partial(_size, name) for name in SIZES["pools"]},
 }
 
 

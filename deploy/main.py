@@ -1,4 +1,8 @@
-"""Deploys the batch creator to an AWS account that has a bucket; deploy.sh starts it."""
+"""Deploys the batch creator to an AWS account that has a bucket.
+
+Asks questions, shows a plan, checks the answers and the account, and carries the plan out. Run it
+again at any time: to upgrade, to change an answer, or after an error. See docs/deploying.md.
+"""
 
 import argparse
 import os
@@ -19,11 +23,6 @@ from deploy.answers import ENVIRONMENTS, QUESTIONS, SIZES, Case, load, offer, sa
 from deploy.steps import ROOT, Deployment, DeploymentError
 
 ANSWERS = Path(__file__).parent
-
-HELP = """\
-Asks questions, shows a plan, checks the answers and the account, and carries the plan out. Run it
-again at any time: to upgrade, to change an answer, or after an error. docs/deploying.md explains
-it."""
 
 ERRORS = (
     DeploymentError,
@@ -150,7 +149,7 @@ A first export, of an archive that is in the bucket:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("deploy/deploy.sh", description=HELP, allow_abbrev=False)
+    parser = argparse.ArgumentParser("deploy/deploy.sh", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--environment", choices=ENVIRONMENTS, help="they differ in names only")
     add("--shape", choices=["pools", "single"], help="tasks for each export, or one for everything")

@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from deploy import account
-from deploy.account import client, found, name_of
+from deploy.account import client, found
 from deploy.answers import Case, problem
 from splitter.settings import Allowed, Docs, Settings
 
@@ -33,8 +33,8 @@ class Finding(NamedTuple):
 stop = partial(Finding, "stop")
 note = partial(Finding, "note")
 
-ABSENT = ("NoSuchBucket", "ResourceNotFoundException", "NotFound", "InvalidParameter")
-"""AWS's codes for a thing that is not there."""
+ABSENT = ("403", "404", "NoSuchBucket", "ResourceNotFoundException", "NotFound", "InvalidParameter")
+"""AWS's codes for a thing that is not there, or that is somebody else's."""
 
 Check = Callable[[Case], Iterator[Finding]]
 CHECKS: list[tuple[Check, tuple[str, ...]]] = []
@@ -62,7 +62,7 @@ def findings(case: Case) -> Iterator[Finding]:
             try:
                 yield from list(function(case))
             except ClientError as error:
-                if account.code_of(error) not in ABSENT:  # another check reports it
+                if account.code_of(error) not in ABSENT:  # missing_things reports it
                     yield note(f"{function.__name__} could not be checked: {error}")
 
 
@@ -158,7 +158,7 @@ def queues(case: Case) -> Iterator[Finding]:
     for resource, arn in given_queues(case).items():
         begin = f"{ANSWER_OF_QUEUE[resource]}={arn!r}"
         is_callback, is_here = resource == "UpdatesQueue", f":{case.answers['AWS_REGION']}:" in arn
-        attributes = account.queue(name_of(arn)) if is_here else {}
+        attributes = account.queue(arn) if is_here else {}
         if is_callback and not is_here:
             yield note(f"{begin}: it is in another region and was not checked.")
         elif attributes.get("QueueArn") != arn:
@@ -181,10 +181,10 @@ def own_queues(case: Case) -> Iterator[Finding]:
             "another queue."
         )
         return
-    own = case.stack.resources | {"DeadLetterQueue", "TaskEventsQueue", "TaskEventsDeadLetterQueue"}
-    names = {f"{case.environment}-{STACK_QUEUES[one]}": one for one in own if one in STACK_QUEUES}
+    own = case.stack.resources & STACK_QUEUES.keys()
+    names = {f"{case.environment}-{STACK_QUEUES[one]}": one for one in own}
     for replaced, arn in given.items():
-        if resource := names.get(name_of(arn)):
+        if resource := names.get(arn.rpartition(":")[2]):
             yield stop(
                 f"{ANSWER_OF_QUEUE[replaced]}={arn!r}: that is the stack's own queue ({resource}), "
                 "which this answer would remove from the stack. Leave the answer empty to keep the "
@@ -231,19 +231,6 @@ def old_lambda(case: Case) -> Iterator[Finding]:
 
 
 @check("BUCKET")
-def bucket_is_there(case: Case) -> Iterator[Finding]:
-    reasons = {"404": "does not exist", "403": "is not yours"}
-    try:
-        client("s3").head_bucket(Bucket=case.answers["BUCKET"])
-    except ClientError as error:
-        if not (reason := reasons.get(account.code_of(error))):
-            raise
-        yield stop(
-            f"The bucket {case.answers['BUCKET']} {reason}. BIOSPEX creates it, not deploy.sh."
-        )
-
-
-@check("BUCKET")
 def object_lock(case: Case) -> Iterator[Finding]:
     """https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock.html"""
     look = client("s3").get_object_lock_configuration
@@ -272,21 +259,22 @@ def archived_exports(case: Case) -> Iterator[Finding]:
                 )
 
 
-# -- KMS key, secrets and topic
+# -- things that answers name
 
-LOOK_UPS = {
-    "PREFECT_SECRET_ARN": ("secretsmanager", "describe_secret", "SecretId"),
-    "ALARM_TOPIC_ARN": ("sns", "get_topic_attributes", "TopicArn"),
+LOOK_UPS: dict[str, Callable[[str], Any]] = {
+    "BUCKET": lambda name: client("s3").head_bucket(Bucket=name),
+    "VPC_ID": lambda name: client("ec2").describe_vpcs(VpcIds=[name]),
+    "PREFECT_SECRET_ARN": lambda arn: client("secretsmanager").describe_secret(SecretId=arn),
+    "ALARM_TOPIC_ARN": lambda arn: client("sns").get_topic_attributes(TopicArn=arn),
 }
-"""The call that finds the thing of an answer, as service, operation and argument."""
 
 
 @check()
 def missing_things(case: Case) -> Iterator[Finding]:
-    for name, (service, operation, argument) in LOOK_UPS.items():
-        arn = case.answers.get(name)
-        if arn and not found(getattr(client(service), operation), *ABSENT, **{argument: arn}):
-            yield stop(f"{name}={arn!r}: there is no such thing in this account and region.")
+    for name, look_up in LOOK_UPS.items():
+        text = case.answers.get(name)
+        if text and not found(partial(look_up, text), *ABSENT):
+            yield stop(f"{name}={text!r}: there is no such thing in this account and region.")
 
 
 @check("ALARM_TOPIC_ARN")
@@ -314,11 +302,9 @@ def topic(case: Case) -> Iterator[Finding]:
 
 @check("VPC_ID")
 def vpc(case: Case) -> Iterator[Finding]:
-    look, vpc_id = client("ec2").describe_vpc_attribute, case.answers["VPC_ID"]
-    hostnames = found(look, "NotFound", VpcId=vpc_id, Attribute="enableDnsHostnames")
-    if not hostnames:
-        yield stop(f"VPC_ID={vpc_id!r}: there is no such VPC in this account and region.")
-    elif not hostnames["EnableDnsHostnames"]["Value"]:
+    ec2, vpc_id = client("ec2"), case.answers["VPC_ID"]
+    hostnames = ec2.describe_vpc_attribute(VpcId=vpc_id, Attribute="enableDnsHostnames")
+    if not hostnames["EnableDnsHostnames"]["Value"]:
         yield stop(
             f"VPC_ID={vpc_id!r}: its DNS hostnames are off, and EFS needs them: aws ec2 "
             f"modify-vpc-attribute --vpc-id {vpc_id} --enable-dns-hostnames"

@@ -72,7 +72,7 @@ class Deployment:
     def steps(self) -> list[Step]:
         """The steps of this shape, in their order."""
         size = "{CPU} CPU units, {MEMORY} MiB, {EPHEMERAL_STORAGE} GiB".format_map(self.given)
-        verb = "update" if self.stack.exists else "create"
+        verb = "update" if self.stack.parameters else "create"
         pools = f"{server.POOLS['splitter']} ({size}) and {server.POOLS['listener']}"
         steps = [
             Step("check", self.check, "the answers, the account and Prefect"),
@@ -127,7 +127,7 @@ class Deployment:
             put = "aws s3api put-bucket-lifecycle-configuration --bucket"
             self.command(put, bucket, *rules)
         arn = self.given["TRIGGER_QUEUE_ARN"]
-        if arn and "RedrivePolicy" not in (kept := account.queue(account.name_of(arn))):
+        if arn and "RedrivePolicy" not in (kept := account.queue(arn)):
             dead = self.stack.outputs.get("DeadLetterQueueArn", "DEAD-LETTER-QUEUE")
             policy = json.dumps({"deadLetterTargetArn": dead, "maxReceiveCount": 1000})
             put = "aws sqs set-queue-attributes --queue-url"

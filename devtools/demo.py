@@ -63,11 +63,7 @@ def _check_format(archive: Path) -> None:
 def _archive(text: str) -> Path:
     path = Path(text).expanduser()
     if path.is_dir():
-        inside = next((file for file in sorted(path.glob("*")) if file.is_file()), None)
-        such_as = f', such as ARCHIVE="{inside}"' if inside else ""
-        raise DemoError(
-            f"{path} is a folder; name the archive itself (.zip, .tar.gz or .tar){such_as}."
-        )
+        raise DemoError(f"{path} is a folder; name the archive itself (.zip, .tar.gz or .tar).")
     if not path.is_file():
         raise DemoError(f"There is no archive {path}.")
     return path

@@ -1,14 +1,12 @@
 """Runs nginx and Caddy in front of Prefect's API, configured as in docs/where-prefect-runs.md."""
 
 import re
-import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
 
-from devtools.services import SECONDS_TO_START, child, free_port
+from devtools.services import child, free_port, wait_until_healthy
 
 NGINX = which("nginx") or which("nginx", path="/usr/sbin")
 CADDY = which("caddy")
@@ -36,14 +34,11 @@ def nginx(
         setup: nginx's map and location; those in the docs by default.
         port: a free one by default.
     """
-    mapping, location = (
-        setup or documented(r"```nginx\n(map .*?\})\n.*?(location / \{.*?\})").groups()
-    )
+    default = r"```nginx\n(map .*?\})\n.*?(location / \{.*?\})"
+    mapping, location = setup or documented(default).groups()
     port = port or free_port()
-    paths = "".join(
-        f"{name}_temp_path {home}/{name};"
-        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
+    names = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = "".join(f"{name}_temp_path {home}/{name};" for name in names)
     (home / "nginx.conf").write_text(
         f"pid {home}/pid; error_log {home}/error.log; daemon off; user root; events {{}}\n"
         f"http {{ access_log off; {paths} {mapping}\n"
@@ -51,37 +46,30 @@ def nginx(
         f"{location.replace(SERVER, _address(api))} }} }}\n"
     )
     command = [NGINX or "nginx", "-c", str(home / "nginx.conf")]
-    with (home / "nginx.log").open("ab") as log, child(command, {}, log):
-        _wait_until_open(port)
-        yield f"http://127.0.0.1:{port}/api"
+    with _running(command, f"http://127.0.0.1:{port}/api", home) as url:
+        yield url
 
 
 @contextmanager
 def caddy(api: str, home: Path) -> Iterator[str]:
     """Run Caddy without TLS in front of Prefect's API; yields the API's URL through Caddy."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{free_port()}"
     lines = documented(r"```\n(prefect\.example\.org\nreverse_proxy .*?)```")[1]
     lines = lines.replace("prefect.example.org", url).replace(SERVER, _address(api))
     (home / "Caddyfile").write_text(f"{{\nadmin off\n}}\n{lines}")
     command = [CADDY or "caddy", "run", "--config", str(home / "Caddyfile")]
-    environment = {"HOME": str(home), "XDG_DATA_HOME": str(home), "XDG_CONFIG_HOME": str(home)}
-    with (home / "caddy.log").open("wb") as log, child(command, environment, log):
-        _wait_until_open(port)
-        yield f"{url}/api"
+    with _running(command, f"{url}/api", home) as url:
+        yield url
+
+
+@contextmanager
+def _running(command: list[str], api: str, home: Path) -> Iterator[str]:
+    log = home / "proxy.log"
+    environment = dict.fromkeys(("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"), str(home))
+    with log.open("ab") as output, child(command, environment, output) as proxy:
+        wait_until_healthy(api, proxy, log)
+        yield api
 
 
 def _address(api: str) -> str:
     return api.removesuffix("/api").removeprefix("http://")
-
-
-def _wait_until_open(port: int) -> None:
-    deadline = time.monotonic() + SECONDS_TO_START
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except ConnectionRefusedError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)

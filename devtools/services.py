@@ -85,7 +85,7 @@ def embedded_prefect(
     if database:
         settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
     with log.open("ab") as output, child(command, settings, output) as server:
-        _wait_until_healthy(f"{url}/api/health", server, log)
+        wait_until_healthy(f"{url}/api", server, log)
         yield environment
 
 
@@ -166,12 +166,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_healthy(api: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for the health route of Prefect's API; raises ``DemoError`` with the end of the log."""
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            with urllib.request.urlopen(url, timeout=5):
+            with urllib.request.urlopen(f"{api}/health", timeout=5):
                 return
         except OSError:
             time.sleep(0.2)
-    raise DemoError(f"The Prefect server did not start:\n{log.read_text()[-2000:]}")
+    raise DemoError(f"{api} does not answer:\n{log.read_text()[-2000:]}")

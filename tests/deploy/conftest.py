@@ -27,7 +27,7 @@ def bucket(aws: str) -> str:
 @pytest.fixture
 def mapping(biospex: Biospex) -> Iterator[tuple[str, str]]:
     """The old Lambda on the trigger queue: the queue's ARN and the event source mapping's id."""
-    arn = account.queue_arn(biospex.trigger_queue_url.rpartition("/")[2])
+    arn = account.queue(biospex.trigger_queue_url.rpartition("/")[2])["QueueArn"]
     iam, functions, name = client("iam"), client("lambda"), f"creator-{uuid4()}"
     trust = {"Version": "2012-10-17", "Statement": []}
     role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))

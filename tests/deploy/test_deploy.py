@@ -380,7 +380,7 @@ def test_the_shape_changes_once_the_listener_is_cancelled(
     settings = "BATCH_SIZE=10 MAX_IN_FLIGHT=1"
     # The environment is the first question, the settings the 13th, as the shape is an option; Enter
     # takes the default.
-    typed = "\n" * 12 + settings + "\n" * 8 + "y\n"
+    typed = "\n" * 12 + settings + "\n" * 7 + "y\n"
     done = operator.deploy("--shape", "single", "--open-api", typed=typed)
     assert done.status == 0, done.out + done.err
     (stack,) = cloudformation.describe_stacks(StackName=STACK)["Stacks"]
