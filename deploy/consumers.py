@@ -18,7 +18,7 @@ def consumers(trigger_queue_arn: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the consumers, and exit with 1 unless there is exactly one."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.consumers")
+    parser = argparse.ArgumentParser("python -m deploy.consumers")
     parser.add_argument("queue_arn", metavar="QUEUE-ARN")
     try:
         found = consumers(parser.parse_args(arguments).queue_arn)

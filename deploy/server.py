@@ -1,18 +1,17 @@
-"""Prefect's side of a deployment: its state, the checks of it, and the changes to it."""
+"""Prefect's side of a deployment: look-ups, checks and changes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 from prefect.automations import Automation, EventTrigger, Posture, SendNotification
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
+from prefect.client.schemas.objects import BlockDocument, FlowRun, StateType, WorkPool
 from prefect.exceptions import ObjectNotFound
 from prefect_aws import AwsCredentials
 
@@ -23,42 +22,39 @@ from deploy.job_template import EFS_PATH
 from deploy.preflight import Finding, check, note, stop
 from flows.listening.heartbeats import websocket_problem
 
+T = TypeVar("T")
+
 POOLS = {"splitter": "biospex-ecs", "listener": "biospex-ecs-listener"}  # prefect.yaml names both
+CREATE_BATCHES = "create-batches/create-batches"
 
 
-@dataclass(frozen=True)
-class State:
-    """The things in Prefect that a deployment makes.
+def find(read: Callable[..., T], *names: str) -> T | None:
+    """The answer of a method of Prefect's client, or None if there is no such thing."""
+    with get_client(sync_client=True) as prefect, suppress(ObjectNotFound):
+        return read(prefect, *names)
+    return None
 
-    Attributes:
-        owner: the environment of the deployment create-batches, or empty.
-        listener: scheduled, running, or empty. A pending one does not count, as its task may never
-            start; one more does no harm, as the later of two takes over.
+
+def find_pool(name: str) -> WorkPool | None:
+    return find(SyncPrefectClient.read_work_pool, name)
+
+
+def find_block(name: str, kind: str) -> BlockDocument | None:
+    return find(SyncPrefectClient.read_block_document_by_name, name, kind)
+
+
+def has_notice(environment: str) -> bool:
+    return bool(find(SyncPrefectClient.read_automations_by_name, notice_name(environment)))
+
+
+def listener_state() -> str:
+    """The listener's state: scheduled, running, or empty.
+
+    A pending one does not count, as its task may never start; one more does no harm, as the later
+    of two takes over.
     """
-
-    pools: dict[str, WorkPool] = field(default_factory=dict)
-    owner: str = ""
-    has_blocks: bool = False
-    has_notice: bool = False
-    listener: str = ""
-
-
-def _found(read: Callable[..., Any], *names: str) -> Any:
-    with suppress(ObjectNotFound):
-        return read(*names)
-
-
-def read_state(environment: str) -> State:
-    with get_client(sync_client=True) as prefect:
-        found = {name: _found(prefect.read_work_pool, name) for name in POOLS.values()}
-        made = _found(prefect.read_deployment_by_name, "create-batches/create-batches")
-        block = _found(prefect.read_block_document_by_name, BLOCK_NAME, "biospex-workspace")
-        has_notice = bool(prefect.read_automations_by_name(notice_name(environment)))
-    pools = {name: pool for name, pool in found.items() if pool}
-    owner = "".join(tag for tag in made.tags if tag in ENVIRONMENTS) if made else ""
     states = {run.state_type for run in listeners()}
-    listener = "scheduled" if StateType.SCHEDULED in states else "running" if states else ""
-    return State(pools, owner, bool(block), has_notice, listener)
+    return "scheduled" if StateType.SCHEDULED in states else "running" if states else ""
 
 
 def listeners() -> list[FlowRun]:
@@ -106,20 +102,20 @@ def check_api(url: str) -> Iterator[Finding]:
         yield stop(f"{url} does not answer: {error}")
 
 
-def check_things(state: State, case: Case) -> Iterator[Finding]:
+def check_things(case: Case) -> Iterator[Finding]:
     """Refuses the things of another environment, which this one would replace."""
-    for name, pool in state.pools.items():
-        if pool.type != "ecs":
+    for name in POOLS.values():
+        if (pool := find_pool(name)) and pool.type != "ecs":
             yield stop(f"The work pool {name} is of the type {pool.type}, not ecs.")
-    if state.owner not in ("", case.environment):
+    made = find(SyncPrefectClient.read_deployment_by_name, CREATE_BATCHES)
+    for owner in set(made.tags if made else ()) & set(ENVIRONMENTS) - {case.environment}:
         yield stop(
-            f"The deployment create-batches belongs to {state.owner}: each environment needs a "
-            "Prefect API of its own."
+            f"The deployment create-batches belongs to {owner}: each environment needs a Prefect "
+            "API of its own."
         )
-    if block := case.answers.get("NOTIFICATION_BLOCK"):
-        with get_client(sync_client=True) as prefect:
-            if not _found(prefect.read_block_document_by_name, *reversed(block.split("/"))):
-                yield stop(f"NOTIFICATION_BLOCK={block!r}: create the block in the Prefect UI.")
+    kind, _, name = case.answers.get("NOTIFICATION_BLOCK", "").partition("/")
+    if name and not find_block(name, kind):
+        yield stop(f"NOTIFICATION_BLOCK='{kind}/{name}': create the block in the Prefect UI.")
     if problem := websocket_problem():  # a proxy may refuse it
         yield note(problem)
 
@@ -130,7 +126,7 @@ def prefect_api(case: Case) -> Iterator[Finding]:
     found = [] if case.open_api else list(check_api(url))
     yield from found
     try:
-        yield from check_things(read_state(case.environment), case)
+        yield from check_things(case)
     except Exception as error:
         if not found:
             yield stop(f"{url} answers with an error: {error}")

@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ class Deployment:
     Attributes:
         commit: of the image.
         docker: docker or podman.
-        state: of Prefect, since the check.
+        listener: its state at the check.
         pools_changed: whether a running listener has old settings.
     """
 
@@ -58,7 +58,7 @@ class Deployment:
     commit: str
     docker: str
     dry_run: bool = False
-    state: server.State = field(default_factory=server.State)
+    listener: str = ""
     pools_changed: bool = False
 
     def __post_init__(self) -> None:
@@ -104,9 +104,9 @@ class Deployment:
             print(f"{finding.level}: {finding.sentence}", file=sys.stderr)
         if any(finding.level == "stop" for finding in findings):
             raise DeploymentError('Correct each line that begins with "stop", then try again.')
-        self.state = server.read_state(self.environment)
+        self.listener = server.listener_state()
         shape = self.given["SHAPE"]
-        if self.state.listener and self.stack.parameters.get("Shape", shape) != shape:
+        if self.listener and self.stack.parameters.get("Shape", shape) != shape:
             raise DeploymentError(
                 "The shape changes: cancel the run listen and wait until no export runs, then try "
                 "again."
@@ -182,7 +182,7 @@ class Deployment:
         if not self.dry_run or "SplitterRoleArn" in self.stack.outputs:
             env = dict(one.split("=", 1) for one in self.given["FLOW_SETTINGS"].split())
             wanted = job_template(self.stack.outputs, self.image, kind, env, **defaults)
-        old = self.state.pools.get(name)
+        old = server.find_pool(name)
         if old and old.base_job_template == wanted and "-dirty" not in self.commit:
             print(f"{name} is up to date.")
             return
@@ -195,7 +195,7 @@ class Deployment:
         # archives, costs more. In the shape single two exports share the disk.
         exports = 2 if self.given["SHAPE"] == "single" else 1
         threshold = int(self.given["EPHEMERAL_STORAGE"]) * 1024**3 // 3 // exports
-        if self.state.has_blocks:
+        if server.find_block(BLOCK_NAME, "biospex-workspace"):
             print("The blocks exist already and are not changed.")
             print(f"note: for this disk, Threshold in biospex-workspace should be {threshold}.")
             return
@@ -208,14 +208,13 @@ class Deployment:
     def serve(self) -> None:
         self.deploy_stack(self.image)
         block, environment = self.given["NOTIFICATION_BLOCK"], self.environment
-        if block and not self.state.has_notice:
+        if block and not server.has_notice(environment):
             notify = f"create the automation {server.notice_name(environment)!r}"
             self.change(notify, lambda: server.add_notice(environment, block))
 
     def start_listener(self) -> None:
         # A scheduled run will start with the new pool; a running one has the old one's settings.
-        state = self.state.listener
-        if state == "scheduled" or (state and not self.pools_changed):
-            print(f"The listener is {state}.")
+        if self.listener == "scheduled" or (self.listener and not self.pools_changed):
+            print(f"The listener is {self.listener}.")
             return
         self.command(LISTEN)

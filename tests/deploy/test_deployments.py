@@ -109,9 +109,9 @@ def test_the_server_of_one_machine_deletes_old_runs() -> None:
 
 def test_an_automation_notifies_of_a_failed_export() -> None:
     SlackWebhook(url=SecretStr("https://hooks.example.org/x")).save("operators", overwrite=True)
-    assert not server.read_state("prod").has_notice
+    assert not server.has_notice("prod")
     server.add_notice("prod", "slack-webhook/operators")
-    assert server.read_state("prod").has_notice
+    assert server.has_notice("prod")
     with get_client(sync_client=True) as api:
         [made] = api.read_automations_by_name("prod: tell me when an export fails")
         assert [action.type for action in made.actions] == ["send-notification"]
