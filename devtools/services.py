@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -89,13 +89,11 @@ def embedded_prefect(
         yield environment
 
 
-@contextmanager
 def served(
     environment: Mapping[str, str], output: IO[bytes] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Run ``python -m flows.serve`` with its log in ``output``, by default stderr."""
-    with child([sys.executable, "-m", "flows.serve"], environment, output) as server:
-        yield server
+    return child([sys.executable, "-m", "flows.serve"], environment, output)
 
 
 @contextmanager
