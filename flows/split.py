@@ -138,7 +138,7 @@ def split_on_disk(export: Export, lane: Extract, settings: Settings) -> Made:
     beforehand; batches appear when all of it has been checked. A tar must be unpacked first.
     """
     block = load_workspace(settings)
-    root = block.paths().root_for(export.source.size, lane.index.unpacked if lane.index else None)
+    root = block.root_for(export.source.size, lane.index.unpacked if lane.index else 0)
     get_run_logger().info("Workspace is %s, from the %s", root, origin(block))
     for directory in workspace.sweep(root):
         get_run_logger().info("Removed %s, left by a dead run", directory)
