@@ -214,7 +214,7 @@ def whole_file(compression: str, data: bytes, most: int) -> bytes:
     Raises:
         UNREADABLE: if a stream is damaged or ends early.
     """
-    magics = tuple(found.magic for found in SIGNATURES if found.suffix == compression)
+    magics = next(found.magics for found in SIGNATURES if found.suffix == compression)
     make: Callable[[], Any] = {
         "gz": lambda: zlib.decompressobj(31),
         "bz2": bz2.BZ2Decompressor,

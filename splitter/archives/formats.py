@@ -9,16 +9,7 @@ from typing import Literal, cast
 
 from splitter.archives.damage import DAMAGE
 from splitter.archives.members import ArchiveError
-from splitter.archives.signatures import (
-    DISK_IMAGES,
-    START,
-    WEB_PAGE,
-    XML,
-    Kind,
-    Signature,
-    recognise,
-    text_of,
-)
+from splitter.archives.signatures import START, WEB_PAGE, XML, Kind, Signature, recognise, text_of
 from splitter.archives.streams import DECOMPRESSORS
 from splitter.archives.zip_directory import Read, ends_as_zip
 from splitter.sentences import Sentence, Words, shown
@@ -69,16 +60,6 @@ SENT_AS_TEXT = Sentence(
     "The archive was destroyed by a program that sent or saved it as text; export it again, and "
     "transfer it as a file.",
 )
-NO_TAR = Sentence(
-    "archive.compressed-file-without-tar",
-    "The export is a .{compression} file that holds a file of an unknown format, where a tar was "
-    "expected; unpack it, and make an ordinary ZIP of its content.",
-)
-EMPTY_COMPRESSED = Sentence(
-    "archive.compressed-file-empty",
-    "The export is an empty .{compression} file; export it again.",
-)
-
 SENTENCES = {
     Kind.DOCUMENT: A_DOCUMENT,
     Kind.IMAGE: ONE_IMAGE,
@@ -86,6 +67,14 @@ SENTENCES = {
     Kind.WEB_PAGE: WRONG_DOWNLOAD,
 }
 """The sentence for a file that was sent instead of an archive, if it is not OTHER_FORMAT."""
+
+DISK_IMAGES = (
+    # ECMA-119, section 8.4
+    (b"CD001", 16 * 2048 + 1, "a disk image (.iso)"),
+    # Apple's disk images have a record of 512 bytes at their end.
+    (b"koly", -512, "a macOS disk image (.dmg)"),
+)
+"""Magic bytes, position and name of files whose first bytes may be anything."""
 
 # Documents that are ZIP files, recognised by the files and folders inside. Sources: ECMA-376, part
 # 2; EPUB 3.3, OCF; ODF 1.3, part 2; JAR File Specification; KML 2.3; Darwin Core text guide.
@@ -135,9 +124,9 @@ def identify(read: Read, size: int) -> Format:
         return "tar"
     if ends_as_zip(read, size):
         return "zip"
-    for image in DISK_IMAGES:
-        if abs(image.at) < size and read(image.at % size, len(image.magic)) == image.magic:
-            raise ArchiveError(OTHER_FORMAT, what=image.name)
+    for magic, at, name in DISK_IMAGES:
+        if abs(at) < size and read(at % size, len(magic)) == magic:
+            raise ArchiveError(OTHER_FORMAT, what=Words(name))
     if not start.strip(b"\0"):
         what = "a file that begins with nothing but zeros" if start else "empty"
         raise ArchiveError(WRONG_DOWNLOAD, what=Words(what))
@@ -147,14 +136,8 @@ def identify(read: Read, size: int) -> Format:
 
 def document(names: Collection[str]) -> str | None:
     """The kind of document that is a ZIP with files of these names, or None."""
-    for parts, what in DOCUMENTS:
-        if all(_has(names, part) for part in parts):
-            return what
-    return None
-
-
-def _has(names: Collection[str], part: str) -> bool:
-    return part in names or (part.endswith("/") and any(name.startswith(part) for name in names))
+    known = {*names, *(name.partition("/")[0] + "/" for name in names)}
+    return next((what for parts, what in DOCUMENTS if known.issuperset(parts)), None)
 
 
 def is_tar(block: bytes) -> bool:
@@ -182,12 +165,13 @@ def check_tar(start: bytes, compression: str) -> None:
         ArchiveError: names the kind of the content.
     """
     if not start:
-        raise ArchiveError(EMPTY_COMPRESSED, compression=Words(compression))
+        raise ArchiveError(WRONG_DOWNLOAD, what=Words(f"an empty .{compression} file"))
     # A damaged tar is refused when it is read. A tar without files is all zeros.
     if is_tar(start) or start[257:262] == b"ustar" or not start.strip(b"\0"):
         return
-    _refuse_known(start, f"a .{compression} file that holds ")
-    raise ArchiveError(NO_TAR, compression=Words(compression))
+    outside = f"a .{compression} file that holds "
+    _refuse_known(start, outside)
+    raise ArchiveError(OTHER_FORMAT, what=Words(f"{outside}a file of an unknown format"))
 
 
 def _refuse_known(start: bytes, outside: str = "") -> None:
