@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from splitter.errors import ExportError
-from splitter.sentences import Problem, Sentence
+from splitter.sentences import Actor, Problem, Sentence
 
 T = TypeVar("T")
 
@@ -82,11 +82,10 @@ TOO_LARGE = Sentence(
     "MAX_IN_MEMORY); export it again.",
     advice=LARGER_EXPORT,
 )
-DIRECTORY_TOO_LARGE = Sentence(
-    "archive.zip-directory-too-large",
-    "The archive's table of contents is far too large, {size} bytes where {limit} are allowed (the "
-    "setting MAX_IN_MEMORY); export it again.",
-    advice=LARGER_EXPORT,
+BYTES_BEHIND = Sentence(
+    "archive.bytes-behind",
+    "The archive is followed by {size:byte|bytes}; a transfer may have added that.",
+    Actor.NOBODY,
 )
 
 # Reasons why a file is unusable. The manifest's sentence puts "which" in front.

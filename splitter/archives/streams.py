@@ -2,6 +2,7 @@
 
 import bz2
 import lzma
+import os
 import tarfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -12,10 +13,10 @@ from typing import IO, Any
 
 from isal import igzip_lib
 
-from splitter.archives.members import TOO_MUCH, ArchiveError
+from splitter.archives.members import BYTES_BEHIND, TOO_MUCH, ArchiveError
 from splitter.archives.signatures import SIGNATURES
 from splitter.archives.zstandard import zstd
-from splitter.sentences import Actor, Problem, Sentence
+from splitter.sentences import Problem
 
 CHUNK = 512 * 1024
 """Bytes read or decompressed at a time; docs/performance.md compares other sizes."""
@@ -24,12 +25,6 @@ CHUNKS_AHEAD = 8
 
 LONGEST_WINDOW = 128 * 1024 * 1024
 """Bytes of memory for xz, as Zstandard has by default."""
-
-BYTES_BEHIND_DATA = Sentence(
-    "archive.bytes-behind-compressed-data",
-    "Bytes follow the end of the compressed data; they were ignored.",
-    Actor.NOBODY,
-)
 
 DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "gz": partial(igzip_lib.IgzipDecompressor, flag=igzip_lib.DECOMP_GZIP),
@@ -62,7 +57,8 @@ def decompressed(archive: IO[bytes], compression: str, warnings: list[Problem]) 
             if not data:
                 return
             if not data.startswith(magics):
-                warnings.append(BYTES_BEHIND_DATA())
+                start = archive.tell() - len(data)
+                warnings.append(BYTES_BEHIND(size=archive.seek(0, os.SEEK_END) - start))
                 return
             stream = DECOMPRESSORS[compression]()
         elif stream.needs_input:

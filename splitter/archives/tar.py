@@ -18,6 +18,7 @@ from isal import isal_zlib
 from splitter.archives.damage import DAMAGE, reading
 from splitter.archives.formats import BLOCK, Format, check_tar, is_tar
 from splitter.archives.members import (
+    BYTES_BEHIND,
     DEVICE,
     LINK,
     TOO_MUCH,
@@ -31,8 +32,7 @@ from splitter.archives.members import (
 )
 from splitter.archives.streams import CHUNK, Ahead, decompressed
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Problem, Sentence, Words
-from splitter.wording import count
+from splitter.sentences import Actor, Problem, Sentence
 
 LONGEST_HEADERS = 1536 * 1024
 """Bytes of one member's headers, with its long name, pax attributes and map of a sparse file. macOS
@@ -71,11 +71,6 @@ TWO_TARS = Sentence(
     "archive.two-tars",
     "The export is two tar archives, one after the other, and most programs read only the "
     "first; unpack both and make one ordinary ZIP of their content.",
-)
-BYTES_BEHIND_TAR = Sentence(
-    "archive.bytes-behind-tar",
-    "The archive is followed by {bytes}; that was ignored.",
-    Actor.NOBODY,
 )
 DEAD_LINK = Sentence(
     "file.hard-link-without-file",
@@ -229,7 +224,7 @@ def _check_rest(stream: Ahead, warnings: list[Problem]) -> None:
         return
     if is_tar(seen) or is_tar(old):
         raise ArchiveError(TWO_TARS)
-    warnings.append(BYTES_BEHIND_TAR(bytes=Words(count(extra, "byte"))))
+    warnings.append(BYTES_BEHIND(size=extra))
 
 
 class _Header(tarfile.TarInfo):

@@ -8,11 +8,11 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO
-from zipfile import ZipInfo
+from zipfile import BadZipFile, ZipInfo
 
 from isal.isal_zlib import crc32
 
-from splitter.archives.damage import reading
+from splitter.archives.damage import MEMBER_DAMAGED, reading
 from splitter.archives.members import (
     CHUNK,
     DEFAULT_LIMITS,
@@ -25,7 +25,7 @@ from splitter.archives.members import (
     check_in_memory,
     most_unpacked,
 )
-from splitter.archives.zip_data import UNPACKERS, DataError, method_name
+from splitter.archives.zip_data import UNPACKERS, method_name
 from splitter.archives.zip_directory import TAIL, Read, read_directory
 from splitter.archives.zip_records import (
     AES,
@@ -35,7 +35,6 @@ from splitter.archives.zip_records import (
     MASKED,
     PATCH,
     UNIX,
-    LocalHeader,
     encoded_name,
     parse_local_header,
     same_name,
@@ -48,23 +47,6 @@ READ_AT_ONCE = 2 * 1024 * 1024
 READ_IN_MEMORY = 16 * 1024 * 1024
 """The same for a member that is read into memory, such as the manifest."""
 
-MISSING_MEMBER = Sentence(
-    "archive.zip-file-misplaced",
-    "The archive is damaged: {name} is not where the table of contents says; export it again.",
-)
-RENAMED_MEMBER = Sentence(
-    "archive.zip-file-renamed",
-    "The archive is damaged: {name} has another name in the table of contents than where it is "
-    "stored; export it again.",
-)
-OVERLAP = Sentence(
-    "archive.zip-files-overlap",
-    "The archive is damaged: {name} overlaps the file after it; export it again.",
-)
-BEYOND_END = Sentence(
-    "archive.zip-file-beyond-end",
-    "The archive is damaged or incomplete: {name} reaches beyond its end; export it again.",
-)
 LOCKED = Sentence("file.is-encrypted", "is encrypted; zip the export again without a password")
 METHOD = Sentence(
     "file.compression-unknown",
@@ -168,33 +150,38 @@ def file_reader(file: IO[bytes]) -> Read:
     """A thread-safe ``Read`` for a local file."""
 
     def read(start: int, length: int) -> bytes:
-        pieces = []
+        data = os.pread(file.fileno(), length, start)
         # os.pread may return fewer bytes before the file's end.
-        while length > 0 and (piece := os.pread(file.fileno(), length, start)):
-            pieces.append(piece)
-            start += len(piece)
-            length -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        while len(data) < length and (
+            more := os.pread(file.fileno(), length - len(data), start + len(data))
+        ):
+            data += more
+        return data
 
     return read
 
 
-def local_header(name: str, span: MemberSpan, read: Read) -> LocalHeader:
-    """The local header of a member.
+def damaged(name: str, cause: str) -> ArchiveError:
+    """A member that cannot be unpacked because of ``cause``, our own words."""
+    return ArchiveError(MEMBER_DAMAGED, name=name, cause=Words(cause))
+
+
+def local_header(name: str, span: MemberSpan, read: Read) -> tuple[ZipInfo, int]:
+    """The local header of a member, and its length.
 
     Raises:
         ArchiveError: if it is missing or leaves too little room for the data.
     """
     # The usual length, with few extra fields.
     guess = min(span.size, LOCAL_FILE_HEADER.size + len(encoded_name(span.info)) + 64)
-    header = parse_local_header(read(span.start, guess))
-    if header and guess < header.size <= span.size:
-        header = parse_local_header(read(span.start, header.size))
-    if header is None:
-        raise ArchiveError(MISSING_MEMBER, name=name)
-    if header.size + span.info.compress_size > span.size:
-        raise ArchiveError(OVERLAP, name=name)
-    return header
+    found = parse_local_header(read(span.start, guess))
+    if found and guess < found[1] <= span.size:
+        found = parse_local_header(read(span.start, found[1]))
+    if found is None:
+        raise damaged(name, "it is not where the table of contents says")
+    if found[1] + span.info.compress_size > span.size:
+        raise damaged(name, "it overlaps the file after it")
+    return found
 
 
 def content(
@@ -217,37 +204,32 @@ def content(
         at = offset - span.start
         return first[at : at + length] or read(offset, length)
 
-    header = local_header(name, span, near)
+    header, length = local_header(name, span, near)
     if not same_name(info, header):
-        raise ArchiveError(RENAMED_MEMBER, name=name)
+        raise damaged(name, "it has another name in the table of contents")
 
-    def fed(length: int) -> Iterator[bytes]:
-        position = span.start + header.size
+    def blocks() -> Iterator[bytes]:
+        position = span.start + length
         end = position + info.compress_size
         while position < end:
-            # Decompressors take small pieces; reads are larger.
-            block = near(position, min(max(length, CHUNK), end - position))
+            block = near(position, min(CHUNK, end - position))
             if not block:
                 raise EOFError("the file ends early")
             position += len(block)
-            if len(block) <= length:
-                yield block
-                continue
-            for start in range(0, len(block), length):
-                yield block[start : start + length]
+            yield block
 
     left, crc = info.file_size, 0
     with reading(name):
-        for chunk in UNPACKERS[info.compress_type](fed, info.file_size):
+        for chunk in UNPACKERS[info.compress_type](blocks(), info.file_size):
             left -= len(chunk)
             if left < 0:
                 break
             crc = crc32(chunk, crc)
             yield chunk
         if left:
-            raise DataError(f"it is {'longer' if left < 0 else 'shorter'} than the archive says")
+            raise BadZipFile(f"it is {'longer' if left < 0 else 'shorter'} than the archive says")
         if crc != info.CRC:
-            raise DataError("its checksum is wrong")
+            raise BadZipFile("its checksum is wrong")
 
 
 def _spans(infos: Iterable[ZipInfo], directory_start: int) -> list[MemberSpan]:
@@ -263,9 +245,9 @@ def _spans(infos: Iterable[ZipInfo], directory_start: int) -> list[MemberSpan]:
     for info, end in zip(by_offset, ends, strict=True):
         start = info.header_offset
         if start < 0 or start + least_size(info) > directory_start:
-            raise ArchiveError(BEYOND_END, name=info.filename)
+            raise damaged(info.filename, "it reaches beyond the end of the archive")
         if start + least_size(info) > end:
-            raise ArchiveError(OVERLAP, name=info.filename)
+            raise damaged(info.filename, "it overlaps the file after it")
         spans.append(MemberSpan(info, start, end))
     return spans
 
