@@ -204,16 +204,14 @@ def header_disagreement(name: str, span: MemberSpan, read: Read) -> Problem | No
 
 def _sizes_agree(header: ZipInfo, wide: tuple[int, int] | None, info: ZipInfo) -> bool:
     """Whether a header's checksum and sizes are correct or left to the data descriptor."""
-    found = [header.CRC, header.compress_size, header.file_size]
-    wanted = [info.CRC, info.compress_size, info.file_size]
-    if wide:  # 4.5.3: some programs read the field even if the header has the sizes
-        found += [*wide]
-        wanted += wanted[1:]
-        found[1:3] = [wide[at] if found[1 + at] == MAX_32 else found[1 + at] for at in (0, 1)]
-    left_out = (0, MAX_32) if header.flag_bits & DATA_DESCRIPTOR else ()
-    if info.compress_type == ZIP_STORED and info.compress_size != info.file_size:
+    sizes = (info.compress_size, info.file_size)
+    if info.compress_type == ZIP_STORED and sizes[0] != sizes[1]:
         return False
-    pairs = zip(found, wanted, strict=True)
+    pairs = [*zip((header.compress_size, header.file_size), sizes, strict=True)]
+    if wide:  # 4.5.3: some programs read the field even if the header has the sizes
+        pairs = [pair for pair in pairs if pair[0] != MAX_32] + [*zip(wide, sizes, strict=True)]
+    left_out = (0, MAX_32) if header.flag_bits & DATA_DESCRIPTOR else ()
+    pairs.append((header.CRC, info.CRC))
     return all(value == want or value in left_out for value, want in pairs)
 
 

@@ -21,7 +21,9 @@ from splitter.archives.members import (
     BYTES_BEHIND,
     DEVICE,
     LINK,
+    ONE_VOLUME,
     TOO_MUCH,
+    TWO_ARCHIVES,
     ArchiveError,
     DosDateTime,
     Limits,
@@ -32,7 +34,7 @@ from splitter.archives.members import (
 )
 from splitter.archives.streams import CHUNK, Ahead, decompressed
 from splitter.errors import ExportError
-from splitter.sentences import Actor, Problem, Sentence
+from splitter.sentences import Actor, Problem, Sentence, Words
 
 LONGEST_HEADERS = 1536 * 1024
 """Bytes of one member's headers, with its long name, pax attributes and map of a sparse file. macOS
@@ -60,17 +62,6 @@ NO_END = Sentence(
     "The tar ends after a file, without the zeros that mark its end. Every file that the manifest "
     "names is there; files that no row names may be missing.",
     Actor.NOBODY,
-)
-
-ONE_VOLUME = Sentence(
-    "archive.tar-one-volume",
-    "The export is one volume of a tar that was split into several; pack it again as a single "
-    "file.",
-)
-TWO_TARS = Sentence(
-    "archive.two-tars",
-    "The export is two tar archives, one after the other, and most programs read only the "
-    "first; unpack both and make one ordinary ZIP of their content.",
 )
 DEAD_LINK = Sentence(
     "file.hard-link-without-file",
@@ -117,7 +108,9 @@ def extract_tar(
         if stream.tell() == source.offset:
             warnings.append(NO_END())
         _check_rest(stream, warnings)
-    return names.usable(members), names.unusable, warnings
+    for name in names.unusable:  # because of a later member, perhaps
+        members.pop(name, None)
+    return members, names.unusable, warnings
 
 
 def _members(
@@ -223,7 +216,7 @@ def _check_rest(stream: Ahead, warnings: list[Problem]) -> None:
     if not seen and (not old or stream.tell() % RECORD == 0):
         return
     if is_tar(seen) or is_tar(old):
-        raise ArchiveError(TWO_TARS)
+        raise ArchiveError(TWO_ARCHIVES, kind=Words("tar archives"), which=Words("first"))
     warnings.append(BYTES_BEHIND(size=extra))
 
 

@@ -10,6 +10,8 @@ from zipfile import BadZipFile, ZipInfo
 
 from splitter.archives.members import (
     BYTES_BEHIND,
+    ONE_VOLUME,
+    TWO_ARCHIVES,
     ArchiveError,
     Limits,
     check_count,
@@ -57,11 +59,6 @@ ENCRYPTED_DIRECTORY = Sentence(
     "archive.zip-encrypted-directory",
     "The archive's table of contents is encrypted; zip the export again without a password.",
 )
-SPLIT = Sentence(
-    "archive.zip-one-volume",
-    "The archive is one volume of several: the other parts (.z01, .zip.001 and so on) are missing; "
-    "zip the export again as a single file.",
-)
 FRONT_MISSING = Sentence(
     "archive.zip-front-missing",
     "The archive's beginning is missing: it is the last part of one that was split (.zip.002 "
@@ -71,11 +68,6 @@ HUGE_FILE = Sentence(
     "archive.zip-with-huge-file",
     "The archive is damaged, or holds a file above 4 GiB, whose size macOS does not note; zip the "
     "export again by another program.",
-)
-TWO_ZIPS = Sentence(
-    "archive.two-zips",
-    "The archive is two ZIPs, one after the other, and most programs read only the last; "
-    "unpack both and make one ordinary ZIP of their content.",
 )
 
 
@@ -154,7 +146,7 @@ def _find(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[End
     if _is_encrypted(read, size):
         raise ArchiveError(ENCRYPTED_DIRECTORY)
     if ends[0].several:
-        raise ArchiveError(SPLIT)
+        raise ArchiveError(ONE_VOLUME)
     if ends[0].size > ends[0].position and read(0, min(4, size)) != LOCAL:
         raise ArchiveError(FRONT_MISSING)
     raise BadZipFile("its table of contents is not where it should be")
@@ -196,13 +188,13 @@ def _place(infos: list[ZipInfo], start: int, end: End, read: Read, size: int) ->
             raise ArchiveError(FRONT_MISSING)
         there = _is_at(infos[0], read, size, shift)
         if there and shift > 0 and read(0, 4) == LOCAL:
-            raise ArchiveError(TWO_ZIPS)
+            raise ArchiveError(TWO_ARCHIVES, kind=Words("ZIPs"), which=Words("last"))
         if there or not here:
             for info in infos:
                 info.header_offset += shift
     if (several or wrapped) and not _proved(infos, read, size):
         if several:
-            raise ArchiveError(SPLIT)
+            raise ArchiveError(ONE_VOLUME)
         raise BadZipFile("its files are not where its table of contents says")
 
 

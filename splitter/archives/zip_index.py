@@ -101,13 +101,14 @@ class ZipIndex:
         self.read_at = _with_cached_end(read, size)
         with reading():
             infos, start, self.remarks = read_directory(self.read_at, size, limits)
-        files: dict[str, MemberSpan] = {}
+        self.members: dict[str, MemberSpan] = {}
         for span in _spans(infos, start):
             info = span.info
             name = names.claim(info.filename, _is_folder(info), _why_unusable(info))
             if name is not None:
-                files[name] = span
-        self.members = names.usable(files)
+                self.members[name] = span
+        for name in names.unusable:  # because of a later member, perhaps
+            self.members.pop(name, None)
         most = most_unpacked(size, limits)
         self.unpacked = sum(span.info.file_size for span in self.members.values())
         if self.unpacked > most:

@@ -9,6 +9,7 @@ import struct
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipInfo
 from zlib import crc32
 
@@ -274,45 +275,42 @@ def _parsed(fields: Sequence[int], name: bytes, extra: bytes) -> ZipInfo:
 
 def parse_ends(tail: bytes, tail_start: int) -> Iterator[End]:
     """The end records in an archive's last bytes, in reverse order."""
-    position = len(tail)
-    while True:
-        position = tail.rfind(END, 0, position + 3)
-        if position < 0:
-            return
-        if position + END_OF_CENTRAL_DIRECTORY.size > len(tail):
+    for position in _last_first(END, tail, len(tail)):
+        stop = position + END_OF_CENTRAL_DIRECTORY.size
+        if stop > len(tail):
             continue
         _, disk, first_disk, _, count, size, offset, comment = END_OF_CENTRAL_DIRECTORY.unpack_from(
             tail, position
         )
-        stop = tail_start + position + END_OF_CENTRAL_DIRECTORY.size + comment
-        several = disk not in (0, MAX_16) or first_disk not in (0, MAX_16)
+        start = position
         wide = _zip64_end(tail, position)
-        if wide is not None:
-            record, (_, _, _, _, disk, first_disk, _, count, size, offset) = wide
-            several = bool(disk or first_disk)
-            yield End(tail_start + record, stop, count, size, offset, True, several)
-        else:
-            yield End(tail_start + position, stop, count, size, offset, False, several)
+        if wide:
+            start, (*_, disk, first_disk, _, count, size, offset) = wide
+        several = not {disk, first_disk} <= {0, MAX_16}
+        places = (tail_start + start, tail_start + stop + comment)
+        yield End(*places, count, size, offset, wide is not None, several)
 
 
 def _zip64_end(tail: bytes, position: int) -> tuple[int, tuple[int, ...]] | None:
-    """The Zip64 record of the end record at ``position``, and its own position.
+    """The position and the fields of the Zip64 record of the end record at ``position``.
 
     Other data may be between the record and its locator (4.3.14.3).
     """
     locator = position - ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR.size
     if locator < 0 or not tail.startswith(ZIP64_LOCATOR, locator):
         return None
-    record = locator
-    for _ in range(MOST_ENDS):
-        record = tail.rfind(ZIP64_END, 0, max(0, record + 3))
-        if record < 0:
-            break
+    for record in islice(_last_first(ZIP64_END, tail, locator), MOST_ENDS):
         if record + ZIP64_END_OF_CENTRAL_DIRECTORY.size <= locator:
             fields = ZIP64_END_OF_CENTRAL_DIRECTORY.unpack_from(tail, record)
             if record + 12 + fields[1] == locator:
                 return record, fields
     return None
+
+
+def _last_first(signature: bytes, data: bytes, end: int) -> Iterator[int]:
+    """The positions of a signature that begins before ``end``."""
+    while (end := data.rfind(signature, 0, end + 3)) >= 0:
+        yield end
 
 
 def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:

@@ -198,7 +198,7 @@ def test_volume_labels_listings_and_folders_are_ignored(kind: bytes, tmp_path: P
 
 
 def test_a_volume_of_a_split_tar_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="one volume of a tar"):
+    with pytest.raises(ArchiveError, match="one volume of several"):
         unpacked(tar_of(FILES, others=[entry("b.jpg", b"M")]), tmp_path)
 
 
