@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipInfo
+from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 from splitter.archives.members import ArchiveError
 from splitter.archives.zip_data import deflated_length, method_name
@@ -174,14 +174,28 @@ def header_disagreement(name: str, span: MemberSpan, read: Read) -> Problem | No
     except ArchiveError as error:
         return error.problem
     info = span.info
+    has_descriptor = header.flag_bits & DATA_DESCRIPTOR
     wide = local_zip64_sizes(header.extra)
+    if has_descriptor and wide:
+        # Java before version 22 uses the size; bsdtar and later versions use the Zip64 field.
+        return WIDE(name=name)
+    sizes = (info.compress_size, info.file_size)
+    left_out = (0, MAX_32) if has_descriptor else (MAX_32,) if wide else ()
     for differs, field in (
         (encoded_name(header) != encoded_name(info), "the name"),
         # 4.6.9: several programs read the name in an extra field.
         (header.filename != info.filename, "the name"),
         (header.compress_type != info.compress_type, "the compression method"),
         ((header.flag_bits ^ info.flag_bits) & ~STRENGTH, "a flag"),
-        (not _sizes_agree(header, wide, info), "the checksum or the size"),
+        (
+            header.CRC != info.CRC and not (has_descriptor and header.CRC in left_out),
+            "the checksum",
+        ),
+        (header.compress_size not in (info.compress_size, *left_out), "the size"),
+        (header.file_size not in (info.file_size, *left_out), "the size"),
+        (info.compress_type == ZIP_STORED and sizes[0] != sizes[1], "the size"),
+        # 4.5.3: some programs read the field even if the header has the sizes.
+        (wide and wide != sizes, "the size"),
     ):
         if differs:
             return DIFFERS(field=Words(f"{field} in front of the data of"), name=name)
@@ -191,28 +205,11 @@ def header_disagreement(name: str, span: MemberSpan, read: Read) -> Problem | No
     if sum(4 + len(value) for _, value in extra_fields(header.extra)) != len(header.extra):
         return LONG_FIELD(name=name)
     left = span.size - length - info.compress_size
-    has_descriptor = header.flag_bits & DATA_DESCRIPTOR
     if left > (LONGEST_DATA_DESCRIPTOR if has_descriptor else 0):
         return SLACK(name=name)
-    # Java before version 22 uses the size; bsdtar and later versions use the Zip64 field.
-    if has_descriptor and wide:
-        return WIDE(name=name)
     if has_descriptor and read(span.end - left, left) not in data_descriptors(info):
         return DIFFERS(field=Words("the checksum or the size after the data of"), name=name)
     return None
-
-
-def _sizes_agree(header: ZipInfo, wide: tuple[int, int] | None, info: ZipInfo) -> bool:
-    """Whether a header's checksum and sizes are correct or left to the data descriptor."""
-    sizes = (info.compress_size, info.file_size)
-    if info.compress_type == ZIP_STORED and sizes[0] != sizes[1]:
-        return False
-    pairs = [*zip((header.compress_size, header.file_size), sizes, strict=True)]
-    if wide:  # 4.5.3: some programs read the field even if the header has the sizes
-        pairs = [pair for pair in pairs if pair[0] != MAX_32] + [*zip(wide, sizes, strict=True)]
-    left_out = (0, MAX_32) if header.flag_bits & DATA_DESCRIPTOR else ()
-    pairs.append((header.CRC, info.CRC))
-    return all(value == want or value in left_out for value, want in pairs)
 
 
 def _data_disagreement(name: str, span: MemberSpan, read: Read) -> Problem | None:

@@ -48,9 +48,9 @@ def test_an_archive_that_agrees_with_itself_passes(data: bytes) -> None:
     ("data", "words"),
     [
         (changed(PLAIN, 4, b"\x3f\0"), "a later version of ZIP, 6.3"),
-        (changed(PLAIN, 14, b"\0\0\0\0"), "the checksum or the size"),
-        (changed(PLAIN, 18, b"\1\0\0\0"), "the checksum or the size"),
-        (changed(PLAIN, 22, b"\1\0\0\0"), "the checksum or the size"),
+        (changed(PLAIN, 14, b"\0\0\0\0"), "the checksum in front of the data"),
+        (changed(PLAIN, 18, b"\1\0\0\0"), "the size in front of the data"),
+        (changed(PLAIN, 22, b"\1\0\0\0"), "the size in front of the data"),
         (changed(PLAIN, 8, b"\0\0"), "the compression method"),
         (changed(PLAIN, 6, b"\x08\0"), "a flag"),
         (changed(PLAIN, 6, b"\0\x08"), "a flag"),
@@ -198,7 +198,7 @@ STREAM = zip_records.DATA_DESCRIPTOR
 ODD = {
     "a Zip64 field with other sizes": (
         member(extra=struct.pack("<2H2Q", 1, 16, 0, 0)),
-        "the checksum or the size",
+        "the size in front of the data",
     ),
     "sizes of 64 bits behind the data": (
         member(
