@@ -180,19 +180,17 @@ def header_disagreement(name: str, span: MemberSpan, read: Read) -> Problem | No
         # Java before version 22 uses the size; bsdtar and later versions use the Zip64 field.
         return WIDE(name=name)
     sizes = (info.compress_size, info.file_size)
-    left_out = (0, MAX_32) if has_descriptor else (MAX_32,) if wide else ()
+    left_out = (0, MAX_32) if has_descriptor else ()
+    elsewhere = (MAX_32,) if wide else left_out
     for differs, field in (
         (encoded_name(header) != encoded_name(info), "the name"),
         # 4.6.9: several programs read the name in an extra field.
         (header.filename != info.filename, "the name"),
         (header.compress_type != info.compress_type, "the compression method"),
         ((header.flag_bits ^ info.flag_bits) & ~STRENGTH, "a flag"),
-        (
-            header.CRC != info.CRC and not (has_descriptor and header.CRC in left_out),
-            "the checksum",
-        ),
-        (header.compress_size not in (info.compress_size, *left_out), "the size"),
-        (header.file_size not in (info.file_size, *left_out), "the size"),
+        (header.CRC not in (info.CRC, *left_out), "the checksum"),
+        (header.compress_size not in (info.compress_size, *elsewhere), "the size"),
+        (header.file_size not in (info.file_size, *elsewhere), "the size"),
         (info.compress_type == ZIP_STORED and sizes[0] != sizes[1], "the size"),
         # 4.5.3: some programs read the field even if the header has the sizes.
         (wide and wide != sizes, "the size"),

@@ -139,7 +139,9 @@ def _members(
             raise ArchiveError(ONE_VOLUME)
         linked_to = plain(info.linkname) if info.islnk() else ""
         target = None if linked_to in names.unusable else members.get(linked_to)
-        name = names.claim(info.name, not _is_file(info), _why_not(info, target))
+        # Folders, volume labels and listings are no files that a row can name.
+        is_file = info.isreg() or info.issym() or info.islnk() or info.isdev()
+        name = names.claim(info.name, not is_file, _why_not(info, target))
         if name is None:
             continue
         if target:
@@ -184,11 +186,6 @@ def _content(
             raise tarfile.ReadError("unexpected end of data")
         left -= len(chunk)
         yield chunk
-
-
-def _is_file(info: tarfile.TarInfo) -> bool:
-    """Whether a row can name the member. Folders, volume labels and listings are no files."""
-    return info.isreg() or info.issym() or info.islnk() or info.isdev()
 
 
 def _why_not(info: tarfile.TarInfo, target: Member | None) -> Problem | None:

@@ -97,8 +97,6 @@ def read_directory(
     position = 0
     while position < len(data) and not (infos and data.startswith(DIGITAL_SIGNATURE, position)):
         if not data.startswith(CENTRAL, position):
-            if _is_encrypted(read, size):
-                raise ArchiveError(ENCRYPTED_DIRECTORY)
             raise BadZipFile("its table of contents cannot be read")
         entry = parse_entry(data, position)
         if entry is None:
@@ -143,7 +141,8 @@ def _find(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[End
     for end in ends:
         if not end.count and not end.size:
             return end, end.position, b""
-    if _is_encrypted(read, size):
+    first = parse_local_header(read(0, min(LOCAL_FILE_HEADER.size, size)))
+    if first and first[0].flag_bits & MASKED:
         raise ArchiveError(ENCRYPTED_DIRECTORY)
     if ends[0].several:
         raise ArchiveError(ONE_VOLUME)
@@ -161,28 +160,25 @@ def _directories(read: Read, ends: Iterable[End]) -> Iterator[tuple[End, int]]:
                 yield end, start
 
 
-def _is_encrypted(read: Read, size: int) -> bool:
-    """Whether the directory is encrypted: the first local header's values are masked."""
-    header = parse_local_header(read(0, min(LOCAL_FILE_HEADER.size, size)))
-    return header is not None and bool(header[0].flag_bits & MASKED)
-
-
 def _place(infos: list[ZipInfo], start: int, end: End, read: Read, size: int) -> None:
     """Correct the members' offsets, so that they count from the archive's first byte.
 
     Offsets may be wrong by the length of a program in front of the archive, or by multiples of
     4 GiB: macOS's Archive Utility writes no Zip64 and lets numbers overflow. Volume numbers may be
     wrong too. If anything is unusual, the local headers must be at the corrected offsets.
-
-    Raises:
-        BadZipFile, ArchiveError: if the local headers are elsewhere.
     """
     shift = start - end.offset
     wrapped = not end.zip64 and shift > 0 and shift % WRAP == 0 and start >= WRAP
     several = end.several or any(info.volume not in (0, MAX_16) for info in infos)
     if wrapped:
         _unwrap(infos, start)
-    elif shift and infos and not several:
+    if wrapped or several:
+        some = [*infos[:: len(infos) // PROVED + 1], *infos[-1:]]
+        if not all(_is_at(info, read, size) for info in some):
+            if several:
+                raise ArchiveError(ONE_VOLUME)
+            raise BadZipFile("its files are not where its table of contents says")
+    elif shift and infos:
         here = _is_at(infos[0], read, size)
         if shift < 0 and not here and read(0, 4) != LOCAL:
             raise ArchiveError(FRONT_MISSING)
@@ -192,10 +188,6 @@ def _place(infos: list[ZipInfo], start: int, end: End, read: Read, size: int) ->
         if there or not here:
             for info in infos:
                 info.header_offset += shift
-    if (several or wrapped) and not _proved(infos, read, size):
-        if several:
-            raise ArchiveError(ONE_VOLUME)
-        raise BadZipFile("its files are not where its table of contents says")
 
 
 def _unwrap(infos: list[ZipInfo], directory_start: int) -> None:
@@ -203,9 +195,6 @@ def _unwrap(infos: list[ZipInfo], directory_start: int) -> None:
 
     Offsets ascend, so an offset smaller than the one before is past another multiple. Only a file
     above 4 GiB hides a multiple; then the offsets do not lead to the directory.
-
-    Raises:
-        ArchiveError: if the offsets do not lead to the directory.
     """
     base = last = 0
     for info in infos:
@@ -216,12 +205,6 @@ def _unwrap(infos: list[ZipInfo], directory_start: int) -> None:
     base += WRAP if directory_start % WRAP < last else 0
     if base != directory_start - directory_start % WRAP:
         raise ArchiveError(HUGE_FILE)
-
-
-def _proved(infos: list[ZipInfo], read: Read, size: int) -> bool:
-    """Whether the local headers of some members, from the first to the last, are in place."""
-    some = [*infos[:: len(infos) // PROVED + 1], *infos[-1:]]
-    return all(_is_at(info, read, size) for info in some)
 
 
 def _is_at(info: ZipInfo, read: Read, size: int, shift: int = 0) -> bool:

@@ -5,7 +5,7 @@ Section numbers refer to PKWARE's APPNOTE; see ``zip_records``.
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 from zipfile import BadZipFile, ZipInfo
@@ -102,11 +102,14 @@ class ZipIndex:
         with reading():
             infos, start, self.remarks = read_directory(self.read_at, size, limits)
         self.members: dict[str, MemberSpan] = {}
-        for span in _spans(infos, start):
-            info = span.info
-            name = names.claim(info.filename, _is_folder(info), _why_unusable(info))
+        infos.sort(key=lambda info: info.header_offset)
+        ends = [*(info.header_offset for info in infos), start][1:]
+        for info, end in zip(infos, ends, strict=True):
+            _check_room(info, end, start)
+            kind = _kind(info)
+            name = names.claim(info.filename, kind == stat.S_IFDIR, _why_unusable(info, kind))
             if name is not None:
-                self.members[name] = span
+                self.members[name] = MemberSpan(info, info.header_offset, end)
         for name in names.unusable:  # because of a later member, perhaps
             self.members.pop(name, None)
         most = most_unpacked(size, limits)
@@ -233,33 +236,18 @@ def content(
             raise BadZipFile("its checksum is wrong")
 
 
-def _spans(infos: Iterable[ZipInfo], directory_start: int) -> list[MemberSpan]:
-    """Each member's bytes, ordered by offset.
-
-    Raises:
-        ArchiveError: if members overlap, or one reaches beyond the archive. Only damaged archives
-            and ZIP bombs do that.
-    """
-    by_offset = sorted(infos, key=lambda info: info.header_offset)
-    ends = [*(info.header_offset for info in by_offset), directory_start][1:]
-    spans = []
-    for info, end in zip(by_offset, ends, strict=True):
-        start = info.header_offset
-        if start < 0 or start + least_size(info) > directory_start:
-            raise damaged(info.filename, "it reaches beyond the end of the archive")
-        if start + least_size(info) > end:
-            raise damaged(info.filename, "it overlaps the file after it")
-        spans.append(MemberSpan(info, start, end))
-    return spans
+def _check_room(info: ZipInfo, end: int, directory_start: int) -> None:
+    """Refuse a member that ends behind ``end``, as only damaged archives and ZIP bombs have."""
+    least_end = info.header_offset + least_size(info)
+    if info.header_offset < 0 or least_end > directory_start:
+        raise damaged(info.filename, "it reaches beyond the end of the archive")
+    if least_end > end:
+        raise damaged(info.filename, "it overlaps the file after it")
 
 
 def least_size(info: ZipInfo) -> int:
     """Bytes of a member without extra field and data descriptor, whose lengths are unknown here."""
     return LOCAL_FILE_HEADER.size + len(encoded_name(info)) + info.compress_size
-
-
-def _is_folder(info: ZipInfo) -> bool:
-    return info.filename.endswith(("/", "\\")) or _kind(info) == stat.S_IFDIR
 
 
 def _kind(info: ZipInfo) -> int:
@@ -270,8 +258,7 @@ def _kind(info: ZipInfo) -> int:
     return kind if info.create_system in (UNIX, MACOS) or kind == stat.S_IFLNK else 0
 
 
-def _why_unusable(info: ZipInfo) -> Problem | None:
-    kind = _kind(info)
+def _why_unusable(info: ZipInfo, kind: int) -> Problem | None:
     if kind == stat.S_IFLNK:
         return LINK()
     if kind not in (0, stat.S_IFREG):
