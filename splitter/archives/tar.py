@@ -99,7 +99,7 @@ def extract_tar(
         chunks = decompressed(archive, compression, warnings)
     with reading(), closing(Ahead(chunks, max_size)) as stream:
         if compression:
-            check_tar(stream.peek(BLOCK), compression)
+            check_tar(stream.peek(CHUNK), compression)
         stream.header_left = LONGEST_HEADERS
         source = tarfile.TarFile(
             fileobj=cast("IO[bytes]", stream), tarinfo=_Header, encoding="utf-8"

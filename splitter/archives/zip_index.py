@@ -107,7 +107,8 @@ class ZipIndex:
         for info, end in zip(infos, ends, strict=True):
             _check_room(info, end, start)
             kind = _kind(info)
-            name = names.claim(info.filename, kind == stat.S_IFDIR, _why_unusable(info, kind))
+            is_folder = kind == stat.S_IFDIR or info.filename.endswith(("/", "\\"))
+            name = names.claim(info.filename, is_folder, _why_unusable(info, kind))
             if name is not None:
                 self.members[name] = MemberSpan(info, info.header_offset, end)
         for name in names.unusable:  # because of a later member, perhaps

@@ -303,3 +303,8 @@ def test_attributes_that_take_quadratic_time_are_refused(record: bytes, tmp_path
     with pytest.raises(ArchiveError, match="damaged or incomplete"):
         unpacked(gzip.compress(pax_header(record) + TAR), tmp_path)
     assert time.process_time() - began < 5
+
+
+def test_zeros_before_other_bytes_are_no_tar(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="a file of an unknown format"):
+        unpacked(gzip.compress(bytes(512) + TAR[512:]), tmp_path)
