@@ -15,7 +15,14 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED
 from splitter.archives.members import ArchiveError
 from splitter.archives.zip_data import deflated_length, method_name
 from splitter.archives.zip_directory import Read
-from splitter.archives.zip_index import MemberSpan, ZipIndex, content, least_size, local_header
+from splitter.archives.zip_index import (
+    MemberSpan,
+    ZipIndex,
+    content,
+    keeping,
+    least_size,
+    local_header,
+)
 from splitter.archives.zip_records import (
     DATA_DESCRIPTOR,
     LONGEST_DATA_DESCRIPTOR,
@@ -103,13 +110,8 @@ def copyable(index: ZipIndex, folder: str) -> tuple[bool, Problem]:
         name, span = files[number]
         if number not in unpack or span.size > LARGEST_UNPACKED:
             return header_disagreement(name, span, index.read_at)
-        data = index.read_at(span.start, span.size)
-
-        def here(offset: int, length: int) -> bytes:
-            start = offset - span.start
-            return data[start : start + length]
-
-        return header_disagreement(name, span, here) or _data_disagreement(name, span, here)
+        read = keeping(index.read_at, span.start, span.size)
+        return header_disagreement(name, span, read) or _data_disagreement(name, span, read)
 
     with ThreadPoolExecutor(SAMPLE) as pool:  # a request mostly waits
         problem = next(filter(None, pool.map(look, chosen)), None)

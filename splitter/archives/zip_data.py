@@ -8,6 +8,7 @@ import bz2
 import lzma
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, BadZipFile
 
@@ -39,7 +40,6 @@ FED_DEFLATE64 = 256
 MOST_MEMORY = 256 * 1024 * 1024
 """Bytes of memory for a decompressor. The strongest presets need a quarter of it."""
 
-
 Unpacker = Callable[[Iterable[bytes], int], Iterator[bytes]]
 """Takes the compressed bytes of a member, and the size of its content from the directory. Returns
 the content, a few MiB at a time. Raises ``BadZipFile`` or an error of the decompressor for damaged
@@ -48,10 +48,6 @@ data; see ``damage.reading``."""
 
 def method_name(method: int) -> str:
     return METHODS.get(method, "an unknown kind of compression")
-
-
-def _stored(data: Iterable[bytes], size: int) -> Iterator[bytes]:
-    yield from data
 
 
 def _deflated64(data: Iterable[bytes], size: int) -> Iterator[bytes]:
@@ -83,23 +79,23 @@ def _unpacked(
 def _lzma(data: Iterable[bytes], size: int) -> Iterator[bytes]:
     # 4.4.4 and 5.8: a header with the properties, then a raw stream, whose end mark is optional.
     # Without the mark the decompressor would continue into the next bytes, so stop at the size.
-    decompressor: lzma.LZMADecompressor | None = None
-    left = size
-    for block in data:
-        if decompressor is None:
-            if len(block) < 9 or block[2:4] != b"\5\0":  # the length of the properties
-                raise BadZipFile("the header of its LZMA data is damaged")
-            # As zipfile does.
-            properties = lzma._decode_filter_properties(lzma.FILTER_LZMA1, block[4:9])  # type: ignore[attr-defined]
-            # No reference can reach back beyond the start of the content.
-            kept = properties["dict_size"] = max(4096, min(properties["dict_size"], size))
-            if kept > MOST_MEMORY:
-                raise BadZipFile(f"unpacking it takes {kept:,} bytes of memory")
-            decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[properties])
-            block = block[9:]
-        while left and not decompressor.eof and (block or not decompressor.needs_input):
-            content = decompressor.decompress(block, min(left, CHUNK))
-            left -= len(content)
+    blocks = iter(data)
+    first = next(blocks, None)
+    if first is None:
+        return
+    if len(first) < 9 or first[2:4] != b"\5\0":  # the length of the properties
+        raise BadZipFile("the header of its LZMA data is damaged")
+    # As zipfile does.
+    properties = lzma._decode_filter_properties(lzma.FILTER_LZMA1, first[4:9])  # type: ignore[attr-defined]
+    # No reference can reach back beyond the start of the content.
+    kept = properties["dict_size"] = max(4096, min(properties["dict_size"], size))
+    if kept > MOST_MEMORY:
+        raise BadZipFile(f"unpacking it takes {kept:,} bytes of memory")
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[properties])
+    for block in chain([first[9:]], blocks):
+        while size and not decompressor.eof and (block or not decompressor.needs_input):
+            content = decompressor.decompress(block, min(size, CHUNK))
+            size -= len(content)
             yield content
             block = b""
 
@@ -121,7 +117,7 @@ def deflated_length(data: bytes) -> int:
 
 
 UNPACKERS: dict[int, Unpacker] = {
-    ZIP_STORED: _stored,
+    ZIP_STORED: lambda data, _: iter(data),
     ZIP_DEFLATED: partial(_unpacked, _inflater, False),
     DEFLATE64: _deflated64,
     ZIP_BZIP2: partial(_unpacked, bz2.BZ2Decompressor, True),

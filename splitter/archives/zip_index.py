@@ -98,7 +98,8 @@ class ZipIndex:
                 volume of several, or exceeds ``limits``.
         """
         names = Names(limits)
-        self.read_at = _with_cached_end(read, size)
+        # The end records, often the directory and the manifest.
+        self.read_at = keeping(read, max(0, size - TAIL), min(size, TAIL))
         with reading():
             infos, start, self.remarks = read_directory(self.read_at, size, limits)
         self.members: dict[str, MemberSpan] = {}
@@ -138,17 +139,16 @@ class ZipIndex:
         return content(name, self.members[name], self.read_at)
 
 
-def _with_cached_end(read: Read, size: int) -> Read:
-    """``read`` that keeps the last bytes: the end records, often the directory and the manifest."""
-    start = max(0, size - TAIL)
-    end = read(start, size - start)
+def keeping(read: Read, start: int, length: int) -> Read:
+    """``read`` that reads one range at once and keeps it; an answer from it ends where it ends."""
+    kept = read(start, length)
 
-    def cached(offset: int, length: int) -> bytes:
-        if offset < start:
+    def keeps(offset: int, length: int) -> bytes:
+        if not start <= offset < start + len(kept):
             return read(offset, length)
-        return end[offset - start :][:length]
+        return kept[offset - start :][:length]
 
-    return cached
+    return keeps
 
 
 def file_reader(file: IO[bytes]) -> Read:
@@ -202,14 +202,8 @@ def content(
             differ.
     """
     info = span.info
-    first = read(span.start, min(span.size, at_once))
-
-    def near(offset: int, length: int) -> bytes:
-        """Up to ``length`` bytes of the member."""
-        at = offset - span.start
-        return first[at : at + length] or read(offset, length)
-
-    header, length = local_header(name, span, near)
+    read = keeping(read, span.start, min(span.size, at_once))
+    header, length = local_header(name, span, read)
     if not same_name(info, header):
         raise damaged(name, "it has another name in the table of contents")
 
@@ -217,7 +211,7 @@ def content(
         position = span.start + length
         end = position + info.compress_size
         while position < end:
-            block = near(position, min(CHUNK, end - position))
+            block = read(position, min(CHUNK, end - position))
             if not block:
                 raise EOFError("the file ends early")
             position += len(block)

@@ -95,14 +95,16 @@ class End:
         return count == self.count if self.zip64 else (count - self.count) % (MAX_16 + 1) == 0
 
 
-def stored_member(name: str, size: int, crc: int, modified: DosDateTime) -> ZipInfo:
+def stored_member(
+    name: str, size: int, crc: int, modified: DosDateTime, offset: int = 0
+) -> ZipInfo:
     """The entry of an uncompressed regular file with mode 644."""
     member = ZipInfo(name, modified)
     member.external_attr = REGULAR_FILE
     member.flag_bits = 0 if name.isascii() else UTF8_NAME
     member.CRC = crc
     member.file_size = member.compress_size = size
-    member.header_offset = 0
+    member.header_offset = offset
     return member
 
 
@@ -110,8 +112,7 @@ def stored_file(
     name: str, content: bytes, modified: DosDateTime, offset: int
 ) -> tuple[ZipInfo, bytes]:
     """The entry of an uncompressed file at ``offset``, and its local header and content."""
-    member = stored_member(name, len(content), crc32(content), modified)
-    member.header_offset = offset
+    member = stored_member(name, len(content), crc32(content), modified, offset)
     return member, local_file_header(member) + content
 
 
