@@ -159,7 +159,7 @@ def choose_lane(
     elif strategy == "auto" and export.source.size <= settings.splice_min_size:
         return Extract(SMALL(), index, parts)
     else:
-        can_splice, reason = _can_splice(export, index, parts)
+        can_splice, reason = _can_splice(index, parts)
         if can_splice:
             return Splice(reason, index, parts)
     if strategy == "splice":
@@ -167,9 +167,9 @@ def choose_lane(
     return Extract(reason, index, parts)
 
 
-def _can_splice(export: Export, index: ZipIndex, parts: Partition) -> tuple[bool, Problem]:
+def _can_splice(index: ZipIndex, parts: Partition) -> tuple[bool, Problem]:
     """Whether a ZIP can be spliced, and the reason."""
     for image, file in parts.images.items():
         if file != parts.folder + image:
             return False, RESPELLED(name=file)
-    return copyable(index, parts.folder, export.read)
+    return copyable(index, parts.folder)

@@ -405,7 +405,7 @@ def test_a_tar_without_all_of_its_end_is_read(blocks: int, tmp_path: Path) -> No
 def test_a_sparse_file_of_too_many_pieces_is_refused_unread() -> None:
     bomb = CASES / "abuse" / "13-tar-sparse-map-15M.tar.gz"
     begun = time.process_time()
-    assert "sparse file" in refusal_of(bomb.read_bytes())
+    assert "the headers of one file are too long" in refusal_of(bomb.read_bytes())
     assert time.process_time() - begun < 5
 
 
@@ -435,7 +435,8 @@ def test_an_old_sparse_map_of_too_many_blocks_is_refused() -> None:
     header[482] = 1
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    assert "sparse file" in refusal_of(bytes(header) + (b"\0" * 504 + b"\1" + b"\0" * 7) * 1000)
+    blocks = (b"\0" * 504 + b"\1" + b"\0" * 7) * 4000
+    assert "the headers of one file are too long" in refusal_of(bytes(header) + blocks)
 
 
 @pytest.mark.parametrize(

@@ -176,20 +176,23 @@ BROKEN_ZIPS = {
     ),
     "overlap": (
         with_directory(STREAMED, set_on(1, header_offset=0)),
-        "'a.jpg' overlaps the file after it",
+        "'a.jpg' cannot be unpacked (it overlaps the file after it)",
     ),
-    "overlap bomb": (overlap_bomb(20, bytes(10**6)), "'00.jpg' overlaps the file after it"),
+    "overlap bomb": (
+        overlap_bomb(20, bytes(10**6)),
+        "'00.jpg' cannot be unpacked (it overlaps the file after it)",
+    ),
     "overlap in part": (
         with_directory(STREAMED, set_on(0, compress_size=STREAMED.index(b"PK\3\4", 1))),
-        "'a.jpg' overlaps the file after it",
+        "'a.jpg' cannot be unpacked (it overlaps the file after it)",
     ),
     "size beyond its end": (
         with_directory(STREAMED, set_on(2, compress_size=5 * 1024**3)),
-        "'manifest.csv' reaches beyond it",
+        "'manifest.csv' cannot be unpacked (it reaches beyond the end",
     ),
     "offset beyond its end": (
         with_directory(STREAMED, set_on(1, header_offset=10**6)),
-        "'b.jpg' reaches beyond it",
+        "'b.jpg' cannot be unpacked (it reaches beyond the end",
     ),
     "count": (with_end(with_end(STREAMED, 8, 4), 10, 4), "lists 3 files but counts 4"),
     "count of Zip64": (
