@@ -134,9 +134,9 @@ def swallowed_rows(table: Table, unlisted: Collection[str]) -> None:
     Raises:
         ManifestError: if a cell with line breaks has the name of an image that no row names.
     """
-    if not unlisted or b'"' not in table.source.text:
+    if not unlisted or b'"' not in table.text:
         return
-    for number, cells in table.source.records():
+    for number, cells in table.records():
         for cell in cells:
             if "\n" not in cell and "\r" not in cell:
                 continue
@@ -148,22 +148,22 @@ def swallowed_rows(table: Table, unlisted: Collection[str]) -> None:
 
 def loose_marks(table: Table, unlisted: Collection[str]) -> Problem | None:
     """Warn about a quotation mark in an unquoted cell, which RFC 4180 forbids."""
-    if table.source.is_strict:
+    if table.is_strict:
         return None
-    position, number = strict_part(table.source.text)
+    position, number = strict_part(table.text)
     column = 0
-    while cell := CELL.match(table.source.text, position):
+    while cell := CELL.match(table.text, position):
         column, position = column + 1, cell.end()
     return LOOSE_MARK(**_place(table, number + 1, column, '"'))
 
 
 def lost_encoding(table: Table, unlisted: Collection[str]) -> Problem | None:
     """Warn about letters that an earlier program lost."""
-    text = table.source.text
+    text = table.text
     if text.isascii() or not (found := LOST.search(text.lstrip(b"\r\n\xef\xbb\xbf"))):
         return None
     lost = found.group().decode()
-    for number, cells in table.source.records():
+    for number, cells in table.records():
         for column, cell in enumerate(cells):
             if lost in cell.lstrip("\ufeff" if number == 1 else ""):
                 return LOST_ENCODING(**_place(table, number, column, lost))
@@ -172,7 +172,7 @@ def lost_encoding(table: Table, unlisted: Collection[str]) -> Problem | None:
 
 def _place(table: Table, number: int, column: int, wanted: str) -> dict[str, object]:
     """The values for a sentence about ``wanted`` in a cell."""
-    cells = next(cells for row, cells in table.source.records() if row == number)
+    cells = next(cells for row, cells in table.records() if row == number)
     cell = cells[column] if column < len(cells) else ""
     start = max(cell.find(wanted), 0)
     return {
