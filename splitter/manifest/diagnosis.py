@@ -43,8 +43,8 @@ SEPARATORS = {
     "|": Words("the character '|'"),
 }
 
-JOINTS = re.compile(r"[\s_\-.]+")
-"""Characters that some programs put between two words of a name."""
+JOINTS = "_-."
+"""Characters that some programs put between two words of a name, like blanks."""
 
 TOTAL = re.compile(r"(?i)\b(?:sub)?(?:totale?s?|sum|summe|count|somme|suma|gesamt|anzahl)\b")
 
@@ -76,14 +76,10 @@ def other_file(failure: UnreadableError) -> Problem | None:
     found = recognise(failure.table.data)
     if found is None:
         return None
-    match found.kind:
-        case Kind.COMPRESSED:
-            return COMPRESSED()
-        case Kind.WEB_PAGE:
-            return WEB_PAGE_INSTEAD()
-        case Kind.ZIP:
-            return OTHER_FILE(kind=Words("a workbook (.xlsx, .ods or .numbers)"))
-    return OTHER_FILE(kind=found.name)
+    is_zip = found.kind is Kind.ZIP
+    kind = Words("a workbook (.xlsx, .ods or .numbers)") if is_zip else found.name
+    others = {Kind.COMPRESSED: COMPRESSED, Kind.WEB_PAGE: WEB_PAGE_INSTEAD}
+    return others.get(found.kind, OTHER_FILE)(kind=kind)
 
 
 # The encoding
@@ -102,7 +98,7 @@ CODE_PAGE = Sentence(
 
 def utf_16(failure: UnreadableError) -> Problem | None:
     text = failure.table.text
-    is_utf_16 = text.startswith(tuple(UTF16_BOMS)) or text.count(0) * 3 > len(text)
+    is_utf_16 = text.startswith(UTF16_BOMS) or text.count(0) * 3 > len(text)
     return UNREADABLE_UTF_16() if is_utf_16 else None
 
 
@@ -260,16 +256,13 @@ def whole_lines(failure: UnreadableError) -> Problem | None:
     return WHOLE_LINES(line=header[0]) if failure.table.image_column in names else None
 
 
-def wrapped_name(failure: UnreadableError) -> Problem | None:
-    wanted = failure.table.image_column
-    name = next((name for name in failure.table.header if unwrapped(name) == wanted), None)
-    return WRAPPED_NAME(name=name, column=wanted) if name else None
-
-
-def similar_name(failure: UnreadableError) -> Problem | None:
+def other_name(failure: UnreadableError) -> Problem | None:
     header, wanted = failure.table.header, failure.table.image_column
-    name = next((name for name in header if _folded(name) == _folded(wanted)), None)
-    return SIMILAR_NAME(column=wanted, name=name, names=header) if name else None
+    for sentence, form in ((WRAPPED_NAME, unwrapped), (SIMILAR_NAME, _folded)):
+        for name in header:
+            if form(name) == form(wanted):
+                return sentence(column=wanted, name=name, names=header)
+    return None
 
 
 def no_header(failure: UnreadableError) -> Problem | None:
@@ -302,8 +295,8 @@ def _first_line(table: Table) -> str:
 
 
 def _folded(name: str) -> str:
-    visible = "".join(character for character in name if not is_invisible(character))
-    return JOINTS.sub("", visible).casefold()
+    kept = (letter for letter in name if letter not in JOINTS and not is_invisible(letter))
+    return "".join(kept).casefold()
 
 
 # Rows of the wrong width
@@ -378,8 +371,8 @@ def no_rows(failure: UnreadableError) -> Problem | None:
 CHECKS: Mapping[Fault, Sequence[Check]] = {
     Fault.TEXT: (two_readings, other_separator, code_page, mark_out_of_place),
     Fault.HEADER: (
-        *(empty, two_columns, separator_line, other_separator, whole_lines, wrapped_name),
-        *(similar_name, no_header, header_below, no_column),
+        *(empty, two_columns, separator_line, other_separator, whole_lines, other_name),
+        *(no_header, header_below, no_column),
     ),
     Fault.ROWS: (
         *(header_again, total_row, short_header, wrong_width, missing_image, unusable_image),
@@ -424,15 +417,12 @@ NO_MANIFEST = Sentence(
 
 # Tables that another program saved instead of manifest.csv, by name ending.
 OTHER_TABLES = {
-    ".xlsx": Words("an Excel workbook"),
-    ".xlsm": Words("an Excel workbook"),
-    ".xls": Words("an old Excel workbook"),
-    ".ods": Words("a LibreOffice workbook"),
-    ".numbers": Words("a Numbers workbook"),
-    ".tsv": Words("a table with tabs"),
-    ".tab": Words("a table with tabs"),
-    ".csv.txt": Words("a manifest with another name"),
-    "manifest.txt": Words("a manifest with another name"),
+    (".xlsx", ".xlsm"): Words("an Excel workbook"),
+    (".xls",): Words("an old Excel workbook"),
+    (".ods",): Words("a LibreOffice workbook"),
+    (".numbers",): Words("a Numbers workbook"),
+    (".tsv", ".tab"): Words("a table with tabs"),
+    (".csv.txt", "manifest.txt"): Words("a manifest with another name"),
 }
 
 
@@ -443,8 +433,8 @@ def explain_names(names: Collection[str]) -> ManifestError:
     for name in names:
         if name.lower().endswith(ARCHIVE_SUFFIXES):
             return ManifestError(INNER_ARCHIVE, name=name)
-    for ending, words in OTHER_TABLES.items():
-        found = [name for name in names if name.lower().endswith(ending) and name.count("/") <= 1]
+    for endings, words in OTHER_TABLES.items():
+        found = [name for name in names if name.lower().endswith(endings) and name.count("/") <= 1]
         found = [name for name in found if "manifest" in name.lower()] or found
         if len(found) == 1:
             return ManifestError(OTHER_TABLE, name=found[0], kind=words)
