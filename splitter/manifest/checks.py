@@ -1,9 +1,7 @@
 """Finds damage in a readable manifest: wrong content in well-formed rows.
 
-To add a check, declare its sentence, write a function that returns or raises it, add the function
-to ``CHECKS``, and add a manifest named after the sentence's code to
-tests/fixtures/cases/tables/by-code. The checks run after all rows have been read. A check may read
-the rows again, but only if it has found something.
+The checks run after all rows have been read. A check may read the rows again, but only if it has
+found something. CONTRIBUTING.md says how to add one, here and in ``diagnosis``.
 """
 
 import re

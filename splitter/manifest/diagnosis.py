@@ -1,8 +1,6 @@
 """Finds the cause of an unreadable manifest and returns its sentence.
 
-``explain`` runs the checks of a fault in order and takes the first sentence. To add a check for a
-report from the field, declare its sentence, write the function, add it to ``CHECKS``, and add a
-manifest named after the sentence's code to tests/fixtures/cases/tables/by-code.
+``explain`` runs the checks of a fault in order and takes the first sentence.
 """
 
 import csv

@@ -1,8 +1,4 @@
-"""Finds the reason why a row has no image, for ``diagnosis``.
-
-To add a reason, add its condition to ``_difference`` and a manifest to
-tests/fixtures/cases/tables/by-code.
-"""
+"""Finds the reason why a row has no image, for ``diagnosis``."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence

@@ -162,7 +162,7 @@ def _composed(name: str) -> str:
 
 @dataclass
 class Table:
-    """A manifest. What is behind ``full_width`` is complete once all rows have been read.
+    """A manifest. The fields after ``full_width`` are complete once all rows have been read.
 
     Attributes:
         data: the original bytes.
