@@ -44,7 +44,7 @@ def run(command: list[str], path: Path, folder: Path) -> None:
 
 def batch_of(rows: str) -> Batch:
     table = manifest_text.read(rows.encode(), "imageName")
-    (batch,) = manifest.partition(table.header, table.rows, table.column, 1000)
+    (batch,) = manifest.partition(table, 1000)
     return batch
 
 

@@ -83,7 +83,7 @@ def php_cell(cell: str) -> str:
 
 def split(text: str, batch_size: int) -> list[Batch]:
     table = manifest_text.read(text.encode(), IMAGE)
-    return list(manifest.partition(table.header, table.rows, table.column, batch_size))
+    return list(manifest.partition(table, batch_size))
 
 
 def read(data: bytes, max_cells: int = 1000) -> Table:
