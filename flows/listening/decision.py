@@ -60,11 +60,9 @@ class Run:
         attempts: how many attempts ended badly after its own code had begun.
         failed_starts: how many starts failed before its own code began, since the last attempt.
         age: time in its state.
-        waited: time since it last ran, or since it was created if it never did.
-        stalled: the same, but at most the time since another run of its pool, or else of its
-            deployment, has run.
+        stalled: time since it, or another run of its pool or else of its deployment, last ran, or
+            since it was created; 0 while another runs.
         missed_heartbeats: how many heartbeats are overdue; 0 where that cannot be known.
-        others_run: whether other runs of its pool, or else of its deployment, are running.
         load: runnable processes per processor of this machine; 1 or less if it is not overloaded.
     """
 
@@ -74,10 +72,8 @@ class Run:
     attempts: int = 0
     failed_starts: int = 0
     age: timedelta = timedelta()
-    waited: timedelta = timedelta()
     stalled: timedelta = timedelta()
     missed_heartbeats: float = 0.0
-    others_run: bool = False
     load: float = 1.0
 
 
@@ -145,7 +141,7 @@ def decide(run: Run | None, settings: Settings) -> Decision:
     if state.is_cancelling():
         return give_up(CANCELLED) if run.age > TIME_TO_CANCEL else Extend()
     if state.is_pending():  # however long it waited before, it is about to begin
-        if run.age > time_to_start(run):
+        if run.age > time_to_start(run.has_pool, run.load):
             return MarkCrashed("The service or worker that took it did not start it")
         return Extend()
     return decide_waiting(run, settings)
@@ -156,21 +152,18 @@ def decide_waiting(run: Run, settings: Settings) -> Decision:
     state = run.state
     if state.name == IN_LINE:
         return Extend("a concurrency limit of Prefect")
-    waited = run.stalled if state.is_scheduled() else run.waited
+    waited = run.stalled if state.is_scheduled() else run.age
     if waited > timedelta(seconds=settings.start_timeout):
         return give_up(f"the run that makes them did not begin in time, it stayed {state.name}")
-    if state.name == LATE and run.others_run:
+    if state.name == LATE and not run.stalled:
         return Extend("the other runs of its pool or service")
     return Extend()
 
 
-def time_to_start(run: Run) -> timedelta:
+def time_to_start(has_pool: bool, load: float) -> timedelta:
     """How long a run may be Pending; the interpreters of an overloaded machine start slowly."""
-    return TIME_TO_START_IN_POOL if run.has_pool else time_to_start_here(run.load)
-
-
-def time_to_start_here(load: float) -> timedelta:
-    """The longest Pending time of a run without a work pool, at this machine's load."""
+    if has_pool:
+        return TIME_TO_START_IN_POOL
     return TIME_TO_START_HERE * min(max(load, 1.0), LONGEST_LOAD)
 
 

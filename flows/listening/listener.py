@@ -15,6 +15,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
+from prefect.states import Cancelling, Crashed
 
 from blocks.saved import Aws
 from flows.listening import decision
@@ -22,14 +23,7 @@ from flows.listening.clock import ServerClock
 from flows.listening.heartbeats import Heartbeats
 from flows.listening.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
 from flows.listening.processes import end_leftovers, end_run
-from flows.listening.recovery import (
-    force_cancelled,
-    mark_crashed,
-    note_callback,
-    observe,
-    request_cancellation,
-    retry,
-)
+from flows.listening.recovery import force_cancelled, note_callback, observe, retry
 from flows.run_page.progress import best_effort
 from flows.support.outage import is_outage
 from splitter.aws import CallbackError, Delivery, TriggerQueue
@@ -113,34 +107,32 @@ class Listener:
         for waiting in sorted(self._waiting.values(), key=lambda waiting: waiting.refusals):
             delivery = waiting.delivery
             if delivery.message_id in self._unacknowledged:
-                del self._waiting[delivery.message_id]
                 self._acknowledge(delivery)
                 continue
             self.extend_visibility()
             try:
                 created = self._intake.create_run(waiting)
             except UnanswerableError as error:
-                del self._waiting[delivery.message_id]
                 self._reject(delivery, str(error))
-                continue
             except NoRunError as error:
-                del self._waiting[delivery.message_id]
-                self._answer(delivery, error.address, error.sentence)
-                continue
-            if created is None:
-                if waiting.refusals == 1:
+                self._give_up(delivery, error.address, None, error.sentence)
+            else:
+                if created:
+                    self._begin(waiting, *created)
+                    if not self._intake.has_pool:
+                        stopping.wait(SECONDS_BETWEEN_STARTS)
+                elif waiting.refusals == 1:
                     self._logger.warning(
                         "Prefect answers 404 to the run of message %s", delivery.message_id
                     )
-                continue
-            address, run = created
-            del self._waiting[delivery.message_id]
-            self._in_flight[delivery.message_id] = InFlight(
-                delivery, address, run.id, waiting.visibility_extended_at
-            )
-            self._logger.info("Message %s is flow run %s", delivery.message_id, run.name)
-            if not self._intake.has_pool:
-                stopping.wait(SECONDS_BETWEEN_STARTS)
+
+    def _begin(self, waiting: Waiting, address: ReplyAddress, run: FlowRun) -> None:
+        message = waiting.delivery.message_id
+        del self._waiting[message]
+        self._in_flight[message] = InFlight(
+            waiting.delivery, address, run.id, waiting.visibility_extended_at
+        )
+        self._logger.info("Message %s is flow run %s", message, run.name)
 
     def extend_visibility(self) -> None:
         """Keep all messages invisible that this listener holds."""
@@ -184,18 +176,15 @@ class Listener:
     def _reconcile(self, export: InFlight, run: FlowRun | None) -> None:
         """Carry out the decision about one run."""
         observed = observe(self._prefect, run, self._heartbeats, self._clock)
-        match decision.decide(observed, self._settings):
-            case decision.Acknowledge():
-                if run and run.state:
-                    self._logger.info("%s: %s, %s", run.name, run.state.name, run.state.message)
-                self._settle(export)
-            case decision.Fail(sentence):
-                self._give_up(export, run, sentence)
-            case verdict if run is not None:
-                self._carry_on(export, run, verdict)
-
-    def _carry_on(self, export: InFlight, run: FlowRun, verdict: decision.Decision) -> None:
+        verdict = decision.decide(observed, self._settings)
         match verdict:
+            case decision.Fail(sentence):
+                self._give_up(export.delivery, export.address, run, sentence)
+            case _ if run is None or run.state is None:
+                pass  # the decision about a deleted run is Fail
+            case decision.Acknowledge():
+                self._logger.info("%s: %s, %s", run.name, run.state.name, run.state.message)
+                self._acknowledge(export.delivery)
             case decision.Extend(reason):
                 if reason and reason != export.waits_for:
                     self._logger.info("%s waits for %s", run.name, reason)
@@ -206,23 +195,20 @@ class Listener:
                 retry(self._prefect, run, verdict, self._clock.now())
             case decision.MarkCrashed(reason):
                 self._logger.warning("%s is marked crashed. %s", run.name, reason)
-                mark_crashed(self._prefect, run, reason)
+                self._prefect.set_flow_run_state(run.id, Crashed(message=reason), force=True)
                 end_run(run, self._logger)
             case decision.Cancel(reason):
                 self._logger.warning("%s is cancelled. %s", run.name, reason)
-                request_cancellation(self._prefect, run, reason)
+                self._prefect.set_flow_run_state(run.id, Cancelling(message=reason))
 
     def _handle(self, error: Exception, export: InFlight, run: FlowRun | None) -> None:
-        """Wait, reject or answer the message, by what the error of its run concerns.
+        """Wait or answer the message, by what the error of its run concerns.
 
         Raises:
             Exception: the error, if it concerns the installation and so every message.
         """
         message = export.delivery.message_id
-        if isinstance(error, CallbackError):
-            self._forget(export)
-            self._reject(export.delivery, str(error))
-        elif is_outage(error) or message in self._unacknowledged:
+        if is_outage(error) or message in self._unacknowledged:
             self._logger.warning("Message %s has to wait: %r", message, error)
         elif isinstance(error, SetupError) or is_denied(error) or is_kind(error, Kind.EXPIRED):
             raise error
@@ -231,52 +217,42 @@ class Listener:
         else:
             self._logger.error("Unexpected error about message %s", message, exc_info=error)
             try:
-                self._give_up(export, run, explain(error))
+                self._give_up(export.delivery, export.address, run, explain(error))
             except Exception as unsent:
-                if is_outage(unsent):
+                if is_outage(unsent):  # still in flight: the next look tries again
                     self._logger.warning("Message %s has to wait: %r", message, unsent)
-                    return  # still in flight: the next look tries again
-                self._forget(export)
-                self._reject(export.delivery, repr(unsent))
+                else:
+                    self._reject(export.delivery, repr(unsent))
 
-    def _give_up(self, export: InFlight, run: FlowRun | None, sentence: str) -> None:
+    def _give_up(
+        self, delivery: Delivery, address: ReplyAddress, run: FlowRun | None, sentence: str
+    ) -> None:
         """Send the failure that no run will send."""
-        self._logger.error("Giving up on message %s: %s", export.delivery.message_id, sentence)
+        self._logger.error("Giving up on message %s: %s", delivery.message_id, sentence)
         if run and run.state and not run.state.is_final():
             force_cancelled(self._prefect, run, sentence)
-        failure = Failure(download_id=export.address.download_id, error=sentence)
-        Aws().callbacks(export.address).send(failure)
+        failure = Failure(download_id=address.download_id, error=sentence)
+        try:
+            Aws().callbacks(address).send(failure)
+        except CallbackError as unsent:
+            self._reject(delivery, str(unsent))
+            return
         if run:
             # The message is deleted next; an error here would send the callback once more.
             with best_effort("The callback, which was sent,", self._logger, waits=False):
                 note_callback(self._prefect, run, failure)
-        self._settle(export)
-
-    def _answer(self, delivery: Delivery, address: ReplyAddress, sentence: str) -> None:
-        """Send the failure of a message that has no run."""
-        self._logger.error("Giving up on message %s: %s", delivery.message_id, sentence)
-        failure = Failure(download_id=address.download_id, error=sentence)
-        try:
-            Aws().callbacks(address).send(failure)
-            self._acknowledge(delivery)
-        except CallbackError as unsent:
-            self._reject(delivery, str(unsent))
-
-    def _settle(self, export: InFlight) -> None:
-        self._forget(export)
-        self._acknowledge(export.delivery)
+        self._acknowledge(delivery)
 
     def _acknowledge(self, delivery: Delivery) -> None:
         """Delete a message that is answered; after an outage, when it is received again."""
+        self._forget(delivery)
         self._unacknowledged.add(delivery.message_id)
         if self._queue.acknowledge(delivery):
             self._unacknowledged.remove(delivery.message_id)
 
-    def _forget(self, export: InFlight) -> None:
-        self._in_flight.pop(export.delivery.message_id, None)
-
     def _reject(self, delivery: Delivery, why: str) -> None:
         """Log why a message cannot be answered, and move it to the dead-letter queue in time."""
+        self._forget(delivery)
         is_moved = False
         try:
             is_moved = self._queue.reject(delivery)
@@ -286,3 +262,7 @@ class Listener:
             self._logger.error("Message %s is now a dead letter: %s", delivery.message_id, why)
         else:
             self._logger.warning("Message %s is put off: %s", delivery.message_id, why)
+
+    def _forget(self, delivery: Delivery) -> None:
+        self._in_flight.pop(delivery.message_id, None)
+        self._waiting.pop(delivery.message_id, None)

@@ -78,8 +78,7 @@ class Events:
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    often = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: FREQUENCY})
-    with disable_run_logger(), often:
+    with disable_run_logger():
         yield
 
 
@@ -137,6 +136,27 @@ def test_a_run_that_is_not_running_misses_none() -> None:
     run = FlowRun(id=uuid4(), flow_id=uuid4(), state=Pending(timestamp=NOW - timedelta(hours=1)))
     events = cast(SyncPrefectClient, Events({OWN: REGULAR}))
     assert Heartbeats(events, OWN, ServerClock()).missed(run) == 0
+
+
+def test_a_listener_without_heartbeats_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    events, clock = Events({}), ServerClock()
+    heartbeats = Heartbeats(cast(SyncPrefectClient, events), OWN, clock)
+    monkeypatch.setattr(heartbeats, "SECONDS_BETWEEN_READS", 0)
+    monkeypatch.setattr("flows.listening.heartbeats.create_markdown_artifact", lambda *_, **__: 0)
+    monkeypatch.setattr(heartbeats._logger, "warning", lambda _, line: warnings.append(line))
+    clock.note(Response(200))  # after an outage they may be away for a while
+    heartbeats.warn_of_silence()
+    assert warnings == []
+    monkeypatch.setattr(clock, "_answers_since", NOW)
+    for _ in range(2):
+        heartbeats.warn_of_silence()
+    assert len(warnings) == 1
+    events.arrivals[OWN] = [datetime.now(UTC)]
+    heartbeats.warn_of_silence()
+    events.arrivals[OWN] = []
+    heartbeats.warn_of_silence()
+    assert len(warnings) == 2
 
 
 @pytest.mark.parametrize("minutes", [-10, 10])
