@@ -73,21 +73,13 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
     try:
         listen_until_stopped(queue_url, deployment)
     except Exception as error:
-        if not is_operators(error):
+        is_refused = is_denied(error) or is_kind(error, Kind.EXPIRED, Kind.REFUSED)
+        if not (is_refused or isinstance(error, SetupError)):
             raise
         # A state instead of the exception: its sentence says all, a traceback would hide it.
         problem = problem_of(error)
         get_run_logger().error("%s %s", problem, problem.advice)
         return Failed(message=f"{problem} {problem.advice}")  # type: ignore[return-value]
-
-
-def is_operators(error: Exception) -> bool:
-    """Whether an operator has to correct something, such as a key, a role or a setting."""
-    return (
-        isinstance(error, SetupError)
-        or is_kind(error, Kind.EXPIRED, Kind.REFUSED)
-        or is_denied(error)
-    )
 
 
 def listen_until_stopped(queue_url: str | None, deployment: str) -> None:
@@ -112,8 +104,8 @@ def listen_until_stopped(queue_url: str | None, deployment: str) -> None:
         waits_for_prefect(FEW_RETRIES),  # because messages must be kept invisible meanwhile
     ):
         heartbeats = Heartbeats(prefect, run, clock)
-        intake = Intake(prefect, deployment, allowed)
-        listener = Listener(queue, prefect, intake, settings, heartbeats, clock)
+        intake = Intake(prefect, deployment)
+        listener = Listener(queue, prefect, intake, settings, allowed, heartbeats, clock)
         outage = Outage()
         get_run_logger().info("Listening to %s", url)
         is_checked = False

@@ -176,15 +176,14 @@ def decide_finished(run: Run, settings: Settings) -> Decision:
         return Fail(state.message)
     if state.is_cancelled() and state.message != SERVICE_STOPPED:
         return give_up(CANCELLED)
+    tries = run.failed_starts or run.attempts
+    delay = min(FIRST_DELAY * 4 ** max(tries - 1, 0), LONGEST_DELAY)
     if run.failed_starts:  # no capacity, a quota, an image: not a fault of the export
         if run.stalled > timedelta(seconds=settings.start_timeout):
             return give_up("the run that makes them could not be started in time")
-        return Retry(
-            f"Not started yet, tried until START_TIMEOUT; last time: {state.message}",
-            min(FIRST_DELAY * 4 ** (run.failed_starts - 1), LONGEST_DELAY),
-        )
+        reason = f"Not started yet, tried until START_TIMEOUT; last time: {state.message}"
+        return Retry(reason, delay)
     if run.attempts < settings.max_attempts:
-        delay = min(FIRST_DELAY * 4 ** max(run.attempts - 1, 0), LONGEST_DELAY)
         if run.has_pool and state.message == NO_HEARTBEATS:
             delay = max(delay, TIME_TO_STOP)
         return Retry(f"Attempt {run.attempts} ended {state.name}: {state.message}", delay)

@@ -7,8 +7,6 @@ the run's idempotency key is the message's id, finds the same run.
 
 import threading
 import time
-from dataclasses import dataclass
-from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
@@ -21,15 +19,15 @@ from blocks.saved import Aws
 from flows.listening import decision
 from flows.listening.clock import ServerClock
 from flows.listening.heartbeats import Heartbeats
-from flows.listening.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
+from flows.listening.intake import Held, Intake, NoRunError, is_denied
 from flows.listening.processes import end_leftovers, end_run
 from flows.listening.recovery import force_cancelled, note_callback, observe, retry
 from flows.run_page.progress import best_effort
 from flows.support.outage import is_outage
 from splitter.aws import CallbackError, Delivery, TriggerQueue
 from splitter.errors import Kind, SetupError, explain, is_kind
-from splitter.messages import Failure, ReplyAddress
-from splitter.settings import Settings
+from splitter.messages import UNANSWERABLE, Failure, find_wrapping, parse_body
+from splitter.settings import Allowed, Settings
 
 IDLE_WAIT = 10
 """Seconds of a long poll while no run is in flight; the process stops within it."""
@@ -44,26 +42,6 @@ SECONDS_BETWEEN_STARTS = 1
 """Seconds between two starts on this machine: several interpreters at once start slowly."""
 
 
-@dataclass
-class InFlight:
-    """A message whose run exists.
-
-    Attributes:
-        visibility_extended_at: moment of ``time.monotonic()``, as the next.
-        next_look: when the run is looked at again, unless its state changes.
-        state: id of the state in which the run was last looked at.
-        waits_for: the logged reason for which the run waits.
-    """
-
-    delivery: Delivery
-    address: ReplyAddress
-    flow_run_id: UUID
-    visibility_extended_at: float
-    next_look: float = 0.0
-    state: UUID | None = None
-    waits_for: str = ""
-
-
 class Listener:
     """The messages in flight. An error that concerns one of them does not affect the others."""
 
@@ -73,6 +51,7 @@ class Listener:
         prefect: SyncPrefectClient,
         intake: Intake,
         settings: Settings,
+        allowed: Allowed,
         heartbeats: Heartbeats,
         clock: ServerClock,
     ) -> None:
@@ -80,10 +59,10 @@ class Listener:
         self._prefect = prefect
         self._intake = intake
         self._settings = settings
+        self._allowed = allowed
         self._heartbeats = heartbeats
         self._clock = clock
-        self._in_flight: dict[str, InFlight] = {}
-        self._waiting: dict[str, Waiting] = {}
+        self._held: dict[str, Held] = {}
         self._unacknowledged: set[str] = set()
         self._logger = get_run_logger()
 
@@ -94,50 +73,46 @@ class Listener:
             Exception: if Prefect creates no runs. The messages are kept, so it costs no receive.
         """
         self._create_runs(stopping)
-        room = self._settings.max_in_flight - len(self._in_flight) - len(self._waiting)
+        room = self._settings.max_in_flight - len(self._held)
         if room <= 0:
             stopping.wait(BUSY_WAIT)
             return
-        for delivery in self._queue.receive(room, BUSY_WAIT if self._in_flight else IDLE_WAIT):
-            self._waiting[delivery.message_id] = Waiting(delivery, delivery.received)
+        for delivery in self._queue.receive(room, BUSY_WAIT if self._held else IDLE_WAIT):
+            message = parse_body(delivery.body)
+            if address := self._allowed.reply_address(message):
+                held = Held(delivery, message, address, delivery.received)
+                self._held[delivery.message_id] = held
+            else:
+                self._reject(delivery, str(find_wrapping(message) or UNANSWERABLE()))
         self._create_runs(stopping)
 
     def _create_runs(self, stopping: threading.Event) -> None:
+        waiting = [held for held in self._held.values() if not held.run_id]
         # Those that were refused least come first, so that one bad message delays no other.
-        for waiting in sorted(self._waiting.values(), key=lambda waiting: waiting.refusals):
-            delivery = waiting.delivery
-            if delivery.message_id in self._unacknowledged:
-                self._acknowledge(delivery)
+        for held in sorted(waiting, key=lambda held: held.refusals):
+            message = held.delivery.message_id
+            if message in self._unacknowledged:
+                self._acknowledge(held.delivery)
                 continue
             self.extend_visibility()
             try:
-                created = self._intake.create_run(waiting)
-            except UnanswerableError as error:
-                self._reject(delivery, str(error))
+                run = self._intake.create_run(held)
             except NoRunError as error:
-                self._give_up(delivery, error.address, None, error.sentence)
-            else:
-                if created:
-                    self._begin(waiting, *created)
-                    if not self._intake.has_pool:
-                        stopping.wait(SECONDS_BETWEEN_STARTS)
-                elif waiting.refusals == 1:
-                    self._logger.warning(
-                        "Prefect answers 404 to the run of message %s", delivery.message_id
-                    )
-
-    def _begin(self, waiting: Waiting, address: ReplyAddress, run: FlowRun) -> None:
-        message = waiting.delivery.message_id
-        del self._waiting[message]
-        self._in_flight[message] = InFlight(
-            waiting.delivery, address, run.id, waiting.visibility_extended_at
-        )
-        self._logger.info("Message %s is flow run %s", message, run.name)
+                self._give_up(held, None, str(error))
+                continue
+            if run is None:
+                if held.refusals == 1:
+                    self._logger.warning("Prefect answers 404 to the run of message %s", message)
+                continue
+            held.run_id = run.id
+            self._logger.info("Message %s is flow run %s", message, run.name)
+            if not self._intake.has_pool:
+                stopping.wait(SECONDS_BETWEEN_STARTS)
 
     def extend_visibility(self) -> None:
         """Keep all messages invisible that this listener holds."""
         moment = time.monotonic()
-        for held in self._held():
+        for held in self._held.values():
             if moment - held.visibility_extended_at < self._queue.visibility_timeout / 3:
                 continue
             if self._queue.extend_visibility(held.delivery):
@@ -145,50 +120,46 @@ class Listener:
 
     def poll(self) -> None:
         """Look at the runs in flight whose state is new, and at the others every 30 s."""
-        if not self._in_flight:
+        in_flight = {held.run_id: held for held in self._held.values() if held.run_id}
+        if not in_flight:
             return
-        wanted = {"id": {"any_": [export.flow_run_id for export in self._in_flight.values()]}}
-        found = self._prefect.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted))
-        runs = {run.id: run for run in found}
-        for export in list(self._in_flight.values()):
-            run = runs.get(export.flow_run_id)
+        wanted = FlowRunFilter.model_validate({"id": {"any_": list(in_flight)}})
+        runs = {run.id: run for run in self._prefect.read_flow_runs(flow_run_filter=wanted)}
+        for run_id, held in in_flight.items():
+            run = runs.get(run_id)
             state = run.state.id if run and run.state else None
             moment = time.monotonic()
-            if state == export.state and moment < export.next_look:
+            if state == held.state_id and moment < held.next_look:
                 continue
-            export.state, export.next_look = state, moment + SECONDS_BETWEEN_LOOKS
+            held.state_id, held.next_look = state, moment + SECONDS_BETWEEN_LOOKS
             self.extend_visibility()  # because each look can take seconds
             try:
-                self._reconcile(export, run)
+                self._reconcile(held, run)
             except Exception as error:
-                self._handle(error, export, run)
+                self._handle(error, held, run)
 
     def release(self) -> None:
         """Let the next listener have all messages at once."""
-        held = self._held()
-        for one in held:
-            self._queue.release(one.delivery)
-        self._logger.info("Stopped; %d messages go back to the queue", len(held))
+        for held in self._held.values():
+            self._queue.release(held.delivery)
+        self._logger.info("Stopped; %d messages go back to the queue", len(self._held))
 
-    def _held(self) -> list[InFlight | Waiting]:
-        return [*self._in_flight.values(), *self._waiting.values()]
-
-    def _reconcile(self, export: InFlight, run: FlowRun | None) -> None:
+    def _reconcile(self, held: Held, run: FlowRun | None) -> None:
         """Carry out the decision about one run."""
         observed = observe(self._prefect, run, self._heartbeats, self._clock)
         verdict = decision.decide(observed, self._settings)
         match verdict:
             case decision.Fail(sentence):
-                self._give_up(export.delivery, export.address, run, sentence)
+                self._give_up(held, run, sentence)
             case _ if run is None or run.state is None:
                 pass  # the decision about a deleted run is Fail
             case decision.Acknowledge():
                 self._logger.info("%s: %s, %s", run.name, run.state.name, run.state.message)
-                self._acknowledge(export.delivery)
+                self._acknowledge(held.delivery)
             case decision.Extend(reason):
-                if reason and reason != export.waits_for:
+                if reason and reason != held.waits_for:
                     self._logger.info("%s waits for %s", run.name, reason)
-                export.waits_for = reason
+                held.waits_for = reason
                 end_leftovers(run, self._clock.now(), self._logger)
             case decision.Retry(reason):
                 self._logger.warning("%s is tried again. %s", run.name, reason)
@@ -201,13 +172,13 @@ class Listener:
                 self._logger.warning("%s is cancelled. %s", run.name, reason)
                 self._prefect.set_flow_run_state(run.id, Cancelling(message=reason))
 
-    def _handle(self, error: Exception, export: InFlight, run: FlowRun | None) -> None:
+    def _handle(self, error: Exception, held: Held, run: FlowRun | None) -> None:
         """Wait or answer the message, by what the error of its run concerns.
 
         Raises:
             Exception: the error, if it concerns the installation and so every message.
         """
-        message = export.delivery.message_id
+        message = held.delivery.message_id
         if is_outage(error) or message in self._unacknowledged:
             self._logger.warning("Message %s has to wait: %r", message, error)
         elif isinstance(error, SetupError) or is_denied(error) or is_kind(error, Kind.EXPIRED):
@@ -217,42 +188,40 @@ class Listener:
         else:
             self._logger.error("Unexpected error about message %s", message, exc_info=error)
             try:
-                self._give_up(export.delivery, export.address, run, explain(error))
+                self._give_up(held, run, explain(error))
             except Exception as unsent:
                 if is_outage(unsent):  # still in flight: the next look tries again
                     self._logger.warning("Message %s has to wait: %r", message, unsent)
                 else:
-                    self._reject(export.delivery, repr(unsent))
+                    self._reject(held.delivery, repr(unsent))
 
-    def _give_up(
-        self, delivery: Delivery, address: ReplyAddress, run: FlowRun | None, sentence: str
-    ) -> None:
+    def _give_up(self, held: Held, run: FlowRun | None, sentence: str) -> None:
         """Send the failure that no run will send."""
-        self._logger.error("Giving up on message %s: %s", delivery.message_id, sentence)
+        self._logger.error("Giving up on message %s: %s", held.delivery.message_id, sentence)
         if run and run.state and not run.state.is_final():
             force_cancelled(self._prefect, run, sentence)
-        failure = Failure(download_id=address.download_id, error=sentence)
+        failure = Failure(download_id=held.address.download_id, error=sentence)
         try:
-            Aws().callbacks(address).send(failure)
+            Aws().callbacks(held.address).send(failure)
         except CallbackError as unsent:
-            self._reject(delivery, str(unsent))
+            self._reject(held.delivery, str(unsent))
             return
         if run:
             # The message is deleted next; an error here would send the callback once more.
             with best_effort("The callback, which was sent,", self._logger, waits=False):
                 note_callback(self._prefect, run, failure)
-        self._acknowledge(delivery)
+        self._acknowledge(held.delivery)
 
     def _acknowledge(self, delivery: Delivery) -> None:
         """Delete a message that is answered; after an outage, when it is received again."""
-        self._forget(delivery)
+        self._held.pop(delivery.message_id, None)
         self._unacknowledged.add(delivery.message_id)
         if self._queue.acknowledge(delivery):
             self._unacknowledged.remove(delivery.message_id)
 
     def _reject(self, delivery: Delivery, why: str) -> None:
         """Log why a message cannot be answered, and move it to the dead-letter queue in time."""
-        self._forget(delivery)
+        self._held.pop(delivery.message_id, None)
         is_moved = False
         try:
             is_moved = self._queue.reject(delivery)
@@ -262,7 +231,3 @@ class Listener:
             self._logger.error("Message %s is now a dead letter: %s", delivery.message_id, why)
         else:
             self._logger.warning("Message %s is put off: %s", delivery.message_id, why)
-
-    def _forget(self, delivery: Delivery) -> None:
-        self._in_flight.pop(delivery.message_id, None)
-        self._waiting.pop(delivery.message_id, None)

@@ -5,7 +5,6 @@ whose process it still holds.
 """
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -59,25 +58,19 @@ def end_leftovers(run: FlowRun, now: datetime, logger: Logger) -> None:
 
 def end_processes(run: FlowRun) -> int:
     """Send SIGTERM, and SIGKILL after 5 s, to a run's processes; returns how many there were."""
-    found = [process for process in psutil.process_iter() if _belongs_to(process, run)]
+    found = [
+        process
+        for process in psutil.process_iter(["environ"])
+        if (process.info["environ"] or {}).get(RUN_ID) == str(run.id)
+    ]
     for process in found:
-        _signal(process.terminate)
+        with suppress(psutil.Error):  # it has ended meanwhile
+            process.terminate()
     _, alive = psutil.wait_procs(found, timeout=TIME_TO_TERMINATE)
     for process in alive:
-        _signal(process.kill)
+        with suppress(psutil.Error):
+            process.kill()
     return len(found)
-
-
-def _belongs_to(process: psutil.Process, run: FlowRun) -> bool:
-    try:
-        return bool(process.environ().get(RUN_ID) == str(run.id))
-    except psutil.Error:  # it has ended, or belongs to another user
-        return False
-
-
-def _signal(send: Callable[[], object]) -> None:
-    with suppress(psutil.Error):  # it has ended meanwhile
-        send()
 
 
 def stop_task(identifier: str) -> None:

@@ -82,15 +82,15 @@ class Deployment:
         )
         queue.has_redrive_policy()
         settings = Settings(max_in_flight=max_in_flight)
-        intake = Intake(self.prefect, self.name, Allowed())
+        intake = Intake(self.prefect, self.name)
         silence = cast(Heartbeats, Silence())
-        return Listener(queue, self.prefect, intake, settings, silence, ServerClock())
+        return Listener(queue, self.prefect, intake, settings, Allowed(), silence, ServerClock())
 
     def with_in_flight(self, *requests: dict[str, Any]) -> Listener:
         """A listener to which these requests have become runs."""
         self.biospex.send(*requests)
         listener = self.listener()
-        while len(listener._in_flight) < len(requests):
+        while sum(bool(held.run_id) for held in listener._held.values()) < len(requests):
             receive(listener)
         return listener
 
@@ -255,7 +255,8 @@ def test_a_recreated_deployment_is_found_by_its_name(
     biospex.send(biospex.request(EXPORTS[0]))
     receive(listener)
     receive(listener)
-    assert len(listener._in_flight) == 1
+    [held] = listener._held.values()
+    assert held.run_id
 
 
 def test_no_more_messages_are_taken_than_allowed(deployment: Deployment, biospex: Biospex) -> None:
@@ -324,7 +325,7 @@ def test_a_callback_that_cannot_be_sent_leaves_only_its_message_to_redrive(
     listener = deployment.with_in_flight(dead_end, innocent)
     deployment.set(Cancelled())
     listener.poll()
-    assert listener._in_flight == {}
+    assert listener._held == {}
     assert [callback["downloadId"] for callback in biospex.callbacks()] == ["innocent"]
     assert sum(biospex.triggers()) == 1
 
@@ -339,7 +340,7 @@ def test_an_unexpected_error_is_answered_and_affects_no_other_export(
     requests = [biospex.request(EXPORTS[0], downloadId=number) for number in range(2)]
     listener = deployment.with_in_flight(*requests)
     deployment.set(Cancelled())
-    odd = next(iter(listener._in_flight.values())).flow_run_id
+    odd = next(iter(listener._held.values())).run_id
 
     def observe_or_not(client: Any, run: FlowRun, *arguments: Any) -> Any:
         if run.id == odd:
@@ -349,7 +350,7 @@ def test_an_unexpected_error_is_answered_and_affects_no_other_export(
     monkeypatch.setattr("flows.listening.listener.observe", observe_or_not)
     listener.poll()
     assert sorted(callback["downloadId"] for callback in biospex.callbacks()) == [0, 1]
-    assert listener._in_flight == {}
+    assert listener._held == {}
 
 
 def test_an_outage_while_an_unexpected_error_is_answered_costs_no_message(
@@ -366,7 +367,7 @@ def test_an_outage_while_an_unexpected_error_is_answered_costs_no_message(
         during.setattr("flows.listening.listener.force_cancelled", fail(ConnectError("away")))
         for _ in range(7):  # more than a message is rejected
             listener.poll()
-    assert len(listener._in_flight) == 1
+    assert len(listener._held) == 1
     listener.poll()
     assert biospex.statuses() == ["failed"]
     assert biospex.triggers() == (0, 0)
@@ -409,7 +410,7 @@ def test_nothing_is_sent_to_a_queue_that_is_not_allowed(
 def test_a_run_longer_than_a_receipt_handle_is_settled_by_a_redelivery(
     listener: Listener, deployment: Deployment, biospex: Biospex
 ) -> None:
-    [export] = listener._in_flight.values()
+    [export] = listener._held.values()
     current = export.delivery.receipt_handle
     export.delivery.receipt_handle = "expired after twelve hours"
     export.visibility_extended_at = 0.0  # long ago: time to extend it, which fails
@@ -462,7 +463,7 @@ def test_the_last_attempt_is_followed_by_one_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(TriggerQueue, "acknowledge", lambda *_: None)  # as if it died just before
-    [export] = listener._in_flight.values()
+    [export] = listener._held.values()
     listener._settings.max_attempts = 1
     deployment.set(Running(), Failed(message="The sentence of the run."))
     listener.poll()
@@ -516,7 +517,7 @@ def test_a_lasting_404_about_an_existing_deployment_fails_the_listener(
         listener = replace(deployment, prefect=client).listener(max_in_flight=1)
         broken.fault = creations(404)
         biospex.send(biospex.request(EXPORTS[0]))
-        while not listener._waiting:
+        while not listener._held:
             receive(listener)
         receive(listener)
         monkeypatch.setattr("flows.listening.intake.LONGEST_REFUSAL", 0)
@@ -596,7 +597,7 @@ def test_a_message_that_could_not_be_deleted_is_answered_once(
         prefect.delete_flow_run(deployment.run().id)
     else:
         deployment.set(Completed())
-    [export] = listener._in_flight.values()
+    [export] = listener._held.values()
     with monkeypatch.context() as during:
         during.setattr(listener._queue, "acknowledge", refuse)
         listener.poll()
