@@ -95,7 +95,7 @@ class Acknowledge:
 
 @dataclass(frozen=True)
 class Retry:
-    """Start the run again after a delay."""
+    """Start the run again after a delay, as itself, with the same id and page."""
 
     reason: str
     delay: timedelta

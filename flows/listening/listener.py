@@ -7,13 +7,15 @@ the run's idempotency key is the message's id, finds the same run.
 
 import threading
 import time
+from datetime import timedelta
+from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
-from prefect.states import Cancelling, Crashed
+from prefect.states import AwaitingRetry, Cancelling, Crashed
 
 from blocks.saved import Aws
 from flows.listening import decision
@@ -21,7 +23,7 @@ from flows.listening.clock import ServerClock
 from flows.listening.heartbeats import Heartbeats
 from flows.listening.intake import Held, Intake, NoRunError, is_denied
 from flows.listening.processes import end_leftovers, end_run
-from flows.listening.recovery import force_cancelled, note_callback, observe, retry
+from flows.listening.recovery import force_cancelled, note_callback, observe
 from flows.run_page.progress import best_effort
 from flows.support.outage import is_outage
 from splitter.aws import CallbackError, Delivery, TriggerQueue
@@ -40,6 +42,9 @@ SECONDS_BETWEEN_LOOKS = 30
 
 SECONDS_BETWEEN_STARTS = 1
 """Seconds between two starts on this machine: several interpreters at once start slowly."""
+
+LARGEST_SPREAD = 6
+"""Seconds over which the next attempts of several runs are spread."""
 
 
 class Listener:
@@ -147,8 +152,7 @@ class Listener:
     def _reconcile(self, held: Held, run: FlowRun | None) -> None:
         """Carry out the decision about one run."""
         observed = observe(self._prefect, run, self._heartbeats, self._clock)
-        verdict = decision.decide(observed, self._settings)
-        match verdict:
+        match decision.decide(observed, self._settings):
             case decision.Fail(sentence):
                 self._give_up(held, run, sentence)
             case _ if run is None or run.state is None:
@@ -161,9 +165,12 @@ class Listener:
                     self._logger.info("%s waits for %s", run.name, reason)
                 held.waits_for = reason
                 end_leftovers(run, self._clock.now(), self._logger)
-            case decision.Retry(reason):
+            case decision.Retry(reason, delay):
                 self._logger.warning("%s is tried again. %s", run.name, reason)
-                retry(self._prefect, run, verdict, self._clock.now())
+                # Runs that ended together, with their service, do not start together.
+                when = self._clock.now() + delay + timedelta(seconds=run.id.int % LARGEST_SPREAD)
+                again: State[Any] = AwaitingRetry(scheduled_time=when, message=reason)
+                self._prefect.set_flow_run_state(run.id, again)
             case decision.MarkCrashed(reason):
                 self._logger.warning("%s is marked crashed. %s", run.name, reason)
                 self._prefect.set_flow_run_state(run.id, Crashed(message=reason), force=True)

@@ -1,8 +1,4 @@
-"""Reads the facts about a run from Prefect, and sets the states that the listener decides on.
-
-A run is retried as itself, with the same id and page; it finds the batches of earlier attempts in
-S3.
-"""
+"""Reads the facts about a run from Prefect, and notes its callback and its end there."""
 
 from datetime import datetime, timedelta
 from itertools import groupby, takewhile
@@ -18,19 +14,16 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
-from prefect.states import AwaitingRetry, Cancelled
+from prefect.states import Cancelled
 
 from flows.listening.clock import ServerClock
-from flows.listening.decision import Retry, Run
+from flows.listening.decision import Run
 from flows.listening.heartbeats import Heartbeats
 from flows.listening.processes import machine_load
 from flows.run_page.artifacts import CALLBACK_KEY, callback_markdown, callback_title
 from flows.run_page.markdown import plain
 from flows.support.attempt import FAILED, failed_attempts
 from splitter.messages import Failure, Result
-
-LARGEST_SPREAD = 6
-"""Seconds over which the next attempts of several runs are spread."""
 
 
 def observe(
@@ -92,13 +85,6 @@ def runs_beside(run: FlowRun) -> dict[str, Any]:
         return {"work_pool_filter": WorkPoolFilter.model_validate(pool)}
     deployment = {"id": {"any_": [run.deployment_id] if run.deployment_id else []}}
     return {"deployment_filter": DeploymentFilter.model_validate(deployment)}
-
-
-def retry(prefect: SyncPrefectClient, run: FlowRun, decision: Retry, now: datetime) -> None:
-    """Schedule another attempt of a run that has ended."""
-    # Runs that ended together, with their service, do not start together.
-    when = now + decision.delay + timedelta(seconds=run.id.int % LARGEST_SPREAD)
-    prefect.set_flow_run_state(run.id, AwaitingRetry(scheduled_time=when, message=decision.reason))
 
 
 def callback_of(prefect: SyncPrefectClient, run: FlowRun) -> str | None:

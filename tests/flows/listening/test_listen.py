@@ -450,7 +450,11 @@ def test_a_run_that_ended_without_a_callback_is_tried_again(
 ) -> None:
     deployment.set(end)
     listener.poll()
-    assert deployment.run().state_name == "AwaitingRetry"
+    waiting = deployment.run()
+    assert waiting.state and waiting.next_scheduled_start_time
+    assert waiting.state_name == "AwaitingRetry"
+    assert str(end.name) in str(waiting.state.message)
+    assert waiting.next_scheduled_start_time > waiting.state.timestamp + timedelta(seconds=10)
     assert biospex.callbacks() == []
     assert biospex.triggers() == (0, 1)
 

@@ -1,7 +1,7 @@
 """Reading a run's history and setting its state, on a real Prefect server."""
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -24,7 +24,6 @@ from prefect.states import (
 
 from flows.listening import decision, recovery
 from flows.listening.clock import ServerClock
-from flows.listening.decision import Retry
 from flows.support.attempt import failed_attempts, is_superseded
 from splitter.messages import Failure, Result
 
@@ -140,23 +139,6 @@ def test_a_run_is_answered_once_the_callback_is_noted_on_it(
     assert is_answered()
     recovery.note_callback(prefect, run, Result(download_id=7, batch_files=["a-part1.zip"]))
     assert "a-part1.zip" in str(recovery.callback_of(prefect, run))
-
-
-def test_a_run_is_retried_as_itself_later_with_the_reason(
-    run: FlowRun, prefect: SyncPrefectClient
-) -> None:
-    prefect.set_flow_run_state(run.id, Crashed(), force=True)
-    recovery.retry(
-        prefect, run, Retry("Attempt 1 ended Crashed", timedelta(minutes=5)), datetime.now(UTC)
-    )
-    waiting = prefect.read_flow_run(run.id)
-    assert waiting.state is not None
-    assert (waiting.state.name, waiting.state.message) == (
-        "AwaitingRetry",
-        "Attempt 1 ended Crashed",
-    )
-    assert waiting.next_scheduled_start_time is not None
-    assert waiting.next_scheduled_start_time > datetime.now(UTC) + timedelta(minutes=4)
 
 
 def test_a_run_is_ended_with_the_reason(run: FlowRun, prefect: SyncPrefectClient) -> None:
