@@ -448,7 +448,7 @@ def test_a_run_that_ended_without_a_callback_is_tried_again(
     deployment: Deployment,
     biospex: Biospex,
 ) -> None:
-    deployment.set(end)
+    deployment.set(Running(), end)
     listener.poll()
     waiting = deployment.run()
     assert waiting.state and waiting.next_scheduled_start_time
