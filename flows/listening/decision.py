@@ -14,9 +14,6 @@ from prefect.client.schemas.objects import State
 from flows.support.prefect_texts import EXCEPTION_OF_FLOW, IN_LINE, LATE, SERVICE_STOPPED
 from splitter.settings import Settings
 
-MISSED_HEARTBEATS = 3
-"""Missed heartbeats after which a running run counts as dead."""
-
 TIME_TO_START_HERE = timedelta(seconds=120)
 """The longest Pending time of a run that a service starts, without a work pool, on a machine that
 is not overloaded. After that the service counts as dead; START_TIMEOUT is for a pool."""
@@ -62,7 +59,7 @@ class Run:
         age: time in its state.
         stalled: time since it, or another run of its pool or else of its deployment, last ran, or
             since it was created; 0 while another runs.
-        missed_heartbeats: how many heartbeats are overdue; 0 where that cannot be known.
+        is_silent: whether its heartbeats have stopped; false where that cannot be known.
         load: runnable processes per processor of this machine; 1 or less if it is not overloaded.
     """
 
@@ -73,7 +70,7 @@ class Run:
     failed_starts: int = 0
     age: timedelta = timedelta()
     stalled: timedelta = timedelta()
-    missed_heartbeats: float = 0.0
+    is_silent: bool = False
     load: float = 1.0
 
 
@@ -135,7 +132,7 @@ def decide(run: Run | None, settings: Settings) -> Decision:
     if state.is_running():
         if run.age > timedelta(seconds=settings.run_timeout):
             return Cancel("It took longer than RUN_TIMEOUT")
-        if run.missed_heartbeats >= MISSED_HEARTBEATS:
+        if run.is_silent:
             return MarkCrashed(NO_HEARTBEATS)
         return Extend()
     if state.is_cancelling():

@@ -22,7 +22,6 @@ from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
 from flows.listening.clock import ServerClock
-from flows.listening.decision import MISSED_HEARTBEATS
 from splitter.errors import SetupError
 from splitter.sentences import Actor, Sentence
 from splitter.settings import Docs
@@ -34,6 +33,9 @@ seconds; Prefect's default of 180 would start a new listener every minute."""
 
 PERIOD = timedelta(seconds=FREQUENCY)
 
+MISSED_HEARTBEATS = 3
+"""Missed heartbeats after which a running run counts as dead."""
+
 LARGEST_SKEW = timedelta(minutes=2)
 """The difference between two clocks that causes a warning."""
 
@@ -42,9 +44,6 @@ TIME_TO_WARN = 5 * PERIOD
 
 SECONDS_TO_CONNECT = 10
 """Timeout of the WebSocket to Prefect's API."""
-
-HEARTBEAT_ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(FREQUENCY)}
-"""Environment of a run whose heartbeats are counted here."""
 
 TOO_FEW_HEARTBEATS = Sentence(
     "setup.heartbeats",
@@ -99,7 +98,7 @@ def unbroken_since(arrivals: Sequence[datetime]) -> datetime:
 
 
 class Heartbeats:
-    """Counts the heartbeats that runs have missed."""
+    """Finds the runs whose heartbeats have stopped."""
 
     SECONDS_BETWEEN_READS = 15
 
@@ -114,28 +113,25 @@ class Heartbeats:
         self._warned: set[str] = set()
         self._logger = get_run_logger()
 
-    def missed(self, run: FlowRun) -> float:
-        """How many heartbeats a running run has missed.
+    def have_stopped(self, run: FlowRun) -> bool:
+        """Whether a running run has missed three heartbeats.
 
-        Counts only while this process's own heartbeats arrive without a gap, so it is 0 behind a
-        proxy without WebSockets, during an outage, and for a while after one. It is 0 as well for a
-        run of a work pool that has never sent any, until another has: its machine may be behind
-        another proxy.
+        Never while this process's own heartbeats do not arrive without a gap: behind a proxy
+        without WebSockets, during an outage, and for a while after one. Nor for a run of a work
+        pool that has never sent any, until another has: its machine may be behind another proxy.
         """
         own = self._own_arrivals()
         if not own or run.state is None or not run.state.is_running():
-            return 0.0
-        since = max(run.state.timestamp, unbroken_since(own))
-        if own[0] - since < MISSED_HEARTBEATS * PERIOD:
-            return 0.0
+            return False
+        since = own[0] - MISSED_HEARTBEATS * PERIOD
+        if max(run.state.timestamp, unbroken_since(own)) > since:
+            return False
         last = last_arrival(self._prefect, run.id, since)
         if last:
             self._is_any_heard = True
             self._warn_of_skew(f"the machine that runs {run.name}", last.received - last.occurred)
-        elif run.work_pool_name and not self._is_heard(run):
-            return 0.0
-        silence = own[0] - (last.received if last else since)
-        return max(silence.total_seconds() / FREQUENCY, 0.0)
+            return False
+        return not run.work_pool_name or self._is_heard(run)
 
     def warn_of_silence(self) -> None:
         """Log once if this process's own heartbeats do not arrive although Prefect answers."""

@@ -13,7 +13,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
 
 from flows.listening import decision
-from flows.listening.heartbeats import HEARTBEAT_ENVIRONMENT
+from flows.listening.heartbeats import FREQUENCY
 from flows.support.outage import is_outage
 from flows.support.run_tags import download_tag
 from splitter.aws import Delivery
@@ -108,12 +108,13 @@ class Intake:
             else:
                 # Prefect reads this text and evaluates nothing in it: a message is data, its
                 # content is neither the name of a variable nor a template.
+                environment = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(FREQUENCY)}
                 request = {"__prefect_kind": "json", "value": json.dumps(held.message)}
                 run = self._create(
                     held,
                     name,
                     parameters={"request": request},
-                    job_variables={"env": HEARTBEAT_ENVIRONMENT} if self.has_pool else None,
+                    job_variables={"env": environment} if self.has_pool else None,
                 )
         except Exception as error:
             if is_deployment_gone(error):

@@ -38,9 +38,12 @@ def end_run(run: FlowRun, logger: Logger) -> None:
         logger.warning(
             "%s: %d of its processes were still there and have been ended", run.name, ended
         )
-    if "::arn:" in (run.infrastructure_pid or ""):
+    # As prefect-aws notes it: the ARNs of the cluster and of the task.
+    cluster, _, task = (run.infrastructure_pid or "").partition("::")
+    if task.startswith("arn:"):
+        ecs = Aws().client("ecs", Config(), region=task.split(":")[3])
         try:
-            stop_task(str(run.infrastructure_pid))
+            ecs.stop_task(cluster=cluster, task=task, reason="Its run was marked crashed")
         except (ClientError, BotoCoreError) as error:
             logger.warning("%s: its ECS task was not stopped, stop it by hand: %s", run.name, error)
 
@@ -71,19 +74,3 @@ def end_processes(run: FlowRun) -> int:
         with suppress(psutil.Error):
             process.kill()
     return len(found)
-
-
-def stop_task(identifier: str) -> None:
-    """Stop an ECS task.
-
-    Args:
-        identifier: its cluster's and its own ARN, joined by ``::``, as prefect-aws notes it.
-
-    Raises:
-        ClientError: if ECS refuses.
-    """
-    cluster, _, task = identifier.partition("::")
-    region = task.split(":")[3]
-    Aws().client("ecs", Config(), region).stop_task(
-        cluster=cluster, task=task, reason="Its run was marked crashed"
-    )

@@ -48,7 +48,7 @@ def observe(
         failed_starts=max(ends - has_run, 0),  # the first of them ended the last attempt
         age=clock.now() - run.state.timestamp if is_running else clock.elapsed(run.state.timestamp),
         stalled=clock.elapsed(progress) if progress else timedelta(),
-        missed_heartbeats=heartbeats.missed(run),
+        is_silent=heartbeats.have_stopped(run),
         load=machine_load(),
     )
 

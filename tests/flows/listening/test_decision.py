@@ -19,7 +19,6 @@ from prefect.states import (
 )
 
 from flows.listening.decision import (
-    MISSED_HEARTBEATS,
     NO_HEARTBEATS,
     REFUSED,
     TIME_TO_CANCEL,
@@ -50,7 +49,6 @@ TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
     "waits for its next attempt": (AwaitingRetry(), {"attempts": 1}, Extend),
     "waits for a machine": (Pending(), {"age": SHORT}, Extend),
     "runs": (Running(), {"age": SHORT}, Extend),
-    "runs, some heartbeats late": (Running(), {"missed_heartbeats": 2.9}, Extend),
     "is being cancelled": (Cancelling(), {"age": SHORT}, Extend),
     "paused": (Paused(), {"age": SHORT}, Extend),
     "waits in line for a limit": (
@@ -102,7 +100,7 @@ TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
         Retry,
     ),
     # its process is dead
-    "no heartbeats": (Running(), {"missed_heartbeats": MISSED_HEARTBEATS}, MarkCrashed),
+    "no heartbeats": (Running(), {"is_silent": True}, MarkCrashed),
     "taken by a service, not started": (
         Pending(),
         {"has_pool": False, "age": TIME_TO_START_HERE * 2},

@@ -42,7 +42,6 @@ from devtools.services import child, free_port
 from flows.create_batches import create_batches
 from flows.listen import listen
 from flows.listening.clock import ServerClock
-from flows.listening.decision import MISSED_HEARTBEATS
 from flows.listening.heartbeats import Heartbeats
 from flows.listening.intake import Intake
 from flows.listening.listener import Listener
@@ -63,8 +62,8 @@ JUNK = ["not JSON", "[]", '{"downloadId": 1}', '{"downloadId": NaN, "updatesQueu
 class Silence:
     """Heartbeats of runs that are all dead."""
 
-    def missed(self, run: FlowRun) -> float:
-        return MISSED_HEARTBEATS
+    def have_stopped(self, run: FlowRun) -> bool:
+        return bool(run.state and run.state.is_running())
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ def run(prefect: SyncPrefectClient) -> FlowRun:
 class Heartbeats:
     """Heartbeats of runs of which none is missed."""
 
-    def missed(self, run: FlowRun) -> float:
-        return 0.0
+    def have_stopped(self, run: FlowRun) -> bool:
+        return False
 
 
 def observe(prefect: SyncPrefectClient, run: FlowRun | None) -> decision.Run | None:
