@@ -106,9 +106,10 @@ def is_later(run: FlowRun, here: FlowRun) -> bool:
 
 def begin(prefect: SyncPrefectClient, deployment: UUID) -> None:
     """Create a listener in place of those that an earlier service left."""
-    for run in listeners(prefect, deployment, UNFINISHED):
+    earlier = listeners(prefect, deployment, UNFINISHED)
+    prefect.create_flow_run_from_deployment(deployment)  # first, so that there always is one
+    for run in earlier:
         force_cancelled(prefect, run, "Another service has started a listener")
-    prefect.create_flow_run_from_deployment(deployment)
 
 
 def keep_one(prefect: SyncPrefectClient, deployment: UUID, clock: ServerClock) -> None:
