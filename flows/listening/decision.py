@@ -76,11 +76,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Extend:
-    """Keep the message invisible; the run goes on.
-
-    Attributes:
-        reason: why it waits, if an operator may want to know.
-    """
+    """Keep the message invisible; the run goes on. An operator may want to know why it waits."""
 
     reason: str = ""
 

@@ -7,6 +7,7 @@ the run's idempotency key is the message's id, finds the same run.
 
 import threading
 import time
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -47,28 +48,21 @@ LARGEST_SPREAD = 6
 """Seconds over which the next attempts of several runs are spread."""
 
 
+@dataclass
 class Listener:
     """The messages in flight. An error that concerns one of them does not affect the others."""
 
-    def __init__(
-        self,
-        queue: TriggerQueue,
-        prefect: SyncPrefectClient,
-        intake: Intake,
-        settings: Settings,
-        allowed: Allowed,
-        heartbeats: Heartbeats,
-        clock: ServerClock,
-    ) -> None:
-        self._queue = queue
-        self._prefect = prefect
-        self._intake = intake
-        self._settings = settings
-        self._allowed = allowed
-        self._heartbeats = heartbeats
-        self._clock = clock
-        self._held: dict[str, Held] = {}
-        self._unacknowledged: set[str] = set()
+    queue: TriggerQueue
+    prefect: SyncPrefectClient
+    intake: Intake
+    settings: Settings
+    allowed: Allowed
+    heartbeats: Heartbeats
+    clock: ServerClock
+    held: dict[str, Held] = field(default_factory=dict, init=False)
+    unacknowledged: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
         self._logger = get_run_logger()
 
     def receive(self, stopping: threading.Event) -> None:
@@ -78,30 +72,30 @@ class Listener:
             Exception: if Prefect creates no runs. The messages are kept, so it costs no receive.
         """
         self._create_runs(stopping)
-        room = self._settings.max_in_flight - len(self._held)
+        room = self.settings.max_in_flight - len(self.held)
         if room <= 0:
             stopping.wait(BUSY_WAIT)
             return
-        for delivery in self._queue.receive(room, BUSY_WAIT if self._held else IDLE_WAIT):
+        for delivery in self.queue.receive(room, BUSY_WAIT if self.held else IDLE_WAIT):
             message = parse_body(delivery.body)
-            if address := self._allowed.reply_address(message):
+            if address := self.allowed.reply_address(message):
                 held = Held(delivery, message, address, delivery.received)
-                self._held[delivery.message_id] = held
+                self.held[delivery.message_id] = held
             else:
                 self._reject(delivery, str(find_wrapping(message) or UNANSWERABLE()))
         self._create_runs(stopping)
 
     def _create_runs(self, stopping: threading.Event) -> None:
-        waiting = [held for held in self._held.values() if not held.run_id]
+        waiting = [held for held in self.held.values() if not held.run_id]
         # Those that were refused least come first, so that one bad message delays no other.
         for held in sorted(waiting, key=lambda held: held.refusals):
             message = held.delivery.message_id
-            if message in self._unacknowledged:
+            if message in self.unacknowledged:
                 self._acknowledge(held.delivery)
                 continue
             self.extend_visibility()
             try:
-                run = self._intake.create_run(held)
+                run = self.intake.create_run(held)
             except NoRunError as error:
                 self._give_up(held, None, str(error))
                 continue
@@ -111,25 +105,25 @@ class Listener:
                 continue
             held.run_id = run.id
             self._logger.info("Message %s is flow run %s", message, run.name)
-            if not self._intake.has_pool:
+            if not self.intake.has_pool:
                 stopping.wait(SECONDS_BETWEEN_STARTS)
 
     def extend_visibility(self) -> None:
         """Keep all messages invisible that this listener holds."""
         moment = time.monotonic()
-        for held in self._held.values():
-            if moment - held.visibility_extended_at < self._queue.visibility_timeout / 3:
+        for held in self.held.values():
+            if moment - held.visibility_extended_at < self.queue.visibility_timeout / 3:
                 continue
-            if self._queue.extend_visibility(held.delivery):
+            if self.queue.extend_visibility(held.delivery):
                 held.visibility_extended_at = moment
 
     def poll(self) -> None:
         """Look at the runs in flight whose state is new, and at the others every 30 s."""
-        in_flight = {held.run_id: held for held in self._held.values() if held.run_id}
+        in_flight = {held.run_id: held for held in self.held.values() if held.run_id}
         if not in_flight:
             return
         wanted = FlowRunFilter.model_validate({"id": {"any_": list(in_flight)}})
-        runs = {run.id: run for run in self._prefect.read_flow_runs(flow_run_filter=wanted)}
+        runs = {run.id: run for run in self.prefect.read_flow_runs(flow_run_filter=wanted)}
         for run_id, held in in_flight.items():
             run = runs.get(run_id)
             state = run.state.id if run and run.state else None
@@ -145,14 +139,14 @@ class Listener:
 
     def release(self) -> None:
         """Let the next listener have all messages at once."""
-        for held in self._held.values():
-            self._queue.release(held.delivery)
-        self._logger.info("Stopped; %d messages go back to the queue", len(self._held))
+        for held in self.held.values():
+            self.queue.release(held.delivery)
+        self._logger.info("Stopped; %d messages go back to the queue", len(self.held))
 
     def _reconcile(self, held: Held, run: FlowRun | None) -> None:
         """Carry out the decision about one run."""
-        observed = observe(self._prefect, run, self._heartbeats, self._clock)
-        match decision.decide(observed, self._settings):
+        observed = observe(self.prefect, run, self.heartbeats, self.clock)
+        match decision.decide(observed, self.settings):
             case decision.Fail(sentence):
                 self._give_up(held, run, sentence)
             case _ if run is None or run.state is None:
@@ -164,20 +158,20 @@ class Listener:
                 if reason and reason != held.waits_for:
                     self._logger.info("%s waits for %s", run.name, reason)
                 held.waits_for = reason
-                end_leftovers(run, self._clock.now(), self._logger)
+                end_leftovers(run, self.clock.now(), self._logger)
             case decision.Retry(reason, delay):
                 self._logger.warning("%s is tried again. %s", run.name, reason)
                 # Runs that ended together, with their service, do not start together.
-                when = self._clock.now() + delay + timedelta(seconds=run.id.int % LARGEST_SPREAD)
+                when = self.clock.now() + delay + timedelta(seconds=run.id.int % LARGEST_SPREAD)
                 again: State[Any] = AwaitingRetry(scheduled_time=when, message=reason)
-                self._prefect.set_flow_run_state(run.id, again)
+                self.prefect.set_flow_run_state(run.id, again)
             case decision.MarkCrashed(reason):
                 self._logger.warning("%s is marked crashed. %s", run.name, reason)
-                self._prefect.set_flow_run_state(run.id, Crashed(message=reason), force=True)
+                self.prefect.set_flow_run_state(run.id, Crashed(message=reason), force=True)
                 end_run(run, self._logger)
             case decision.Cancel(reason):
                 self._logger.warning("%s is cancelled. %s", run.name, reason)
-                self._prefect.set_flow_run_state(run.id, Cancelling(message=reason))
+                self.prefect.set_flow_run_state(run.id, Cancelling(message=reason))
 
     def _handle(self, error: Exception, held: Held, run: FlowRun | None) -> None:
         """Wait or answer the message, by what the error of its run concerns.
@@ -186,7 +180,7 @@ class Listener:
             Exception: the error, if it concerns the installation and so every message.
         """
         message = held.delivery.message_id
-        if is_outage(error) or message in self._unacknowledged:
+        if is_outage(error) or message in self.unacknowledged:
             self._logger.warning("Message %s has to wait: %r", message, error)
         elif isinstance(error, SetupError) or is_denied(error) or is_kind(error, Kind.EXPIRED):
             raise error
@@ -206,7 +200,7 @@ class Listener:
         """Send the failure that no run will send."""
         self._logger.error("Giving up on message %s: %s", held.delivery.message_id, sentence)
         if run and run.state and not run.state.is_final():
-            force_cancelled(self._prefect, run, sentence)
+            force_cancelled(self.prefect, run, sentence)
         failure = Failure(download_id=held.address.download_id, error=sentence)
         try:
             Aws().callbacks(held.address).send(failure)
@@ -216,22 +210,22 @@ class Listener:
         if run:
             # The message is deleted next; an error here would send the callback once more.
             with best_effort("The callback, which was sent,", self._logger, waits=False):
-                note_callback(self._prefect, run, failure)
+                note_callback(self.prefect, run, failure)
         self._acknowledge(held.delivery)
 
     def _acknowledge(self, delivery: Delivery) -> None:
         """Delete a message that is answered; after an outage, when it is received again."""
-        self._held.pop(delivery.message_id, None)
-        self._unacknowledged.add(delivery.message_id)
-        if self._queue.acknowledge(delivery):
-            self._unacknowledged.remove(delivery.message_id)
+        self.held.pop(delivery.message_id, None)
+        self.unacknowledged.add(delivery.message_id)
+        if self.queue.acknowledge(delivery):
+            self.unacknowledged.remove(delivery.message_id)
 
     def _reject(self, delivery: Delivery, why: str) -> None:
         """Log why a message cannot be answered, and move it to the dead-letter queue in time."""
-        self._held.pop(delivery.message_id, None)
+        self.held.pop(delivery.message_id, None)
         is_moved = False
         try:
-            is_moved = self._queue.reject(delivery)
+            is_moved = self.queue.reject(delivery)
         except Exception as error:  # it comes again when its visibility timeout is over
             self._logger.error("A message cannot be moved to the dead-letter queue: %r", error)
         if is_moved:
