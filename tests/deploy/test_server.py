@@ -7,7 +7,6 @@ from uuid import uuid4
 import httpx
 import pytest
 from prefect.client.schemas.objects import WorkPool
-from prefect.server.api.server import create_api_app
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_SERVER_API_AUTH_STRING,
@@ -40,6 +39,8 @@ def test_a_websocket_that_a_proxy_refuses_is_noted(prefect_api: dict[str, str]) 
 
 
 def test_an_api_with_an_auth_string_is_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.server.api.server import create_api_app  # takes a second, in every worker
+
     with temporary_settings({PREFECT_SERVER_API_AUTH_STRING: "user:password"}):
         api = create_api_app()
 
