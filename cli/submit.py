@@ -9,15 +9,14 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.exceptions import ObjectNotFound
 
 from blocks.saved import Aws
@@ -38,12 +37,6 @@ PATIENCE = 60
 """Seconds until it reports that the run has not begun."""
 STOPPED = 130  # exit status after Ctrl-C: https://tldp.org/LDP/abs/html/exitcodes.html
 
-FindRun = Callable[[], FlowRun | None]
-
-
-class SubmitError(Exception):
-    """The command failed; the message is for the terminal."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 if batches were or would be made."""
@@ -62,11 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.answer:
             request = _request_with_answer(settings, options.archive)
             allowed.check(request)
-            find_run = _send_trigger(prefect, aws, settings, request)
+            run = _send_trigger(aws, settings, request)
         else:
             allowed.check(request)
-            find_run = _start_run(prefect, options.archive)
-        return follow(prefect, find_run)
+            run = _start_run(prefect, options.archive)
+        return follow(prefect, FlowRunFilter.model_validate(run))
 
 
 def planned_settings() -> Settings:
@@ -85,53 +78,46 @@ def planned_settings() -> Settings:
     return Settings(**{name.lower(): value for name, value in pool.items()})
 
 
-def _start_run(prefect: SyncPrefectClient, archive: str) -> FindRun:
-    """Start a run without a callback, like the form in Prefect's UI."""
+def _start_run(prefect: SyncPrefectClient, archive: str) -> dict[str, Any]:
+    """Start a run without a callback, like the form in Prefect's UI; returns its filter."""
     try:
         deployment = prefect.read_deployment_by_name(DEPLOYMENT)
     except ObjectNotFound:
-        raise SubmitError(
+        sys.exit(
             f"Prefect has no deployment {DEPLOYMENT}; start the service (make serve) or deploy it "
             "(make deploy)."
-        ) from None
+        )
     run = prefect.create_flow_run_from_deployment(deployment.id, parameters={"request": archive})
     print(f"Started a run for {archive}; BIOSPEX gets no callback", flush=True)
-    return lambda: prefect.read_flow_run(run.id)
+    return {"id": {"any_": [run.id]}}
 
 
 def _request_with_answer(settings: Settings, archive: str) -> Request:
     """BIOSPEX's request, with UPDATES_QUEUE_URL as callback queue."""
     if not settings.trigger_queue_url or not settings.updates_queue_url:
-        raise SubmitError(
+        sys.exit(
             "TRIGGER_QUEUE_URL and UPDATES_QUEUE_URL must be set for an answer: the queue of the "
             "trigger, and the queue of the callback."
         )
     return Request.parse(spelled_out(archive, settings.updates_queue_url))
 
 
-def _send_trigger(
-    prefect: SyncPrefectClient, aws: Aws, settings: Settings, request: Request
-) -> FindRun:
+def _send_trigger(aws: Aws, settings: Settings, request: Request) -> dict[str, Any]:
+    """Send BIOSPEX's trigger; returns the filter of its run."""
     sqs = aws.sqs(str(settings.trigger_queue_url))
     sent = sqs.send_message(QueueUrl=str(settings.trigger_queue_url), MessageBody=to_json(request))
     print(f"Sent the trigger for {request.file} as download {request.download_id}", flush=True)
     # The message id is the run's idempotency key.
-    key = FlowRunFilterIdempotencyKey(any_=[sent["MessageId"]])
-
-    def find_run() -> FlowRun | None:
-        found = prefect.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=key))
-        return found[0] if found else None
-
-    return find_run
+    return {"idempotency_key": {"any_": [sent["MessageId"]]}}
 
 
-def follow(prefect: SyncPrefectClient, find_run: FindRun) -> int:
+def follow(prefect: SyncPrefectClient, run_filter: FlowRunFilter) -> int:
     """Print the states of a run and its callback; returns 0 if it made batches."""
     shown: str | None = None
     waited = 0
     try:
         while True:
-            run = find_run()
+            run = next(iter(prefect.read_flow_runs(flow_run_filter=run_filter)), None)
             if run and run.state_name != shown:
                 if shown is None:
                     print(run_page(run.id))
@@ -174,7 +160,7 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(STOPPED)
-    except (SubmitError, ExportError, SetupError) as error:
+    except (ExportError, SetupError) as error:
         sys.exit(str(error))
     except (ClientError, BotoCoreError) as error:
         sys.exit(explain(error))

@@ -26,11 +26,11 @@ def found(call: Callable[..., Any], *absent: str, **arguments: Any) -> Any:
         return None
 
 
-def regions() -> set[str]:
-    """Every region of AWS, as this boto3 knows them."""
+def is_region(name: str) -> bool:
+    """Whether this boto3 knows a region of AWS."""
     session = boto3.Session()
     partitions = session.get_available_partitions()
-    return {one for name in partitions for one in session.get_available_regions("ecs", name)}
+    return any(name in session.get_available_regions("ecs", one) for one in partitions)
 
 
 @dataclass(frozen=True)
@@ -73,24 +73,20 @@ def name_of(arn: str) -> str:
     return arn.rpartition(":")[2]
 
 
-def queue_url(name: str) -> str:
-    """The URL of a queue; empty only if there is none."""
+def queue(name: str) -> dict[str, str]:
+    """All attributes of a queue of this account and region, and its QueueUrl; empty if none."""
     codes = ("NonExistentQueue", "QueueDoesNotExist")  # queryCompatible: the older, or the newer
     answer = found(client("sqs").get_queue_url, *codes, QueueName=name)
-    return str(answer["QueueUrl"]) if answer else ""
-
-
-def queue_attributes(name: str) -> dict[str, str]:
-    """All attributes of a queue of this account and region; empty only if there is none."""
-    if not (url := queue_url(name)):
+    if not answer:
         return {}
-    answer = client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
-    return dict(answer["Attributes"])
+    url = str(answer["QueueUrl"])
+    asked = client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+    return {"QueueUrl": url, **asked["Attributes"]}
 
 
 def queue_arn(name: str) -> str:
     """The ARN of a queue; empty only if there is none."""
-    return queue_attributes(name).get("QueueArn", "")
+    return queue(name).get("QueueArn", "")
 
 
 def lambda_mappings(queue_arn: str) -> list[Any]:
@@ -134,11 +130,8 @@ def key_of(arn: str) -> str:
     if ":secretsmanager:" in arn:
         secret = client("secretsmanager").describe_secret(SecretId=arn)
         return customers_key(secret.get("KmsKeyId", ""))
-    sqs = client("sqs")
-    is_here = f":{sqs.meta.region_name}:" in arn
-    return customers_key(
-        queue_attributes(name_of(arn)).get("KmsMasterKeyId", "") if is_here else ""
-    )
+    is_here = f":{client('sqs').meta.region_name}:" in arn
+    return customers_key(queue(name_of(arn)).get("KmsMasterKeyId", "") if is_here else "")
 
 
 def allows_cloudwatch(key: str) -> bool:
@@ -152,12 +145,9 @@ def allows_cloudwatch(key: str) -> bool:
 # -- the network
 
 
-def filters(**values: str | list[str]) -> list[dict[str, Any]]:
+def filters(**values: str) -> list[dict[str, Any]]:
     """EC2's filters by name, with underscores in place of hyphens."""
-    return [
-        {"Name": name.replace("_", "-"), "Values": [one] if isinstance(one, str) else one}
-        for name, one in values.items()
-    ]
+    return [{"Name": name.replace("_", "-"), "Values": [one]} for name, one in values.items()]
 
 
 def default_vpc() -> str:
@@ -168,10 +158,8 @@ def default_vpc() -> str:
 def first_subnets(vpc_id: str) -> str:
     """A subnet of each of the first three zones of a VPC, separated by commas."""
     subnets = client("ec2").describe_subnets(Filters=filters(vpc_id=vpc_id))["Subnets"]
-    by_zone: dict[str, str] = {}
-    for zone, subnet in sorted((one["AvailabilityZone"], one["SubnetId"]) for one in subnets):
-        by_zone.setdefault(zone, subnet)
-    return ",".join([*by_zone.values()][:3])
+    by_zone = {one["AvailabilityZone"]: one["SubnetId"] for one in subnets}
+    return ",".join(subnet for _, subnet in sorted(by_zone.items())[:3])
 
 
 def leads_to_internet_gateway(subnet: str, vpc_id: str) -> bool:
@@ -180,9 +168,6 @@ def leads_to_internet_gateway(subnet: str, vpc_id: str) -> bool:
     own = filters(**{"association.subnet-id": subnet})
     main = filters(**{"vpc-id": vpc_id, "association.main": "true"})
     tables = look(Filters=own)["RouteTables"] or look(Filters=main)["RouteTables"]
-    return any(
-        route.get("DestinationCidrBlock") == "0.0.0.0/0"
-        and str(route.get("GatewayId")).startswith("igw-")
-        for table in tables
-        for route in table["Routes"]
-    )
+    routes = [route for table in tables for route in table["Routes"]]
+    gateways = {r.get("GatewayId") for r in routes if r.get("DestinationCidrBlock") == "0.0.0.0/0"}
+    return any(str(gateway).startswith("igw-") for gateway in gateways)

@@ -26,38 +26,27 @@ def job_template(
     outputs: Mapping[str, str],
     image: str,
     pool: Pool,
-    cpu: int,
-    memory: int,
-    ephemeral_storage: int,
-    capacity: str = "FARGATE",
-    *,
     env: Mapping[str, str] | None = None,
+    **defaults: Any,
 ) -> dict[str, Any]:
     """The base job template of a work pool.
 
     Args:
         outputs: of deploy/stack.yaml.
-        cpu: units, 1024 to a virtual CPU.
-        memory: MiB.
-        ephemeral_storage: GiB, 21 to 200.
-        capacity: FARGATE or FARGATE_SPOT.
         env: further variables of the containers' environment; ALLOWED_* replace the stack's.
+        defaults: of the job variables ``cpu`` (1024 to a virtual CPU), ``memory`` (MiB),
+            ``ephemeral_storage`` (GiB) and ``launch_type``.
     """
     environment = _environment(outputs) | dict(env or {})
     allowed = [f"{name}={environment.pop(name)}" for name in ("ALLOWED_BUCKETS", "ALLOWED_QUEUES")]
     template = ECSWorker.get_default_base_job_template()
     configuration, variables = template["job_configuration"], template["variables"]
     properties = variables["properties"]
-    properties["ephemeral_storage"] = {
-        "title": "Ephemeral Storage",
-        "description": "GiB of the task's own disk, on which archives are unpacked.",
-        "type": "integer",
-        "minimum": 21,
-        "maximum": 200,
-        "default": ephemeral_storage,
-    }
-    properties["cpu"]["default"], properties["memory"]["default"] = cpu, memory
-    properties["launch_type"]["default"], properties["env"]["default"] = capacity, environment
+    disk = {"title": "Ephemeral Storage", "type": "integer", "minimum": 21, "maximum": 200}
+    about = {"description": "GiB of the task's own disk, on which archives are unpacked."}
+    properties["ephemeral_storage"] = disk | about
+    for name, default in {"launch_type": "FARGATE", "env": environment, **defaults}.items():
+        properties[name]["default"] = default
     _shape_task(configuration["task_definition"], outputs, mounts_efs=pool == "splitter")
     fixed = {
         "image": image,
@@ -123,19 +112,15 @@ def _shape_task(definition: Any, outputs: Mapping[str, str], *, mounts_efs: bool
     # ECS adds this key. Without it the worker's own definition would differ from the one that ECS
     # returns, and the worker would register a new revision for each run.
     definition["enableFaultInjection"] = False
-    container["cpu"] = "{{ cpu }}"
-    container["memory"] = "{{ memory }}"
     # Seconds from SIGTERM to SIGKILL, the most that Fargate gives: time to abort uploads.
-    container["stopTimeout"] = 120
-    if not mounts_efs:
-        return
-    volume = {
-        "fileSystemId": outputs["FileSystemId"],
-        "rootDirectory": "/",  # which ECS adds too
-        "transitEncryption": "ENABLED",
-        "authorizationConfig": {"accessPointId": outputs["AccessPointId"], "iam": "ENABLED"},
-    }
-    definition["volumes"] = [{"name": "efs", "efsVolumeConfiguration": volume}]
-    container["mountPoints"] = [
-        {"sourceVolume": "efs", "containerPath": EFS_PATH, "readOnly": False}
-    ]
+    container |= {"cpu": "{{ cpu }}", "memory": "{{ memory }}", "stopTimeout": 120}
+    if mounts_efs:
+        volume = {
+            "fileSystemId": outputs["FileSystemId"],
+            "rootDirectory": "/",  # which ECS adds too
+            "transitEncryption": "ENABLED",
+            "authorizationConfig": {"accessPointId": outputs["AccessPointId"], "iam": "ENABLED"},
+        }
+        definition["volumes"] = [{"name": "efs", "efsVolumeConfiguration": volume}]
+        mount = {"sourceVolume": "efs", "containerPath": EFS_PATH, "readOnly": False}
+        container["mountPoints"] = [mount]

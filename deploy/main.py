@@ -5,23 +5,20 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 from botocore.exceptions import BotoCoreError, ClientError
+from prefect.context import refresh_global_settings_context
 
 from deploy import account
-from deploy.answers import ENVIRONMENTS, QUESTIONS, Draft, load, offer, save
-from deploy.preflight import DeploymentError
+from deploy.answers import ENVIRONMENTS, QUESTIONS, SIZES, Case, load, offer, save
+from deploy.steps import ROOT, Deployment, DeploymentError
 
-if TYPE_CHECKING:
-    from deploy.steps import Deployment
-
-ROOT = Path(__file__).parent.parent
-ANSWERS = ROOT / "deploy"
+ANSWERS = Path(__file__).parent
 
 HELP = """\
 Asks questions, shows a plan, checks the answers and the account, and carries the plan out. Run it
@@ -42,7 +39,7 @@ ERRORS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Deploy. The exit status is that of a command that failed, or 1 after another error."""
     options = _options(arguments)
-    place, hint = "tools and credentials", "Install the missing tool, or sign in to AWS."
+    place = "tools and credentials"
     try:
         deployment = prepare(options)
         show_plan(deployment)
@@ -52,17 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 0
             save(ANSWERS / f"{deployment.environment}.env", deployment.given)
         for number, step in enumerate(deployment.steps(), 1):
-            place, hint = f"{number}, {step.name}", step.hint
+            place = f"{number}, {step.name}"
             print(f"== {place}")
             step.run()
     except ERRORS as error:
-        print(f"{error}\n\nStopped at step {place}.\n{hint}", file=sys.stderr)
+        advice = "docs/deploying.md, After an error, says what to look at."
+        print(f"{error}\n\nStopped at step {place}. {advice}", file=sys.stderr)
         return error.returncode if isinstance(error, subprocess.CalledProcessError) else 1
     show_end(deployment)
     return 0
 
 
-def prepare(options: argparse.Namespace) -> "Deployment":
+def prepare(options: argparse.Namespace) -> Deployment:
     """Find the tools, ask the questions and look at the stack."""
     os.environ["PATH"] += f"{os.pathsep}{ROOT / '.venv' / 'bin'}"  # an aws CLI, if there is none
     docker = next((one for one in ("docker", "podman") if shutil.which(one)), None)
@@ -75,43 +73,39 @@ def prepare(options: argparse.Namespace) -> "Deployment":
     environment = prompt(f"Environment ({', '.join(ENVIRONMENTS)})", options.environment or "prod")
     if environment not in ENVIRONMENTS:
         raise DeploymentError(f"There is no environment {environment!r}.")
-    draft = Draft(environment, load(ANSWERS / f"{environment}.env"))
-    shape = draft.last.get("SHAPE", "pools")
-    draft.last |= {"SHAPE": options.shape} if options.shape else {}
+    last = load(ANSWERS / f"{environment}.env")
+    case = Case(environment, open_api=options.open_api)
+    given = case.answers
     if not options.yes:
         print("Enter takes the default in brackets, - leaves the answer empty.")
-    for name in QUESTIONS:
-        given = draft.given[name] = prompt(QUESTIONS[name].text, offer(name, draft))
+    for name, question in QUESTIONS.items():
+        offered = offer(name, last, case)
+        if name == "SHAPE" and options.shape:
+            given[name] = options.shape
+        else:
+            given[name] = prompt(f"\n{question['Description']}\n{name}", offered)
         if name == "AWS_REGION":
-            if given not in account.regions():
-                raise DeploymentError(f"AWS_REGION={given!r}: AWS has no such region.")
-            os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = given
-            draft.stack = account.Stack.named(f"biospex-{environment}")
-        if name == "SHAPE" and given != shape:
-            for size in ("CPU", "MEMORY", "EPHEMERAL_STORAGE"):  # another task, another size
-                draft.last.pop(size, None)
-    os.environ["PREFECT_API_URL"] = draft.given["PREFECT_API_URL"]
+            if not account.is_region(given[name]):
+                raise DeploymentError(f"AWS_REGION={given[name]!r}: AWS has no such region.")
+            os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = given[name]
+            case = replace(case, stack=account.Stack.named(f"biospex-{environment}"))
+        if name == "SHAPE" and given[name] != offered:  # another task, another size
+            last |= SIZES.get(given[name], {})
+    os.environ["PREFECT_API_URL"] = given["PREFECT_API_URL"]
     os.environ["BIOSPEX_ENVIRONMENT"] = environment  # a tag of every run
-    for setting in draft.given["FLOW_SETTINGS"].split():
+    for setting in given["FLOW_SETTINGS"].split():
         if setting.startswith("DOCS_URL="):
             os.environ["DOCS_URL"] = setting.partition("=")[2]
-    from prefect.context import refresh_global_settings_context  # takes seconds
-
-    from deploy.steps import Deployment
-
     refresh_global_settings_context()
-    return Deployment(
-        environment, draft.given, draft.stack, commit(), docker, options.dry_run, options.open_api
-    )
+    return Deployment(case, commit(), docker, options.dry_run)
 
 
 def commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     described = subprocess.check_output(command, cwd=ROOT, text=True).strip()  # noqa: S603
     # Each build of uncommitted changes needs a tag of its own, or the service would not change.
-    return described + time.strftime(
-        "-%Y%m%dT%H%M%SZ" if described.endswith("-dirty") else "", time.gmtime()
-    )
+    is_dirty = described.endswith("-dirty")
+    return described + (f"-{datetime.now(UTC):%Y%m%dT%H%M%SZ}" if is_dirty else "")
 
 
 def answer(question: str, default: str) -> str:
@@ -122,7 +116,7 @@ def answer(question: str, default: str) -> str:
     return "" if typed == "-" else typed
 
 
-def show_plan(deployment: "Deployment") -> None:
+def show_plan(deployment: Deployment) -> None:
     given, aws = deployment.given, account.client("sts").get_caller_identity()["Account"]
     print(
         f"\nEnvironment {deployment.environment}: account {aws}, {given['AWS_REGION']}, Prefect at "
@@ -137,7 +131,7 @@ def show_plan(deployment: "Deployment") -> None:
     print()
 
 
-def show_end(deployment: "Deployment") -> None:
+def show_end(deployment: Deployment) -> None:
     if deployment.dry_run:
         print("\nNothing was changed.")
         return

@@ -4,28 +4,21 @@ A new check is one function with the decorator ``check``. deploy/server.py has t
 """
 
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Literal, NamedTuple
 
 from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from deploy import account
-from deploy.account import client, filters, found, name_of
-from deploy.answers import MEMORY_OF_CPU, Answers
+from deploy.account import client, found, name_of
+from deploy.answers import Case, problem
 from splitter.settings import Allowed, Docs, Settings
 
 
-class DeploymentError(Exception):
-    """The deployment cannot go on; the text says why."""
-
-
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """A problem that the operator has to know about.
 
     Attributes:
@@ -40,29 +33,8 @@ class Finding:
 stop = partial(Finding, "stop")
 note = partial(Finding, "note")
 
-
-def report(findings: Iterable[Finding]) -> bool:
-    """Print the findings; the result tells whether one of them stops the deployment."""
-    stops = False
-    for finding in findings:
-        print(f"{finding.level}: {finding.sentence}", file=sys.stderr)
-        stops |= finding.level == "stop"
-    return stops
-
-
-@dataclass(frozen=True)
-class Case:
-    """The input of a check.
-
-    Attributes:
-        open_api: whether to accept an API without authentication, or on this machine.
-    """
-
-    answers: Answers
-    environment: str
-    stack: account.Stack
-    open_api: bool = False
-
+ABSENT = ("NoSuchBucket", "ResourceNotFoundException", "NotFound", "InvalidParameter")
+"""AWS's codes for a thing that is not there."""
 
 Check = Callable[[Case], Iterator[Finding]]
 CHECKS: list[tuple[Check, tuple[str, ...]]] = []
@@ -80,33 +52,50 @@ def check(*needs: str) -> Callable[[Check], Check]:
 
 def findings(case: Case) -> Iterator[Finding]:
     """All findings; a check that AWS refuses is a note."""
+    answers = case.answers
+    wrong = {name: why for name, text in answers.items() if (why := problem(name, text))}
+    for name, why in wrong.items():
+        yield stop(f"{name}={answers[name]!r}: {why}.")
+    case = replace(case, answers={n: text for n, text in answers.items() if n not in wrong})
     for function, needs in CHECKS:
-        if all(getattr(case.answers, name) for name in needs):
+        if all(case.answers.get(name) for name in needs):
             try:
                 yield from list(function(case))
             except ClientError as error:
-                if account.code_of(error) != "NoSuchBucket":  # bucket_is_there reports it
+                if account.code_of(error) not in ABSENT:  # another check reports it
                     yield note(f"{function.__name__} could not be checked: {error}")
 
 
 # -- answers beside each other
 
+# https://docs.aws.amazon.com/AmazonECS/latest/developerguide/fargate-tasks-services.html
+MEMORY_OF_CPU = {
+    "256": (512, 1024, 2048),
+    "512": range(1024, 4096 + 1, 1024),
+    "1024": range(2048, 8192 + 1, 1024),
+    "2048": range(4096, 16384 + 1, 1024),
+    "4096": range(8192, 30720 + 1, 1024),
+    "8192": range(16384, 61440 + 1, 4096),
+    "16384": range(32768, 122880 + 1, 8192),
+}
 
-@check("cpu", "memory")
+
+@check("CPU", "MEMORY")
 def memory_of_cpu(case: Case) -> Iterator[Finding]:
-    allowed = MEMORY_OF_CPU[case.answers.cpu]
-    if case.answers.memory not in allowed:
+    cpu, memory = case.answers["CPU"], case.answers["MEMORY"]
+    allowed = MEMORY_OF_CPU[cpu]
+    if int(memory) not in allowed:
         yield stop(
-            f"MEMORY={case.answers.memory}: Fargate gives {case.answers.cpu} CPU units "
-            f"{allowed[0]} to {allowed[-1]} MiB, in the steps that its table lists."
+            f"MEMORY={memory}: Fargate gives {cpu} CPU units {allowed[0]} to {allowed[-1]} MiB, in "
+            "the steps that its table lists."
         )
 
 
-@check("flow_settings")
+@check("FLOW_SETTINGS")
 def flow_settings(case: Case) -> Iterator[Finding]:
     """Checks each setting's name and value as the run itself reads them."""
     models = {n.upper(): model for model in (Settings, Allowed, Docs) for n in model.model_fields}
-    for one in case.answers.flow_settings.split():
+    for one in case.answers["FLOW_SETTINGS"].split():
         name, equals, value = one.partition("=")
         if not equals:
             yield stop(f"FLOW_SETTINGS: {one!r} is not NAME=VALUE.")
@@ -123,29 +112,18 @@ def flow_settings(case: Case) -> Iterator[Finding]:
             )
 
 
-@check("prefect_api_url")
-def secrets(case: Case) -> Iterator[Finding]:
-    """Worker and tasks sign in with one secret: a key in the Cloud, an auth string elsewhere."""
-    key = case.answers.prefect_api_key_secret_arn
-    auth = case.answers.prefect_api_auth_string_secret_arn
-    names = "PREFECT_API_KEY_SECRET_ARN and PREFECT_API_AUTH_STRING_SECRET_ARN are"
-    if key and auth:
-        yield stop(f"{names} both given; leave one of the two empty.")
-    elif auth and str(urlsplit(case.answers.prefect_api_url).hostname).endswith("prefect.cloud"):
+@check()
+def missing_secret(case: Case) -> Iterator[Finding]:
+    if case.answers.get("PREFECT_SECRET_ARN") == "" and not case.open_api:
         yield stop(
-            "PREFECT_API_AUTH_STRING_SECRET_ARN: Prefect Cloud takes a key; answer "
-            "PREFECT_API_KEY_SECRET_ARN instead."
-        )
-    elif key == auth == "" and not case.open_api:
-        yield stop(
-            f"{names} empty: tasks sign in with a secret of Secrets Manager. Create it as "
-            "docs/where-prefect-runs.md shows (--open-api: the API has no authentication)."
+            "PREFECT_SECRET_ARN is empty: tasks sign in with a secret of Secrets Manager. Create "
+            "it as docs/where-prefect-runs.md shows (--open-api: the API has no authentication)."
         )
 
 
 @check()
 def topic_of_production(case: Case) -> Iterator[Finding]:
-    if case.environment == "prod" and case.answers.alarm_topic_arn == "":
+    if case.environment == "prod" and case.answers.get("ALARM_TOPIC_ARN") == "":
         yield stop(
             "ALARM_TOPIC_ARN is empty: prod needs a topic that somebody reads. Create it: aws sns "
             "create-topic --name biospex-operators, then aws sns subscribe --topic-arn ARN "
@@ -168,19 +146,19 @@ STACK_QUEUES = {
 ANSWER_OF_QUEUE = {"TriggerQueue": "TRIGGER_QUEUE_ARN", "UpdatesQueue": "UPDATES_QUEUE_ARN"}
 
 
-def given_queues(answers: Answers) -> dict[str, str]:
+def given_queues(case: Case) -> dict[str, str]:
     """The ARNs of the existing queues that replace queues of the stack."""
-    given = {"TriggerQueue": answers.trigger_queue_arn, "UpdatesQueue": answers.updates_queue_arn}
+    given = {resource: case.answers.get(name) for resource, name in ANSWER_OF_QUEUE.items()}
     return {resource: arn for resource, arn in given.items() if arn}
 
 
 @check()
 def queues(case: Case) -> Iterator[Finding]:
     """Each given queue exists in this region, and the callback queue has a redrive policy."""
-    for resource, arn in given_queues(case.answers).items():
+    for resource, arn in given_queues(case).items():
         begin = f"{ANSWER_OF_QUEUE[resource]}={arn!r}"
-        is_callback, is_here = resource == "UpdatesQueue", f":{case.answers.aws_region}:" in arn
-        attributes = account.queue_attributes(name_of(arn)) if is_here else {}
+        is_callback, is_here = resource == "UpdatesQueue", f":{case.answers['AWS_REGION']}:" in arn
+        attributes = account.queue(name_of(arn)) if is_here else {}
         if is_callback and not is_here:
             yield note(f"{begin}: it is in another region and was not checked.")
         elif attributes.get("QueueArn") != arn:
@@ -196,7 +174,7 @@ def queues(case: Case) -> Iterator[Finding]:
 @check()
 def own_queues(case: Case) -> Iterator[Finding]:
     """Refuses an answer that names a queue of the stack, as it would remove that queue from it."""
-    given = given_queues(case.answers)
+    given = given_queues(case)
     if len(set(given.values())) < len(given):
         yield stop(
             "UPDATES_QUEUE_ARN is the trigger queue: callbacks would be read as triggers. Give "
@@ -217,17 +195,17 @@ def own_queues(case: Case) -> Iterator[Finding]:
 @check()
 def left_behind(case: Case) -> Iterator[Finding]:
     """Finds what an earlier stack left, as a new stack cannot create others of those names."""
-    given = set(given_queues(case.answers))
+    given = set(given_queues(case))
     given |= {"UpdatesDeadLetterQueue"} if "UpdatesQueue" in given else set()
     for resource, suffix in STACK_QUEUES.items():
         name = f"{case.environment}-{suffix}"
-        if resource in case.stack.resources | given or not (url := account.queue_url(name)):
+        if resource in case.stack.resources | given or not (queue := account.queue(name)):
             continue
         begin = f"The queue {name} exists outside the stack, which cannot create another"
         if answer := ANSWER_OF_QUEUE.get(resource):
-            yield stop(f"{begin}: answer {answer} with {account.queue_arn(name)} to keep it.")
+            yield stop(f"{begin}: answer {answer} with {queue['QueueArn']} to keep it.")
         else:
-            remedy = f"aws sqs delete-queue --queue-url {url}"
+            remedy = f"aws sqs delete-queue --queue-url {queue['QueueUrl']}"
             yield stop(f"{begin}. Make sure that it is empty, then: {remedy}")
     group = f"/ecs/{case.environment}-biospex-batch-creator"
     logs = client("logs").describe_log_groups(logGroupNamePrefix=group)["logGroups"]
@@ -240,7 +218,7 @@ def left_behind(case: Case) -> Iterator[Finding]:
 
 @check()
 def old_lambda(case: Case) -> Iterator[Finding]:
-    arn = case.answers.trigger_queue_arn or case.stack.outputs.get("TriggerQueueArn")
+    arn = case.answers.get("TRIGGER_QUEUE_ARN") or case.stack.outputs.get("TriggerQueueArn")
     for mapping in account.lambda_mappings(arn) if arn else ():
         yield stop(
             f"The Lambda {mapping['FunctionArn']} takes messages from the same queue "
@@ -252,44 +230,35 @@ def old_lambda(case: Case) -> Iterator[Finding]:
 # -- the bucket
 
 
-@check("bucket")
+@check("BUCKET")
 def bucket_is_there(case: Case) -> Iterator[Finding]:
     reasons = {"404": "does not exist", "403": "is not yours"}
     try:
-        client("s3").head_bucket(Bucket=case.answers.bucket)
+        client("s3").head_bucket(Bucket=case.answers["BUCKET"])
     except ClientError as error:
         if not (reason := reasons.get(account.code_of(error))):
             raise
-        yield stop(f"The bucket {case.answers.bucket} {reason}. BIOSPEX creates it, not deploy.sh.")
-
-
-@check("bucket")
-def bucket_encryption(case: Case) -> Iterator[Finding]:
-    """https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html"""
-    arn = account.bucket_key(case.answers.bucket)
-    if arn and case.answers.bucket_key_arn != arn:
         yield stop(
-            f"The bucket {case.answers.bucket} encrypts with the KMS key {arn}, which the tasks "
-            "may not use yet: answer BUCKET_KEY_ARN with it."
+            f"The bucket {case.answers['BUCKET']} {reason}. BIOSPEX creates it, not deploy.sh."
         )
 
 
-@check("bucket")
+@check("BUCKET")
 def object_lock(case: Case) -> Iterator[Finding]:
     """https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock.html"""
     look = client("s3").get_object_lock_configuration
-    answer = found(look, "ObjectLockConfigurationNotFoundError", Bucket=case.answers.bucket)
+    answer = found(look, "ObjectLockConfigurationNotFoundError", Bucket=case.answers["BUCKET"])
     if answer and answer["ObjectLockConfiguration"].get("Rule"):
         yield stop(
-            f"The bucket {case.answers.bucket} locks each new object (Object Lock, default "
+            f"The bucket {case.answers['BUCKET']} locks each new object (Object Lock, default "
             "retention): S3 then refuses uploads without a checksum, and batches cannot expire. "
             "Remove the default retention or use another bucket."
         )
 
 
-@check("bucket")
+@check("BUCKET")
 def archived_exports(case: Case) -> Iterator[Finding]:
-    rules = account.lifecycle_rules(case.answers.bucket)
+    rules = account.lifecycle_rules(case.answers["BUCKET"])
     for rule in (one for one in rules if one["Status"] == "Enabled"):
         conditions = rule.get("Filter", {})
         own = conditions.get("And", conditions).get("Prefix", rule.get("Prefix", ""))
@@ -298,7 +267,7 @@ def archived_exports(case: Case) -> Iterator[Finding]:
             is_touched = own.startswith(prefix) or prefix.startswith(own)
             if is_touched and classes & {"GLACIER", "DEEP_ARCHIVE"}:
                 yield stop(
-                    f"A lifecycle rule of the bucket {case.answers.bucket} archives {prefix}, "
+                    f"A lifecycle rule of the bucket {case.answers['BUCKET']} archives {prefix}, "
                     f"which cannot be read then: exclude {prefix}."
                 )
 
@@ -306,32 +275,25 @@ def archived_exports(case: Case) -> Iterator[Finding]:
 # -- KMS key, secrets and topic
 
 LOOK_UPS = {
-    "bucket_key_arn": ("kms", "describe_key", "KeyId"),
-    "prefect_api_key_secret_arn": ("secretsmanager", "describe_secret", "SecretId"),
-    "prefect_api_auth_string_secret_arn": ("secretsmanager", "describe_secret", "SecretId"),
-    "alarm_topic_arn": ("sns", "get_topic_attributes", "TopicArn"),
+    "PREFECT_SECRET_ARN": ("secretsmanager", "describe_secret", "SecretId"),
+    "ALARM_TOPIC_ARN": ("sns", "get_topic_attributes", "TopicArn"),
 }
 """The call that finds the thing of an answer, as service, operation and argument."""
 
 
 @check()
 def missing_things(case: Case) -> Iterator[Finding]:
-    absent = ("NotFoundException", "ResourceNotFoundException", "NotFound", "InvalidParameter")
     for name, (service, operation, argument) in LOOK_UPS.items():
-        arn = getattr(case.answers, name)
-        if arn and not found(getattr(client(service), operation), *absent, **{argument: arn}):
-            yield stop(
-                f"{name.upper()}={arn!r}: there is no such thing in this account and region."
-            )
+        arn = case.answers.get(name)
+        if arn and not found(getattr(client(service), operation), *ABSENT, **{argument: arn}):
+            yield stop(f"{name}={arn!r}: there is no such thing in this account and region.")
 
 
-@check("alarm_topic_arn")
+@check("ALARM_TOPIC_ARN")
 def topic(case: Case) -> Iterator[Finding]:
     """CloudWatch may use the topic's key, and somebody has confirmed a subscription."""
-    arn, sns = case.answers.alarm_topic_arn, client("sns")
-    answer = found(sns.get_topic_attributes, "NotFound", "InvalidParameter", TopicArn=arn)
-    if not answer:
-        return
+    arn, sns = case.answers["ALARM_TOPIC_ARN"], client("sns")
+    answer = sns.get_topic_attributes(TopicArn=arn)
     key = answer["Attributes"].get("KmsMasterKeyId", "")
     if key and not account.allows_cloudwatch(key):
         yield stop(
@@ -350,58 +312,57 @@ def topic(case: Case) -> Iterator[Finding]:
 # -- the network
 
 
-@check("vpc_id")
+@check("VPC_ID")
 def vpc(case: Case) -> Iterator[Finding]:
-    ec2, vpc_id = client("ec2"), case.answers.vpc_id
-    if not ec2.describe_vpcs(Filters=filters(vpc_id=vpc_id))["Vpcs"]:
-        there = ", ".join(sorted(one["VpcId"] for one in ec2.describe_vpcs()["Vpcs"])) or "none"
-        yield stop(f"VPC_ID={vpc_id!r}: there is no such VPC here; there are: {there}.")
-        return
-    hostnames = ec2.describe_vpc_attribute(VpcId=vpc_id, Attribute="enableDnsHostnames")
-    if not hostnames["EnableDnsHostnames"]["Value"]:
+    look, vpc_id = client("ec2").describe_vpc_attribute, case.answers["VPC_ID"]
+    hostnames = found(look, "NotFound", VpcId=vpc_id, Attribute="enableDnsHostnames")
+    if not hostnames:
+        yield stop(f"VPC_ID={vpc_id!r}: there is no such VPC in this account and region.")
+    elif not hostnames["EnableDnsHostnames"]["Value"]:
         yield stop(
             f"VPC_ID={vpc_id!r}: its DNS hostnames are off, and EFS needs them: aws ec2 "
             f"modify-vpc-attribute --vpc-id {vpc_id} --enable-dns-hostnames"
         )
 
 
-@check("subnet_ids")
+@check("SUBNET_IDS")
 def subnets(case: Case) -> Iterator[Finding]:
     """The subnets exist, in the VPC and in different zones."""
-    ids, vpc_id = case.answers.subnet_ids.split(","), case.answers.vpc_id
-    begin = f"SUBNET_IDS={case.answers.subnet_ids!r}"
-    there = client("ec2").describe_subnets(Filters=filters(subnet_id=ids))["Subnets"]
+    ids, vpc_id = case.answers["SUBNET_IDS"].split(","), case.answers.get("VPC_ID")
+    begin = f"SUBNET_IDS={','.join(ids)!r}"
+    chosen = [{"Name": "subnet-id", "Values": ids}]
+    there = client("ec2").describe_subnets(Filters=chosen)["Subnets"]
     elsewhere = [one["SubnetId"] for one in there if one["VpcId"] != vpc_id]
     if missing := sorted(set(ids) - {one["SubnetId"] for one in there}):
         yield stop(f"{begin}: there is no {', '.join(missing)} in this account and region.")
     elif vpc_id and elsewhere:
         yield stop(f"{begin}: {', '.join(elsewhere)} is not in {vpc_id}.")
-    elif len({one["AvailabilityZone"] for one in there}) < len(there):
+    elif len({one["AvailabilityZone"] for one in there}) < len(ids):
         yield stop(f"{begin}: two are in one availability zone, where EFS has one mount target.")
 
 
-@check("subnet_ids")
+@check("SUBNET_IDS")
 def mount_targets(case: Case) -> Iterator[Finding]:
     """Refuses a subnet at another place, where the old mount target still is."""
     made = case.stack.outputs.get("SubnetIds", "")
-    old, new = made.split(","), case.answers.subnet_ids.split(",")
+    old, new = made.split(","), case.answers["SUBNET_IDS"].split(",")
     if moved := [one for one in new if one in old and old.index(one) != new.index(one)]:
         yield stop(
-            f"SUBNET_IDS={case.answers.subnet_ids!r}: {', '.join(moved)} would change its place in "
-            f"{made}, and EFS refuses a second mount target there. Keep the order, add at the end, "
+            f"SUBNET_IDS={','.join(new)!r}: {', '.join(moved)} would change its place in {made}, "
+            f"and EFS refuses a second mount target there. Keep the order, add at the end, "
             "and replace a subnet by another in its place."
         )
 
 
-@check("subnet_ids", "vpc_id", "assign_public_ip")
+@check("SUBNET_IDS", "VPC_ID", "ASSIGN_PUBLIC_IP")
 def public_addresses(case: Case) -> Iterator[Finding]:
     """A task has a public address where its subnet leads to an internet gateway, and only there.
 
     These are notes, as a network can have a route that its route tables do not show.
     """
-    is_public = case.answers.assign_public_ip == "ENABLED"
-    for subnet in case.answers.subnet_ids.split(","):
-        if account.leads_to_internet_gateway(subnet, case.answers.vpc_id) != is_public:
+    is_public = case.answers["ASSIGN_PUBLIC_IP"] == "ENABLED"
+    for subnet in case.answers["SUBNET_IDS"].split(","):
+        if account.leads_to_internet_gateway(subnet, case.answers["VPC_ID"]) != is_public:
             has, other = ("no", "DISABLED") if is_public else ("a", "ENABLED")
             yield note(
                 f"SUBNET_IDS: {subnet} has {has} route to an internet gateway: choose other "
@@ -419,26 +380,22 @@ WORKER_VCPU = 0.75
 """Of worker and listener together."""
 
 
-def vcpu_of(answers: Answers) -> float:
-    """The vCPU of all tasks that run at once."""
-    exports = re.search(r"(?<!\S)MAX_IN_FLIGHT=(\d+)(?!\S)", answers.flow_settings)
-    if answers.shape == "single":
-        return answers.cpu / 1024
-    return answers.cpu / 1024 * int(exports[1] if exports else 4) + WORKER_VCPU
-
-
-@check("cpu", "capacity")
+@check("CPU", "CAPACITY", "SHAPE")
 def vcpu_quota(case: Case) -> Iterator[Finding]:
-    needed, code = vcpu_of(case.answers), VCPU_QUOTAS[case.answers.capacity]
+    """Compares the quota with the vCPU of all tasks that run at once."""
+    answers, capacity = case.answers, case.answers["CAPACITY"]
+    needed, code = int(answers["CPU"]) / 1024, VCPU_QUOTAS[capacity]
+    if answers["SHAPE"] == "pools":
+        exports = re.search(r"(?<!\S)MAX_IN_FLIGHT=(\d+)(?!\S)", answers.get("FLOW_SETTINGS", ""))
+        needed = needed * int(exports[1] if exports else 4) + WORKER_VCPU
     look = client("service-quotas").get_service_quota
     answer = found(look, "NoSuchResourceException", ServiceCode="fargate", QuotaCode=code)
     if not answer:
         yield note("The quota of Fargate's vCPU could not be read; see Service Quotas.")
     elif (quota := answer["Quota"]["Value"]) < needed:
         yield stop(
-            f"This account may run {quota:g} vCPU of {case.answers.capacity} at once, and the "
-            f"answers need {needed:g}: request more of {code} in Service Quotas, or lower CPU or "
-            "MAX_IN_FLIGHT."
+            f"This account may run {quota:g} vCPU of {capacity} at once, and the answers need "
+            f"{needed:g}: request more of {code} in Service Quotas, or lower CPU or MAX_IN_FLIGHT."
         )
 
 

@@ -1,25 +1,26 @@
 """Prefect's side of a deployment: its state, the checks of it, and the changes to it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
-from prefect.automations import Automation
+from prefect.automations import Automation, EventTrigger, Posture, SendNotification
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, WorkPool
+from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
 from prefect.exceptions import ObjectNotFound
 from prefect_aws import AwsCredentials
 
 from blocks.saved import BLOCK_NAME
 from blocks.workspace import Workspace
-from deploy.answers import ENVIRONMENTS, is_this_machine
+from deploy.answers import ENVIRONMENTS, Case
 from deploy.job_template import EFS_PATH
-from deploy.preflight import Case, Finding, note, stop
+from deploy.preflight import Finding, check, note, stop
 from flows.listening.heartbeats import websocket_problem
 
 POOLS = {"splitter": "biospex-ecs", "listener": "biospex-ecs-listener"}  # prefect.yaml names both
@@ -50,24 +51,23 @@ def _found(read: Callable[..., Any], *names: str) -> Any:
 def read_state(environment: str) -> State:
     with get_client(sync_client=True) as prefect:
         found = {name: _found(prefect.read_work_pool, name) for name in POOLS.values()}
-        pools = {name: pool for name, pool in found.items() if pool}
         made = _found(prefect.read_deployment_by_name, "create-batches/create-batches")
-        owner = "".join(tag for tag in made.tags if tag in ENVIRONMENTS) if made else ""
         block = _found(prefect.read_block_document_by_name, BLOCK_NAME, "biospex-workspace")
         has_notice = bool(prefect.read_automations_by_name(notice_name(environment)))
-    states = {str(run.state_type and run.state_type.value) for run in listeners()}
-    listener = "scheduled" if "SCHEDULED" in states else "running" if states else ""
+    pools = {name: pool for name, pool in found.items() if pool}
+    owner = "".join(tag for tag in made.tags if tag in ENVIRONMENTS) if made else ""
+    states = {run.state_type for run in listeners()}
+    listener = "scheduled" if StateType.SCHEDULED in states else "running" if states else ""
     return State(pools, owner, bool(block), has_notice, listener)
 
 
 def listeners() -> list[FlowRun]:
     """The listener's running and scheduled runs."""
-    flow, states = {"name": {"any_": ["listen"]}}, {"any_": ["RUNNING", "SCHEDULED"]}
+    of_flow = FlowFilter.model_validate({"name": {"any_": ["listen"]}})
+    states = {"state": {"type": {"any_": ["RUNNING", "SCHEDULED"]}}}
+    in_state = FlowRunFilter.model_validate(states)
     with get_client(sync_client=True) as prefect:
-        found = prefect.read_flow_runs(
-            flow_filter=FlowFilter.model_validate(flow),
-            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": states}}),
-        )
+        found = prefect.read_flow_runs(flow_filter=of_flow, flow_run_filter=in_state)
     return [run for run in found if run.deployment_id]
 
 
@@ -87,10 +87,10 @@ def is_open(url: str) -> bool:
     return True
 
 
-def check_api(case: Case) -> Iterator[Finding]:
+def check_api(url: str) -> Iterator[Finding]:
     """Tasks on ECS can reach the API, and it needs authentication."""
-    url, option = case.answers.prefect_api_url, "(--open-api: go on all the same)"
-    if is_this_machine(url):
+    option, host = "(--open-api: go on all the same)", str(urlsplit(url).hostname)
+    if host in ("localhost", "0.0.0.0", "::1") or host.startswith("127."):  # noqa: S104
         yield stop(
             f"{url} is this machine: tasks on ECS cannot reach it. Give an address that they can "
             f"reach; docs/where-prefect-runs.md lists the ways {option}."
@@ -116,7 +116,7 @@ def check_things(state: State, case: Case) -> Iterator[Finding]:
             f"The deployment create-batches belongs to {state.owner}: each environment needs a "
             "Prefect API of its own."
         )
-    if block := case.answers.notification_block:
+    if block := case.answers.get("NOTIFICATION_BLOCK"):
         with get_client(sync_client=True) as prefect:
             if not _found(prefect.read_block_document_by_name, *reversed(block.split("/"))):
                 yield stop(f"NOTIFICATION_BLOCK={block!r}: create the block in the Prefect UI.")
@@ -124,16 +124,16 @@ def check_things(state: State, case: Case) -> Iterator[Finding]:
         yield note(problem)
 
 
-def check(case: Case) -> tuple[State, Sequence[Finding]]:
-    """The state of Prefect and all findings."""
-    state, findings = State(), [] if case.open_api else list(check_api(case))
+@check("PREFECT_API_URL")
+def prefect_api(case: Case) -> Iterator[Finding]:
+    url = case.answers["PREFECT_API_URL"]
+    found = [] if case.open_api else list(check_api(url))
+    yield from found
     try:
-        state = read_state(case.environment)
-        findings += check_things(state, case)
+        yield from check_things(read_state(case.environment), case)
     except Exception as error:
-        url = case.answers.prefect_api_url
-        findings = findings or [stop(f"{url} answers with an error: {error}")]
-    return state, findings
+        if not found:
+            yield stop(f"{url} answers with an error: {error}")
 
 
 # -- changes
@@ -164,25 +164,18 @@ def add_notice(environment: str, block: str) -> None:
     kind, _, name = block.partition("/")
     with get_client(sync_client=True) as prefect:
         document = prefect.read_block_document_by_name(name, kind)
-    flow = {"prefect.resource.role": "flow", "prefect.resource.name": "create-batches"}
-    trigger = {
-        "type": "event",
-        "posture": "Reactive",
-        "match": {"prefect.resource.id": "prefect.flow-run.*"},
-        "match_related": flow,
-        "expect": ["prefect.flow-run.Failed", "prefect.flow-run.Crashed"],
-        "threshold": 1,
-    }
-    action = {
-        "type": "send-notification",
-        "block_document_id": str(document.id),
-        "subject": f"BIOSPEX {environment}: {{{{ flow_run.name }}}} has failed",
-        "body": "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
-    }
-    automation = {
-        "name": notice_name(environment),
-        "description": "Sends the sentence of the failure callback. docs/operations.md",
-        "trigger": trigger,
-        "actions": [action],
-    }
-    Automation.model_validate(automation).create()
+    trigger = EventTrigger(
+        posture=Posture.Reactive,
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        match_related={"prefect.resource.role": "flow", "prefect.resource.name": "create-batches"},
+        expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+    )
+    action = SendNotification(
+        block_document_id=document.id,
+        subject=f"BIOSPEX {environment}: {{{{ flow_run.name }}}} has failed",
+        body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+    )
+    about = "Sends the sentence of the failure callback. docs/operations.md"
+    Automation(
+        name=notice_name(environment), description=about, trigger=trigger, actions=[action]
+    ).create()

@@ -1,46 +1,46 @@
 """The steps of a deployment. Each change is printed before it is made."""
 
-import base64
 import json
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from blocks.saved import BLOCK_NAME
 from deploy import account, preflight, server
 from deploy.account import Stack, client
-from deploy.answers import QUESTIONS, parse
+from deploy.answers import QUESTIONS, Case
 from deploy.job_template import Pool, job_template
-from deploy.preflight import DeploymentError
 
 ROOT = Path(__file__).parent.parent
-LISTEN = (".venv/bin/prefect", "deployment", "run", "listen/listen")
+LISTEN = ".venv/bin/prefect deployment run listen/listen"
 
 
-@dataclass(frozen=True)
-class Step:
+class DeploymentError(Exception):
+    """The deployment cannot go on; the text says why."""
+
+
+class Step(NamedTuple):
     """A step of the plan.
 
     Attributes:
         plan: the things that it does.
-        hint: what to do after an error.
         shape: the one shape that has this step, or empty.
     """
 
     name: str
     run: Callable[[], None]
     plan: str
-    hint: str = "See the lines above."
     shape: str = ""
 
 
-def execute(*words: str, text: str | None = None) -> None:
-    """Runs a command in the root of the checkout; ``text`` is its standard input."""
-    subprocess.run(words, check=True, cwd=ROOT, input=text, text=True)  # noqa: S603
+def execute(*words: str) -> None:
+    """Runs a command in the root of the checkout."""
+    subprocess.run(words, check=True, cwd=ROOT)  # noqa: S603
 
 
 @dataclass
@@ -48,27 +48,22 @@ class Deployment:
     """One run of deploy.sh.
 
     Attributes:
-        given: the answers, as text.
         commit: of the image.
         docker: docker or podman.
-        open_api: whether to accept an API without authentication, or on this machine.
         state: of Prefect, since the check.
         pools_changed: whether a running listener has old settings.
     """
 
-    environment: str
-    given: dict[str, str]
-    stack: Stack
+    case: Case
     commit: str
     docker: str
     dry_run: bool = False
-    open_api: bool = False
     state: server.State = field(default_factory=server.State)
     pools_changed: bool = False
 
     def __post_init__(self) -> None:
-        self.stack_name = f"biospex-{self.environment}"
-        self.answers, self.wrong = parse(self.given)
+        self.environment, self.given = self.case.environment, self.case.answers
+        self.stack, self.stack_name = self.case.stack, f"biospex-{self.environment}"
 
     @property
     def image(self) -> str:
@@ -76,29 +71,19 @@ class Deployment:
 
     def steps(self) -> list[Step]:
         """The steps of this shape, in their order."""
-        name, environment = self.stack_name, self.environment
-        region = f"--region {self.given['AWS_REGION']}"
         size = "{CPU} CPU units, {MEMORY} MiB, {EPHEMERAL_STORAGE} GiB".format_map(self.given)
         verb = "update" if self.stack.exists else "create"
         pools = f"{server.POOLS['splitter']} ({size}) and {server.POOLS['listener']}"
-        of_stack = f"""The events of the stack {name} say why:
-  aws cloudformation describe-stack-events --stack-name {name} {region}
-A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before the next try."""
-        of_service = f"""The events of its service and its log say why:
-  aws ecs describe-services --cluster {environment}-biospex-batch-creator \\
-    --services {environment}-biospex-worker {region} --query 'services[0].events[:5]'"""
-        by_hand = f"Start it by hand: {shlex.join(LISTEN)}"
-        nothing = "Nothing has been changed so far."
         steps = [
-            Step("check", self.check, "the answers, the account and Prefect", nothing),
-            Step("stack", self.make_stack, f"{verb} {name} with everything in AWS", of_stack),
+            Step("check", self.check, "the answers, the account and Prefect"),
+            Step("stack", self.make_stack, f"{verb} {self.stack_name} with everything in AWS"),
             Step("image", self.push_image, f"build {self.commit} with {self.docker}, push it"),
-            Step("work pools", self.save_pools, f"create or update {pools}", shape="pools"),
+            Step("work pools", self.save_pools, f"create or update {pools}", "pools"),
             Step("blocks", self.save_blocks, "save them, if there are none"),
-            Step("deployments", self.deploy_flows, "both flows and automations", shape="pools"),
-            Step("worker", self.serve, "a service of that image", of_service, "pools"),
-            Step("service", self.serve, f"one task of that image: {size}", of_service, "single"),
-            Step("listener", self.start_listener, "start a run, if need be", by_hand, "pools"),
+            Step("deployments", self.deploy_flows, "both flows and automations", "pools"),
+            Step("worker", self.serve, "a service of that image", "pools"),
+            Step("service", self.serve, f"one task of that image: {size}", "single"),
+            Step("listener", self.start_listener, "start a run, if need be", "pools"),
         ]
         return [step for step in steps if step.shape in ("", self.given["SHAPE"])]
 
@@ -108,21 +93,20 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
         if not self.dry_run:
             make()
 
-    def command(self, *words: str) -> None:
+    def command(self, program: str, *arguments: str) -> None:
         """Prints a command as one could type it, and runs it unless this is a dry run."""
+        words = (*program.split(), *arguments)
         self.change(shlex.join(words), lambda: execute(*words))
 
     def check(self) -> None:
-        case = preflight.Case(self.answers, self.environment, self.stack, self.open_api)
-        wrong = [preflight.stop(f"{n}={self.given[n]!r}: {why}.") for n, why in self.wrong.items()]
-        findings = [*wrong, *preflight.findings(case)]
-        if self.answers.prefect_api_url:
-            self.state, found = server.check(case)
-            findings += found
-        if preflight.report(findings):
+        findings = [*preflight.findings(self.case)]
+        for finding in findings:
+            print(f"{finding.level}: {finding.sentence}", file=sys.stderr)
+        if any(finding.level == "stop" for finding in findings):
             raise DeploymentError('Correct each line that begins with "stop", then try again.')
-        made = self.stack.parameters.get("Shape", self.answers.shape)
-        if self.state.listener and made != self.answers.shape:
+        self.state = server.read_state(self.environment)
+        shape = self.given["SHAPE"]
+        if self.state.listener and self.stack.parameters.get("Shape", shape) != shape:
             raise DeploymentError(
                 "The shape changes: cancel the run listen and wait until no export runs, then try "
                 "again."
@@ -131,83 +115,73 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
     def make_stack(self) -> None:
         # The service keeps its image until pools and deployments are new.
         self.deploy_stack(self.stack.parameters.get("WorkerImage", ""))
-        protect = ("--enable-termination-protection", "--stack-name", self.stack_name)
+        protect = "aws cloudformation update-termination-protection --enable-termination-protection"
         try:
-            self.command("aws", "cloudformation", "update-termination-protection", *protect)
+            self.command(protect, "--stack-name", self.stack_name)
         except subprocess.CalledProcessError:  # a missing right to this is no reason to stop
             print(f"note: the stack {self.stack_name} has no termination protection.")
-        bucket = self.answers.bucket
+        bucket = self.given["BUCKET"]
         # S3 replaces all rules of a bucket at once.
-        if self.given["LIFECYCLE_RULES"].startswith("y") and not account.lifecycle_rules(bucket):
-            put = ("aws", "s3api", "put-bucket-lifecycle-configuration", "--bucket", bucket)
-            self.command(*put, "--lifecycle-configuration", "file://deploy/lifecycle.json")
-        if arn := self.answers.trigger_queue_arn:
-            self.redrive(account.name_of(arn))
+        if self.given["LIFECYCLE_RULES"] == "yes" and not account.lifecycle_rules(bucket):
+            rules = ("--lifecycle-configuration", "file://deploy/lifecycle.json")
+            put = "aws s3api put-bucket-lifecycle-configuration --bucket"
+            self.command(put, bucket, *rules)
+        arn = self.given["TRIGGER_QUEUE_ARN"]
+        if arn and "RedrivePolicy" not in (kept := account.queue(account.name_of(arn))):
+            dead = self.stack.outputs.get("DeadLetterQueueArn", "DEAD-LETTER-QUEUE")
+            policy = json.dumps({"deadLetterTargetArn": dead, "maxReceiveCount": 1000})
+            put = "aws sqs set-queue-attributes --queue-url"
+            attributes = json.dumps({"RedrivePolicy": policy})
+            self.command(put, kept["QueueUrl"], "--attributes", attributes)
 
     def deploy_stack(self, worker_image: str) -> None:
-        given, asked = self.given, QUESTIONS.items()
-        secret = given["PREFECT_API_KEY_SECRET_ARN"] or given["PREFECT_API_AUTH_STRING_SECRET_ARN"]
-        parameters = {one.parameter: given[name] for name, one in asked if one.parameter} | {
+        given = self.given
+        answers = {one.get("Parameter"): given[name] for name, one in QUESTIONS.items()}
+        found = {
             "Environment": self.environment,
+            "BucketKeyArn": account.bucket_key(given["BUCKET"]),
             "TriggerQueueKeyArn": account.key_of(given["TRIGGER_QUEUE_ARN"]),
             "UpdatesQueueKeyArn": account.key_of(given["UPDATES_QUEUE_ARN"]),
-            "SecretKeyArn": account.key_of(secret),
+            "SecretKeyArn": account.key_of(given["PREFECT_SECRET_ARN"]),
             "WorkerImage": worker_image,
-            "Cpu": given["CPU"],
-            "Memory": given["MEMORY"],
-            "EphemeralStorage": given["EPHEMERAL_STORAGE"],
         }
-        deploy = ("aws", "cloudformation", "deploy", "--stack-name", self.stack_name)
-        template = ("--template-file", "deploy/stack.yaml", "--capabilities", "CAPABILITY_IAM")
-        pairs = [f"{name}={value}" for name, value in parameters.items()]
-        options = ("--no-fail-on-empty-changeset", "--parameter-overrides")
-        self.command(*deploy, *template, *options, *pairs)
+        pairs = [f"{name}={value}" for name, value in (answers | found).items() if name]
+        self.command(
+            f"aws cloudformation deploy --stack-name {self.stack_name} --template-file "
+            "deploy/stack.yaml --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset "
+            "--parameter-overrides",
+            *pairs,
+        )
         if not self.dry_run:
             self.stack = Stack.named(self.stack_name)
 
-    def redrive(self, queue: str) -> None:
-        """Gives a kept trigger queue without a redrive policy the stack's dead-letter queue."""
-        if "RedrivePolicy" in account.queue_attributes(queue):
-            return
-        dead = self.stack.outputs.get("DeadLetterQueueArn", "DEAD-LETTER-QUEUE")
-        policy = {"deadLetterTargetArn": dead, "maxReceiveCount": 1000}
-        attributes = json.dumps({"RedrivePolicy": json.dumps(policy)})
-        put = ("aws", "sqs", "set-queue-attributes", "--queue-url", account.queue_url(queue))
-        self.command(*put, "--attributes", attributes)
-
     def push_image(self) -> None:
         registry, _, repository = self.image.rpartition(":")[0].partition("/")
-        look, tag = client("ecr").describe_images, [{"imageTag": self.commit}]
         if self.stack.outputs and "-dirty" not in self.commit:
-            absent = "ImageNotFoundException"
-            if account.found(look, absent, repositoryName=repository, imageIds=tag):
+            named = {"repositoryName": repository, "imageIds": [{"imageTag": self.commit}]}
+            if account.found(client("ecr").describe_images, "ImageNotFoundException", **named):
                 print(f"{self.image} is there already.")
                 return
         base = os.environ.get("BASE_IMAGE")
         argument = ("--build-arg", f"BASE={base}") if base else ()
-        platform = ("--platform", "linux/amd64")
-        self.command(self.docker, "build", *platform, *argument, "--tag", self.image, ".")
-        self.change(f"{self.docker} login {registry}", lambda: self.sign_in(registry))
+        build = f"{self.docker} build --platform linux/amd64 --tag {self.image}"
+        self.command(build, *argument, ".")
+        sign_in = f"{self.docker} login --username AWS --password-stdin {registry}"
+        self.command("sh -c", f"aws ecr get-login-password | {sign_in}")
         self.command(self.docker, "push", self.image)
 
-    def sign_in(self, registry: str) -> None:
-        [token] = client("ecr").get_authorization_token()["authorizationData"]
-        user, _, password = base64.b64decode(token["authorizationToken"]).decode().partition(":")
-        login = (self.docker, "login", "--username", user, "--password-stdin", registry)
-        execute(*login, text=password)
-
     def save_pools(self) -> None:
-        task = self.answers
-        size = (task.cpu, task.memory, task.ephemeral_storage, task.capacity)
-        self.save_pool("splitter", *size)
+        names = {"cpu": "CPU", "memory": "MEMORY", "ephemeral_storage": "EPHEMERAL_STORAGE"}
+        size = {variable: int(self.given[name]) for variable, name in names.items()}
+        self.save_pool("splitter", size | {"launch_type": self.given["CAPACITY"]})
         # The listener mostly waits, and runs all the time: a small task, and not on Spot.
-        self.save_pool("listener", 256, 1024, 21)
+        self.save_pool("listener", {"cpu": 256, "memory": 1024, "ephemeral_storage": 21})
 
-    def save_pool(self, kind: Pool, *size: Any) -> None:
+    def save_pool(self, kind: Pool, defaults: dict[str, Any]) -> None:
         name, wanted = server.POOLS[kind], {}
         if not self.dry_run or "SplitterRoleArn" in self.stack.outputs:
-            env = dict(one.split("=", 1) for one in self.answers.flow_settings.split())
-            wanted = job_template(self.stack.outputs, self.image, kind, *size, env=env)
+            env = dict(one.split("=", 1) for one in self.given["FLOW_SETTINGS"].split())
+            wanted = job_template(self.stack.outputs, self.image, kind, env, **defaults)
         old = self.state.pools.get(name)
         if old and old.base_job_template == wanted and "-dirty" not in self.commit:
             print(f"{name} is up to date.")
@@ -219,22 +193,21 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
     def save_blocks(self) -> None:
         # The archive takes a third of a task's disk and its images two thirds; EFS, for larger
         # archives, costs more. In the shape single two exports share the disk.
-        exports = 2 if self.answers.shape == "single" else 1
-        threshold = self.answers.ephemeral_storage * 1024**3 // 3 // exports
+        exports = 2 if self.given["SHAPE"] == "single" else 1
+        threshold = int(self.given["EPHEMERAL_STORAGE"]) * 1024**3 // 3 // exports
         if self.state.has_blocks:
             print("The blocks exist already and are not changed.")
             print(f"note: for this disk, Threshold in biospex-workspace should be {threshold}.")
             return
         save = f"save the blocks {BLOCK_NAME}, with the threshold {threshold}"
-        region = self.answers.aws_region
-        self.change(save, lambda: server.save_blocks(region, threshold))
+        self.change(save, lambda: server.save_blocks(self.given["AWS_REGION"], threshold))
 
     def deploy_flows(self) -> None:
-        self.command(".venv/bin/prefect", "--no-prompt", "deploy", "--all")
+        self.command(".venv/bin/prefect --no-prompt deploy --all")
 
     def serve(self) -> None:
         self.deploy_stack(self.image)
-        block, environment = self.answers.notification_block, self.environment
+        block, environment = self.given["NOTIFICATION_BLOCK"], self.environment
         if block and not self.state.has_notice:
             notify = f"create the automation {server.notice_name(environment)!r}"
             self.change(notify, lambda: server.add_notice(environment, block))
@@ -245,4 +218,4 @@ A stack whose first creation failed (ROLLBACK_COMPLETE) has to be deleted before
         if state == "scheduled" or (state and not self.pools_changed):
             print(f"The listener is {state}.")
             return
-        self.command(*LISTEN)
+        self.command(LISTEN)

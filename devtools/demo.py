@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile, gettempdir
+from tempfile import gettempdir
 
 from devtools.services import DemoError
 from devtools.story import tell
@@ -30,7 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _options(arguments)
         for archive in options.archives:
             _check_format(archive)
-        _create_output(options.out)
         if options.batch_size is not None:
             os.environ["BATCH_SIZE"] = options.batch_size
         return tell(options.archives, options.out, options.keep)
@@ -59,19 +58,6 @@ def _check_format(archive: Path) -> None:
     """Raise ``ExportError`` for a file that is not an archive."""
     with archive.open("rb") as file:
         identify(file_reader(file), archive.stat().st_size)
-
-
-def _create_output(out: Path) -> None:
-    """Create the folder of the batches, or raise ``DemoError``."""
-    try:
-        (out / "batch").mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise DemoError(
-            f"{out} cannot be written to ({error.strerror}); name another folder: make demo "
-            "OUT=FOLDER"
-        ) from error
 
 
 def _archive(text: str) -> Path:

@@ -105,34 +105,24 @@ def _free_ports(count: int) -> list[int]:
     All are below 32768, where Linux's ports for outgoing connections begin.
     """
     candidates = random.sample(range(10_000, 32_768 - GRPC_OFFSET), 200)
-    free = [p for p in candidates if _is_free(p) and _is_free(p + GRPC_OFFSET)]
-    if len(free) < count:
-        raise RuntimeError(f"No {count} free pairs of ports in {len(candidates)} tried.")
-    return free[:count]
+    return [p for p in candidates if _is_free(p) and _is_free(p + GRPC_OFFSET)][:count]
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-        except OSError:
-            return False
-    return True
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) != 0
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not _stores_an_object(url):
-        if server.poll() is not None:
-            problem = f"SeaweedFS ended with exit code {server.returncode}"
-        elif time.monotonic() > deadline:
-            problem = f"SeaweedFS stored no object within {START_SECONDS} seconds"
-        else:
-            time.sleep(0.1)
-            continue
-        tail = log.read_text(errors="replace").splitlines()[-20:]
-        raise RuntimeError("\n".join([f"{problem}. The end of {log}:", *tail]))
+        if server.poll() is not None or time.monotonic() > deadline:
+            tail = log.read_text(errors="replace").splitlines()[-20:]
+            problem = (
+                f"SeaweedFS stored no object within {START_SECONDS} seconds. The end of {log}:"
+            )
+            raise RuntimeError("\n".join([problem, *tail]))
+        time.sleep(0.1)
 
 
 def _stores_an_object(url: str) -> bool:

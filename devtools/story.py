@@ -6,9 +6,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import IO, Any
@@ -50,15 +49,11 @@ LOG_FORMAT = {
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": f"{BEGIN}%(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": f"{BEGIN}%(task_run_name)s: %(message)s",
 }
-LINE = re.compile(r"(\S+) \| (\w+) \| download (\d+): .*? \| (.*)")
+LINE = r"^(\S+) \| (\w+) \| download {}: .*? \| (.*)\n"
 """A line about an export in a log of that format."""
 
-SKIPPED = (
-    "Beginning flow run ",
-    "View at ",
-    "Finished in state ",
-    "AWS credentials come from ",
-    "Workspace is ",
+SKIPPED = re.compile(
+    "Beginning flow run |View at |Finished in state |AWS credentials come from |Workspace is "
 )
 """Log lines that are not printed."""
 
@@ -72,48 +67,44 @@ def tell(archives: Sequence[Path], out: Path, keep: bool) -> int:
         keep: keep the UI running until Ctrl-C.
 
     Raises:
-        DemoError: if a service does not start, another demo uses ``out`` or a disk is full.
+        DemoError: if a service does not start, ``out`` cannot be used or a disk is full.
         SetupError: if a setting is invalid.
     """
-    Settings.load()
-    needed = ROOM + COPIES * sum(archive.stat().st_size for archive in archives)
-    check_room(Path(gettempdir()), needed)
-    rows = {} if archives or os.environ.get("BATCH_SIZE") else {"BATCH_SIZE": "10"}
-    log = out / "demo.log"
     console = Console(highlight=False, soft_wrap=True)
     began = time.monotonic()
     with ExitStack() as stack:
-        output = stack.enter_context(_locked(log))
+        output = stack.enter_context(_locked_log(out))
+        Settings.load()
+        check_room(Path(gettempdir()), ROOM + COPIES * sum(one.stat().st_size for one in archives))
         directory = TemporaryDirectory(prefix="biospex-demo-", ignore_cleanup_errors=True)
         home = Path(stack.enter_context(directory))
         with console.status("Starting S3, SQS and a Prefect server …"):
-            aws = stack.enter_context(embedded_aws())
-            prefect_api = stack.enter_context(embedded_prefect(home))
+            os.environ |= stack.enter_context(embedded_aws())
+            os.environ |= stack.enter_context(embedded_prefect(home)) | LOG_FORMAT
         console.print(f"S3, SQS and Prefect run on this machine ({_since(began)}).")
-        story = Story(aws, stack.enter_context(log.open(errors="replace")), console)
-        for archive in archives or sorted(FIXTURES.glob("4[13]-*")):
-            story.send(archive)
+        if not archives:
+            os.environ["BATCH_SIZE"] = os.environ.get("BATCH_SIZE") or "10"
+        story = Story(archives or sorted(FIXTURES.glob("4[13]-*")), out, console)
         environment = {
-            **aws,
-            **prefect_api,
             **story.queues,
-            **rows,
-            **LOG_FORMAT,
+            "ALLOWED_BUCKETS": BUCKET,
             "BIOSPEX_ENVIRONMENT": "loc",
             "SPLICE_MIN_SIZE": "0",  # splice small ZIPs too
             "TMPDIR": str(home),
         }
         server = stack.enter_context(served(environment, output))
-        with console.status("Splitting …"):
-            while story.go_on(out / "batch"):
-                if server.poll() is not None:
-                    raise DemoError(f"The service has ended; {log} says why.")
-                check_room(home)
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-        story.end(out, began, prefect_api["PREFECT_UI_URL"] if keep else "")
-        while keep and server.poll() is None:
+
+        def wait() -> None:
+            if server.poll() is not None:
+                raise DemoError(f"The service has ended; {story.log} says why.")
             check_room(home)
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+        with console.status("Splitting …"):
+            story.follow(wait)
+        story.end(began, os.environ["PREFECT_UI_URL"] if keep else "")
+        while keep:
+            wait()
         end_at_once(server)  # its data is not needed
     return 1 if story.failed else 0
 
@@ -128,108 +119,93 @@ def check_room(home: Path, needed: int = ROOM_LEFT) -> None:
         )
 
 
-@contextmanager
-def _locked(log: Path) -> Iterator[IO[bytes]]:
-    """The empty, locked log; raises ``DemoError`` if another demo has locked it."""
-    with log.open("ab") as output:
-        try:
-            fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DemoError(
-                f"Another demo writes to {log}; wait for its end, or name another folder: "
-                "make demo OUT=FOLDER"
-            ) from None
-        output.truncate(0)
-        yield output
-
-
-@dataclass
-class Export:
-    """An export that was sent.
-
-    Attributes:
-        lines: lines about it that were not printed yet.
-        callback: BIOSPEX's answer, once it has arrived.
-    """
-
-    download: int
-    lines: list[str] = field(default_factory=list)
-    callback: Mapping[str, Any] | None = None
+def _locked_log(out: Path) -> IO[bytes]:
+    """The empty log, which another demo in the same folder cannot lock too."""
+    try:
+        (out / "batch").mkdir(parents=True, exist_ok=True)
+        log = (out / "demo.log").open("ab")
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        log.truncate(0)
+    except BlockingIOError:
+        problem = f"Another demo writes to {log.name}; wait for its end, or"
+    except OSError as error:
+        problem = f"{out} cannot be written to ({error.strerror});"
+    else:
+        return log
+    raise DemoError(f"{problem} name another folder: make demo OUT=FOLDER")
 
 
 class Story:
-    """The exports that were sent, and their output."""
+    """The exports, which run at the same time and are printed one after another.
 
-    def __init__(self, aws: Mapping[str, str], log: IO[str], console: Console) -> None:
-        """``aws``: the environment variables of the embedded AWS. ``log``: of ``flows.serve``."""
-        session = boto3.Session(
-            aws["AWS_ACCESS_KEY_ID"], aws["AWS_SECRET_ACCESS_KEY"], region_name=REGION
-        )
-        self._s3 = session.client("s3", endpoint_url=aws["AWS_ENDPOINT_URL"])
-        self._sqs = session.client("sqs", endpoint_url=aws["AWS_ENDPOINT_URL"])
-        self._triggers, self._updates = create_queues(self._sqs, "loc")
+    Attributes:
+        queues: the settings with the queues' URLs.
+        failed: the number of archives that could not be split.
+    """
+
+    def __init__(self, archives: Sequence[Path], out: Path, console: Console) -> None:
+        """Uploads the archives to S3 and sends BIOSPEX's triggers."""
+        self._s3, self._sqs = boto3.client("s3"), boto3.client("sqs")
+        triggers, self._updates = create_queues(self._sqs, "loc")
         self._s3.create_bucket(
             Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
         )
+        for number, archive in enumerate(archives, 1):
+            self._s3.upload_file(str(archive), BUCKET, f"export/{archive.name}")
+            body = json.dumps(trigger(number, archive, self._updates))
+            self._sqs.send_message(QueueUrl=triggers, MessageBody=body)
         self.queues = {
-            "TRIGGER_QUEUE_URL": self._triggers,
+            "TRIGGER_QUEUE_URL": triggers,
             "UPDATES_QUEUE_URL": self._updates,
             "ALLOWED_QUEUES": self._updates,
-            "ALLOWED_BUCKETS": BUCKET,
         }
-        self._log, self._rest = log, ""
-        self._console = console
-        self._exports: list[Export] = []
-        self._printed = 0
-        self._batches: list[str] = []
-        self._bytes = 0
+        self._archives, self._out, self._console = archives, out, console
+        self.log = out / "demo.log"
+        self._callbacks: dict[int, dict[str, Any]] = {}
+        self._batches: list[Path] = []
         self.failed = 0
 
-    def send(self, archive: Path) -> None:
-        """Upload an archive to S3 and send BIOSPEX's trigger."""
-        export = Export(len(self._exports) + 1)
-        self._s3.upload_file(str(archive), BUCKET, f"export/{archive.name}")
-        body = json.dumps(trigger(export.download, archive, self._updates))
-        self._sqs.send_message(QueueUrl=self._triggers, MessageBody=body)
-        export.lines.append(f"\n[bold]{escape(archive.name)}[/], {size(archive.stat().st_size)}")
-        self._exports.append(export)
+    def follow(self, wait: Callable[[], None]) -> None:
+        """Print the log lines and the callback of each export, and download its batches."""
+        for number, archive in enumerate(self._archives, 1):
+            self._console.print(
+                f"\n[bold]{escape(archive.name)}[/], {size(archive.stat().st_size)}"
+            )
+            printed, callback = 0, None
+            while not callback:
+                wait()
+                # The last lines may arrive a moment after the callback.
+                callback = self._callbacks.get(number)
+                self._receive()
+                printed += self._print_log(number, printed)
+            if callback["status"] == "success":
+                for file in callback["batchFiles"]:
+                    path = self._out / "batch" / file
+                    key = f"batch/{file}"
+                    self._s3.download_file(BUCKET, key, str(path), Config=IN_ONE_REQUEST)
+                    self._batches.append(path)
+                self._console.print("  callback  [green]success[/]")
+            else:
+                self.failed += 1
+                self._console.print("  callback  [red]failed[/]")
 
-    def go_on(self, directory: Path) -> bool:
-        """Print what is new and download finished batches; False when all exports are printed.
-
-        Exports run in parallel and are printed one after another.
-        """
-        # An export's last log lines may arrive a moment after its callback, so a callback is
-        # printed at the next look.
-        answered = [export for export in self._exports if export.callback]
-        self._receive()
-        self._read_log()
-        for export in self._exports[self._printed :]:
-            for line in export.lines:
-                self._console.print(line)
-            export.lines.clear()
-            if export not in answered:
-                return True
-            self._print_callback(export.callback or {}, directory)
-            self._printed += 1
-        return False
-
-    def end(self, out: Path, began: float, ui: str) -> None:
+    def end(self, began: float, ui: str) -> None:
         """Print the summary: batches, folder and commands to try next."""
         lines = []
         if self._batches:
             lines += [
                 f"[bold green]Done[/] in {_since(began)}: "
-                f"{count(len(self._exports) - self.failed, 'archive')} in "
-                f"{count(len(self._batches), 'batch', 'batches')}, {size(self._bytes)}",
-                f"  batches    {out / 'batch'}",
-                f'  try        unzip -l "{out / "batch" / self._batches[0]}"',
+                f"{count(len(self._archives) - self.failed, 'archive')} in "
+                f"{count(len(self._batches), 'batch', 'batches')}, "
+                f"{size(sum(batch.stat().st_size for batch in self._batches))}",
+                f"  batches    {self._out / 'batch'}",
+                f'  try        unzip -l "{self._batches[0]}"',
             ]
         if self.failed:
             lines.append(f"[bold red]{count(self.failed, 'archive')} could not be split[/]")
         page = f"{ui} until you press Ctrl-C" if ui else "make demo KEEP=1 keeps its UI open"
         lines += [
-            f"  full log   {out / 'demo.log'}",
+            f"  full log   {self.log}",
             f"  Prefect    {page}",
             '  next       make demo ARCHIVE="my own export.zip" BATCH_SIZE=500',
         ]
@@ -240,28 +216,17 @@ class Story:
         for message in answer.get("Messages", ()):
             self._sqs.delete_message(QueueUrl=self._updates, ReceiptHandle=message["ReceiptHandle"])
             callback = json.loads(message["Body"])
-            self._exports[callback["downloadId"] - 1].callback = callback
+            self._callbacks[callback["downloadId"]] = callback
 
-    def _read_log(self) -> None:
-        *lines, self._rest = (self._rest + self._log.read()).split("\n")
-        for line in lines:
-            found = LINE.fullmatch(line)
-            if found and not any(text in line for text in SKIPPED):
-                at, level, download, text = found.groups()
-                shown = escape(text) if level == "INFO" else f"[yellow]{escape(text)}[/]"
-                self._exports[int(download) - 1].lines.append(f"  {at}  {shown}")
-
-    def _print_callback(self, callback: Mapping[str, Any], directory: Path) -> None:
-        if callback["status"] == "success":
-            self._batches += callback["batchFiles"]
-            for file in callback["batchFiles"]:
-                key, path = f"batch/{file}", directory / file
-                self._s3.download_file(BUCKET, key, str(path), Config=IN_ONE_REQUEST)
-                self._bytes += path.stat().st_size
-            self._console.print("  callback  [green]success[/]")
-        else:
-            self.failed += 1
-            self._console.print("  callback  [red]failed[/]")
+    def _print_log(self, number: int, printed: int) -> int:
+        """Print an export's lines after the first ``printed`` ones; returns how many."""
+        log = self.log.read_text(errors="replace")
+        lines = re.findall(LINE.format(number), log, re.MULTILINE)
+        new = [line for line in lines if not SKIPPED.search(line[2])][printed:]
+        for at, level, text in new:
+            shown = escape(text) if level == "INFO" else f"[yellow]{escape(text)}[/]"
+            self._console.print(f"  {at}  {shown}")
+        return len(new)
 
 
 def _since(moment: float) -> str:

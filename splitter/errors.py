@@ -92,7 +92,7 @@ MEANINGS = (
     Meaning(
         Kind.REFUSED,
         REFUSED,
-        "Let the role of the tasks use the bucket's KMS key: run deploy.sh with BUCKET_KEY_ARN, "
+        "Let the role of the tasks use the bucket's KMS key: run deploy.sh again, which finds it, "
         "and look whether the key's policy leaves access to IAM",
         where="kms",
     ),

@@ -148,11 +148,14 @@ class Operator:
             status = main.main([*answering, "--environment", environment, *arguments])
         return Done(status, out.getvalue(), err.getvalue())
 
-    def execute(self, program: str, *arguments: str, text: str | None = None) -> None:
+    def execute(self, program: str, *arguments: str) -> None:
         status: Any = 0
         if program == "docker":
             self.docker.append(arguments[0])
             status = int(arguments[0] == self.docker_fails_at)
+        elif program == "sh":
+            assert arguments[1].startswith("aws ecr get-login-password | docker login ")
+            self.docker.append("login")
         elif "update-termination-protection" in arguments:
             status = 1  # moto has no such call
         elif program == "aws":
@@ -343,7 +346,6 @@ def test_all_wrong_answers_are_reported_at_once_before_any_change(
         "ALARM_TOPIC_ARN": f"arn:aws:sns:{REGION}:123456789012:missing",
         "UPDATES_QUEUE_ARN": f"arn:aws:sqs:{REGION}:123456789012:missing",
         "TRIGGER_QUEUE_ARN": f"arn:aws:sqs:{REGION}:123456789012:loc-batch-trigger-dead",
-        "BUCKET_KEY_ARN": f"arn:aws:kms:{REGION}:123456789012:key/missing",
     }
     done = operator.deploy("--open-api", environment="loc", **{**WRONG, **in_account})
     assert done.status == 1
@@ -376,8 +378,9 @@ def test_the_shape_changes_once_the_listener_is_cancelled(
     for run in runs(prefect_client):
         prefect_client.delete_flow_run(run.id)
     settings = "BATCH_SIZE=10 MAX_IN_FLIGHT=1"
-    # The environment is the first question, the settings the 21st; Enter takes the default.
-    typed = "\n" * 20 + settings + "\n\ny\n"
+    # The environment is the first question, the settings the 13th, as the shape is an option; Enter
+    # takes the default.
+    typed = "\n" * 12 + settings + "\n" * 8 + "y\n"
     done = operator.deploy("--shape", "single", "--open-api", typed=typed)
     assert done.status == 0, done.out + done.err
     (stack,) = cloudformation.describe_stacks(StackName=STACK)["Stacks"]

@@ -46,7 +46,7 @@ def test_the_worker_recognises_its_task_definition_as_ecs_returns_it(pool: Any) 
 
 def test_defaults_and_spot() -> None:
     template = job_template.job_template(
-        OUTPUTS, IMAGE, "splitter", **SIZE, capacity="FARGATE_SPOT"
+        OUTPUTS, IMAGE, "splitter", **SIZE, launch_type="FARGATE_SPOT"
     )
     variables = template["variables"]["properties"]
     chosen = {name: variable.get("default") for name, variable in variables.items()}

@@ -105,7 +105,7 @@ def of_the_pool(biospex: Biospex) -> dict[str, str]:
         "UpdatesQueueUrl": biospex.queue_url,
         "BucketName": biospex.bucket,
     }
-    template: Any = job_template.job_template(outputs, IMAGE, "splitter", 2048, 4096, 100)
+    template: Any = job_template.job_template(outputs, IMAGE, "splitter")
     env = template["variables"]["properties"]["env"]["default"]
     command = shlex.split(template["job_configuration"]["command"])
     allowed = dict(word.split("=", 1) for word in command if "=" in word)

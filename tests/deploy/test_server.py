@@ -20,8 +20,7 @@ from tests.helpers.broken_prefect import broken_prefect
 
 
 def test_an_api_without_authentication_is_refused(prefect_api: dict[str, str]) -> None:
-    asked = case(PREFECT_API_URL=prefect_api["PREFECT_API_URL"])
-    found = list(server.check_api(asked))
+    found = list(server.check_api(prefect_api["PREFECT_API_URL"]))
     assert [finding.level for finding in found] == ["stop", "stop"]
     assert "is this machine" in found[0].sentence
     assert "answers anybody" in found[1].sentence
@@ -56,13 +55,12 @@ def test_an_api_with_an_auth_string_is_not_open(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_address_of_no_api_is_an_error(prefect_api: dict[str, str]) -> None:
-    asked = case(PREFECT_API_URL=f"{prefect_api['PREFECT_API_URL']}/api")
-    found = list(server.check_api(asked))
+    found = list(server.check_api(f"{prefect_api['PREFECT_API_URL']}/api"))
     assert "does not answer: Client error '404 Not Found'" in found[-1].sentence
 
 
 def test_an_api_that_does_not_answer_is_an_error() -> None:
-    only(server.check_api(case(PREFECT_API_URL="https://192.0.2.1.invalid/api")), "does not answer")
+    only(server.check_api("https://192.0.2.1.invalid/api"), "does not answer")
 
 
 def test_a_work_pool_of_another_environment_or_type_is_refused(prefect_api: dict[str, str]) -> None:

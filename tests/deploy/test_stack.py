@@ -253,7 +253,7 @@ def given(aws: str) -> Iterator[Stack]:
         TriggerQueueKeyArn=f"{KEY}triggers",
         UpdatesQueueArn=f"{QUEUE}:updates",
         UpdatesQueueKeyArn=f"{KEY}updates",
-        PrefectApiAuthStringSecretArn=SECRET,
+        PrefectSecretArn=SECRET,
         SecretKeyArn=f"{KEY}secret",
     ) as made:
         yield made
@@ -283,13 +283,18 @@ def test_roles_may_use_the_keys_of_bucket_queues_and_secret(given: Stack) -> Non
         assert is_allowed(granted, "kms:Decrypt", f"{KEY}updates")
         assert is_allowed(granted, "kms:GenerateDataKey", f"{KEY}updates")
     assert is_allowed(execution, "secretsmanager:GetSecretValue", SECRET)
+    assert given["PrefectApiAuthStringSecretArn"] == SECRET
+    assert "PrefectApiKeySecretArn" not in str(given.outputs())
     assert is_allowed(execution, "kms:Decrypt", f"{KEY}secret")
     assert not is_allowed(splitter, "kms:Decrypt", f"{KEY}triggers")
     assert not is_allowed(splitter, "kms:Decrypt", f"{KEY}secret")
 
 
 def test_an_update_and_the_removal_keep_messages_files_and_log() -> None:
-    with stack("loc", subnets=1) as loc:
+    api = "https://api.prefect.cloud/api/accounts/1/workspaces/2"
+    with stack("loc", subnets=1, PrefectApiUrl=api, PrefectSecretArn=SECRET) as loc:
+        # Prefect Cloud takes a key, another API an auth string.
+        assert loc["PrefectApiKeySecretArn"] == SECRET
         check_mount_targets(loc, 1)
         before, url, sqs = loc.outputs(), loc["TriggerQueueUrl"], client("sqs")
         sqs.send_message(QueueUrl=url, MessageBody="{}")

@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
-from deploy import answers
 from deploy.account import Stack
-from deploy.preflight import Case, Finding
+from deploy.answers import Case
+from deploy.preflight import Finding
 
 GOOD: dict[str, Any] = {
     "SHAPE": "pools",
     "AWS_REGION": "us-east-2",
     "BUCKET": "biospex-dev",
-    "BUCKET_KEY_ARN": "",
     "VPC_ID": "vpc-0a1b",
     "SUBNET_IDS": "subnet-1,subnet-2",
     "ASSIGN_PUBLIC_IP": "ENABLED",
@@ -20,8 +19,7 @@ GOOD: dict[str, Any] = {
     "ALARM_TOPIC_ARN": "arn:aws:sns:us-east-2:123456789012:operators",
     "LOG_RETENTION_DAYS": "90",
     "PREFECT_API_URL": "https://prefect.example.org/api",
-    "PREFECT_API_KEY_SECRET_ARN": "",
-    "PREFECT_API_AUTH_STRING_SECRET_ARN": (
+    "PREFECT_SECRET_ARN": (
         "arn:aws:secretsmanager:us-east-2:123456789012:secret:biospex-prefect-AbCdEf"
     ),
     "NOTIFICATION_BLOCK": "slack-webhook/operators",
@@ -34,7 +32,7 @@ GOOD: dict[str, Any] = {
 }
 
 WRONG: dict[str, Any] = {
-    "BUCKET_KEY_ARN": "alias/biospex",
+    "SHAPE": "double",
     "VPC_ID": "my-vpc",
     "SUBNET_IDS": "a,b,c,d",
     "ASSIGN_PUBLIC_IP": "MAYBE",
@@ -42,18 +40,17 @@ WRONG: dict[str, Any] = {
     "UPDATES_QUEUE_ARN": "u",
     "ALARM_TOPIC_ARN": "operators",
     "LOG_RETENTION_DAYS": "91",
-    "PREFECT_API_KEY_SECRET_ARN": "pnu_123",
-    "PREFECT_API_AUTH_STRING_SECRET_ARN": "user:password",
+    "PREFECT_SECRET_ARN": "user:password",
     "NOTIFICATION_BLOCK": "operators",
     "CPU": "2000",
     "MEMORY": "4 GB",
     "EPHEMERAL_STORAGE": "20",
     "CAPACITY": "SPOT",
-    "FLOW_SETTINGS": "BATCHSIZE=10 BATCH_SIZE=abc BATCH_SIZE",
+    "FLOW_SETTINGS": "BATCHSIZE=10 BATCH_SIZE=abc BATCH_SIZE AWS_PROFILE=x",
     "LIFECYCLE_RULES": "maybe",
     "BUCKET": "Biospex_App",
 }
-"""Twenty, as three are in FLOW_SETTINGS."""
+"""Twenty, as four are in FLOW_SETTINGS."""
 
 
 def case(
@@ -66,8 +63,7 @@ def case(
 ) -> Case:
     """Good answers without queue and topic, apart from the changed ones."""
     given = {**GOOD, "UPDATES_QUEUE_ARN": "", "ALARM_TOPIC_ARN": "", **changed}
-    parsed, _ = answers.parse(given)
-    return Case(parsed, environment, Stack(outputs=outputs or {}, resources=resources), open_api)
+    return Case(environment, given, Stack(outputs=outputs or {}, resources=resources), open_api)
 
 
 def only(found: Iterator[Finding], text: str, level: str = "stop") -> None:

@@ -87,7 +87,14 @@ def stack(environment: str, subnets: int = 2, **parameters: str) -> Iterator[Sta
         )["Subnet"]["SubnetId"]
         for number in range(subnets)
     ]
-    chosen = {"Environment": environment, "VpcId": vpc, "SubnetIds": ",".join(made), **parameters}
+    chosen = {
+        "Environment": environment,
+        "BucketName": f"biospex-{environment}",
+        "VpcId": vpc,
+        "SubnetIds": ",".join(made),
+        "PrefectApiUrl": "https://prefect.example.org/api",
+        **parameters,
+    }
     client("cloudformation").create_stack(**_request(name, chosen))
     try:
         yield Stack(name, chosen)

@@ -132,7 +132,7 @@ def test_each_kind_of_error_has_its_sentence_and_its_advice(
             "AccessDenied",
             "User: arn:aws:sts::1:assumed-role/x is not authorized to perform: "
             "kms:GenerateDataKey on resource: arn:aws:kms:us-east-2:1:key/2",
-            "use the bucket's KMS key: run deploy.sh with BUCKET_KEY_ARN",
+            "use the bucket's KMS key: run deploy.sh again",
         ),
         ("AccessDenied", "Access Denied", "SplitterRole"),
         ("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist", "credentials"),
