@@ -12,9 +12,8 @@ from prefect_aws import AwsCredentials
 from pydantic import ValidationError
 
 from blocks.workspace import Workspace
-from splitter.aws import Bucket, CallbackQueue, s3, sqs
+from splitter.aws import Bucket, s3, sqs
 from splitter.errors import SetupError
-from splitter.messages import ReplyAddress
 from splitter.sentences import Actor, Sentence, Words
 from splitter.settings import Settings
 
@@ -82,10 +81,6 @@ class Aws:
     def sqs(self, queue_url: str) -> "SQSClient":
         """A client for one queue, in the region that its URL names."""
         return cast("SQSClient", self.client("sqs", sqs.CLIENT_CONFIG, sqs.region_of(queue_url)))
-
-    def callbacks(self, address: ReplyAddress) -> CallbackQueue:
-        """The callback queue of a request."""
-        return CallbackQueue(self.sqs, address)
 
     def client(
         self, service: Literal["s3", "sqs", "ecs"], config: Config, region: str | None = None

@@ -27,7 +27,7 @@ from flows.listening.processes import end_leftovers, end_run
 from flows.listening.recovery import force_cancelled, note_callback, observe
 from flows.run_page.progress import best_effort
 from flows.support.outage import is_outage
-from splitter.aws import CallbackError, Delivery, TriggerQueue
+from splitter.aws import CallbackError, CallbackQueue, Delivery, TriggerQueue
 from splitter.errors import Kind, SetupError, explain, is_kind
 from splitter.messages import UNANSWERABLE, Failure, find_wrapping, parse_body
 from splitter.settings import Allowed, Settings
@@ -203,7 +203,7 @@ class Listener:
             force_cancelled(self.prefect, run, sentence)
         failure = Failure(download_id=held.address.download_id, error=sentence)
         try:
-            Aws().callbacks(held.address).send(failure)
+            CallbackQueue(Aws().sqs, held.address).send(failure)
         except CallbackError as unsent:
             self._reject(held.delivery, str(unsent))
             return
