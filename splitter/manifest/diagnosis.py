@@ -359,6 +359,7 @@ def wrong_width(failure: UnreadableError) -> Problem | None:
     for number, cells in table.misfits:
         is_length = f"has {count(len(cells), 'cell')} instead of {len(table.header)}"
         misfits.add(where=f"{table.where(number, cells)} {is_length}")
+    misfits.number = table.misfits.number
     return WRONG_WIDTH(**misfits.values("; ")) if misfits.number else None
 
 

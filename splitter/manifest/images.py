@@ -64,6 +64,7 @@ def missing_image(failure: UnreadableError) -> Problem | None:
     table, missing = failure.table, Cases()
     for row, cells in table.missing:
         missing.add(where=f"{table.where(row, cells)} {_clause(cells[table.column])}")
+    missing.number = table.missing.number
     if not missing.number:
         return None
     named = (cells[table.column] for _, cells in table.missing)
@@ -81,7 +82,7 @@ def unusable_image(failure: UnreadableError) -> Problem | None:
     for row, cells in table.unusable:
         name = cells[table.column]
         reason = files.unusable[files.of(name) or files.of(plain(name))]
-        number, where = len(table.unusable), table.where(row, cells)
+        number, where = table.unusable.number, table.where(row, cells)
         return UNUSABLE(number=number, row=where, name=name, reason=reason)
     return None
 

@@ -160,6 +160,20 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name) if len(name) <= LONGEST_NAME else name
 
 
+class FaultyRows(list[Row]):
+    """The first rows with a fault, and the number of all of them."""
+
+    MOST = 1000
+    """Rows that are kept; a manifest may have ten million."""
+
+    number = 0
+
+    def append(self, row: Row) -> None:
+        self.number += 1
+        if len(self) < self.MOST:
+            super().append(row)
+
+
 @dataclass
 class Table:
     """A manifest. The fields after ``full_width`` are complete once all rows have been read.
@@ -192,9 +206,9 @@ class Table:
     warnings: list[Problem] = field(default_factory=list)
     numbers: "array[int]" = field(default_factory=lambda: array("L"))
     odd: list[tuple[int, str, str]] = field(default_factory=list)
-    misfits: list[Row] = field(default_factory=list)
-    missing: list[Row] = field(default_factory=list)
-    unusable: list[Row] = field(default_factory=list)
+    misfits: FaultyRows = field(default_factory=FaultyRows)
+    missing: FaultyRows = field(default_factory=FaultyRows)
+    unusable: FaultyRows = field(default_factory=FaultyRows)
 
     @property
     def subject(self) -> int | None:
