@@ -1,8 +1,10 @@
 """Loads the blocks named `biospex`, or their defaults from the environment."""
 
 import os
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from boto3 import Session
 from botocore.config import Config
 from prefect.blocks.core import Block
 from prefect.exceptions import ObjectNotFound
@@ -10,9 +12,8 @@ from prefect_aws import AwsCredentials
 from pydantic import ValidationError
 
 from blocks.workspace import Workspace
-from splitter.aws import CallbackQueue, s3, sqs
+from splitter.aws import Bucket, s3, sqs
 from splitter.errors import SetupError
-from splitter.messages import ReplyAddress
 from splitter.sentences import Actor, Sentence, Words
 from splitter.settings import Settings
 
@@ -48,14 +49,24 @@ def origin(block: Block) -> str:
 class Aws:
     """Creates boto3 clients with the saved credentials, or with boto3's own.
 
-    All clients of a run share a session, because each session loads botocore's service tables.
+    All clients of a run share a session, because each session loads botocore's service tables. The
+    credentials are loaded when they are used, also after unpickling in another process.
     """
 
-    def __init__(self) -> None:
-        block = _load(AwsCredentials) or AwsCredentials()
-        self.origin = origin(block)
-        self.session = block.get_boto3_session()
-        self._parameters = block.aws_client_parameters
+    @cached_property
+    def _block(self) -> AwsCredentials:
+        return _load(AwsCredentials) or AwsCredentials()
+
+    @cached_property
+    def session(self) -> Session:
+        return self._block.get_boto3_session()
+
+    @property
+    def origin(self) -> str:
+        return origin(self._block)
+
+    def __reduce__(self) -> Any:
+        return Aws, ()
 
     @property
     def has_long_term_credentials(self) -> bool:
@@ -63,22 +74,19 @@ class Aws:
         credentials = self.session.get_credentials()
         return credentials is not None and credentials.get_frozen_credentials().token is None
 
-    def s3(self) -> "S3Client":
-        return cast("S3Client", self.client("s3", s3.CLIENT_CONFIG))
+    def bucket(self, name: str, owner: str | None = None) -> Bucket:
+        """A bucket; ``owner`` is the AWS account that must own it."""
+        return Bucket(cast("S3Client", self.client("s3", s3.CLIENT_CONFIG)), name, owner)
 
     def sqs(self, queue_url: str) -> "SQSClient":
         """A client for one queue, in the region that its URL names."""
         return cast("SQSClient", self.client("sqs", sqs.CLIENT_CONFIG, sqs.region_of(queue_url)))
 
-    def callbacks(self, address: ReplyAddress) -> CallbackQueue:
-        """The callback queue of a request."""
-        return CallbackQueue(self.sqs(address.updates_queue_url), address)
-
     def client(
         self, service: Literal["s3", "sqs", "ecs"], config: Config, region: str | None = None
     ) -> Any:
         """A boto3 client with the block's endpoint and ``config``'s retries and timeouts."""
-        parameters = self._parameters.get_params_override()
+        parameters = self._block.aws_client_parameters.get_params_override()
         parameters["config"] = config.merge(parameters.get("config") or Config())
         region = region or self.session.region_name or os.environ.get("AWS_REGION") or REGION
         return self.session.client(service, region_name=region, **parameters)

@@ -6,8 +6,8 @@ from pathlib import Path
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl
 
-from splitter import workspace
 from splitter.settings import AbsolutePath, Docs, Settings
+from splitter.workspace import check_root
 
 PAGE = Docs().address("configuration.md")
 
@@ -48,16 +48,13 @@ class Workspace(Block):
     def from_settings(cls, settings: Settings) -> "Workspace":
         return cls(efs_path=settings.efs_path, max_tmp_size=settings.max_tmp_size)
 
-    def paths(self) -> workspace.Workspace:
-        return workspace.Workspace(
-            tmp_path=self.tmp_path or Path(tempfile.gettempdir()),
-            efs_path=self.efs_path,
-            max_tmp_size=self.max_tmp_size,
-            **self._names(),
-        )
-
-    def _names(self) -> dict[str, str]:
-        if not self._block_document_name:
-            return {}
-        block = f"of the block {self.get_block_type_slug()}/{self._block_document_name}"
-        return {"tmp_name": f"the temporary path {block}", "efs_name": f"the EFS path {block}"}
+    def root_for(self, archive_size: int, unpacked: int = 0) -> Path:
+        """The directory for an archive; see ``check_root`` for arguments and errors."""
+        root = self.tmp_path or Path(tempfile.gettempdir())
+        name, own_name = "the temporary path", "the temporary directory"
+        if archive_size > self.max_tmp_size:
+            root, name, own_name = self.efs_path, "the EFS path", "EFS_PATH"
+        if block := self._block_document_name:
+            own_name = f"{name} of the block {self.get_block_type_slug()}/{block}"
+        check_root(root, own_name, archive_size, unpacked)
+        return root

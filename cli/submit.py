@@ -22,7 +22,6 @@ from prefect.exceptions import ObjectNotFound
 from blocks.saved import Aws
 from flows.listening.recovery import callback_of
 from flows.listening.setup import check_services
-from flows.split import bucket_named
 from flows.support.run_tags import run_page
 from splitter.batches.lanes import Export
 from splitter.batches.plan import plan
@@ -46,11 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     request = Request.by_hand(options.archive)
     check_services()
     aws = Aws()
-    bucket = bucket_named(request.s3_bucket, aws, settings.bucket_owner)
-    source = bucket.archive(request.export_path)
+    bucket = aws.bucket(request.s3_bucket, settings.bucket_owner)
+    bucket.archive(request.export_path)  # fails here if there is none
     if options.plan:
-        export = Export(request, source, planned_settings(), bucket_named, bucket)
-        for line in plan(export):
+        for line in plan(Export(request, lambda _: bucket), planned_settings()):
             print(line)
         return 0
     with get_client(sync_client=True) as prefect:

@@ -6,6 +6,7 @@ Triggered:  by ``flows/listen.py``, from the UI, by ``prefect deployment run`` o
 """
 
 from collections.abc import Sequence
+from functools import partial
 from logging import DEBUG, ERROR, WARNING
 from typing import Any
 
@@ -17,14 +18,15 @@ from prefect.states import Completed, Failed
 from blocks.saved import Aws
 from flows.run_page import artifacts
 from flows.run_page.progress import best_effort
-from flows.split import Split, split
+from flows.split import split
 from flows.support.attempt import earlier_attempts, leave_if_superseded
 from flows.support.log_context import label_lines
 from flows.support.outage import waits_for_prefect
 from flows.support.run_tags import documented, tag_this_run
 from flows.tasks import notify
-from splitter.aws import CallbackError
-from splitter.batches.outcome import last_line
+from splitter.aws import CallbackError, CallbackQueue
+from splitter.batches.lanes import Export
+from splitter.batches.outcome import Outcome, last_line
 from splitter.errors import ExportError, SetupError, explain, problem_of
 from splitter.messages import Failure, ReplyAddress, Request, Result, title
 from splitter.sentences import Actor, Problem
@@ -81,7 +83,7 @@ def create_batches(request: Request | str) -> Result:
         earlier = earlier_attempts()
         for number, end in enumerate(earlier, 1):
             log.warning("Attempt %d ended %s: %s", number, end.name, end.message)
-    done: Split | None = None
+    outcome: Outcome | None = None
     with waits_for_prefect():
         try:
             if isinstance(request, str):
@@ -93,22 +95,26 @@ def create_batches(request: Request | str) -> Result:
             allowed.check(request)
             settings = Settings.load()
             aws = Aws()
-            if request.wants_answer:
-                callbacks = aws.callbacks(request)
-                callbacks.check()
             log.info("AWS credentials come from the %s", aws.origin)
-            done = split(request, aws, settings, docs, earlier)
+            if request.wants_answer:
+                callbacks = CallbackQueue(aws.sqs, request)
+                callbacks.check()
+            export = Export(request, partial(aws.bucket, owner=settings.bucket_owner))
+            outcome, made = split(export, settings)
+            with best_effort("The summary", log):
+                presigned = settings.presigned_links and aws.has_long_term_credentials
+                artifacts.publish(outcome, export.bucket, presigned, earlier, docs)
             # This waits for Prefect: a callback that is sent during an outage could not be
             # recorded, and would be sent again.
             leave_if_superseded()
             if request.wants_answer:
                 # The states join this task to the batches in the run's graph.
-                notify(callbacks, done.outcome.result, wait_for=done.made.states)
+                notify(callbacks, outcome.result, wait_for=made.states)
         except Exception as error:
-            return failed(error, request, done, earlier, allowed, docs)  # type: ignore[return-value]
+            has_batches = outcome is not None
+            return failed(error, request, has_batches, earlier, allowed, docs)  # type: ignore[return-value]
         with best_effort("The images", log):
-            done.made.pictures.publish()
-    outcome = done.outcome
+            made.pictures.publish()
     name = "Completed with warnings" if outcome.all_warnings else "Completed"
     print(last_line(name, request.download_id, outcome))
     return Completed(  # type: ignore[return-value]
@@ -119,7 +125,7 @@ def create_batches(request: Request | str) -> Result:
 def failed(
     error: Exception,
     request: Any,
-    done: Split | None,
+    has_batches: bool,
     earlier: Sequence[State[Any]],
     allowed: Allowed,
     docs: Docs,
@@ -127,20 +133,19 @@ def failed(
     """Log, publish and answer why a run failed; returns its final state.
 
     Args:
-        done: the split export, if only the callback could not be sent.
+        has_batches: whether only the callback could not be sent.
         earlier: how earlier attempts ended, for the summary.
     """
     log = get_run_logger()
     problem = problem_of(error)
     is_final = isinstance(error, ExportError | SetupError)
     begin = "No batches:" if is_final else "No batches yet:"
-    if done:
+    if has_batches:
         begin = "Batches were created, but the callback was not sent:"
     level = ERROR if is_final else WARNING  # an alarm counts errors, and not what is retried
     log.log(level, "%s %s", begin, problem)
     log.log(level, "What to do: %s", problem.advice)
     log.log(DEBUG if is_final else WARNING, "The traceback:", exc_info=error)
-    has_batches = done is not None
     with best_effort("The summary", log):
         artifacts.publish_failure(
             request,
@@ -158,7 +163,7 @@ def failed(
     print(last_line(name, address and address.download_id, None))
     return Failed(
         name=name,
-        message=f"{begin} {problem}" if done else str(problem),
+        message=f"{begin} {problem}" if has_batches else str(problem),
         data=error,
     )
 
@@ -171,6 +176,6 @@ def answer_failure(request: Any, problem: Problem, allowed: Allowed) -> None:
     try:
         failure = Failure(download_id=address.download_id, error=str(problem))
         leave_if_superseded()
-        notify(Aws().callbacks(address), failure)
+        notify(CallbackQueue(Aws().sqs, address), failure)
     except Exception as unsent:
         get_run_logger().error("The failure could not be sent to BIOSPEX: %s", explain(unsent))

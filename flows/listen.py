@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Any
 from uuid import UUID
 
@@ -18,19 +17,17 @@ from botocore.exceptions import NoCredentialsError
 from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.exceptions import Abort
 from prefect.flows import Flow
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 
 from blocks.saved import Aws
 from flows.listening.clock import ServerClock
-from flows.listening.heartbeats import Heartbeats, check_frequency, shows_life
+from flows.listening.heartbeats import Heartbeats, check_frequency
 from flows.listening.intake import Intake, is_denied
 from flows.listening.listener import Listener
-from flows.listening.restart import schedule_restart
+from flows.listening.one_listener import is_taken_over, schedule_restart, shows_life
 from flows.listening.setup import NO_CREDENTIALS, trigger_queue
-from flows.listening.takeover import Standing, Takeover
 from flows.support.attempt import is_deployed
 from flows.support.log_context import label_lines
 from flows.support.outage import FEW_RETRIES, Outage, waits_for_prefect
@@ -76,21 +73,13 @@ def listen(queue_url: str | None = None, deployment: str = DEPLOYMENT) -> None:
     try:
         listen_until_stopped(queue_url, deployment)
     except Exception as error:
-        if not is_operators(error):
+        is_refused = is_denied(error) or is_kind(error, Kind.EXPIRED, Kind.REFUSED)
+        if not (is_refused or isinstance(error, SetupError)):
             raise
         # A state instead of the exception: its sentence says all, a traceback would hide it.
         problem = problem_of(error)
         get_run_logger().error("%s %s", problem, problem.advice)
         return Failed(message=f"{problem} {problem.advice}")  # type: ignore[return-value]
-
-
-def is_operators(error: Exception) -> bool:
-    """Whether an operator has to correct something, such as a key, a role or a setting."""
-    return (
-        isinstance(error, SetupError)
-        or is_kind(error, Kind.EXPIRED, Kind.REFUSED)
-        or is_denied(error)
-    )
 
 
 def listen_until_stopped(queue_url: str | None, deployment: str) -> None:
@@ -115,9 +104,8 @@ def listen_until_stopped(queue_url: str | None, deployment: str) -> None:
         waits_for_prefect(FEW_RETRIES),  # because messages must be kept invisible meanwhile
     ):
         heartbeats = Heartbeats(prefect, run, clock)
-        takeover = Takeover(prefect, heartbeats, clock)
-        intake = Intake(prefect, deployment, allowed)
-        listener = Listener(queue, prefect, intake, settings, heartbeats, clock)
+        intake = Intake(prefect, deployment)
+        listener = Listener(queue, prefect, intake, settings, allowed, heartbeats, clock)
         outage = Outage()
         get_run_logger().info("Listening to %s", url)
         is_checked = False
@@ -128,13 +116,10 @@ def listen_until_stopped(queue_url: str | None, deployment: str) -> None:
                         warn_about_configuration(queue, allowed)
                         is_checked = True
                     listener.extend_visibility()  # also while Prefect is away
-                    match takeover.standing():
-                        case Standing.NOT_RUNNING:
-                            raise Abort("another process owns the state of this run")
-                        case Standing.TAKEN_OVER:
-                            get_run_logger().warning("A listener that started later takes over")
-                            break
-                    heartbeats.warn_of_silence(outage.reachable_since)
+                    if is_taken_over(prefect, clock):
+                        get_run_logger().warning("A listener that started later takes over")
+                        break
+                    heartbeats.warn_of_silence()
                     listener.poll()
                     listener.receive(stopping)
             with outage.wait_out_outage(stopping):
@@ -172,11 +157,10 @@ def warn_about_configuration(queue: TriggerQueue, allowed: Allowed) -> None:
 def stopped_by_signal() -> Iterator[threading.Event]:
     """An event that SIGTERM and SIGINT set, in place of what Python and Prefect would raise."""
     stopping = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopping.set()
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {
+        number: signal.signal(number, lambda *_: stopping.set())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield stopping
     finally:

@@ -7,13 +7,12 @@ Triggered:  by a person, a container or a systemd unit; it runs until it is stop
 """
 
 import asyncio
-import os
 import signal
 import sys
-from types import FrameType
 from uuid import UUID
 
 from anyio import create_task_group, sleep, to_thread
+from prefect.client.orchestration import get_client
 from prefect.logging import get_logger
 from prefect.runner import Runner
 from prefect.types.entrypoint import EntrypointType
@@ -22,7 +21,7 @@ from flows.create_batches import create_batches
 from flows.listen import listen
 from flows.listening.clock import ServerClock
 from flows.listening.heartbeats import FREQUENCY
-from flows.listening.restart import Upkeep
+from flows.listening.one_listener import begin, keep_one
 from flows.listening.setup import check_services, trigger_queue
 from flows.support.outage import FEW_RETRIES, waits_for_prefect
 from flows.support.run_tags import deployment_tags
@@ -61,6 +60,8 @@ async def serve(settings: Settings) -> None:
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         deployment_id = await service.aadd_deployment(deployment)
+    with get_client(sync_client=True) as prefect:
+        begin(prefect, deployment_id)
     async with create_task_group() as tasks:
         tasks.start_soon(keep_listening, deployment_id, service)
         await service.start()
@@ -74,13 +75,11 @@ async def keep_listening(deployment: UUID, service: Runner) -> None:
     """
     clock = ServerClock()
     logged = ""
-    is_begun = False
     with clock.client() as prefect, waits_for_prefect(FEW_RETRIES):
-        upkeep = Upkeep(prefect, deployment, clock)
         while not service.stopping:
             try:
-                await to_thread.run_sync(upkeep.look if is_begun else upkeep.begin)
-                is_begun, logged = True, ""
+                await to_thread.run_sync(keep_one, prefect, deployment, clock)
+                logged = ""
             except Exception as error:
                 if type(error).__name__ != logged:
                     log.warning("Cannot look after the listener for now: %r", error)
@@ -88,26 +87,13 @@ async def keep_listening(deployment: UUID, service: Runner) -> None:
             await sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def check(settings: Settings) -> None:
-    """Check the settings and services that serving needs.
-
-    Raises:
-        SetupError: naming what is missing.
-    """
-    trigger_queue(settings)
-    check_services()
-
-
-def sigterm_self(number: int, frame: FrameType | None) -> None:
-    """Ctrl+C stops the service as systemd and ECS do."""
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, sigterm_self)
+    # Ctrl+C stops the service as systemd and ECS do.
+    signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
         checked = Settings.load()
-        check(checked)
+        trigger_queue(checked)
+        check_services()
         with waits_for_prefect():
             asyncio.run(serve(checked))
     except SetupError as error:

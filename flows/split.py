@@ -1,4 +1,4 @@
-"""The split of one export: its lane, its batches, and the outcome on the run page."""
+"""The split of one export: its lane, its batches and the outcome."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from prefect.futures import PrefectFutureList, wait
 from prefect.logging import get_run_logger
 from prefect.tasks import Task
 
-from blocks.saved import Aws, load_workspace, origin
+from blocks.saved import load_workspace, origin
 from flows.run_page import artifacts
 from flows.run_page.pictures import Pictures
 from flows.run_page.progress import Progress, best_effort
@@ -31,16 +31,15 @@ from flows.tasks import (
 )
 from splitter import workspace, zooniverse
 from splitter.archives import Contents, StoppedError, Watermark, ZipIndex
-from splitter.aws import Bucket
 from splitter.batches import splice as splicing
 from splitter.batches import zip as zipping
 from splitter.batches.assembly import PARALLEL_UPLOADS, Part, PartPool
 from splitter.batches.lanes import Export, Extract, Splice, choose_lane
 from splitter.batches.outcome import Outcome
 from splitter.manifest import Partition
-from splitter.messages import Request
+from splitter.messages import Result
 from splitter.sentences import Actor, Sentence
-from splitter.settings import Docs, Settings
+from splitter.settings import Settings
 
 STALE_SIZE = Sentence(
     "request.stale-size",
@@ -73,46 +72,22 @@ class Made:
     pictures: Pictures
 
 
-@dataclass(frozen=True)
-class Split:
-    """A split export: its outcome, and what the flow still needs of the work."""
-
-    outcome: Outcome
-    made: Made
-
-
-def bucket_named(name: str, aws: Aws | None = None, owner: str | None = None) -> Bucket:
-    """A bucket.
-
-    Args:
-        aws: credentials; without it, those that this process finds.
-        owner: the AWS account that must own the bucket.
-    """
-    return Bucket((aws or Aws()).s3(), name, owner)
-
-
-def split(
-    request: Request, aws: Aws, settings: Settings, docs: Docs, earlier: Sequence[State[Any]]
-) -> Split:
-    """Split an export into batches and publish its summary.
-
-    Args:
-        earlier: how earlier attempts of this run ended, for the summary.
-    """
+def split(export: Export, settings: Settings) -> tuple[Outcome, Made]:
+    """Split an export into batches."""
     log = get_run_logger()
     began = time.monotonic()
-    bucket = bucket_named(request.s3_bucket, aws, settings.bucket_owner)
-    source = bucket.archive(request.export_path)
-    connect = partial(bucket_named, owner=settings.bucket_owner)
-    export = Export(request, source, settings, connect, bucket)
     drop_abandoned_uploads(export)
+    request, source = export.request, export.source
     warnings: list[object] = []
     if request.total_size not in (None, source.size):
         warnings.append(STALE_SIZE(stated=request.total_size, has=source.size))
 
-    lane = choose_lane(export, read_index, partition)
+    lane = choose_lane(export, settings, read_index, partition)
     log.info("Lane is %s: %s", lane.name, lane.reason.text)
-    made = split_in_s3(export, lane) if isinstance(lane, Splice) else split_on_disk(export, lane)
+    if isinstance(lane, Splice):
+        made = split_in_s3(export, lane, settings)
+    else:
+        made = split_on_disk(export, lane, settings)
 
     parts = made.parts
     warnings += parts.warnings
@@ -131,10 +106,7 @@ def split(
     )
     for warning in outcome.all_warnings:
         log.warning("%s", warning)
-    with best_effort("The summary", log):
-        presigned = settings.presigned_links and aws.has_long_term_credentials
-        artifacts.publish(outcome, bucket, presigned, earlier, docs)
-    return Split(outcome, made)
+    return outcome, made
 
 
 def drop_abandoned_uploads(export: Export) -> None:
@@ -151,27 +123,27 @@ def drop_abandoned_uploads(export: Export) -> None:
         get_run_logger().warning("Uploads of dead runs could not be aborted: %s", error)
 
 
-def split_in_s3(export: Export, lane: Splice) -> Made:
+def split_in_s3(export: Export, lane: Splice, settings: Settings) -> Made:
     """Make the batches in the splice lane."""
     index, parts = lane.index, lane.parts
     plans = splicing.plan(parts, index)
     batches = splicing.parts(plans, export.bucket, export.request.export_path, export.source)
-    return put_batches(splice, export, parts, batches, index, verify=export.settings.verify)
+    return put_batches(splice, export, parts, batches, index, settings=unmapped(settings))
 
 
-def split_on_disk(export: Export, lane: Extract) -> Made:
+def split_on_disk(export: Export, lane: Extract, settings: Settings) -> Made:
     """Make the batches in the extract lane.
 
     The parts of a ZIP's batches are sent while it arrives, as its index and manifest can be read
     beforehand; batches appear when all of it has been checked. A tar must be unpacked first.
     """
-    block = load_workspace(export.settings)
-    root = block.paths().root_for(export.source.size, lane.index.unpacked if lane.index else None)
+    block = load_workspace(settings)
+    root = block.root_for(export.source.size, lane.index.unpacked if lane.index else 0)
     get_run_logger().info("Workspace is %s, from the %s", root, origin(block))
     for directory in workspace.sweep(root):
         get_run_logger().info("Removed %s, left by a dead run", directory)
     # Other machines can only read an export that is unpacked on EFS.
-    scheduler = export.settings.dask_scheduler if root == block.efs_path else None
+    scheduler = settings.dask_scheduler if root == block.efs_path else None
     with workspace.run_directory(root) as directory:
         archive, store = directory / "archive", directory / "images"
         fill: Callable[[], None] | None = None
@@ -185,9 +157,9 @@ def split_on_disk(export: Export, lane: Extract) -> Made:
                 fill = None
         else:
             download(export, archive, Watermark())
-            contents = extract(export, archive, store)
+            contents = extract(archive, store, settings.limits)
             archive.unlink()
-            parts = partition(export, contents)
+            parts = partition(contents, settings)
         plans = zipping.parts(parts, contents)
         return put_batches(zip_and_upload, export, parts, plans, contents, fill, scheduler)
 
@@ -201,7 +173,7 @@ def fill_store(export: Export, archive: Path, index: ZipIndex, contents: Content
         )
         downloaded.add_done_callback(lambda _: arrived.stop())
         with suppress(StoppedError):  # the download has failed
-            extract_zip(export, archive, arrived, index, contents)
+            extract_zip(archive, arrived, index, contents)
         downloaded.result()
         archive.unlink()
         contents.unpacked.finish()
@@ -223,6 +195,7 @@ def put_batches(
         fill: makes the files available, while parts that are ready are sent.
     """
     log = get_run_logger()
+    Result.of(export.request, len(parts.batches))  # one message must be able to name them all
     with best_effort("The plan", log):
         artifacts.publish_plan(export.request, parts)
     total = sum(part.size for plan in plans for part in plan)

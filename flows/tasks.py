@@ -19,15 +19,17 @@ from prefect.tasks import Task, exponential_backoff
 from flows.run_page import artifacts
 from flows.run_page.progress import Progress, best_effort
 from flows.support.outage import waits_for_prefect
-from splitter.archives import Contents, StoppedError, Watermark, ZipIndex
+from splitter.archives import Contents, Limits, StoppedError, Watermark, ZipIndex
 from splitter.archives import extract as archives
 from splitter.aws import CallbackQueue
+from splitter.batches import lanes
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import Part, PartPool, assemble
 from splitter.batches.lanes import Export
 from splitter.errors import is_timeout, is_transient
 from splitter.manifest import Batch, Partition
 from splitter.messages import Failure, Result
+from splitter.settings import Settings
 from splitter.wording import count, size
 
 
@@ -53,9 +55,9 @@ ONE_BATCH = "batch {batch.part} of {of}, rows {batch.first_row}-{batch.last_row}
 
 
 @task(task_run_name="read the index", **STEP)
-def read_index(export: Export) -> ZipIndex:
+def read_index(export: Export, settings: Settings) -> ZipIndex:
     """Read the ZIP's central directory, which gives the place of each member."""
-    index = export.index()
+    index = lanes.index_of(export, settings)
     get_run_logger().info("%s listed", count(len(index.members), "file"))
     return index
 
@@ -74,29 +76,26 @@ def download(export: Export, archive: Path, arrived: Watermark) -> None:
 
 
 @task(task_run_name="extract", **STEP)
-def extract(export: Export, archive: Path, store: Path) -> Contents:
+def extract(archive: Path, store: Path, limits: Limits) -> Contents:
     """Unpack a tar, and verify the checksums that it has."""
-    with Progress("Extract", export.source.size) as progress:  # JPEGs are as large unpacked
-        contents = archives.extract(archive, store, progress, export.settings.limits)
+    with Progress("Extract", archive.stat().st_size) as progress:  # JPEGs are as large unpacked
+        contents = archives.extract(archive, store, progress, limits)
     get_run_logger().info("%s, all intact", count(len(contents.members), "file"))
     return contents
 
 
 @task(task_run_name="extract", **STEP)
-def extract_zip(
-    export: Export, archive: Path, arrived: Watermark, index: ZipIndex, contents: Contents
-) -> None:
+def extract_zip(archive: Path, arrived: Watermark, index: ZipIndex, contents: Contents) -> None:
     """Unpack a ZIP while it arrives, and verify the checksum of every member."""
-    with Progress("Extract", export.source.size) as progress:
+    with Progress("Extract", index.unpacked) as progress:
         archives.extract_zip(archive, index, contents, progress, arrived)
     get_run_logger().info("%s, all intact", count(len(contents.members), "file"))
 
 
-@task(task_run_name="partition into batches of {export.settings.batch_size} rows", **STEP)
-def partition(export: Export, files: Contents | ZipIndex) -> Partition:
+@task(task_run_name="partition into batches of {settings.batch_size} rows", **STEP)
+def partition(files: Contents | ZipIndex, settings: Settings) -> Partition:
     """Read the manifest, check that every row has its image, and divide it into batches."""
-    parts = export.partition(files)
-    Result.of(export.request, len(parts.batches))  # one message must be able to name them all
+    parts = lanes.partition(files, settings)
     rows = sum(batch.rows for batch in parts.batches)
     batches = count(len(parts.batches), "batch", "batches")
     get_run_logger().info("%s in %s", count(rows, "row"), batches)
@@ -118,16 +117,16 @@ def splice(
     of: int,
     export: Export,
     pool: PartPool,
-    verify: bool,
+    settings: Settings,
 ) -> int:
     """Let S3 assemble one batch ZIP from ranges of the archive, unless it exists.
 
     With VERIFY=true, reads it back and compares every checksum. Returns its size in bytes.
     """
     total = _put_batch(batch, parts, export, pool)
-    if verify:
+    if settings.verify:
         key = export.request.batch_key(batch.part)
-        splicing.verify(export.bucket, key, batch, export.settings.limits)
+        splicing.verify(export.bucket, key, batch, settings.limits)
         get_run_logger().info("Verified %s", key)
     return total
 

@@ -7,13 +7,10 @@ fields (``Request.parse``). Checks that take more than linear time come after le
 """
 
 import json
-import string
-from collections.abc import Iterable
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
-from math import isfinite
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -31,7 +28,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from splitter.errors import ExportError, SetupError
-from splitter.sentences import Actor, Problem, Sentence, escaped
+from splitter.sentences import Actor, Problem, Sentence, Words, escaped
 
 ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
 
@@ -55,9 +52,15 @@ MAX_LABEL = 200
 # The largest integer of Prefect's API and PostgreSQL.
 MAX_INTEGER = 2**63 - 1
 
-# Without the percent sign, because an encoded slash would match a pattern of ALLOWED_QUEUES.
-QUEUE_URL_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-._:/[]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
+QUEUE_URL = re.compile(
+    r"https?://(?:[a-z0-9._-][a-z0-9._:-]*|\[[0-9a-f:.]+\](?::[a-z0-9._-]*)?)"
+    r"(?:/(?:\.?[a-z0-9_:/\[\]-])*\.?)?",
+    re.IGNORECASE | re.ASCII,
+)
+"""The URL of a queue, without ``..`` in its path. Without the percent sign, because an encoded
+slash would match a pattern of ALLOWED_QUEUES."""
 
 EXAMPLE_QUEUE = "https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update"
 EXAMPLE_FILE = "41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip"
@@ -76,35 +79,27 @@ REFUSED = _sentence(
     "The request for batches cannot be carried out: {problems:bare}; ask for them again, and if "
     "that fails too, tell BIOSPEX's administrator.",
 )
-TOO_LONG = _sentence("too-long", "it is longer than {limit} bytes")
+TOO_LONG = _sentence("too-long", "{field} must not be longer than {limit} bytes")
 TOO_DEEP = _sentence("too-deep", "{field} is nested too deeply")
-CONTROL_IN_NAME = _sentence(
-    "control-character-in-name", "the name of a field has a control character"
+RESERVED_NAME = _sentence(
+    "reserved-name", "the name of a field has a control character or begins with '__'"
 )
-RESERVED_NAME = _sentence("reserved-name", "the name of a field begins with '__'")
 CONTROL_IN_VALUE = _sentence(
     "control-character", "{field} must not contain control or direction characters"
 )
 NUMBER_TOO_LARGE = _sentence("number-too-large", "{field} is too large a number")
 NOT_AN_OBJECT = _sentence("not-an-object", "it is not a JSON object with fields")
 MISSING_FIELD = _sentence("missing-field", "{field} is missing")
-VALUE_TOO_LONG = _sentence("value-too-long", "{field} must not be longer than {limit} bytes")
 NOT_A_TEXT = _sentence("not-a-text", "{field} must be a non-empty text")
 NOT_A_FILE_NAME = _sentence(
-    "not-a-file-name", "'file' must be a plain file name, without a slash or '..'"
+    "not-a-file-name",
+    "'file' must be a plain file name, without a slash or '..', and have a name in front of its "
+    "extension",
 )
-NO_STEM = _sentence("no-stem", "'file' must have a name in front of its extension")
 NOT_A_KEY = _sentence(
     "not-a-key",
     "'exportPath' must be the key of an archive in the bucket of the request, such as "
-    "export/41.zip, and not an address",
-)
-OTHER_ARCHIVE = _sentence(
-    "other-archive", "'exportPath' must end in the file name of the archive, after a slash"
-)
-KEY_OF_A_BATCH = _sentence(
-    "key-of-a-batch",
-    "'exportPath' must not lead to the folder batch/, which is where the batches are put",
+    "export/41.zip, {rule}",
 )
 NOT_A_DOWNLOAD_ID = _sentence("not-a-download-id", "'downloadId' must be a number or a short text")
 NOT_A_SIZE = _sentence("not-a-size", "'totalSize' must be a whole number of bytes")
@@ -117,33 +112,12 @@ NOT_AN_ADDRESS = _sentence(
     "The request {address} is not the address of an archive; write it like "
     "s3://biospex-app/export/41.zip.",
 )
-
-
-# A wrapped message names no callback queue, so it becomes a dead letter.
-def _wrapped(code: str, template: str, advice: str) -> Sentence:
-    return Sentence(f"request.{code}", template, Actor.OPERATOR, advice)
-
-
-WRAPPED_BY_SNS = _wrapped(
-    "wrapped-by-sns",
-    "it is a notification of SNS, which holds the request as text in 'Message': switch on raw "
-    "message delivery in the queue's subscription",
-    "In SNS, open the queue's subscription, press Edit and switch on raw message delivery; then "
-    "send the request again.",
-)
-WRAPPED_BY_EVENTBRIDGE = _wrapped(
-    "wrapped-by-eventbridge",
-    "it is an event of EventBridge, which holds the request in 'detail': set the input of the "
-    "rule's target to the part $.detail of the event",
-    "In EventBridge, edit the rule's target, Additional settings: set its input to Part of the "
-    "matched event, $.detail; then send the request again.",
-)
-EVENT_OF_S3 = _wrapped(
-    "event-of-s3",
-    "it is an event notification of an S3 bucket and no request: remove the trigger queue from the "
-    "event notifications of the bucket",
-    "In S3, open the bucket's Properties, Event notifications, and delete the one that sends to "
-    "the trigger queue.",
+# It names no callback queue, so it becomes a dead letter.
+WRAPPED = Sentence(
+    "request.wrapped",
+    "it is {origin}",
+    Actor.OPERATOR,
+    "Change the setting in the AWS console, then send the request again.",
 )
 UNANSWERABLE = Sentence(
     "request.unanswerable",
@@ -162,47 +136,16 @@ TOO_MANY_BATCHES = Sentence(
 )
 
 
-def _key(value: str, info: ValidationInfo) -> str:
-    field = to_camel(info.field_name or "")
-    if len(value) > MAX_KEY_BYTES or len(value.encode("utf-8", "replace")) > MAX_KEY_BYTES:
-        raise RequestError(VALUE_TOO_LONG, field=field, limit=MAX_KEY_BYTES)
-    # The key appears in the callback and on pages.
-    if escaped(value, MAX_KEY_BYTES) != value:
-        raise RequestError(CONTROL_IN_VALUE, field=field)
-    return value
-
-
-def _file_name(value: str) -> str:
-    if "/" in value or "\\" in value or ".." in value:
-        raise RequestError(NOT_A_FILE_NAME)
-    if not archive_stem(value).strip():
-        raise RequestError(NO_STEM)
-    if len(value.encode()) > MAX_FILE_BYTES:
-        raise RequestError(VALUE_TOO_LONG, field="file", limit=MAX_FILE_BYTES)
-    return value
-
-
-def _queue_url(value: str) -> str:
-    wrong = RequestError(NOT_A_QUEUE)
-    # Checked first, because urlsplit normalises a non-ASCII host in quadratic time.
-    if len(value) > MAX_QUEUE_URL or not QUEUE_URL_CHARACTERS.issuperset(value):
-        raise wrong
-    try:
-        address = urlsplit(value)
-    except ValueError:  # an incomplete IPv6 address
-        raise wrong from None
-    if address.scheme not in ("http", "https") or not address.hostname or ".." in address.path:
-        raise wrong
-    return value
+def _queue_url(url: str) -> str:
+    if len(url) > MAX_QUEUE_URL or not QUEUE_URL.fullmatch(url):
+        raise RequestError(NOT_A_QUEUE)
+    return url
 
 
 # JSON has no NaN and no infinity. Python's parser accepts them, BIOSPEX's parser does not.
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 ShortText = Annotated[StrictStr, Field(max_length=MAX_TRIGGER_BYTES)]
 DownloadId = StrictInt | Number | StrictBool | ShortText
-QueueUrl = Annotated[str, AfterValidator(_queue_url)]
-Key = Annotated[str, Field(min_length=1), AfterValidator(_key)]
-
 
 NOBODY = ""
 """The callback queue of a request by hand. A trigger with this value is invalid."""
@@ -225,7 +168,7 @@ class ReplyAddress(WireModel):
 
     download_id: DownloadId = Field(examples=[512])
     """Id of the download record, such as 512; comes back unchanged in the callback."""
-    updates_queue_url: QueueUrl = Field(examples=[EXAMPLE_QUEUE])
+    updates_queue_url: Annotated[str, AfterValidator(_queue_url)] = Field(examples=[EXAMPLE_QUEUE])
     """SQS queue that gets the callback, such as
     https://sqs.us-east-2.amazonaws.com/000000000000/prod-batch-update."""
 
@@ -243,10 +186,10 @@ class ReplyAddress(WireModel):
 class Request(ReplyAddress):
     """An export, as in BIOSPEX's trigger message. By hand, choose "str" and enter s3://bucket/key."""
 
-    file: Annotated[Key, AfterValidator(_file_name)] = Field(examples=[EXAMPLE_FILE])
+    file: str = Field(min_length=1, examples=[EXAMPLE_FILE])
     """File name of the archive, which names the batches, such as
     41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip."""
-    export_path: Key = Field(examples=[f"export/{EXAMPLE_FILE}"])
+    export_path: str = Field(min_length=1, examples=[f"export/{EXAMPLE_FILE}"])
     """S3 key of the archive, such as export/41-2-3f2a8d1c-5b7e-4c1a-9e2d-7a6b5c4d3e2f.zip."""
     total_size: int | None = Field(default=None, ge=0, examples=[2456719374])
     """Bytes of the archive when the message was sent, such as 2456719374; if the object has another
@@ -268,18 +211,20 @@ class Request(ReplyAddress):
         except ValidationError as error:
             raise RequestError(_refusal(error)) from None
 
-    @field_validator("export_path")
+    @field_validator("file", "export_path")
     @classmethod
-    def _check_export_path(cls, path: str, info: ValidationInfo) -> str:
-        if "://" in path:
-            raise RequestError(NOT_A_KEY)
-        if path.startswith(BATCH_FOLDER):
-            raise RequestError(KEY_OF_A_BATCH)
-        # Otherwise a request could overwrite the batches of another archive.
-        file = info.data.get("file")
-        if file is not None and path != file and not path.endswith(f"/{file}"):
-            raise RequestError(OTHER_ARCHIVE)
-        return path
+    def _check_name(cls, text: str, info: ValidationInfo) -> str:
+        field = to_camel(info.field_name or "")
+        limit = MAX_FILE_BYTES if field == "file" else MAX_KEY_BYTES
+        if _size(text) > limit:
+            raise RequestError(TOO_LONG, field=field, limit=limit)
+        if escaped(text, limit) != text:  # the callback and pages show it
+            raise RequestError(CONTROL_IN_VALUE, field=field)
+        if field == "exportPath":
+            _check_key(text, info.data.get("file", text))
+        elif any(part in text for part in ("/", "\\", "..")) or not archive_stem(text).strip():
+            raise RequestError(NOT_A_FILE_NAME)
+        return text
 
     @classmethod
     def by_hand(cls, address: str) -> Self:
@@ -308,6 +253,19 @@ class Request(ReplyAddress):
     def batch_key(self, part: int) -> str:
         """S3 key of a batch; ``part`` counts from 1."""
         return BATCH_FOLDER + self.batch_file(part)
+
+
+def _check_key(key: str, file: str) -> None:
+    rule = ""
+    if "://" in key:
+        rule = "and not an address"
+    elif key.startswith(BATCH_FOLDER):
+        rule = "and not in the folder batch/, which is where the batches are put"
+    # Otherwise a request could overwrite the batches of another archive.
+    elif key != file and not key.endswith(f"/{file}"):
+        rule = "and must end in the file name of the archive, after a slash"
+    if rule:
+        raise RequestError(NOT_A_KEY, rule=Words(rule))
 
 
 class Result(WireModel):
@@ -350,45 +308,41 @@ def parse_body(body: str) -> Any:
     if len(body) > MAX_BODY_BYTES:
         return None
     try:
-        message = json.loads(body, parse_constant=_refuse_number, parse_float=_finite)
-        json.dumps(message, ensure_ascii=False).encode()
+        message = json.loads(body)
+        json.dumps(message, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return None
     return message
-
-
-RESERVED = "__"
-"""Prefix of field names that Prefect evaluates when a person copies a run in the UI. BIOSPEX does
-not use it."""
-
-
-def _refuse_number(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if isfinite(number) else _refuse_number(text)
 
 
 def find_wrapping(message: Any) -> Problem | None:
     """The sentence about an AWS service that wrapped a request or sent its own event."""
     if not isinstance(message, dict) or "downloadId" in message:
         return None
-    # https://docs.aws.amazon.com/sns/latest/dg/sns-sqs-as-subscriber.html
-    if message.get("Type") == "Notification" and "TopicArn" in message:
-        return WRAPPED_BY_SNS()
-    # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-events-structure.html
-    if "detail-type" in message and "detail" in message:
-        return WRAPPED_BY_EVENTBRIDGE()
-    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
+    origin = ""
     records = message.get("Records")
     first = records[0] if isinstance(records, list) and records else None
-    if message.get("Event") == "s3:TestEvent" or (
+    if message.get("Type") == "Notification" and "TopicArn" in message:
+        # https://docs.aws.amazon.com/sns/latest/dg/sns-sqs-as-subscriber.html
+        origin = (
+            "a notification of SNS, which holds the request as text in 'Message': switch on raw "
+            "message delivery in the queue's subscription"
+        )
+    elif "detail-type" in message and "detail" in message:
+        # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-events-structure.html
+        origin = (
+            "an event of EventBridge, which holds the request in 'detail': set the input of the "
+            "rule's target to the part $.detail of the event"
+        )
+    elif message.get("Event") == "s3:TestEvent" or (
         isinstance(first, dict) and first.get("eventSource") == "aws:s3"
     ):
-        return EVENT_OF_S3()
-    return None
+        # https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
+        origin = (
+            "an event notification of an S3 bucket and no request: remove the trigger queue from "
+            "the event notifications of the bucket"
+        )
+    return WRAPPED(origin=Words(origin)) if origin else None
 
 
 def find_flaw(message: Any) -> Problem | None:
@@ -399,49 +353,41 @@ def find_flaw(message: Any) -> Problem | None:
     """
     if isinstance(message, Request):
         return None
-    if _is_too_long(message):
-        return _refused([TOO_LONG(limit=MAX_TRIGGER_BYTES)])
-    problem = find_wrapping(message) or _find_problem(message)
+    try:
+        # In UTF-8; the body may be longer because of escapes.
+        size = _size(json.dumps(message, default=str, ensure_ascii=False))
+    except RecursionError:
+        size = MAX_BODY_BYTES
+    if size > MAX_TRIGGER_BYTES:
+        return _refused([TOO_LONG(field=Words("the message"), limit=MAX_TRIGGER_BYTES)])
+    problem = find_wrapping(message) or _find_problem("message", message)
     return _refused([problem]) if problem else None
 
 
-def _is_too_long(message: Any) -> bool:
-    """Whether a message is too long in UTF-8. Its body may be longer because of escapes."""
-    try:
-        text = json.dumps(message, default=str, ensure_ascii=False)
-    except RecursionError:
-        return True
-    return len(text.encode("utf-8", "surrogatepass")) > MAX_TRIGGER_BYTES
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
-def _find_problem(message: Any) -> Problem | None:
-    open_values = [("message", 0, message)]
-    while open_values:
-        field, depth, value = open_values.pop()
-        inner: Iterable[tuple[Any, Any]] = ()
-        if isinstance(value, dict):
-            inner = value.items()
-        elif isinstance(value, list):
-            inner = ((field, element) for element in value)
-        for key, element in inner:
-            if _has_control(key):
-                return CONTROL_IN_NAME()
-            if str(key).startswith(RESERVED):
-                return RESERVED_NAME()
-            open_values.append((str(key) if depth == 0 else field, depth + 1, element))
-        if depth > MAX_TRIGGER_DEPTH:
-            return TOO_DEEP(field=field)
-        if _has_control(value):
-            return CONTROL_IN_VALUE(field=field)
-        if isinstance(value, int) and abs(value) > MAX_INTEGER:
-            return NUMBER_TOO_LARGE(field=field)
-    return None
+def _find_problem(field: str, value: Any, depth: int = 0) -> Problem | None:
+    names = value if isinstance(value, dict) else ()
+    if any(_is_reserved(str(name)) for name in names):
+        return RESERVED_NAME()
+    if depth > MAX_TRIGGER_DEPTH:
+        return TOO_DEEP(field=field)
+    if isinstance(value, str) and CONTROL.search(value):
+        return CONTROL_IN_VALUE(field=field)
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        return NUMBER_TOO_LARGE(field=field)
+    inner = [(str(name) if depth == 0 else field, value[name]) for name in names]
+    if isinstance(value, list):
+        inner = [(field, each) for each in value]
+    return next(filter(None, (_find_problem(*pair, depth + 1) for pair in inner)), None)
 
 
-def _has_control(value: Any) -> bool:
-    return isinstance(value, str) and any(
-        character < " " or "\x7f" <= character <= "\x9f" for character in value
-    )
+def _is_reserved(name: str) -> bool:
+    # Prefect evaluates names with this prefix when a person copies a run in the UI. BIOSPEX does
+    # not use it.
+    return name.startswith("__") or CONTROL.search(name) is not None
 
 
 def _refused(problems: list[Problem]) -> Problem:
@@ -469,10 +415,8 @@ def spelled_out(address: str, updates_queue_url: str) -> Any:
 
 
 def archive_stem(file: str) -> str:
-    for suffix in ARCHIVE_SUFFIXES:
-        if file.lower().endswith(suffix):
-            return file[: -len(suffix)]
-    return file
+    suffix = next((end for end in ARCHIVE_SUFFIXES if file.lower().endswith(end)), "")
+    return file[: len(file) - len(suffix)]
 
 
 def title(message: Any) -> str:
@@ -501,6 +445,7 @@ WRONG_TYPE = {
     "message": NOT_AN_OBJECT,
     "downloadId": NOT_A_DOWNLOAD_ID,
     "totalSize": NOT_A_SIZE,
+    "s3Bucket": NOT_A_BUCKET,
     "updatesQueueUrl": NOT_A_QUEUE,
 }
 
@@ -513,10 +458,6 @@ def _refusal(error: ValidationError) -> Problem:
             problems[field] = MISSING_FIELD(field=field)
         elif problem["type"] == "value_error":
             problems[field] = problem["ctx"]["error"].problem
-        elif problem["type"] == "string_pattern_mismatch":
-            problems[field] = NOT_A_BUCKET()
-        elif field in WRONG_TYPE:
-            problems[field] = WRONG_TYPE[field]()
         else:
-            problems[field] = NOT_A_TEXT(field=field)
+            problems[field] = WRONG_TYPE.get(field, NOT_A_TEXT)(field=field)
     return _refused(list(problems.values()))

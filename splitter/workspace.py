@@ -1,4 +1,4 @@
-"""Chooses a directory for each run, checks its free space and removes it afterwards."""
+"""Checks the directory for runs, makes one for each run and removes it afterwards."""
 
 import errno
 import fcntl
@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -53,49 +52,29 @@ RAN_OUT = Sentence(
 )
 
 
-@dataclass(frozen=True)
-class Workspace:
-    """The directories for runs.
+def check_root(root: Path, setting: str, archive_size: int, unpacked: int = 0) -> None:
+    """Check that a directory can hold an archive of ``archive_size`` bytes and its images.
 
-    Attributes:
-        tmp_path: for archives of up to ``max_tmp_size`` bytes.
-        efs_path: for larger archives; the mount point of a shared file system.
-        tmp_name, efs_name: the names that sentences use.
+    Never creates it: without the mount, that would fill a container's own disk.
+
+    Args:
+        setting: the name that sentences use for the directory.
+        unpacked: bytes of the unpacked members, if known.
+
+    Raises:
+        SetupError: if it does not exist, is not writable or has too little space.
     """
-
-    tmp_path: Path
-    efs_path: Path
-    max_tmp_size: int
-    tmp_name: str = "the temporary directory"
-    efs_name: str = "EFS_PATH"
-
-    def root_for(self, archive_size: int, unpacked: int | None = None) -> Path:
-        """The directory for an archive of ``archive_size`` bytes.
-
-        Never creates it: without the mount, that would fill a container's own disk.
-
-        Args:
-            unpacked: bytes of the unpacked members, if known.
-
-        Raises:
-            SetupError: if it does not exist, is not writable or has too little space.
-        """
-        large = archive_size > self.max_tmp_size
-        root = self.efs_path if large else self.tmp_path
-        name = Words(self.efs_name if large else self.tmp_name)
-        if not root.is_dir():
-            raise SetupError(NO_DIRECTORY, setting=name, path=Words(root))
-        try:
-            tempfile.TemporaryFile(dir=root).close()
-        except OSError as error:
-            raise SetupError(
-                NOT_WRITABLE, setting=name, path=Words(root), cause=error.strerror or ""
-            ) from error
-        needed = max(int(archive_size * SPACE_PER_ARCHIVE_BYTE), archive_size + (unpacked or 0))
-        free = shutil.disk_usage(root).free
-        if free < needed:
-            raise SetupError(TOO_SMALL, setting=name, path=Words(root), free=free, needed=needed)
-        return root
+    place = {"setting": Words(setting), "path": Words(root)}
+    if not root.is_dir():
+        raise SetupError(NO_DIRECTORY, **place)
+    try:
+        tempfile.TemporaryFile(dir=root).close()
+    except OSError as error:
+        raise SetupError(NOT_WRITABLE, **place, cause=error.strerror or "") from error
+    needed = max(int(archive_size * SPACE_PER_ARCHIVE_BYTE), archive_size + unpacked)
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise SetupError(TOO_SMALL, **place, free=free, needed=needed)
 
 
 @contextmanager

@@ -17,13 +17,13 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 from splitter.archives import Contents, ZipIndex
-from splitter.archives.signatures import WEB_PAGE, markup, recognise
+from splitter.archives.signatures import WEB_PAGE, markup, recognise, text_of
 from splitter.errors import ExportError
 from splitter.manifest import MANIFEST, Partition
 from splitter.manifest.text import bare, row_words
@@ -79,6 +79,9 @@ SMALL_SAMPLES = 50
 """Images in S3, smaller than any JPEG, that are sampled too."""
 
 PARALLEL_SAMPLES = 16
+
+Look = tuple[str, bytes, bytes]
+"""An image and its first and last bytes."""
 
 START = 512
 """Bytes at the start of an image that show its format."""
@@ -209,9 +212,10 @@ def inspect(parts: Partition, files: Contents | ZipIndex) -> Partition:
         looks = _starts(files, names)
     else:
         sizes = {image: files.members[name].info.file_size for image, name in names.items()}
-        looks = _sampled(files, names)
+        looks = _sampled(files, names, sizes)
     others = {name.removeprefix(parts.folder) for name in parts.unlisted}
-    return replace(parts, zooniverse=(*findings(parts, sizes, others), *_not_images(looks)))
+    found = (*of_files(sizes), *of_cells(parts, others), *_of_starts(looks))
+    return replace(parts, zooniverse=found)
 
 
 def section(parts: Partition) -> list[str]:
@@ -223,19 +227,8 @@ def section(parts: Partition) -> list[str]:
     return lines or ["No Zooniverse problems found."]
 
 
-def findings(
-    parts: Partition, sizes: Mapping[str, int], others: Iterable[str] = ()
-) -> list[Problem]:
-    """Warnings about names, sizes and cells that Zooniverse refuses or takes in another way.
-
-    Args:
-        sizes: bytes of each image that a row names.
-        others: files of the archive that are in no batch, relative to the manifest.
-    """
-    return [*_of_files(sizes), *_of_cells(parts, frozenset(others))]
-
-
-def _of_files(sizes: Mapping[str, int]) -> Iterator[Problem]:
+def of_files(sizes: Mapping[str, int]) -> Iterator[Problem]:
+    """Warnings about the names and sizes in bytes of the images that a row names."""
     found: defaultdict[Sentence, Cases] = defaultdict(Cases)
     for name, size in sizes.items():
         if size >= WEB_PAGE_SIZE:
@@ -255,8 +248,14 @@ def _of_files(sizes: Mapping[str, int]) -> Iterator[Problem]:
     return (sentence(**cases.values()) for sentence, cases in found.items())
 
 
-def _of_cells(parts: Partition, others: frozenset[str]) -> Iterator[Problem]:
+def of_cells(parts: Partition, others: Collection[str] = ()) -> Iterator[Problem]:
+    """Warnings about the cells that Zooniverse refuses or takes in another way.
+
+    Args:
+        others: files of the archive that are in no batch, relative to the manifest.
+    """
     found: defaultdict[tuple[Sentence, str], Cases] = defaultdict(Cases)
+    unlisted = frozenset(others)
     seen_rows: set[int] = set()
     seen_images: set[str] = set()
     header: list[str] = []
@@ -269,33 +268,31 @@ def _of_cells(parts: Partition, others: frozenset[str]) -> Iterator[Problem]:
             found[NUL_IN_ROW, ""].add(where="the header")
         files = {*FOLDERS, MANIFEST, *batch.images} - {rows[0][parts.column]}
         for cell in sorted(files.intersection(rows[0])):
-            place = f"{shown(cell)} in {where(parts, batch.first_row, rows[0])}"
+            place = f"{shown(cell)} in {_where(parts, batch.first_row, rows[0])}"
             found[CELL_IS_FILE, ""].add(where=place)
         for number, row in enumerate(rows, batch.first_row):
             name, row_hash = row[parts.column], hash(tuple(row))
             if name in seen_images:
                 sentence = ROW_TWICE if row_hash in seen_rows else IMAGE_TWICE
-                found[sentence, ""].add(name, f" in {where(parts, number, row)}")
+                found[sentence, ""].add(name, f" in {_where(parts, number, row)}")
             seen_images.add(name)
             seen_rows.add(row_hash)
             if (longest := max(map(len, row))) > LONGEST_CELL:
-                place = f"{where(parts, number, row)} with {longest:,} characters"
+                place = f"{_where(parts, number, row)} with {longest:,} characters"
                 found[LONG_CELL, ""].add(where=place)
             if has_nul and "\0" in "".join(row):
-                found[NUL_IN_ROW, ""].add(where=where(parts, number, row))
-            if may_be_like or not others.isdisjoint(row):
+                found[NUL_IN_ROW, ""].add(where=_where(parts, number, row))
+            if may_be_like or not unlisted.isdisjoint(row):
                 for position, cell in enumerate(row):
-                    sentence = OTHER_IMAGE_COLUMN if cell in others else LIKE_IMAGE
-                    if cell in others or (position != parts.column and LIKE_AN_IMAGE.search(cell)):
-                        place = f" in {where(parts, number, row)}"
+                    sentence = OTHER_IMAGE_COLUMN if cell in unlisted else LIKE_IMAGE
+                    if cell in unlisted or (
+                        position != parts.column and LIKE_AN_IMAGE.search(cell)
+                    ):
+                        place = f" in {_where(parts, number, row)}"
                         found[sentence, header[position]].add(cell, place)
     counted = header[parts.column]
     for (sentence, title), cases in found.items():
         yield sentence(column=title, counted=counted, **cases.values())
-    yield from _of_header(header)
-
-
-def _of_header(header: Sequence[str]) -> Iterator[Problem]:
     twice = [name for name, count in Counter(map(str.strip, header)).items() if count > 1]
     if twice:
         yield SAME_NAME(names=twice[:MAX_CASES])
@@ -304,12 +301,8 @@ def _of_header(header: Sequence[str]) -> Iterator[Problem]:
         yield PERCENT(names=percent[:MAX_CASES])
 
 
-def where(parts: Partition, number: int, cells: Sequence[str]) -> Words:
-    """A row's number in the export's manifest as Excel shows it, with the row's subjectId.
-
-    Args:
-        number: of the row among the batches' rows, from 1.
-    """
+def _where(parts: Partition, number: int, cells: Sequence[str]) -> Words:
+    """The words for a row as Excel counts it; ``number`` counts the batches' rows from 1."""
     subject = cells[parts.subject] if parts.subject is not None else ""
     return row_words(parts.numbers[number - 1], subject)
 
@@ -320,39 +313,21 @@ def _extensions(text: bytes) -> int:
     return sum(lower.count(extension.encode()) for extension in EXTENSIONS)
 
 
-@dataclass(frozen=True)
-class Look:
-    """The first and the last bytes of an image."""
-
-    image: str
-    start: bytes
-    tail: bytes
-
-    @property
-    def is_cut_off(self) -> bool:
-        return self.start.startswith(TAKEN[0]) and END_OF_JPEG not in self.tail
-
-
 def _starts(contents: Contents, names: Mapping[str, str]) -> Iterator[Look]:
     with contents.store.open("rb", buffering=0) as store:
         for image, name in names.items():
-            member = contents.members[name]
-            if not member.size:
-                continue
-            look = Look(
-                image, os.pread(store.fileno(), min(START, member.size), member.offset), b""
-            )
+            begin, size = contents.members[name].offset, contents.members[name].size
+            start, tail = os.pread(store.fileno(), min(START, size), begin), b""
             for length in (START, TAIL):  # nearly all JPEGs end in the shorter one
-                if look.is_cut_off:
-                    length = min(length, member.size)
-                    end = member.offset + member.size
-                    look = replace(look, tail=os.pread(store.fileno(), length, end - length))
-            yield look
+                if _is_cut_off(start, tail):
+                    length = min(length, size)
+                    tail = os.pread(store.fileno(), length, begin + size - length)
+            if size:
+                yield image, start, tail
 
 
-def _sampled(index: ZipIndex, names: Mapping[str, str]) -> Iterator[Look]:
+def _sampled(index: ZipIndex, names: Mapping[str, str], sizes: Mapping[str, int]) -> Iterator[Look]:
     images = list(names)
-    sizes = {image: index.members[file].info.file_size for image, file in names.items()}
     small = (image for image, size in sizes.items() if 0 < size < SMALLEST_JPEG)
     chosen = [images[position] for position in sorted({0, len(images) // 2, len(images) - 1})]
     sampled = dict.fromkeys([*chosen, *islice(small, SMALL_SAMPLES)])
@@ -362,38 +337,40 @@ def _sampled(index: ZipIndex, names: Mapping[str, str]) -> Iterator[Look]:
             data = b"".join(index.chunks(names[image]))
         except ExportError:  # damaged; VERIFY is for that
             return None
-        return Look(image, data[:START], data[-TAIL:])
+        return image, data[:START], data[-TAIL:]
 
     with ThreadPoolExecutor(PARALLEL_SAMPLES) as pool:
         looks = pool.map(look, (name for name in sampled if 0 < sizes[name] <= LARGEST_SAMPLE))
         yield from filter(None, looks)
 
 
-def _not_images(looks: Iterable[Look]) -> Iterator[Problem]:
+def _of_starts(looks: Iterable[Look]) -> Iterator[Problem]:
     found: defaultdict[Sentence, Cases] = defaultdict(Cases)
     looked_at = 0
-    for look in looks:
+    for image, start, tail in looks:
         looked_at += 1
-        if look.is_cut_off:
-            found[CUT_OFF].add(look.image)
-        elif is_taken(look.start):
+        if _is_cut_off(start, tail):
+            found[CUT_OFF].add(image)
+        elif is_taken(start):
             continue
-        elif _is_text(look.start):
-            found[TEXT_INSTEAD].add(look.image)
+        elif _is_text(start):
+            found[TEXT_INSTEAD].add(image)
         else:
-            kind = recognise(look.start)
-            found[NO_IMAGE].add(look.image, f" ({kind.name if kind else 'of an unknown kind'})")
+            kind = recognise(start)
+            found[NO_IMAGE].add(image, f" ({kind.name if kind else 'of an unknown kind'})")
     return (sentence(looked_at=looked_at, **cases.values()) for sentence, cases in found.items())
+
+
+def _is_cut_off(start: bytes, tail: bytes) -> bool:
+    return start.startswith(TAKEN[0]) and END_OF_JPEG not in tail
 
 
 def _is_text(start: bytes) -> bool:
     """Whether the client takes a file's first bytes for text/plain or JSON; not HTML."""
-    text = start.decode(errors="ignore")
-    return (
-        len(text.encode()) >= len(start) - 3  # a character may be cut at the end
-        and not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
-        and markup(text) is not WEB_PAGE
-    )
+    text = text_of(start)
+    # A character may be cut at the end.
+    is_utf_8 = text is not None and len(text.encode()) >= len(start) - 3
+    return is_utf_8 and markup(text or "") is not WEB_PAGE
 
 
 def is_taken(start: bytes) -> bool:

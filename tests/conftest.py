@@ -1,5 +1,6 @@
 """Fixtures and marks of the whole suite: an emulated AWS and real Prefect servers, over HTTP."""
 
+import gc
 import re
 import signal
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 from hypothesis import HealthCheck, settings
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -23,6 +25,9 @@ from tests.helpers.shared import prefect_server, shared_services
 # A busy machine is slow, not wrong.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+# Otherwise each new session parses botocore's tables of services, which takes 0.1 seconds.
+botocore.session.create_loader = cache(botocore.session.create_loader)
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -65,6 +70,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.get_closest_marker("slow") is None,
         )
     )
+
+
+def pytest_collection_finish() -> None:
+    """Keep the modules and tests, which live to the end, out of each garbage collection."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -160,7 +160,7 @@ def _partition(
     if (
         files is index
         and all(file == name for name, file in parts.images.items())
-        and copyable(index, parts.folder, index.read_at)[0]
+        and copyable(index, parts.folder)[0]
     ):
         for batch in parts.batches:
             _splice(batch, index, data, contents)

@@ -10,7 +10,7 @@ import lzma
 import random
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -154,7 +154,7 @@ def check_stream(data: bytes, directory: Path) -> bool:
     header = unless_refused(lambda: local_header("a", span, index.read_at))
     if header is None:
         return False
-    start = span.start + header.size
+    start = span.start + header[1]
     packed = data[start : start + span.info.compress_size]
     ours = unless_refused(lambda: b"".join(index.chunks("a")))
     if ours is not None and (len(ours), zlib.crc32(ours)) != (size, span.info.CRC):
@@ -173,14 +173,10 @@ def check_stream(data: bytes, directory: Path) -> bool:
 
 def _outcome(method: int, packed: bytes, step: int, size: int) -> bytes | None:
     """The content of ``packed``, read in pieces of ``step`` bytes; None if damaged or too long."""
-
-    def fed(length: int) -> Iterator[bytes]:
-        for start in range(0, len(packed), min(step, length)):
-            yield packed[start : start + min(step, length)]
-
+    pieces = (packed[start : start + step] for start in range(0, len(packed), step))
     found = b""
     try:
-        for piece in UNPACKERS[method](fed, size):
+        for piece in UNPACKERS[method](pieces, size):
             if len(piece) > MOST_AT_ONCE:
                 raise BrokenPromiseError("a decompressor returns too much at once")
             found += piece
@@ -214,7 +210,7 @@ def whole_file(compression: str, data: bytes, most: int) -> bytes:
     Raises:
         UNREADABLE: if a stream is damaged or ends early.
     """
-    magics = tuple(found.magic for found in SIGNATURES if found.suffix == compression)
+    magics = next(found.magics for found in SIGNATURES if found.suffix == compression)
     make: Callable[[], Any] = {
         "gz": lambda: zlib.decompressobj(31),
         "bz2": bz2.BZ2Decompressor,

@@ -14,9 +14,6 @@ from prefect.client.schemas.objects import State
 from flows.support.prefect_texts import EXCEPTION_OF_FLOW, IN_LINE, LATE, SERVICE_STOPPED
 from splitter.settings import Settings
 
-MISSED_HEARTBEATS = 3
-"""Missed heartbeats after which a running run counts as dead."""
-
 TIME_TO_START_HERE = timedelta(seconds=120)
 """The longest Pending time of a run that a service starts, without a work pool, on a machine that
 is not overloaded. After that the service counts as dead; START_TIMEOUT is for a pool."""
@@ -60,11 +57,9 @@ class Run:
         attempts: how many attempts ended badly after its own code had begun.
         failed_starts: how many starts failed before its own code began, since the last attempt.
         age: time in its state.
-        waited: time since it last ran, or since it was created if it never did.
-        stalled: the same, but at most the time since another run of its pool, or else of its
-            deployment, has run.
-        missed_heartbeats: how many heartbeats are overdue; 0 where that cannot be known.
-        others_run: whether other runs of its pool, or else of its deployment, are running.
+        stalled: time since it, or another run of its pool or else of its deployment, last ran, or
+            since it was created; 0 while another runs.
+        is_silent: whether its heartbeats have stopped; false where that cannot be known.
         load: runnable processes per processor of this machine; 1 or less if it is not overloaded.
     """
 
@@ -74,20 +69,14 @@ class Run:
     attempts: int = 0
     failed_starts: int = 0
     age: timedelta = timedelta()
-    waited: timedelta = timedelta()
     stalled: timedelta = timedelta()
-    missed_heartbeats: float = 0.0
-    others_run: bool = False
+    is_silent: bool = False
     load: float = 1.0
 
 
 @dataclass(frozen=True)
 class Extend:
-    """Keep the message invisible; the run goes on.
-
-    Attributes:
-        reason: why it waits, if an operator may want to know.
-    """
+    """Keep the message invisible; the run goes on. An operator may want to know why it waits."""
 
     reason: str = ""
 
@@ -99,7 +88,7 @@ class Acknowledge:
 
 @dataclass(frozen=True)
 class Retry:
-    """Start the run again after a delay."""
+    """Start the run again after a delay, as itself, with the same id and page."""
 
     reason: str
     delay: timedelta
@@ -139,13 +128,13 @@ def decide(run: Run | None, settings: Settings) -> Decision:
     if state.is_running():
         if run.age > timedelta(seconds=settings.run_timeout):
             return Cancel("It took longer than RUN_TIMEOUT")
-        if run.missed_heartbeats >= MISSED_HEARTBEATS:
+        if run.is_silent:
             return MarkCrashed(NO_HEARTBEATS)
         return Extend()
     if state.is_cancelling():
         return give_up(CANCELLED) if run.age > TIME_TO_CANCEL else Extend()
     if state.is_pending():  # however long it waited before, it is about to begin
-        if run.age > time_to_start(run):
+        if run.age > time_to_start(run.has_pool, run.load):
             return MarkCrashed("The service or worker that took it did not start it")
         return Extend()
     return decide_waiting(run, settings)
@@ -156,21 +145,18 @@ def decide_waiting(run: Run, settings: Settings) -> Decision:
     state = run.state
     if state.name == IN_LINE:
         return Extend("a concurrency limit of Prefect")
-    waited = run.stalled if state.is_scheduled() else run.waited
+    waited = run.stalled if state.is_scheduled() else run.age
     if waited > timedelta(seconds=settings.start_timeout):
         return give_up(f"the run that makes them did not begin in time, it stayed {state.name}")
-    if state.name == LATE and run.others_run:
+    if state.name == LATE and not run.stalled:
         return Extend("the other runs of its pool or service")
     return Extend()
 
 
-def time_to_start(run: Run) -> timedelta:
+def time_to_start(has_pool: bool, load: float) -> timedelta:
     """How long a run may be Pending; the interpreters of an overloaded machine start slowly."""
-    return TIME_TO_START_IN_POOL if run.has_pool else time_to_start_here(run.load)
-
-
-def time_to_start_here(load: float) -> timedelta:
-    """The longest Pending time of a run without a work pool, at this machine's load."""
+    if has_pool:
+        return TIME_TO_START_IN_POOL
     return TIME_TO_START_HERE * min(max(load, 1.0), LONGEST_LOAD)
 
 
@@ -183,15 +169,14 @@ def decide_finished(run: Run, settings: Settings) -> Decision:
         return Fail(state.message)
     if state.is_cancelled() and state.message != SERVICE_STOPPED:
         return give_up(CANCELLED)
+    tries = run.failed_starts or run.attempts
+    delay = min(FIRST_DELAY * 4 ** max(tries - 1, 0), LONGEST_DELAY)
     if run.failed_starts:  # no capacity, a quota, an image: not a fault of the export
         if run.stalled > timedelta(seconds=settings.start_timeout):
             return give_up("the run that makes them could not be started in time")
-        return Retry(
-            f"Not started yet, tried until START_TIMEOUT; last time: {state.message}",
-            min(FIRST_DELAY * 4 ** (run.failed_starts - 1), LONGEST_DELAY),
-        )
+        reason = f"Not started yet, tried until START_TIMEOUT; last time: {state.message}"
+        return Retry(reason, delay)
     if run.attempts < settings.max_attempts:
-        delay = min(FIRST_DELAY * 4 ** max(run.attempts - 1, 0), LONGEST_DELAY)
         if run.has_pool and state.message == NO_HEARTBEATS:
             delay = max(delay, TIME_TO_STOP)
         return Retry(f"Attempt {run.attempts} ended {state.name}: {state.message}", delay)

@@ -7,15 +7,13 @@ both are compared by the time of their arrival.
 """
 
 import asyncio
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.clients import get_events_client
 from prefect.events.filters import EventFilter, EventOrder
@@ -24,7 +22,6 @@ from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
 from flows.listening.clock import ServerClock
-from flows.listening.decision import MISSED_HEARTBEATS
 from splitter.errors import SetupError
 from splitter.sentences import Actor, Sentence
 from splitter.settings import Docs
@@ -34,33 +31,19 @@ FREQUENCY = 30
 """Seconds between two heartbeats. The automation "listen comes back" in prefect.yaml fires after 45
 seconds; Prefect's default of 180 would start a new listener every minute."""
 
-SECONDS_BETWEEN_SIGNS = 60
-"""Between two signs of life that a listener sends over HTTP."""
+PERIOD = timedelta(seconds=FREQUENCY)
+
+MISSED_HEARTBEATS = 3
+"""Missed heartbeats after which a running run counts as dead."""
 
 LARGEST_SKEW = timedelta(minutes=2)
 """The difference between two clocks that causes a warning."""
 
+TIME_TO_WARN = 5 * PERIOD
+"""Time without heartbeats of the listener itself that causes a warning."""
+
 SECONDS_TO_CONNECT = 10
 """Timeout of the WebSocket to Prefect's API."""
-
-NO_WEBSOCKET = (
-    "The WebSocket to Prefect's API does not open ({error}), so runs cannot send heartbeats and a "
-    "run that dies is not noticed. A proxy in front of the API has to pass WebSocket upgrades: "
-    "see {page}."
-)
-
-HEARTBEAT_ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(FREQUENCY)}
-"""Environment of a run whose heartbeats are counted here."""
-
-NO_HEARTBEATS = (
-    "The heartbeats of this listener do not arrive at Prefect, so runs that died cannot be "
-    "distinguished from healthy ones. No run is marked crashed until they do. A proxy in front of "
-    "Prefect's API has to pass WebSocket upgrades: see {page}."
-)
-UNHEARD = (
-    "No heartbeat of {run} has arrived at Prefect, nor of any other export, so it would not be "
-    "noticed if it died. Where exports run, a proxy has to pass WebSocket upgrades: see {page}."
-)
 
 TOO_FEW_HEARTBEATS = Sentence(
     "setup.heartbeats",
@@ -92,48 +75,30 @@ def websocket_problem() -> str | None:
     try:
         asyncio.run(asyncio.wait_for(connect(), SECONDS_TO_CONNECT))
     except Exception as error:
-        return NO_WEBSOCKET.format(error=error, page=Docs().page("where-prefect-runs.md"))
+        return unnoticed(f"The WebSocket to Prefect's API does not open ({error})")
     return None
 
 
-@contextmanager
-def shows_life(run: UUID) -> Iterator[None]:
-    """Change a run in Prefect every minute until the end of the block.
-
-    The change goes over HTTP, so it shows that a listener is alive whose WebSocket is refused.
-    """
-    is_over = threading.Event()
-
-    def show() -> None:
-        with get_client(sync_client=True) as prefect:
-            while not is_over.wait(SECONDS_BETWEEN_SIGNS):
-                with suppress(Exception):  # while Prefect is away nobody is judged
-                    prefect.update_flow_run_labels(run, {"biospex.listens": True})
-
-    threading.Thread(target=show, daemon=True).start()
-    try:
-        yield
-    finally:
-        is_over.set()
+def unnoticed(fault: str) -> str:
+    """The warning about a fault because of which dead runs are not noticed."""
+    return (
+        f"{fault}, so a run that dies is not noticed. A proxy in front of Prefect's API has to "
+        f"pass WebSocket upgrades: see {Docs().page('where-prefect-runs.md')}."
+    )
 
 
-def own_frequency() -> timedelta:
-    """The time between two heartbeats of this process."""
-    return timedelta(seconds=get_current_settings().flows.heartbeat_frequency or FREQUENCY)
-
-
-def unbroken_since(arrivals: Sequence[datetime], longest_gap: timedelta) -> datetime:
+def unbroken_since(arrivals: Sequence[datetime]) -> datetime:
     """The first of the latest arrivals, newest first, between which no gap is too long."""
     since = arrivals[0]
     for earlier in arrivals[1:]:
-        if since - earlier > longest_gap:
+        if since - earlier > 2 * PERIOD:
             break
         since = earlier
     return since
 
 
 class Heartbeats:
-    """Counts the heartbeats that runs have missed."""
+    """Finds the runs whose heartbeats have stopped."""
 
     SECONDS_BETWEEN_READS = 15
 
@@ -143,61 +108,44 @@ class Heartbeats:
         self._clock = clock
         self._own: list[datetime] = []
         self._read_at = float("-inf")
-        self._is_silence_logged = False
+        self._is_silent = False
         self._is_any_heard = False
-        self._unheard: set[UUID] = set()
-        self._skewed: set[UUID] = set()
+        self._warned: set[str] = set()
         self._logger = get_run_logger()
 
-    def missed(self, run: FlowRun) -> float:
-        """How many heartbeats a running run has missed.
+    def have_stopped(self, run: FlowRun) -> bool:
+        """Whether a running run has missed three heartbeats.
 
-        Counts only while this process's own heartbeats arrive without a gap, so it is 0 behind a
-        proxy without WebSockets, during an outage, and for a while after one. It is 0 as well for a
-        run of a work pool that has never sent any, until another has: its machine may be behind
-        another proxy.
+        Never while this process's own heartbeats do not arrive without a gap: behind a proxy
+        without WebSockets, during an outage, and for a while after one. Nor for a run of a work
+        pool that has never sent any, until another has: its machine may be behind another proxy.
         """
-        if run.state is None or not run.state.is_running():
-            return 0.0
         own = self._own_arrivals()
-        if not own:
-            return 0.0
-        frequency = own_frequency()
-        since = max(run.state.timestamp, unbroken_since(own, 2 * frequency))
-        if own[0] - since < MISSED_HEARTBEATS * frequency:
-            return 0.0
+        if not own or run.state is None or not run.state.is_running():
+            return False
+        since = own[0] - MISSED_HEARTBEATS * PERIOD
+        if max(run.state.timestamp, unbroken_since(own)) > since:
+            return False
         last = last_arrival(self._prefect, run.id, since)
         if last:
             self._is_any_heard = True
-            self._warn_of_skew(run, last)
-        elif run.work_pool_name and not self._is_heard(run):
-            return 0.0
-        silence = own[0] - (last.received if last else since)
-        return max(silence.total_seconds() / frequency.total_seconds(), 0.0)
+            self._warn_of_skew(f"the machine that runs {run.name}", last.received - last.occurred)
+            return False
+        return not run.work_pool_name or self._is_heard(run)
 
-    def warn_of_silence(self, reachable_since: float) -> None:
-        """Log once if this process's own heartbeats do not arrive although Prefect answers.
-
-        Args:
-            reachable_since: moment of ``time.monotonic()`` since which Prefect has answered.
-        """
-        patience = MISSED_HEARTBEATS * own_frequency()
-        if time.monotonic() - reachable_since < patience.total_seconds():
-            return
+    def warn_of_silence(self) -> None:
+        """Log once if this process's own heartbeats do not arrive although Prefect answers."""
         own = self._own_arrivals()
-        is_silent = not own or self._clock.now() - own[0] > patience
-        if is_silent and not self._is_silence_logged:
-            warning = NO_HEARTBEATS.format(page=Docs().page("where-prefect-runs.md"))
-            self._logger.warning(warning)
+        newest = own[0] if own else datetime.min.replace(tzinfo=UTC)
+        is_silent = self._clock.elapsed(newest) > TIME_TO_WARN
+        if is_silent and not self._is_silent:
+            warning = unnoticed("The heartbeats of this listener do not arrive at Prefect")
+            self._logger.warning("%s", warning)
             create_markdown_artifact(warning, key="heartbeats", description="No heartbeats arrive")
-        elif self._is_silence_logged and not is_silent:
+        elif self._is_silent and not is_silent:
             self._logger.info("The heartbeats of this listener arrive at Prefect again")
-        self._is_silence_logged = is_silent
-        if self._clock.skew > LARGEST_SKEW and self._own_run not in self._skewed:
-            self._skewed.add(self._own_run)
-            self._logger.warning(
-                "The clock of this machine is off by %s", duration(self._clock.skew.total_seconds())
-            )
+        self._is_silent = is_silent
+        self._warn_of_skew("this machine", self._clock.skew)
 
     def _own_arrivals(self) -> list[datetime]:
         """The latest arrivals of this process's heartbeats, newest first."""
@@ -212,21 +160,20 @@ class Heartbeats:
         if not self._is_any_heard:
             page = self._prefect.read_events(_heartbeats_of(run.id), limit=1)
             self._is_any_heard = bool(page.events)
-        if not self._is_any_heard and run.id not in self._unheard:
-            self._unheard.add(run.id)
-            where = Docs().page("where-prefect-runs.md")
-            self._logger.warning("%s", UNHEARD.format(run=run.name, page=where))
+        if not self._is_any_heard:
+            fault = f"No heartbeat of {run.name}, nor of another export, has arrived at Prefect"
+            self._warn_once(fault, unnoticed(fault))
         return self._is_any_heard
 
-    def _warn_of_skew(self, run: FlowRun, heartbeat: ReceivedEvent) -> None:
-        skew = abs(heartbeat.received - heartbeat.occurred)
-        if skew > LARGEST_SKEW and run.id not in self._skewed:
-            self._skewed.add(run.id)
-            self._logger.warning(
-                "The clock of the machine that runs %s is off by %s",
-                run.name,
-                duration(skew.total_seconds()),
-            )
+    def _warn_of_skew(self, machine: str, skew: timedelta) -> None:
+        if abs(skew) > LARGEST_SKEW:
+            off = duration(abs(skew).total_seconds())
+            self._warn_once(machine, f"The clock of {machine} is off by {off}")
+
+    def _warn_once(self, about: str, warning: str) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            self._logger.warning("%s", warning)
 
 
 def last_arrival(prefect: SyncPrefectClient, run: UUID, since: datetime) -> ReceivedEvent | None:

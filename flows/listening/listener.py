@@ -7,35 +7,30 @@ the run's idempotency key is the message's id, finds the same run.
 
 import threading
 import time
-from dataclasses import dataclass
-from uuid import UUID
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
+from prefect.states import AwaitingRetry, Cancelling, Crashed
 
 from blocks.saved import Aws
 from flows.listening import decision
 from flows.listening.clock import ServerClock
 from flows.listening.heartbeats import Heartbeats
-from flows.listening.intake import Intake, NoRunError, UnanswerableError, Waiting, is_denied
+from flows.listening.intake import Held, Intake, NoRunError, is_denied
 from flows.listening.processes import end_leftovers, end_run
-from flows.listening.recovery import (
-    force_cancelled,
-    mark_crashed,
-    note_callback,
-    observe,
-    request_cancellation,
-    retry,
-)
+from flows.listening.recovery import force_cancelled, note_callback, observe
 from flows.run_page.progress import best_effort
 from flows.support.outage import is_outage
-from splitter.aws import CallbackError, Delivery, TriggerQueue
+from splitter.aws import CallbackError, CallbackQueue, Delivery, TriggerQueue
 from splitter.errors import Kind, SetupError, explain, is_kind
-from splitter.messages import Failure, ReplyAddress
-from splitter.settings import Settings
+from splitter.messages import UNANSWERABLE, Failure, find_wrapping, parse_body
+from splitter.settings import Allowed, Settings
 
 IDLE_WAIT = 10
 """Seconds of a long poll while no run is in flight; the process stops within it."""
@@ -49,48 +44,25 @@ SECONDS_BETWEEN_LOOKS = 30
 SECONDS_BETWEEN_STARTS = 1
 """Seconds between two starts on this machine: several interpreters at once start slowly."""
 
+LARGEST_SPREAD = 6
+"""Seconds over which the next attempts of several runs are spread."""
+
 
 @dataclass
-class InFlight:
-    """A message whose run exists.
-
-    Attributes:
-        visibility_extended_at: moment of ``time.monotonic()``, as the next.
-        next_look: when the run is looked at again, unless its state changes.
-        state: id of the state in which the run was last looked at.
-        waits_for: the logged reason for which the run waits.
-    """
-
-    delivery: Delivery
-    address: ReplyAddress
-    flow_run_id: UUID
-    visibility_extended_at: float
-    next_look: float = 0.0
-    state: UUID | None = None
-    waits_for: str = ""
-
-
 class Listener:
     """The messages in flight. An error that concerns one of them does not affect the others."""
 
-    def __init__(
-        self,
-        queue: TriggerQueue,
-        prefect: SyncPrefectClient,
-        intake: Intake,
-        settings: Settings,
-        heartbeats: Heartbeats,
-        clock: ServerClock,
-    ) -> None:
-        self._queue = queue
-        self._prefect = prefect
-        self._intake = intake
-        self._settings = settings
-        self._heartbeats = heartbeats
-        self._clock = clock
-        self._in_flight: dict[str, InFlight] = {}
-        self._waiting: dict[str, Waiting] = {}
-        self._unacknowledged: set[str] = set()
+    queue: TriggerQueue
+    prefect: SyncPrefectClient
+    intake: Intake
+    settings: Settings
+    allowed: Allowed
+    heartbeats: Heartbeats
+    clock: ServerClock
+    held: dict[str, Held] = field(default_factory=dict, init=False)
+    unacknowledged: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
         self._logger = get_run_logger()
 
     def receive(self, stopping: threading.Event) -> None:
@@ -100,129 +72,115 @@ class Listener:
             Exception: if Prefect creates no runs. The messages are kept, so it costs no receive.
         """
         self._create_runs(stopping)
-        room = self._settings.max_in_flight - len(self._in_flight) - len(self._waiting)
+        room = self.settings.max_in_flight - len(self.held)
         if room <= 0:
             stopping.wait(BUSY_WAIT)
             return
-        for delivery in self._queue.receive(room, BUSY_WAIT if self._in_flight else IDLE_WAIT):
-            self._waiting[delivery.message_id] = Waiting(delivery, delivery.received)
+        for delivery in self.queue.receive(room, BUSY_WAIT if self.held else IDLE_WAIT):
+            message = parse_body(delivery.body)
+            if address := self.allowed.reply_address(message):
+                held = Held(delivery, message, address, delivery.received)
+                self.held[delivery.message_id] = held
+            else:
+                self._reject(delivery, str(find_wrapping(message) or UNANSWERABLE()))
         self._create_runs(stopping)
 
     def _create_runs(self, stopping: threading.Event) -> None:
+        waiting = [held for held in self.held.values() if not held.run_id]
         # Those that were refused least come first, so that one bad message delays no other.
-        for waiting in sorted(self._waiting.values(), key=lambda waiting: waiting.refusals):
-            delivery = waiting.delivery
-            if delivery.message_id in self._unacknowledged:
-                del self._waiting[delivery.message_id]
-                self._acknowledge(delivery)
+        for held in sorted(waiting, key=lambda held: held.refusals):
+            message = held.delivery.message_id
+            if message in self.unacknowledged:
+                self._acknowledge(held.delivery)
                 continue
             self.extend_visibility()
             try:
-                created = self._intake.create_run(waiting)
-            except UnanswerableError as error:
-                del self._waiting[delivery.message_id]
-                self._reject(delivery, str(error))
-                continue
+                run = self.intake.create_run(held)
             except NoRunError as error:
-                del self._waiting[delivery.message_id]
-                self._answer(delivery, error.address, error.sentence)
+                self._give_up(held, None, str(error))
                 continue
-            if created is None:
-                if waiting.refusals == 1:
-                    self._logger.warning(
-                        "Prefect answers 404 to the run of message %s", delivery.message_id
-                    )
+            if run is None:
+                if held.refusals == 1:
+                    self._logger.warning("Prefect answers 404 to the run of message %s", message)
                 continue
-            address, run = created
-            del self._waiting[delivery.message_id]
-            self._in_flight[delivery.message_id] = InFlight(
-                delivery, address, run.id, waiting.visibility_extended_at
-            )
-            self._logger.info("Message %s is flow run %s", delivery.message_id, run.name)
-            if not self._intake.has_pool:
+            held.run_id = run.id
+            self._logger.info("Message %s is flow run %s", message, run.name)
+            if not self.intake.has_pool:
                 stopping.wait(SECONDS_BETWEEN_STARTS)
 
     def extend_visibility(self) -> None:
         """Keep all messages invisible that this listener holds."""
         moment = time.monotonic()
-        for held in self._held():
-            if moment - held.visibility_extended_at < self._queue.visibility_timeout / 3:
+        for held in self.held.values():
+            if moment - held.visibility_extended_at < self.queue.visibility_timeout / 3:
                 continue
-            if self._queue.extend_visibility(held.delivery):
+            if self.queue.extend_visibility(held.delivery):
                 held.visibility_extended_at = moment
 
     def poll(self) -> None:
         """Look at the runs in flight whose state is new, and at the others every 30 s."""
-        if not self._in_flight:
+        in_flight = {held.run_id: held for held in self.held.values() if held.run_id}
+        if not in_flight:
             return
-        wanted = {"id": {"any_": [export.flow_run_id for export in self._in_flight.values()]}}
-        found = self._prefect.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted))
-        runs = {run.id: run for run in found}
-        for export in list(self._in_flight.values()):
-            run = runs.get(export.flow_run_id)
+        wanted = FlowRunFilter.model_validate({"id": {"any_": list(in_flight)}})
+        runs = {run.id: run for run in self.prefect.read_flow_runs(flow_run_filter=wanted)}
+        for run_id, held in in_flight.items():
+            run = runs.get(run_id)
             state = run.state.id if run and run.state else None
             moment = time.monotonic()
-            if state == export.state and moment < export.next_look:
+            if state == held.state_id and moment < held.next_look:
                 continue
-            export.state, export.next_look = state, moment + SECONDS_BETWEEN_LOOKS
+            held.state_id, held.next_look = state, moment + SECONDS_BETWEEN_LOOKS
             self.extend_visibility()  # because each look can take seconds
             try:
-                self._reconcile(export, run)
+                self._reconcile(held, run)
             except Exception as error:
-                self._handle(error, export, run)
+                self._handle(error, held, run)
 
     def release(self) -> None:
         """Let the next listener have all messages at once."""
-        held = self._held()
-        for one in held:
-            self._queue.release(one.delivery)
-        self._logger.info("Stopped; %d messages go back to the queue", len(held))
+        for held in self.held.values():
+            self.queue.release(held.delivery)
+        self._logger.info("Stopped; %d messages go back to the queue", len(self.held))
 
-    def _held(self) -> list[InFlight | Waiting]:
-        return [*self._in_flight.values(), *self._waiting.values()]
-
-    def _reconcile(self, export: InFlight, run: FlowRun | None) -> None:
+    def _reconcile(self, held: Held, run: FlowRun | None) -> None:
         """Carry out the decision about one run."""
-        observed = observe(self._prefect, run, self._heartbeats, self._clock)
-        match decision.decide(observed, self._settings):
-            case decision.Acknowledge():
-                if run and run.state:
-                    self._logger.info("%s: %s, %s", run.name, run.state.name, run.state.message)
-                self._settle(export)
+        observed = observe(self.prefect, run, self.heartbeats, self.clock)
+        match decision.decide(observed, self.settings):
             case decision.Fail(sentence):
-                self._give_up(export, run, sentence)
-            case verdict if run is not None:
-                self._carry_on(export, run, verdict)
-
-    def _carry_on(self, export: InFlight, run: FlowRun, verdict: decision.Decision) -> None:
-        match verdict:
+                self._give_up(held, run, sentence)
+            case _ if run is None or run.state is None:
+                pass  # the decision about a deleted run is Fail
+            case decision.Acknowledge():
+                self._logger.info("%s: %s, %s", run.name, run.state.name, run.state.message)
+                self._acknowledge(held.delivery)
             case decision.Extend(reason):
-                if reason and reason != export.waits_for:
+                if reason and reason != held.waits_for:
                     self._logger.info("%s waits for %s", run.name, reason)
-                export.waits_for = reason
-                end_leftovers(run, self._clock.now(), self._logger)
-            case decision.Retry(reason):
+                held.waits_for = reason
+                end_leftovers(run, self.clock.now(), self._logger)
+            case decision.Retry(reason, delay):
                 self._logger.warning("%s is tried again. %s", run.name, reason)
-                retry(self._prefect, run, verdict, self._clock.now())
+                # Runs that ended together, with their service, do not start together.
+                when = self.clock.now() + delay + timedelta(seconds=run.id.int % LARGEST_SPREAD)
+                again: State[Any] = AwaitingRetry(scheduled_time=when, message=reason)
+                self.prefect.set_flow_run_state(run.id, again)
             case decision.MarkCrashed(reason):
                 self._logger.warning("%s is marked crashed. %s", run.name, reason)
-                mark_crashed(self._prefect, run, reason)
+                self.prefect.set_flow_run_state(run.id, Crashed(message=reason), force=True)
                 end_run(run, self._logger)
             case decision.Cancel(reason):
                 self._logger.warning("%s is cancelled. %s", run.name, reason)
-                request_cancellation(self._prefect, run, reason)
+                self.prefect.set_flow_run_state(run.id, Cancelling(message=reason))
 
-    def _handle(self, error: Exception, export: InFlight, run: FlowRun | None) -> None:
-        """Wait, reject or answer the message, by what the error of its run concerns.
+    def _handle(self, error: Exception, held: Held, run: FlowRun | None) -> None:
+        """Wait or answer the message, by what the error of its run concerns.
 
         Raises:
             Exception: the error, if it concerns the installation and so every message.
         """
-        message = export.delivery.message_id
-        if isinstance(error, CallbackError):
-            self._forget(export)
-            self._reject(export.delivery, str(error))
-        elif is_outage(error) or message in self._unacknowledged:
+        message = held.delivery.message_id
+        if is_outage(error) or message in self.unacknowledged:
             self._logger.warning("Message %s has to wait: %r", message, error)
         elif isinstance(error, SetupError) or is_denied(error) or is_kind(error, Kind.EXPIRED):
             raise error
@@ -231,55 +189,43 @@ class Listener:
         else:
             self._logger.error("Unexpected error about message %s", message, exc_info=error)
             try:
-                self._give_up(export, run, explain(error))
+                self._give_up(held, run, explain(error))
             except Exception as unsent:
-                if is_outage(unsent):
+                if is_outage(unsent):  # still in flight: the next look tries again
                     self._logger.warning("Message %s has to wait: %r", message, unsent)
-                    return  # still in flight: the next look tries again
-                self._forget(export)
-                self._reject(export.delivery, repr(unsent))
+                else:
+                    self._reject(held.delivery, repr(unsent))
 
-    def _give_up(self, export: InFlight, run: FlowRun | None, sentence: str) -> None:
+    def _give_up(self, held: Held, run: FlowRun | None, sentence: str) -> None:
         """Send the failure that no run will send."""
-        self._logger.error("Giving up on message %s: %s", export.delivery.message_id, sentence)
+        self._logger.error("Giving up on message %s: %s", held.delivery.message_id, sentence)
         if run and run.state and not run.state.is_final():
-            force_cancelled(self._prefect, run, sentence)
-        failure = Failure(download_id=export.address.download_id, error=sentence)
-        Aws().callbacks(export.address).send(failure)
+            force_cancelled(self.prefect, run, sentence)
+        failure = Failure(download_id=held.address.download_id, error=sentence)
+        try:
+            CallbackQueue(Aws().sqs, held.address).send(failure)
+        except CallbackError as unsent:
+            self._reject(held.delivery, str(unsent))
+            return
         if run:
             # The message is deleted next; an error here would send the callback once more.
             with best_effort("The callback, which was sent,", self._logger, waits=False):
-                note_callback(self._prefect, run, failure)
-        self._settle(export)
-
-    def _answer(self, delivery: Delivery, address: ReplyAddress, sentence: str) -> None:
-        """Send the failure of a message that has no run."""
-        self._logger.error("Giving up on message %s: %s", delivery.message_id, sentence)
-        failure = Failure(download_id=address.download_id, error=sentence)
-        try:
-            Aws().callbacks(address).send(failure)
-            self._acknowledge(delivery)
-        except CallbackError as unsent:
-            self._reject(delivery, str(unsent))
-
-    def _settle(self, export: InFlight) -> None:
-        self._forget(export)
-        self._acknowledge(export.delivery)
+                note_callback(self.prefect, run, failure)
+        self._acknowledge(held.delivery)
 
     def _acknowledge(self, delivery: Delivery) -> None:
         """Delete a message that is answered; after an outage, when it is received again."""
-        self._unacknowledged.add(delivery.message_id)
-        if self._queue.acknowledge(delivery):
-            self._unacknowledged.remove(delivery.message_id)
-
-    def _forget(self, export: InFlight) -> None:
-        self._in_flight.pop(export.delivery.message_id, None)
+        self.held.pop(delivery.message_id, None)
+        self.unacknowledged.add(delivery.message_id)
+        if self.queue.acknowledge(delivery):
+            self.unacknowledged.remove(delivery.message_id)
 
     def _reject(self, delivery: Delivery, why: str) -> None:
         """Log why a message cannot be answered, and move it to the dead-letter queue in time."""
+        self.held.pop(delivery.message_id, None)
         is_moved = False
         try:
-            is_moved = self._queue.reject(delivery)
+            is_moved = self.queue.reject(delivery)
         except Exception as error:  # it comes again when its visibility timeout is over
             self._logger.error("A message cannot be moved to the dead-letter queue: %r", error)
         if is_moved:

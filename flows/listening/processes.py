@@ -5,7 +5,6 @@ whose process it still holds.
 """
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -39,9 +38,12 @@ def end_run(run: FlowRun, logger: Logger) -> None:
         logger.warning(
             "%s: %d of its processes were still there and have been ended", run.name, ended
         )
-    if "::arn:" in (run.infrastructure_pid or ""):
+    # As prefect-aws notes it: the ARNs of the cluster and of the task.
+    cluster, _, task = (run.infrastructure_pid or "").partition("::")
+    if task.startswith("arn:"):
+        ecs = Aws().client("ecs", Config(), region=task.split(":")[3])
         try:
-            stop_task(str(run.infrastructure_pid))
+            ecs.stop_task(cluster=cluster, task=task, reason="Its run was marked crashed")
         except (ClientError, BotoCoreError) as error:
             logger.warning("%s: its ECS task was not stopped, stop it by hand: %s", run.name, error)
 
@@ -59,38 +61,16 @@ def end_leftovers(run: FlowRun, now: datetime, logger: Logger) -> None:
 
 def end_processes(run: FlowRun) -> int:
     """Send SIGTERM, and SIGKILL after 5 s, to a run's processes; returns how many there were."""
-    found = [process for process in psutil.process_iter() if _belongs_to(process, run)]
+    found = [
+        process
+        for process in psutil.process_iter(["environ"])
+        if (process.info["environ"] or {}).get(RUN_ID) == str(run.id)
+    ]
     for process in found:
-        _signal(process.terminate)
+        with suppress(psutil.Error):  # it has ended meanwhile
+            process.terminate()
     _, alive = psutil.wait_procs(found, timeout=TIME_TO_TERMINATE)
     for process in alive:
-        _signal(process.kill)
+        with suppress(psutil.Error):
+            process.kill()
     return len(found)
-
-
-def _belongs_to(process: psutil.Process, run: FlowRun) -> bool:
-    try:
-        return bool(process.environ().get(RUN_ID) == str(run.id))
-    except psutil.Error:  # it has ended, or belongs to another user
-        return False
-
-
-def _signal(send: Callable[[], object]) -> None:
-    with suppress(psutil.Error):  # it has ended meanwhile
-        send()
-
-
-def stop_task(identifier: str) -> None:
-    """Stop an ECS task.
-
-    Args:
-        identifier: its cluster's and its own ARN, joined by ``::``, as prefect-aws notes it.
-
-    Raises:
-        ClientError: if ECS refuses.
-    """
-    cluster, _, task = identifier.partition("::")
-    region = task.split(":")[3]
-    Aws().client("ecs", Config(), region).stop_task(
-        cluster=cluster, task=task, reason="Its run was marked crashed"
-    )

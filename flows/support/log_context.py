@@ -60,9 +60,7 @@ class OnceAsWarning(logging.Filter):
     The listener itself warns if heartbeats do not arrive.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._is_logged = False
+    _is_logged = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = str(record.msg)

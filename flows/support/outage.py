@@ -20,11 +20,7 @@ The waits between them are 2, 4, 8 … seconds: a quarter of an hour, and six se
 
 
 class Outage:
-    """The outages that a loop goes through.
-
-    Attributes:
-        reachable_since: moment of ``time.monotonic()`` before which a service did not answer.
-    """
+    """The outages that a loop goes through."""
 
     SECONDS_BETWEEN_TRIES = 5
 
@@ -33,8 +29,7 @@ class Outage:
     one outage, which is logged once."""
 
     def __init__(self) -> None:
-        self.reachable_since = time.monotonic()
-        self._lasts = False
+        self._failed_at: float | None = None  # the last error of an outage that lasts
         self._logger = get_run_logger()
 
     @contextmanager
@@ -45,15 +40,14 @@ class Outage:
         except Exception as error:
             if not is_outage(error):
                 raise
-            if not self._lasts:
+            if self._failed_at is None:
                 self._logger.warning("Waiting for a service that does not answer: %r", error)
-            self._lasts = True
             stopping.wait(self.SECONDS_BETWEEN_TRIES)
-            self.reachable_since = time.monotonic()
+            self._failed_at = time.monotonic()
             return
-        if self._lasts and time.monotonic() - self.reachable_since >= self.SECONDS_UNTIL_OVER:
+        if self._failed_at and time.monotonic() - self._failed_at >= self.SECONDS_UNTIL_OVER:
             self._logger.info("All services answer again")
-            self._lasts = False
+            self._failed_at = None
 
 
 @contextmanager

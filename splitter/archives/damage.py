@@ -1,7 +1,6 @@
 """Turns the exceptions of libraries for damaged data into sentences."""
 
 import errno
-import gzip
 import lzma
 import re
 import tarfile
@@ -22,7 +21,6 @@ DAMAGE: tuple[type[Exception], ...] = (
     tarfile.TarError,
     zlib.error,
     lzma.LZMAError,
-    gzip.BadGzipFile,
     EOFError,
     RecursionError,
     ValueError,

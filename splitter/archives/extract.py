@@ -1,10 +1,9 @@
 """Unpacks an archive of any format into one file and checks it."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO, Self
 
 from splitter.archives.formats import identify
@@ -32,13 +31,13 @@ class Contents:
         self,
         store: Path,
         members: dict[str, Member],
-        unusable: Mapping[str, Problem] = MappingProxyType({}),
+        unusable: dict[str, Problem] | None = None,
         remarks: Sequence[Problem] = (),
         unpacked: Watermark = COMPLETE,
     ) -> None:
         self.store = store
         self.members = members
-        self.unusable = dict(unusable)
+        self.unusable = unusable or {}
         self.remarks = remarks
         self.unpacked = unpacked
 

@@ -9,16 +9,7 @@ from typing import Literal, cast
 
 from splitter.archives.damage import DAMAGE
 from splitter.archives.members import ArchiveError
-from splitter.archives.signatures import (
-    DISK_IMAGES,
-    START,
-    WEB_PAGE,
-    XML,
-    Kind,
-    Signature,
-    recognise,
-    text_of,
-)
+from splitter.archives.signatures import START, WEB_PAGE, XML, Kind, Signature, recognise, text_of
 from splitter.archives.streams import DECOMPRESSORS
 from splitter.archives.zip_directory import Read, ends_as_zip
 from splitter.sentences import Sentence, Words, shown
@@ -37,27 +28,19 @@ AS_TEXT = (b"PK\3\4", b"\x1f" + REPLACED, REPLACED + b"7zXZ")
 
 SEND_INSTEAD = "send the export instead"
 
-AS_ZIP = "The export is {what}, not a ZIP or tar archive; "
-OTHER_FORMAT = Sentence(
-    "archive.of-another-format", f"{AS_ZIP}unpack it, and make an ordinary ZIP of its content."
+NO_ARCHIVE = Sentence(
+    "archive.of-another-format", "The export is {what}, not a ZIP or tar archive; {advice}."
 )
-A_DOCUMENT = Sentence("archive.is-a-document", f"{AS_ZIP}{SEND_INSTEAD}.")
-ONE_IMAGE = Sentence(
-    "archive.is-one-image", f"{AS_ZIP}zip the images together with their manifest.csv."
-)
-APPLE_NOTES = Sentence(
-    "archive.is-apple-notes",
-    f"{AS_ZIP}send the file itself, whose name does not begin with '._'.",
-)
-WRONG_DOWNLOAD = Sentence(
-    "archive.wrong-download",
-    f"{AS_ZIP}the download or the export went wrong: export it again.",
-)
-A_TEXT = Sentence(
-    "archive.is-text",
-    "The export is {what} that begins with {line}, not a ZIP or tar archive; send the export, "
-    "images and manifest in a ZIP.",
-)
+ADVICE = {
+    Kind.DOCUMENT: SEND_INSTEAD,
+    Kind.IMAGE: "zip the images together with their manifest.csv",
+    Kind.APPLE_NOTES: "send the file itself, whose name does not begin with '._'",
+    Kind.WEB_PAGE: "the download or the export went wrong: export it again",
+}
+"""What to do about a file that was sent instead of an archive, if it is not ``UNPACK``."""
+
+UNPACK = "unpack it, and make an ordinary ZIP of its content"
+
 UNKNOWN = Sentence(
     "archive.unknown-format",
     "The export is not a ZIP or tar archive, and its format is unknown (it begins with the bytes "
@@ -69,23 +52,13 @@ SENT_AS_TEXT = Sentence(
     "The archive was destroyed by a program that sent or saved it as text; export it again, and "
     "transfer it as a file.",
 )
-NO_TAR = Sentence(
-    "archive.compressed-file-without-tar",
-    "The export is a .{compression} file that holds a file of an unknown format, where a tar was "
-    "expected; unpack it, and make an ordinary ZIP of its content.",
+DISK_IMAGES = (
+    # ECMA-119, section 8.4
+    (b"CD001", 16 * 2048 + 1, "a disk image (.iso)"),
+    # Apple's disk images have a record of 512 bytes at their end.
+    (b"koly", -512, "a macOS disk image (.dmg)"),
 )
-EMPTY_COMPRESSED = Sentence(
-    "archive.compressed-file-empty",
-    "The export is an empty .{compression} file; export it again.",
-)
-
-SENTENCES = {
-    Kind.DOCUMENT: A_DOCUMENT,
-    Kind.IMAGE: ONE_IMAGE,
-    Kind.APPLE_NOTES: APPLE_NOTES,
-    Kind.WEB_PAGE: WRONG_DOWNLOAD,
-}
-"""The sentence for a file that was sent instead of an archive, if it is not OTHER_FORMAT."""
+"""Magic bytes, position and name of files whose first bytes may be anything."""
 
 # Documents that are ZIP files, recognised by the files and folders inside. Sources: ECMA-376, part
 # 2; EPUB 3.3, OCF; ODF 1.3, part 2; JAR File Specification; KML 2.3; Darwin Core text guide.
@@ -135,26 +108,20 @@ def identify(read: Read, size: int) -> Format:
         return "tar"
     if ends_as_zip(read, size):
         return "zip"
-    for image in DISK_IMAGES:
-        if abs(image.at) < size and read(image.at % size, len(image.magic)) == image.magic:
-            raise ArchiveError(OTHER_FORMAT, what=image.name)
+    for magic, at, name in DISK_IMAGES:
+        if abs(at) < size and read(at % size, len(magic)) == magic:
+            raise _no_archive(name, UNPACK)
     if not start.strip(b"\0"):
         what = "a file that begins with nothing but zeros" if start else "empty"
-        raise ArchiveError(WRONG_DOWNLOAD, what=Words(what))
+        raise _no_archive(what, ADVICE[Kind.WEB_PAGE])
     _refuse_known(start)
     raise ArchiveError(UNKNOWN, bytes=Words(start[:8].hex(" ")))
 
 
 def document(names: Collection[str]) -> str | None:
     """The kind of document that is a ZIP with files of these names, or None."""
-    for parts, what in DOCUMENTS:
-        if all(_has(names, part) for part in parts):
-            return what
-    return None
-
-
-def _has(names: Collection[str], part: str) -> bool:
-    return part in names or (part.endswith("/") and any(name.startswith(part) for name in names))
+    known = {*names, *(name.partition("/")[0] + "/" for name in names)}
+    return next((what for parts, what in DOCUMENTS if known.issuperset(parts)), None)
 
 
 def is_tar(block: bytes) -> bool:
@@ -182,34 +149,35 @@ def check_tar(start: bytes, compression: str) -> None:
         ArchiveError: names the kind of the content.
     """
     if not start:
-        raise ArchiveError(EMPTY_COMPRESSED, compression=Words(compression))
+        raise _no_archive(f"an empty .{compression} file", ADVICE[Kind.WEB_PAGE])
     # A damaged tar is refused when it is read. A tar without files is all zeros.
     if is_tar(start) or start[257:262] == b"ustar" or not start.strip(b"\0"):
         return
-    _refuse_known(start, f"a .{compression} file that holds ")
-    raise ArchiveError(NO_TAR, compression=Words(compression))
+    outside = f"a .{compression} file that holds "
+    _refuse_known(start, outside)
+    raise _no_archive(f"{outside}a file of an unknown format", UNPACK)
+
+
+def _no_archive(what: str, advice: str) -> ArchiveError:
+    return ArchiveError(NO_ARCHIVE, what=Words(what), advice=Words(advice))
 
 
 def _refuse_known(start: bytes, outside: str = "") -> None:
     """Raise ``ArchiveError`` for a file of a known kind or a text; ``outside`` is put in front."""
     if found := recognise(start):
-        what = Words(outside + _named(found, start))
-        raise ArchiveError(SENTENCES.get(found.kind, OTHER_FORMAT), what=what)
+        raise _no_archive(outside + _named(found, start), ADVICE.get(found.kind, UNPACK))
     lines = (text_of(start) or "").strip().splitlines()
     if lines:
-        raise ArchiveError(
-            A_TEXT, what=Words(f"{outside}a text file"), line=lines[0][:LONGEST_LINE]
-        )
+        what = f"{outside}a text file that begins with {shown(lines[0][:LONGEST_LINE])}"
+        raise _no_archive(what, "send the export, images and manifest in a ZIP")
 
 
-def _named(found: Signature, start: bytes) -> Words:
+def _named(found: Signature, start: bytes) -> str:
     """The name of a recognised file, with the title of a web page and the code of an S3 error."""
     text = text_of(start) or ""
-    if found is WEB_PAGE and (
-        title := re.search(r"<title[^>]*>(.*?)</title", text, re.IGNORECASE | re.DOTALL)
-    ):
-        name = " ".join(unescape(title[1]).split())
-        return Words(f"a web page titled {shown(name)} (HTML)") if name else found.name
+    title = re.search(r"<title[^>]*>(.*?)</title", text, re.IGNORECASE | re.DOTALL)
+    if found is WEB_PAGE and title and (name := " ".join(unescape(title[1]).split())):
+        return f"a web page titled {shown(name)} (HTML)"
     if found is XML and (code := re.search(r"<Code>(\w+)</Code>", text)):
-        return Words(f"{found.name} that says {shown(code[1])}")
+        return f"{found.name} that says {shown(code[1])}"
     return found.name

@@ -5,14 +5,10 @@ An unusable file is recorded here. It matters only if the manifest names it.
 
 import re
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from splitter.errors import ExportError
-from splitter.sentences import Problem, Sentence
-
-T = TypeVar("T")
+from splitter.sentences import Actor, Problem, Sentence
 
 DosDateTime = tuple[int, int, int, int, int, int]
 """Year from 1980, month, day, hour, minute, second."""
@@ -20,10 +16,8 @@ DosDateTime = tuple[int, int, int, int, int, int]
 CHUNK = 1024 * 1024
 """Bytes of content in memory at a time."""
 
-# Files that macOS and Windows add: resource forks, folder views, thumbnails.
-NOISE_FOLDERS = ("__MACOSX",)
-NOISE_FILES = (".DS_Store", "Thumbs.db", "desktop.ini", "Icon\r")
-NOISE_PREFIX = "._"
+NOISE = (".DS_Store", "Thumbs.db", "desktop.ini", "Icon\r")
+"""Folder views, thumbnails and icons."""
 
 # Control characters, and surrogates in place of bytes that are not UTF-8.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -82,11 +76,21 @@ TOO_LARGE = Sentence(
     "MAX_IN_MEMORY); export it again.",
     advice=LARGER_EXPORT,
 )
-DIRECTORY_TOO_LARGE = Sentence(
-    "archive.zip-directory-too-large",
-    "The archive's table of contents is far too large, {size} bytes where {limit} are allowed (the "
-    "setting MAX_IN_MEMORY); export it again.",
-    advice=LARGER_EXPORT,
+BYTES_BEHIND = Sentence(
+    "archive.bytes-behind",
+    "The archive is followed by {size:byte|bytes}; a transfer may have added that.",
+    Actor.NOBODY,
+)
+
+TWO_ARCHIVES = Sentence(
+    "archive.two-archives",
+    "The archive is two {kind}, one after the other, and most programs read only the {which}; "
+    "unpack both and make one ordinary ZIP of their content.",
+)
+ONE_VOLUME = Sentence(
+    "archive.one-volume",
+    "The archive is one volume of several: the other parts (.z01, .zip.001 and so on) are missing; "
+    "pack the export again as a single file.",
 )
 
 # Reasons why a file is unusable. The manifest's sentence puts "which" in front.
@@ -161,7 +165,7 @@ class Names:
 
         Returns:
             The path in the form of ``plain``; None for folders, noise and unusable files. A second
-            member of the same name makes the first one unusable too; see ``usable``.
+            member of the same name makes the first one unusable too.
 
         Raises:
             ArchiveError: above ``max_members`` members.
@@ -203,10 +207,6 @@ class Names:
                 break
             self._folders[folder] = name
             folder = folder.rpartition("/")[0]
-
-    def usable(self, members: Mapping[str, T]) -> dict[str, T]:
-        """``members`` without those that a later member made unusable."""
-        return {name: member for name, member in members.items() if name not in self.unusable}
 
 
 def plain(raw: str) -> str:
@@ -254,9 +254,5 @@ def most_unpacked(size: int, limits: Limits) -> int:
 
 def is_noise(name: str) -> bool:
     """Whether macOS or Windows added the member."""
-    folders, _, file = name.rpartition("/")
-    return (
-        any(folder in NOISE_FOLDERS for folder in folders.split("/"))
-        or file in NOISE_FILES
-        or file.startswith(NOISE_PREFIX)
-    )
+    *folders, file = name.split("/")
+    return "__MACOSX" in folders or file in NOISE or file.startswith("._")

@@ -29,107 +29,84 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The bytes that identify a kind of file.
+    """A kind of file.
 
     Attributes:
         name: with its article, for a sentence.
-        at: the position of ``magic``, counted from the end if negative.
-        also: further required bytes and their position.
+        magics: the bytes at position ``at`` that identify it.
         suffix: for compressed files, without the dot.
         is_text: whether files of this kind are text.
     """
 
-    magic: bytes
-    name: Words
     kind: Kind
+    name: Words
+    magics: tuple[bytes, ...]
     at: int = 0
-    also: tuple[int, bytes] = (0, b"")
     suffix: str = ""
     is_text: bool = False
 
-    def matches(self, start: bytes) -> bool:
-        position, also = self.also
-        return start.startswith(self.magic, self.at) and start.startswith(also, position)
 
-
-def _of(kind: Kind, magic: bytes, name: str, **options: Any) -> Signature:
-    return Signature(magic, Words(name), kind, **options)
+def _of(kind: Kind, name: str, *magics: bytes, **options: Any) -> Signature:
+    return Signature(kind, Words(name), magics, **options)
 
 
 SIGNATURES = (
-    _of(Kind.ZIP, b"PK\3\4", "a ZIP"),  # APPNOTE 4.3.7
-    _of(Kind.ZIP, b"PK\5\6", "a ZIP"),  # 4.3.16, without files
-    _of(Kind.ZIP, b"PK\7\x08", "a ZIP"),  # 8.5.4, of several volumes, or once meant to be
-    _of(Kind.ZIP, b"PK00PK", "a ZIP"),  # 8.5.5, of one volume, where several were expected
-    _of(Kind.COMPRESSED, b"\x1f\x8b", "a .gz file", suffix="gz"),  # RFC 1952, section 2.3.1
-    _of(Kind.COMPRESSED, b"BZh", "a .bz2 file", suffix="bz2"),
+    # APPNOTE 4.3.7; 4.3.16, without files; 8.5.4 and 8.5.5, of several volumes, or once meant to be
+    _of(Kind.ZIP, "a ZIP", b"PK\3\4", b"PK\5\6", b"PK\7\x08", b"PK00PK"),
+    # RFC 1952, section 2.3.1
+    _of(Kind.COMPRESSED, "a .gz file", b"\x1f\x8b", suffix="gz"),
+    _of(Kind.COMPRESSED, "a .bz2 file", b"BZh", suffix="bz2"),
     # The .xz File Format, section 2.1.1.1
-    _of(Kind.COMPRESSED, b"\xfd7zXZ\0", "a .xz file", suffix="xz"),
+    _of(Kind.COMPRESSED, "a .xz file", b"\xfd7zXZ\0", suffix="xz"),
     # RFC 8878, section 3.1.1; 3.1.2: frames to be skipped, which parallel compressors put in front
-    _of(Kind.COMPRESSED, b"\x28\xb5\x2f\xfd", "a .zst file", suffix="zst"),
-    *(
-        _of(Kind.COMPRESSED, bytes([byte]) + b"\x2a\x4d\x18", "a .zst file", suffix="zst")
-        for byte in range(0x50, 0x60)
+    _of(
+        Kind.COMPRESSED,
+        "a .zst file",
+        b"\x28\xb5\x2f\xfd",
+        *(bytes([byte]) + b"\x2a\x4d\x18" for byte in range(0x50, 0x60)),
+        suffix="zst",
     ),
-    _of(Kind.ARCHIVE, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive (.7z)"),
-    _of(Kind.ARCHIVE, b"Rar!\x1a\x07", "a RAR archive"),
-    _of(Kind.ARCHIVE, b"RE\x7e\x5e", "an old RAR archive"),
-    _of(Kind.ARCHIVE, b"070701", "a cpio archive"),
-    _of(Kind.ARCHIVE, b"070702", "a cpio archive"),
-    _of(Kind.ARCHIVE, b"070707", "a cpio archive"),
-    _of(Kind.ARCHIVE, b"\xc7\x71", "a cpio archive"),
-    _of(Kind.ARCHIVE, b"\x71\xc7", "a cpio archive"),
-    _of(Kind.ARCHIVE, b"\x1f\x9d", "a file compressed by Unix compress (.Z)"),
-    _of(Kind.ARCHIVE, b"\x89LZO\0\r\n\x1a\n", "a file compressed by lzop (.lzo)"),
-    _of(Kind.ARCHIVE, b"LRZI", "a file compressed by lrzip (.lrz)"),
-    _of(Kind.ARCHIVE, b"LZIP", "a file compressed by lzip (.lz)"),
-    _of(Kind.ARCHIVE, b"\x5d\0\0", "a file compressed by LZMA (.lzma)"),
-    _of(Kind.ARCHIVE, b"\x04\x22\x4d\x18", "a file compressed by LZ4 (.lz4)"),
-    _of(Kind.ARCHIVE, b"\x02\x21\x4c\x18", "a file compressed by LZ4 (.lz4)"),
-    _of(Kind.ARCHIVE, b"MSCF", "a Windows cabinet (.cab)"),
-    _of(Kind.ARCHIVE, b"MSWIM\0\0\0", "a Windows disk image (.wim)"),
-    _of(Kind.ARCHIVE, b"xar!", "a macOS package (.pkg or .xar)"),
-    _of(Kind.ARCHIVE, b"StuffIt", "a StuffIt archive (.sit)"),
-    _of(Kind.ARCHIVE, b"SIT!", "a StuffIt archive (.sit)"),
-    _of(Kind.ARCHIVE, b"!<arch>\n", "an ar archive"),
-    _of(Kind.ARCHIVE, b"MZ", "a Windows program (.exe), perhaps a self-extracting archive"),
-    _of(Kind.ARCHIVE, b"\x7fELF", "a Linux program, perhaps a self-extracting archive"),
-    _of(Kind.ARCHIVE, b"\xca\xfe\xba\xbe", "a macOS program"),
-    _of(Kind.ARCHIVE, b"#!", "a script, perhaps a self-extracting archive", is_text=True),
-    _of(Kind.DOCUMENT, b"%PDF", "a PDF document", is_text=True),
-    _of(Kind.DOCUMENT, b"\xd0\xcf\x11\xe0", "an old Excel or Word file"),
-    _of(Kind.DOCUMENT, b"{\\rtf", "a rich-text document (.rtf)", is_text=True),
-    _of(Kind.IMAGE, b"\xff\xd8\xff", "a JPEG image"),
-    _of(Kind.IMAGE, b"\x89PNG\r\n", "a PNG image"),
-    _of(Kind.IMAGE, b"GIF8", "a GIF image"),
-    _of(Kind.IMAGE, b"II*\0", "a TIFF image"),
-    _of(Kind.IMAGE, b"MM\0*", "a TIFF image"),
-    _of(Kind.IMAGE, b"II+\0", "a BigTIFF image"),
-    _of(Kind.IMAGE, b"MM\0+", "a BigTIFF image"),
-    _of(Kind.IMAGE, b"BM", "a BMP image"),
-    _of(Kind.IMAGE, b"8BPS", "a Photoshop file"),
-    _of(Kind.IMAGE, b"\0\0\0\x0cjP", "a JPEG 2000 image"),
-    _of(Kind.IMAGE, b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
-    _of(Kind.IMAGE, b"\xff\x0a", "a JPEG XL image"),
-    _of(Kind.IMAGE, b"\0\0\0\x0cJXL ", "a JPEG XL image"),
-    _of(Kind.IMAGE, b"RIFF", "a WebP image", also=(8, b"WEBP")),
-    _of(Kind.IMAGE, b"ftyp", "a HEIC image or a film", at=4),
-    _of(Kind.APPLE_NOTES, b"\0\5\x16\7", "macOS's notes about a file (AppleDouble)"),
-    _of(Kind.APPLE_NOTES, b"\0\5\x16\0", "macOS's notes about a file (AppleSingle)"),
-    _of(Kind.WEB_PAGE, b"bplist00", "a page that Safari saved (.webarchive)"),
+    _of(Kind.ARCHIVE, "a 7-Zip archive (.7z)", b"7z\xbc\xaf\x27\x1c"),
+    _of(Kind.ARCHIVE, "a RAR archive", b"Rar!\x1a\x07"),
+    _of(Kind.ARCHIVE, "an old RAR archive", b"RE\x7e\x5e"),
+    _of(Kind.ARCHIVE, "a cpio archive", b"070701", b"070702", b"070707", b"\xc7\x71", b"\x71\xc7"),
+    _of(Kind.ARCHIVE, "a file compressed by Unix compress (.Z)", b"\x1f\x9d"),
+    _of(Kind.ARCHIVE, "a file compressed by lzop (.lzo)", b"\x89LZO\0\r\n\x1a\n"),
+    _of(Kind.ARCHIVE, "a file compressed by lrzip (.lrz)", b"LRZI"),
+    _of(Kind.ARCHIVE, "a file compressed by lzip (.lz)", b"LZIP"),
+    _of(Kind.ARCHIVE, "a file compressed by LZMA (.lzma)", b"\x5d\0\0"),
+    _of(Kind.ARCHIVE, "a file compressed by LZ4 (.lz4)", b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18"),
+    _of(Kind.ARCHIVE, "a Windows cabinet (.cab)", b"MSCF"),
+    _of(Kind.ARCHIVE, "a Windows disk image (.wim)", b"MSWIM\0\0\0"),
+    _of(Kind.ARCHIVE, "a macOS package (.pkg or .xar)", b"xar!"),
+    _of(Kind.ARCHIVE, "a StuffIt archive (.sit)", b"StuffIt", b"SIT!"),
+    _of(Kind.ARCHIVE, "an ar archive", b"!<arch>\n"),
+    _of(Kind.ARCHIVE, "a Windows program (.exe), perhaps a self-extracting archive", b"MZ"),
+    _of(Kind.ARCHIVE, "a Linux program, perhaps a self-extracting archive", b"\x7fELF"),
+    _of(Kind.ARCHIVE, "a macOS program", b"\xca\xfe\xba\xbe"),
+    _of(Kind.ARCHIVE, "a script, perhaps a self-extracting archive", b"#!", is_text=True),
+    _of(Kind.DOCUMENT, "a PDF document", b"%PDF", is_text=True),
+    _of(Kind.DOCUMENT, "an old Excel or Word file", b"\xd0\xcf\x11\xe0"),
+    _of(Kind.DOCUMENT, "a rich-text document (.rtf)", b"{\\rtf", is_text=True),
+    _of(Kind.IMAGE, "a JPEG image", b"\xff\xd8\xff"),
+    _of(Kind.IMAGE, "a PNG image", b"\x89PNG\r\n"),
+    _of(Kind.IMAGE, "a GIF image", b"GIF8"),
+    _of(Kind.IMAGE, "a TIFF image", b"II*\0", b"MM\0*"),
+    _of(Kind.IMAGE, "a BigTIFF image", b"II+\0", b"MM\0+"),
+    _of(Kind.IMAGE, "a BMP image", b"BM"),
+    _of(Kind.IMAGE, "a Photoshop file", b"8BPS"),
+    _of(Kind.IMAGE, "a JPEG 2000 image", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51"),
+    _of(Kind.IMAGE, "a JPEG XL image", b"\xff\x0a", b"\0\0\0\x0cJXL "),
+    _of(Kind.IMAGE, "a WebP image", b"WEBP", at=8),
+    _of(Kind.IMAGE, "a HEIC image or a film", b"ftyp", at=4),
+    _of(Kind.APPLE_NOTES, "macOS's notes about a file (AppleDouble)", b"\0\5\x16\7"),
+    _of(Kind.APPLE_NOTES, "macOS's notes about a file (AppleSingle)", b"\0\5\x16\0"),
+    _of(Kind.WEB_PAGE, "a page that Safari saved (.webarchive)", b"bplist00"),
 )
 """Kinds of files by their first bytes. The first match counts."""
 
-DISK_IMAGES = (
-    # ECMA-119, section 8.4
-    _of(Kind.ARCHIVE, b"CD001", "a disk image (.iso)", at=16 * 2048 + 1),
-    # Apple's disk images have a record of 512 bytes at their end.
-    _of(Kind.ARCHIVE, b"koly", "a macOS disk image (.dmg)", at=-512),
-)
-"""Files whose first bytes may be anything; ``at`` is beyond ``START`` or counted from the end."""
-
-WEB_PAGE = _of(Kind.WEB_PAGE, b"", "a web page (HTML)", is_text=True)
-XML = _of(Kind.WEB_PAGE, b"", "an XML document", is_text=True)
+WEB_PAGE = _of(Kind.WEB_PAGE, "a web page (HTML)")
+XML = _of(Kind.WEB_PAGE, "an XML document")
 
 MARKUP = re.compile(
     # Atomic groups keep the pattern linear: a comment is never retried at another length.
@@ -150,9 +127,11 @@ def recognise(start: bytes) -> Signature | None:
     start = start[:START]
     text = text_of(start)
     for signature in SIGNATURES:
-        # A table's first cell can be BMNH, MZ or 070701.
-        is_sure = text is None or signature.is_text or not signature.magic.isascii()
-        if is_sure and signature.matches(start):
+        magics = signature.magics
+        if text is not None and not signature.is_text:
+            # A table's first cell can be BMNH, MZ or 070701.
+            magics = tuple(magic for magic in magics if not magic.isascii())
+        if start.startswith(magics, signature.at):
             return signature
     return markup(text) if text is not None else None
 

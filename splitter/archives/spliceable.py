@@ -10,12 +10,19 @@ import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipInfo
+from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 from splitter.archives.members import ArchiveError
 from splitter.archives.zip_data import deflated_length, method_name
 from splitter.archives.zip_directory import Read
-from splitter.archives.zip_index import MemberSpan, ZipIndex, content, least_size, local_header
+from splitter.archives.zip_index import (
+    MemberSpan,
+    ZipIndex,
+    content,
+    keeping,
+    least_size,
+    local_header,
+)
 from splitter.archives.zip_records import (
     DATA_DESCRIPTOR,
     LONGEST_DATA_DESCRIPTOR,
@@ -23,12 +30,10 @@ from splitter.archives.zip_records import (
     MAX_32,
     STRENGTH,
     UTF8_NAME,
-    Fields,
     data_descriptors,
     encoded_name,
     extra_fields,
     local_zip64_sizes,
-    meant_name,
 )
 from splitter.sentences import Actor, Problem, Sentence, Words
 
@@ -69,14 +74,7 @@ STORED_STREAM = _reason(
     "member.stored-without-size",
     "{name} is stored without its size in front, so no stream can be read",
 )
-IN_FRONT = _reason(
-    "member.header-differs",
-    "{field} in front of the data of {name} differs from the table of contents",
-)
-BEHIND = _reason(
-    "member.descriptor-differs",
-    "the checksum or the size after the data of {name} differs from the table of contents",
-)
+DIFFERS = _reason("member.differs", "{field} {name} differs from the table of contents")
 WIDE = _reason(
     "member.wide-descriptor",
     "the sizes after the data of {name} have 64 bits, which Java does not read",
@@ -90,18 +88,13 @@ LONG_FIELD = _reason(
     "the extra field in front of the data of {name} is longer than its room",
 )
 SLACK = _reason("member.stray-bytes", "after the data of {name} are bytes that belong to no file")
-SLACK_INSIDE = _reason(
-    "member.stray-bytes-inside",
-    "after the compressed data of {name}, within its size, are bytes that belong to no file",
-)
 
 
-def copyable(index: ZipIndex, folder: str, read: Read) -> tuple[bool, Problem]:
+def copyable(index: ZipIndex, folder: str) -> tuple[bool, Problem]:
     """Whether S3 can copy the members into batches, and the reason.
 
     Args:
         folder: the images' folder; see ``manifest.Partition``.
-        read: returns bytes of the archive.
     """
     if folder:
         return False, IN_A_FOLDER(folder=folder)
@@ -115,20 +108,15 @@ def copyable(index: ZipIndex, folder: str, read: Read) -> tuple[bool, Problem]:
 
     def look(number: int) -> Problem | None:
         name, span = files[number]
-        if number in unpack and span.size <= LARGEST_UNPACKED:
-            data = read(span.start, span.size)
-
-            def here(offset: int, length: int) -> bytes:
-                start = offset - span.start
-                return data[start : start + length]
-
-            return header_disagreement(name, span, here) or _data_disagreement(name, span, here)
-        return header_disagreement(name, span, read)
+        if number not in unpack or span.size > LARGEST_UNPACKED:
+            return header_disagreement(name, span, index.read_at)
+        read = keeping(index.read_at, span.start, span.size)
+        return header_disagreement(name, span, read) or _data_disagreement(name, span, read)
 
     with ThreadPoolExecutor(SAMPLE) as pool:  # a request mostly waits
-        for problem in list(pool.map(look, chosen)):
-            if problem:
-                return False, problem
+        problem = next(filter(None, pool.map(look, chosen)), None)
+    if problem:
+        return False, problem
     compared = f"{count:,} of {len(files):,}" if count < len(files) else f"all {count:,}"
     return True, COPYABLE(compared=Words(compared), unpacked=len(unpack))
 
@@ -177,72 +165,61 @@ def sample(spans: Sequence[MemberSpan]) -> list[int]:
 
 def _kind(span: MemberSpan) -> tuple[int, ...]:
     info = span.info
-    return (
-        info.create_system,
-        info.create_version,
-        info.extract_version,
-        info.flag_bits,
-        info.compress_type,
-    )
+    versions = (info.create_system, info.create_version, info.extract_version)
+    return (*versions, info.flag_bits, info.compress_type)
 
 
 def header_disagreement(name: str, span: MemberSpan, read: Read) -> Problem | None:
     """The first difference between a member's local header or data descriptor and the directory."""
     try:
-        header = local_header(name, span, read)
+        header, length = local_header(name, span, read)
     except ArchiveError as error:
         return error.problem
-    info, fields = span.info, header.fields
+    info = span.info
+    has_descriptor = header.flag_bits & DATA_DESCRIPTOR
     wide = local_zip64_sizes(header.extra)
+    if has_descriptor and wide:
+        # Java before version 22 uses the size; bsdtar and later versions use the Zip64 field.
+        return WIDE(name=name)
+    sizes = (info.compress_size, info.file_size)
+    left_out = (0, MAX_32) if has_descriptor else ()
+    elsewhere = (MAX_32,) if wide else left_out
     for differs, field in (
-        (header.name != encoded_name(info), "the name"),
+        (encoded_name(header) != encoded_name(info), "the name"),
         # 4.6.9: several programs read the name in an extra field.
-        (meant_name(header.name, fields.flags, header.extra) != info.filename, "the name"),
-        (fields.method != info.compress_type, "the compression method"),
-        ((fields.flags ^ info.flag_bits) & ~STRENGTH, "a flag"),
-        (not _sizes_agree(fields, wide, info), "the checksum or the size"),
+        (header.filename != info.filename, "the name"),
+        (header.compress_type != info.compress_type, "the compression method"),
+        ((header.flag_bits ^ info.flag_bits) & ~STRENGTH, "a flag"),
+        (header.CRC not in (info.CRC, *left_out), "the checksum"),
+        (header.compress_size not in (info.compress_size, *elsewhere), "the size"),
+        (header.file_size not in (info.file_size, *elsewhere), "the size"),
+        (info.compress_type == ZIP_STORED and sizes[0] != sizes[1], "the size"),
+        # 4.5.3: some programs read the field even if the header has the sizes.
+        (wide and wide != sizes, "the size"),
     ):
         if differs:
-            return IN_FRONT(field=Words(field), name=name)
-    version = fields.version & 0xFF  # the upper byte names a system
+            return DIFFERS(field=Words(f"{field} in front of the data of"), name=name)
+    version = header.extract_version
     if version > LATEST_VERSION:
         return NEWER(name=name, version=Words(f"{version // 10}.{version % 10}"))
     if sum(4 + len(value) for _, value in extra_fields(header.extra)) != len(header.extra):
         return LONG_FIELD(name=name)
-    left = span.size - header.size - info.compress_size
-    if not fields.flags & DATA_DESCRIPTOR:
-        return SLACK(name=name) if left else None
-    if left > LONGEST_DATA_DESCRIPTOR:
+    left = span.size - length - info.compress_size
+    if left > (LONGEST_DATA_DESCRIPTOR if has_descriptor else 0):
         return SLACK(name=name)
-    # Java before version 22 uses the size; bsdtar and later versions use the Zip64 field.
-    if wide:
-        return WIDE(name=name)
-    return None if read(span.end - left, left) in data_descriptors(info) else BEHIND(name=name)
-
-
-def _sizes_agree(fields: Fields, wide: tuple[int, int] | None, info: ZipInfo) -> bool:
-    """Whether a header's checksum and sizes are correct or left to the data descriptor."""
-    found = [fields.crc, fields.compress_size, fields.file_size]
-    wanted = [info.CRC, info.compress_size, info.file_size]
-    if wide:  # 4.5.3: some programs read the field even if the header has the sizes
-        found += [*wide]
-        wanted += wanted[1:]
-        found[1:3] = [wide[at] if found[1 + at] == MAX_32 else found[1 + at] for at in (0, 1)]
-    left_out = (0, MAX_32) if fields.flags & DATA_DESCRIPTOR else ()
-    if info.compress_type == ZIP_STORED and info.compress_size != info.file_size:
-        return False
-    pairs = zip(found, wanted, strict=True)
-    return all(value == want or value in left_out for value, want in pairs)
+    if has_descriptor and read(span.end - left, left) not in data_descriptors(info):
+        return DIFFERS(field=Words("the checksum or the size after the data of"), name=name)
+    return None
 
 
 def _data_disagreement(name: str, span: MemberSpan, read: Read) -> Problem | None:
     try:
         for _ in content(name, span, read):
             pass
-        header = local_header(name, span, read)
     except ArchiveError as error:
         return error.problem
-    packed = read(span.start + header.size, span.info.compress_size)
-    if span.info.compress_type == ZIP_DEFLATED and deflated_length(packed) != len(packed):
-        return SLACK_INSIDE(name=name)
-    return None
+    size = span.info.compress_size
+    _, length = local_header(name, span, read)
+    packed = read(span.start + length, size)
+    has_slack = span.info.compress_type == ZIP_DEFLATED and deflated_length(packed) != size
+    return SLACK(name=name) if has_slack else None

@@ -2,19 +2,21 @@
 
 import bz2
 import lzma
+import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from queue import Queue
-from threading import Thread
+from math import inf
 from typing import IO, Any
 
 from isal import igzip_lib
 
-from splitter.archives.members import TOO_MUCH, ArchiveError
+from splitter.archives.members import BYTES_BEHIND, TOO_MUCH, ArchiveError
 from splitter.archives.signatures import SIGNATURES
 from splitter.archives.zstandard import zstd
-from splitter.sentences import Actor, Problem, Sentence
+from splitter.sentences import Problem
 
 CHUNK = 512 * 1024
 """Bytes read or decompressed at a time; docs/performance.md compares other sizes."""
@@ -23,13 +25,6 @@ CHUNKS_AHEAD = 8
 
 LONGEST_WINDOW = 128 * 1024 * 1024
 """Bytes of memory for xz, as Zstandard has by default."""
-
-BYTES_BEHIND_DATA = Sentence(
-    "archive.bytes-behind-compressed-data",
-    "Bytes follow the end of the compressed data; they were ignored.",
-    Actor.NOBODY,
-)
-
 
 DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "gz": partial(igzip_lib.IgzipDecompressor, flag=igzip_lib.DECOMP_GZIP),
@@ -46,7 +41,7 @@ def decompressed(archive: IO[bytes], compression: str, warnings: list[Problem]) 
     Raises:
         EOFError, zlib.error, ...: if it is truncated or damaged; see ``damage.DAMAGE``.
     """
-    magics = tuple(found.magic for found in SIGNATURES if found.suffix == compression)
+    magics = next(found.magics for found in SIGNATURES if found.suffix == compression)
     stream = DECOMPRESSORS[compression]()
     data = archive.read(CHUNK)
     while True:
@@ -62,7 +57,8 @@ def decompressed(archive: IO[bytes], compression: str, warnings: list[Problem]) 
             if not data:
                 return
             if not data.startswith(magics):
-                warnings.append(BYTES_BEHIND_DATA())
+                start = archive.tell() - len(data)
+                warnings.append(BYTES_BEHIND(size=archive.seek(0, os.SEEK_END) - start))
                 return
             stream = DECOMPRESSORS[compression]()
         elif stream.needs_input:
@@ -72,18 +68,19 @@ def decompressed(archive: IO[bytes], compression: str, warnings: list[Problem]) 
 
 
 class Ahead:
-    """A forward-only file for ``tarfile``, filled some chunks ahead by a thread."""
+    """A forward-only file for ``tarfile``, filled some chunks ahead by a thread.
+
+    Attributes:
+        header_left: bytes that ``read`` and ``peek`` may still return. ``tarfile`` reads headers of
+            any size into memory.
+    """
 
     def __init__(self, chunks: Iterator[bytes], max_size: int) -> None:
-        self._chunks = chunks
-        self._max_size = max_size
-        self._queue: Queue[bytes | BaseException] = Queue(CHUNKS_AHEAD)
+        self._chunks = _ahead(chunks)
+        self._max_size = self._size_left = max_size
         self._chunk = memoryview(b"")
         self._position = 0
-        self._at_end = False
-        self._closed = False
-        self._thread = Thread(target=self._fill, daemon=True)
-        self._thread.start()
+        self.header_left = inf
 
     def take(self, most: int) -> memoryview:
         """Up to ``most`` of the next bytes, without copying; none at the end.
@@ -97,21 +94,20 @@ class Ahead:
         self._position += len(taken)
         return taken
 
+    def peek(self, length: int) -> bytes:
+        """The next ``length`` bytes, without moving; fewer at the end."""
+        if not 0 <= length <= self.header_left:
+            raise tarfile.ReadError("the headers of one file are too long")
+        while len(self._chunk) < length and (more := self._next()):
+            self._chunk = memoryview(bytes(self._chunk) + more)
+        return bytes(self._chunk[:length])
+
     def read(self, size: int) -> bytes:
         """The next ``size`` bytes; fewer at the end."""
-        taken = []
-        while size and (chunk := self.take(size)):
-            taken.append(chunk)
-            size -= len(chunk)
-        return b"".join(taken)
-
-    def peek(self, length: int) -> bytes:
-        """At least the next ``length`` bytes, without moving; fewer at the end."""
-        peeked = bytes(self._chunk)
-        while len(peeked) < length and (chunk := self._next()):
-            peeked += chunk
-        self._chunk = memoryview(peeked)
-        return peeked
+        data = self.peek(size)
+        self.header_left -= size
+        self.seek(self._position + len(data))
+        return data
 
     def tell(self) -> int:
         return self._position
@@ -126,33 +122,24 @@ class Ahead:
 
     def close(self) -> None:
         """Stop the thread."""
-        self._closed = True
-        while self._thread.is_alive():
-            while not self._queue.empty():
-                self._queue.get()
-            self._thread.join(0.01)
+        self._chunks.close()
 
     def _next(self) -> bytes:
-        if self._at_end:
-            return b""
-        chunk = self._queue.get()
-        if isinstance(chunk, BaseException):
-            self._at_end = True
-            raise chunk
-        self._at_end = not chunk
+        chunk = next(self._chunks, b"")
+        self._size_left -= len(chunk)
+        if self._size_left < 0:
+            raise ArchiveError(TOO_MUCH, size=self._max_size)
         return chunk
 
-    def _fill(self) -> None:
-        size = 0
+
+def _ahead(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
+    """``chunks`` without the empty ones; a thread makes some in advance."""
+    filled = filter(None, chunks)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, filled, b"") for _ in range(CHUNKS_AHEAD))
         try:
-            for chunk in self._chunks:
-                size += len(chunk)
-                if size > self._max_size:
-                    raise ArchiveError(TOO_MUCH, size=self._max_size)
-                if self._closed:
-                    return
-                if chunk:
-                    self._queue.put(chunk)
-            self._queue.put(b"")
-        except BaseException as error:
-            self._queue.put(error)
+            while chunk := waiting.popleft().result():
+                waiting.append(pool.submit(next, filled, b""))
+                yield chunk
+        finally:
+            pool.shutdown(cancel_futures=True)

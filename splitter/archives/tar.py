@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
+from math import inf
 from typing import IO, Self, cast
 
 from isal import isal_zlib
@@ -17,9 +18,12 @@ from isal import isal_zlib
 from splitter.archives.damage import DAMAGE, reading
 from splitter.archives.formats import BLOCK, Format, check_tar, is_tar
 from splitter.archives.members import (
+    BYTES_BEHIND,
     DEVICE,
     LINK,
+    ONE_VOLUME,
     TOO_MUCH,
+    TWO_ARCHIVES,
     ArchiveError,
     DosDateTime,
     Limits,
@@ -31,34 +35,19 @@ from splitter.archives.members import (
 from splitter.archives.streams import CHUNK, Ahead, decompressed
 from splitter.errors import ExportError
 from splitter.sentences import Actor, Problem, Sentence, Words
-from splitter.wording import count
 
-LONGEST_EXTENSION_HEADER = 1024 * 1024
-"""Bytes of a header with the next member's long name or pax attributes. macOS stores resource forks
-there."""
-
-EXTENSION_HEADERS = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
+LONGEST_HEADERS = 1536 * 1024
+"""Bytes of one member's headers, with its long name, pax attributes and map of a sparse file. macOS
+stores resource forks of 1 MiB there."""
 
 LONGEST_GLOBAL_HEADER = 64 * 1024
 """Bytes of a header about all members. ``tarfile`` copies its content for each member."""
-
-MOST_EXTENSION_HEADERS = 16
-"""Extension headers of one member, which are in memory together."""
 
 MULTI_VOLUME = b"M"  # GNU tar: the rest of a file that began on another volume
 
 RECORD = 20 * BLOCK
 """Bytes that tar programs write at a time (POSIX.1-2017, pax, -b). After the end of the tar, the
 rest of a record is undefined."""
-
-MOST_PIECES = 10_000
-"""Pieces of a sparse file. ``tarfile`` keeps their positions in memory."""
 
 PAX_RECORD = re.compile(rb"(\d{1,20}) ")
 LONG_NUMBER = re.compile(rb"\d{65}")
@@ -72,22 +61,6 @@ NO_END = Sentence(
     "archive.tar-without-end",
     "The tar ends after a file, without the zeros that mark its end. Every file that the manifest "
     "names is there; files that no row names may be missing.",
-    Actor.NOBODY,
-)
-
-ONE_VOLUME = Sentence(
-    "archive.tar-one-volume",
-    "The export is one volume of a tar that was split into several; pack it again as a single "
-    "file.",
-)
-TWO_TARS = Sentence(
-    "archive.two-tars",
-    "The export is two tar archives, one after the other, and most programs read only the "
-    "first; unpack both and make one ordinary ZIP of their content.",
-)
-BYTES_BEHIND_TAR = Sentence(
-    "archive.bytes-behind-tar",
-    "The archive is followed by {bytes}; that was ignored.",
     Actor.NOBODY,
 )
 DEAD_LINK = Sentence(
@@ -126,18 +99,23 @@ def extract_tar(
         chunks = decompressed(archive, compression, warnings)
     with reading(), closing(Ahead(chunks, max_size)) as stream:
         if compression:
-            check_tar(stream.peek(BLOCK), compression)
-        source = _Tar(fileobj=cast("IO[bytes]", stream), tarinfo=_Header, encoding="utf-8")
+            check_tar(stream.peek(CHUNK), compression)
+        stream.header_left = LONGEST_HEADERS
+        source = tarfile.TarFile(
+            fileobj=cast("IO[bytes]", stream), tarinfo=_Header, encoding="utf-8"
+        )
         members = _members(source, stream, output, progress, names, max_size)
-        if source.lacks_end:
+        if stream.tell() == source.offset:
             warnings.append(NO_END())
         _check_rest(stream, warnings)
-    return names.usable(members), names.unusable, warnings
+    for name in names.unusable:  # because of a later member, perhaps
+        members.pop(name, None)
+    return members, names.unusable, warnings
 
 
 def _members(
-    source: "_Tar",
-    stream: "Ahead",
+    source: tarfile.TarFile,
+    stream: Ahead,
     output: IO[bytes],
     progress: Callable[[int], object],
     names: Names,
@@ -145,8 +123,7 @@ def _members(
 ) -> dict[str, Member]:
     members: dict[str, Member] = {}
     end = linked = 0
-    while info := source.next():
-        source.members = []  # type: ignore[attr-defined]  # tarfile would keep all headers
+    for info in _headers(source, stream):
         if any(key.startswith("GNU.sparse.") for key in info.pax_headers) and (
             "size" in info.pax_headers or not info.issparse()
         ):
@@ -162,7 +139,9 @@ def _members(
             raise ArchiveError(ONE_VOLUME)
         linked_to = plain(info.linkname) if info.islnk() else ""
         target = None if linked_to in names.unusable else members.get(linked_to)
-        name = names.claim(info.name, not _is_file(info), _why_not(info, target))
+        # Folders, volume labels and listings are no files that a row can name.
+        is_file = info.isreg() or info.issym() or info.islnk() or info.isdev()
+        name = names.claim(info.name, not is_file, _why_not(info, target))
         if name is None:
             continue
         if target:
@@ -183,8 +162,17 @@ def _members(
     return members
 
 
+def _headers(source: tarfile.TarFile, stream: Ahead) -> Iterator[tarfile.TarInfo]:
+    while info := source.next():
+        source.members = []  # type: ignore[attr-defined]  # tarfile would keep all headers
+        stream.header_left = inf
+        yield info
+        stream.header_left = LONGEST_HEADERS
+    stream.header_left = inf
+
+
 def _content(
-    info: tarfile.TarInfo, source: tarfile.TarFile, stream: "Ahead"
+    info: tarfile.TarInfo, source: tarfile.TarFile, stream: Ahead
 ) -> Iterator[bytes | memoryview]:
     if info.issparse():
         content = cast("IO[bytes]", source.extractfile(info))
@@ -200,11 +188,6 @@ def _content(
         yield chunk
 
 
-def _is_file(info: tarfile.TarInfo) -> bool:
-    """Whether a row can name the member. Folders, volume labels and listings are no files."""
-    return info.isreg() or info.issym() or info.islnk() or info.isdev()
-
-
 def _why_not(info: tarfile.TarInfo, target: Member | None) -> Problem | None:
     if info.issym():
         return LINK()
@@ -213,7 +196,7 @@ def _why_not(info: tarfile.TarInfo, target: Member | None) -> Problem | None:
     return DEAD_LINK() if info.islnk() and target is None else None
 
 
-def _check_rest(stream: "Ahead", warnings: list[Problem]) -> None:
+def _check_rest(stream: Ahead, warnings: list[Problem]) -> None:
     """Read the bytes after the tar's end to verify the checksum, and refuse a second tar.
 
     The rest of the last record may contain old headers and content of the writer's buffer, from
@@ -230,8 +213,8 @@ def _check_rest(stream: "Ahead", warnings: list[Problem]) -> None:
     if not seen and (not old or stream.tell() % RECORD == 0):
         return
     if is_tar(seen) or is_tar(old):
-        raise ArchiveError(TWO_TARS)
-    warnings.append(BYTES_BEHIND_TAR(bytes=Words(count(extra, "byte"))))
+        raise ArchiveError(TWO_ARCHIVES, kind=Words("tar archives"), which=Words("first"))
+    warnings.append(BYTES_BEHIND(size=extra))
 
 
 class _Header(tarfile.TarInfo):
@@ -251,45 +234,30 @@ class _Header(tarfile.TarInfo):
             prefix = bytes(buf[345:500]).partition(b"\0")[0].decode(encoding, errors)
             if prefix:
                 header.name = header.name.removeprefix(f"{prefix}/")
-        most = LONGEST_EXTENSION_HEADER
-        if header.type == tarfile.XGLTYPE:
-            most = LONGEST_GLOBAL_HEADER
-        # tarfile reads such a header into memory, whatever its size.
-        if header.type in EXTENSION_HEADERS and header.size > most:
-            raise tarfile.ReadError(f"{header.size:,} bytes of attributes for one file")
+        if header.type == tarfile.XGLTYPE and header.size > LONGEST_GLOBAL_HEADER:
+            raise tarfile.ReadError(f"{header.size:,} bytes of attributes for all files")
         return header
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
-        source = cast("_Tar", archive)
-        source.depth += 1
         try:
-            if source.depth > MOST_EXTENSION_HEADERS:
-                raise tarfile.ReadError("too many headers with attributes for one file")
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the zeros at a tar's end
-            raise
-        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]  # the file's end
-            if source.depth > 1 or not source.offset:
-                raise tarfile.ReadError("it ends within a header") from error
-            source.lacks_end = True
-            raise
+        except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
+            raise  # at the end
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from error
         except Exception as error:  # tarfile raises undocumented exceptions for invalid headers
             if isinstance(error, (ExportError, OSError, MemoryError, *DAMAGE)):
                 raise
             raise tarfile.ReadError("a header cannot be read") from error
-        finally:
-            source.depth -= 1
 
-    def _proc_pax(self, source: "_Tar") -> Self:
+    def _proc_pax(self, source: tarfile.TarFile) -> Self:
         """Refuse pax records that take ``tarfile`` quadratic time.
 
         These are long numbers before Python 3.11.10 and 3.12.6 (CVE-2024-6232), and records without
         a ``=`` in several versions, which search for it in all later records.
         """
-        records = cast("Ahead", source.fileobj).peek(self.size)[: self.size]
+        records = cast("Ahead", source.fileobj).peek(self.size)
         position = 0
         while found := PAX_RECORD.match(records, position):
             length = int(found[1])
@@ -299,36 +267,6 @@ class _Header(tarfile.TarInfo):
         if LONG_NUMBER.search(records):
             raise tarfile.ReadError("a number of more than 64 digits in a header")
         return super()._proc_pax(source)  # type: ignore[misc,no-any-return]
-
-    # A map of many pieces takes tarfile gigabytes of memory, so the pieces are counted first.
-    # https://www.gnu.org/software/tar/manual/html_node/Sparse-Formats.html
-
-    def _proc_sparse(self, source: "_Tar") -> Self:
-        most = MOST_PIECES // 21 * BLOCK  # an old GNU map has 21 pieces in a block
-        blocks = cast("Ahead", source.fileobj).peek(most)[:most]
-        if len(blocks) == most and all(blocks[504::BLOCK]):
-            raise ArchiveError(SPARSE, name=self.name)
-        return super()._proc_sparse(source)  # type: ignore[misc,no-any-return]
-
-    def _proc_gnusparse_10(
-        self, file: tarfile.TarInfo, headers: dict[str, str], source: "_Tar"
-    ) -> None:
-        pieces = cast("Ahead", source.fileobj).peek(BLOCK).partition(b"\n")[0]
-        if int(pieces) > MOST_PIECES:
-            raise ArchiveError(SPARSE, name=file.name)
-        super()._proc_gnusparse_10(file, headers, source)  # type: ignore[misc]
-
-
-class _Tar(tarfile.TarFile):
-    """A tar.
-
-    Attributes:
-        depth: number of nested headers that are being read; each describes the next.
-        lacks_end: whether the file ends without a block of zeros.
-    """
-
-    depth = 0
-    lacks_end = False
 
 
 def without_unused(header: bytes | bytearray) -> bytes:

@@ -4,19 +4,21 @@
 PKWARE's APPNOTE; see ``zip_records``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from zipfile import ZipInfo
+from zipfile import BadZipFile, ZipInfo
 
 from splitter.archives.members import (
-    DIRECTORY_TOO_LARGE,
+    BYTES_BEHIND,
+    ONE_VOLUME,
+    TWO_ARCHIVES,
     ArchiveError,
     Limits,
     check_count,
+    check_in_memory,
 )
 from splitter.archives.zip_records import (
     CENTRAL,
-    CENTRAL_DIRECTORY_HEADER,
     DIGITAL_SIGNATURE,
     LOCAL,
     LOCAL_FILE_HEADER,
@@ -29,8 +31,7 @@ from splitter.archives.zip_records import (
     parse_entry,
     parse_local_header,
 )
-from splitter.sentences import Actor, Problem, Sentence, Words
-from splitter.wording import count
+from splitter.sentences import Problem, Sentence, Words
 
 Read = Callable[[int, int], bytes]
 """Returns bytes of the archive: ``read(offset, length)``. Called from any thread."""
@@ -48,66 +49,25 @@ WRAP = 2**32
 PROVED = 16
 """Local headers that are read to verify an unusual directory."""
 
-BYTES_BEHIND = Sentence(
-    "archive.bytes-behind-zip",
-    "The archive is followed by {bytes}; a transfer may have added that.",
-    Actor.NOBODY,
-)
 NO_END = Sentence(
     "archive.zip-cut-off",
     "The archive is damaged or incomplete (its table of contents, at its very end, is missing): it "
     "was cut off, or is the first part of one that was split (.zip.001, .z01); send the whole "
     "archive.",
 )
-ENDS_EARLY = Sentence(
-    "archive.zip-last-bytes-missing",
-    "The archive is damaged or incomplete (its last bytes are missing); export it again.",
-)
-NOT_FOUND = Sentence(
-    "archive.zip-directory-not-found",
-    "The archive is damaged or incomplete (its table of contents is not where it should be); "
-    "export it again.",
-)
 ENCRYPTED_DIRECTORY = Sentence(
     "archive.zip-encrypted-directory",
     "The archive's table of contents is encrypted; zip the export again without a password.",
-)
-SPLIT = Sentence(
-    "archive.zip-one-volume",
-    "The archive is one volume of several: the other parts (.z01, .zip.001 and so on) are missing; "
-    "zip the export again as a single file.",
 )
 FRONT_MISSING = Sentence(
     "archive.zip-front-missing",
     "The archive's beginning is missing: it is the last part of one that was split (.zip.002 "
     "and so on), or was cut off at its front; send the whole archive.",
 )
-UNREADABLE = Sentence(
-    "archive.zip-directory-damaged",
-    "The archive is damaged (its table of contents cannot be read); export it again.",
-)
-CUT_OFF = Sentence(
-    "archive.zip-directory-cut-off",
-    "The archive is damaged or incomplete (its table of contents is cut off); export it again.",
-)
-MISCOUNTED = Sentence(
-    "archive.zip-miscounted",
-    "The archive is damaged: its table of contents lists {listed} files but counts {counted}; "
-    "export it again.",
-)
-MISPLACED = Sentence(
-    "archive.zip-files-misplaced",
-    "The archive is damaged: its files are not where its table of contents says; export it again.",
-)
 HUGE_FILE = Sentence(
     "archive.zip-with-huge-file",
     "The archive is damaged, or holds a file above 4 GiB, whose size macOS does not note; zip the "
     "export again by another program.",
-)
-TWO_ZIPS = Sentence(
-    "archive.two-zips",
-    "The archive is two ZIPs, one after the other, and most programs read only the last; "
-    "unpack both and make one ordinary ZIP of their content.",
 )
 
 
@@ -124,7 +84,8 @@ def read_directory(
         the offset of the first entry; warnings.
 
     Raises:
-        ArchiveError: if it is damaged, missing, of one volume of several, or exceeds ``limits``.
+        BadZipFile: if it is damaged.
+        ArchiveError: if it is missing, encrypted, of one volume of several, or exceeds ``limits``.
     """
     tail_start = max(0, size - TAIL)
     tail = read(tail_start, size - tail_start)
@@ -136,26 +97,27 @@ def read_directory(
     position = 0
     while position < len(data) and not (infos and data.startswith(DIGITAL_SIGNATURE, position)):
         if not data.startswith(CENTRAL, position):
-            raise ArchiveError(ENCRYPTED_DIRECTORY if _is_encrypted(read, size) else UNREADABLE)
+            raise BadZipFile("its table of contents cannot be read")
         entry = parse_entry(data, position)
         if entry is None:
-            raise ArchiveError(CUT_OFF)
+            raise BadZipFile("its table of contents is cut off")
         info, position = entry
         infos.append(info)
+        check_count(len(infos), limits)
     if not end.counts(len(infos)):
-        raise ArchiveError(MISCOUNTED, listed=len(infos), counted=end.count)
-    check_count(len(infos), limits)
+        raise BadZipFile(
+            f"its table of contents lists {len(infos):,} files but counts {end.count:,}"
+        )
     _place(infos, start, end, read, size)
     behind = size - end.stop
-    return infos, start, [BYTES_BEHIND(bytes=Words(count(behind, "byte")))] if behind else []
+    return infos, start, [BYTES_BEHIND(size=behind)] if behind else []
 
 
 def ends_as_zip(read: Read, size: int) -> bool:
     """Whether a file with an unknown start ends as a ZIP."""
     tail_start = max(0, size - TAIL)
     ends = islice(parse_ends(read(tail_start, size - tail_start), tail_start), MOST_ENDS)
-    starts = (end.starts()[0] for end in ends if end.count)
-    return any(start >= 0 and read(start, 4) == CENTRAL for start in starts)
+    return any(True for _ in _directories(read, ends))
 
 
 def _find(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[End, int, bytes]:
@@ -169,41 +131,33 @@ def _find(read: Read, tail: bytes, tail_start: int, limits: Limits) -> tuple[End
     if not ends:
         raise ArchiveError(NO_END)
     ends = [*ends[:MOST_ENDS], *ends[MOST_ENDS:][-MOST_ENDS:]]
+    ends = [end for end in ends if end.stop <= size]
+    if not ends:
+        raise BadZipFile("its last bytes are missing")
     ends.sort(key=lambda end: end.stop == size, reverse=True)
-    whole = [end for end in ends if end.stop <= size]
-    if not whole:
-        raise ArchiveError(ENDS_EARLY)
-    for end in whole:
-        for start in end.starts():
-            if not end.count or not 0 <= start <= end.position - end.size:
-                continue
-            if end.size > limits.max_in_memory:
-                raise ArchiveError(DIRECTORY_TOO_LARGE, size=end.size, limit=limits.max_in_memory)
-            if read(start, len(CENTRAL)) == CENTRAL:
-                # A count that the directory has no room for is damage, not a large archive.
-                check_count(min(end.count, end.size // CENTRAL_DIRECTORY_HEADER.size), limits)
-                return end, start, read(start, end.size)
-    for end in whole:
+    for end, start in _directories(read, ends):
+        check_in_memory(Words("table of contents"), end.size, limits)
+        return end, start, read(start, end.size)
+    for end in ends:
         if not end.count and not end.size:
             return end, end.position, b""
-    raise ArchiveError(_why_not_found(whole[0], read, size))
+    first = parse_local_header(read(0, min(LOCAL_FILE_HEADER.size, size)))
+    if first and first[0].flag_bits & MASKED:
+        raise ArchiveError(ENCRYPTED_DIRECTORY)
+    if ends[0].several:
+        raise ArchiveError(ONE_VOLUME)
+    if ends[0].size > ends[0].position and read(0, min(4, size)) != LOCAL:
+        raise ArchiveError(FRONT_MISSING)
+    raise BadZipFile("its table of contents is not where it should be")
 
 
-def _why_not_found(end: End, read: Read, size: int) -> Sentence:
-    """The reason why no directory is where the end records place it."""
-    if _is_encrypted(read, size):
-        return ENCRYPTED_DIRECTORY
-    if end.several:
-        return SPLIT
-    if end.size > end.position and read(0, min(4, size)) != LOCAL:
-        return FRONT_MISSING
-    return NOT_FOUND
-
-
-def _is_encrypted(read: Read, size: int) -> bool:
-    """Whether the directory is encrypted: the first local header's values are masked."""
-    header = parse_local_header(read(0, min(LOCAL_FILE_HEADER.size, size)))
-    return header is not None and bool(header.fields.flags & MASKED)
+def _directories(read: Read, ends: Iterable[End]) -> Iterator[tuple[End, int]]:
+    """The end records that have a directory with entries, and its offset."""
+    for end in ends:
+        for start in end.starts():
+            fits = end.count and 0 <= start <= end.position - end.size
+            if fits and read(start, len(CENTRAL)) == CENTRAL:
+                yield end, start
 
 
 def _place(infos: list[ZipInfo], start: int, end: End, read: Read, size: int) -> None:
@@ -212,27 +166,28 @@ def _place(infos: list[ZipInfo], start: int, end: End, read: Read, size: int) ->
     Offsets may be wrong by the length of a program in front of the archive, or by multiples of
     4 GiB: macOS's Archive Utility writes no Zip64 and lets numbers overflow. Volume numbers may be
     wrong too. If anything is unusual, the local headers must be at the corrected offsets.
-
-    Raises:
-        ArchiveError: if the local headers are elsewhere.
     """
     shift = start - end.offset
     wrapped = not end.zip64 and shift > 0 and shift % WRAP == 0 and start >= WRAP
     several = end.several or any(info.volume not in (0, MAX_16) for info in infos)
     if wrapped:
         _unwrap(infos, start)
-    elif shift and infos and not several:
+    if wrapped or several:
+        some = [*infos[:: len(infos) // PROVED + 1], *infos[-1:]]
+        if not all(_is_at(info, read, size) for info in some):
+            if several:
+                raise ArchiveError(ONE_VOLUME)
+            raise BadZipFile("its files are not where its table of contents says")
+    elif shift and infos:
         here = _is_at(infos[0], read, size)
         if shift < 0 and not here and read(0, 4) != LOCAL:
             raise ArchiveError(FRONT_MISSING)
         there = _is_at(infos[0], read, size, shift)
         if there and shift > 0 and read(0, 4) == LOCAL:
-            raise ArchiveError(TWO_ZIPS)
+            raise ArchiveError(TWO_ARCHIVES, kind=Words("ZIPs"), which=Words("last"))
         if there or not here:
             for info in infos:
                 info.header_offset += shift
-    if (several or wrapped) and not _proved(infos, read, size):
-        raise ArchiveError(SPLIT if several else MISPLACED)
 
 
 def _unwrap(infos: list[ZipInfo], directory_start: int) -> None:
@@ -240,9 +195,6 @@ def _unwrap(infos: list[ZipInfo], directory_start: int) -> None:
 
     Offsets ascend, so an offset smaller than the one before is past another multiple. Only a file
     above 4 GiB hides a multiple; then the offsets do not lead to the directory.
-
-    Raises:
-        ArchiveError: if the offsets do not lead to the directory.
     """
     base = last = 0
     for info in infos:
@@ -253,12 +205,6 @@ def _unwrap(infos: list[ZipInfo], directory_start: int) -> None:
     base += WRAP if directory_start % WRAP < last else 0
     if base != directory_start - directory_start % WRAP:
         raise ArchiveError(HUGE_FILE)
-
-
-def _proved(infos: list[ZipInfo], read: Read, size: int) -> bool:
-    """Whether the local headers of some members, from the first to the last, are in place."""
-    some = [*infos[:: len(infos) // PROVED + 1], *infos[-1:]]
-    return all(_is_at(info, read, size) for info in some)
 
 
 def _is_at(info: ZipInfo, read: Read, size: int, shift: int = 0) -> bool:

@@ -5,14 +5,14 @@ Section numbers refer to PKWARE's APPNOTE; see ``zip_records``.
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
-from zipfile import ZipInfo
+from zipfile import BadZipFile, ZipInfo
 
 from isal.isal_zlib import crc32
 
-from splitter.archives.damage import reading
+from splitter.archives.damage import MEMBER_DAMAGED, reading
 from splitter.archives.members import (
     CHUNK,
     DEFAULT_LIMITS,
@@ -25,7 +25,7 @@ from splitter.archives.members import (
     check_in_memory,
     most_unpacked,
 )
-from splitter.archives.zip_data import UNPACKERS, DataError, method_name
+from splitter.archives.zip_data import UNPACKERS, method_name
 from splitter.archives.zip_directory import TAIL, Read, read_directory
 from splitter.archives.zip_records import (
     AES,
@@ -35,7 +35,6 @@ from splitter.archives.zip_records import (
     MASKED,
     PATCH,
     UNIX,
-    LocalHeader,
     encoded_name,
     parse_local_header,
     same_name,
@@ -48,23 +47,6 @@ READ_AT_ONCE = 2 * 1024 * 1024
 READ_IN_MEMORY = 16 * 1024 * 1024
 """The same for a member that is read into memory, such as the manifest."""
 
-MISSING_MEMBER = Sentence(
-    "archive.zip-file-misplaced",
-    "The archive is damaged: {name} is not where the table of contents says; export it again.",
-)
-RENAMED_MEMBER = Sentence(
-    "archive.zip-file-renamed",
-    "The archive is damaged: {name} has another name in the table of contents than where it is "
-    "stored; export it again.",
-)
-OVERLAP = Sentence(
-    "archive.zip-files-overlap",
-    "The archive is damaged: {name} overlaps the file after it; export it again.",
-)
-BEYOND_END = Sentence(
-    "archive.zip-file-beyond-end",
-    "The archive is damaged or incomplete: {name} reaches beyond its end; export it again.",
-)
 LOCKED = Sentence("file.is-encrypted", "is encrypted; zip the export again without a password")
 METHOD = Sentence(
     "file.compression-unknown",
@@ -116,16 +98,22 @@ class ZipIndex:
                 volume of several, or exceeds ``limits``.
         """
         names = Names(limits)
-        self.read_at = _with_cached_end(read, size)
+        # The end records, often the directory and the manifest.
+        self.read_at = keeping(read, max(0, size - TAIL), min(size, TAIL))
         with reading():
             infos, start, self.remarks = read_directory(self.read_at, size, limits)
-        files: dict[str, MemberSpan] = {}
-        for span in _spans(infos, start):
-            info = span.info
-            name = names.claim(info.filename, _is_folder(info), _why_unusable(info))
+        self.members: dict[str, MemberSpan] = {}
+        infos.sort(key=lambda info: info.header_offset)
+        ends = [*(info.header_offset for info in infos), start][1:]
+        for info, end in zip(infos, ends, strict=True):
+            _check_room(info, end, start)
+            kind = _kind(info)
+            is_folder = kind == stat.S_IFDIR or info.filename.endswith(("/", "\\"))
+            name = names.claim(info.filename, is_folder, _why_unusable(info, kind))
             if name is not None:
-                files[name] = span
-        self.members = names.usable(files)
+                self.members[name] = MemberSpan(info, info.header_offset, end)
+        for name in names.unusable:  # because of a later member, perhaps
+            self.members.pop(name, None)
         most = most_unpacked(size, limits)
         self.unpacked = sum(span.info.file_size for span in self.members.values())
         if self.unpacked > most:
@@ -151,50 +139,54 @@ class ZipIndex:
         return content(name, self.members[name], self.read_at)
 
 
-def _with_cached_end(read: Read, size: int) -> Read:
-    """``read`` that keeps the last bytes: the end records, often the directory and the manifest."""
-    start = max(0, size - TAIL)
-    end = read(start, size - start)
+def keeping(read: Read, start: int, length: int) -> Read:
+    """``read`` that reads one range at once and keeps it; an answer from it ends where it ends."""
+    kept = read(start, length)
 
-    def cached(offset: int, length: int) -> bytes:
-        if offset < start:
+    def keeps(offset: int, length: int) -> bytes:
+        if not start <= offset < start + len(kept):
             return read(offset, length)
-        return end[offset - start :][:length]
+        return kept[offset - start :][:length]
 
-    return cached
+    return keeps
 
 
 def file_reader(file: IO[bytes]) -> Read:
     """A thread-safe ``Read`` for a local file."""
 
     def read(start: int, length: int) -> bytes:
-        pieces = []
+        data = os.pread(file.fileno(), length, start)
         # os.pread may return fewer bytes before the file's end.
-        while length > 0 and (piece := os.pread(file.fileno(), length, start)):
-            pieces.append(piece)
-            start += len(piece)
-            length -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        while len(data) < length and (
+            more := os.pread(file.fileno(), length - len(data), start + len(data))
+        ):
+            data += more
+        return data
 
     return read
 
 
-def local_header(name: str, span: MemberSpan, read: Read) -> LocalHeader:
-    """The local header of a member.
+def damaged(name: str, cause: str) -> ArchiveError:
+    """A member that cannot be unpacked because of ``cause``, our own words."""
+    return ArchiveError(MEMBER_DAMAGED, name=name, cause=Words(cause))
+
+
+def local_header(name: str, span: MemberSpan, read: Read) -> tuple[ZipInfo, int]:
+    """The local header of a member, and its length.
 
     Raises:
         ArchiveError: if it is missing or leaves too little room for the data.
     """
     # The usual length, with few extra fields.
     guess = min(span.size, LOCAL_FILE_HEADER.size + len(encoded_name(span.info)) + 64)
-    header = parse_local_header(read(span.start, guess))
-    if header and guess < header.size <= span.size:
-        header = parse_local_header(read(span.start, header.size))
-    if header is None:
-        raise ArchiveError(MISSING_MEMBER, name=name)
-    if header.size + span.info.compress_size > span.size:
-        raise ArchiveError(OVERLAP, name=name)
-    return header
+    found = parse_local_header(read(span.start, guess))
+    if found and guess < found[1] <= span.size:
+        found = parse_local_header(read(span.start, found[1]))
+    if found is None:
+        raise damaged(name, "it is not where the table of contents says")
+    if found[1] + span.info.compress_size > span.size:
+        raise damaged(name, "it overlaps the file after it")
+    return found
 
 
 def content(
@@ -210,73 +202,47 @@ def content(
             differ.
     """
     info = span.info
-    first = read(span.start, min(span.size, at_once))
-
-    def near(offset: int, length: int) -> bytes:
-        """Up to ``length`` bytes of the member."""
-        at = offset - span.start
-        return first[at : at + length] or read(offset, length)
-
-    header = local_header(name, span, near)
+    read = keeping(read, span.start, min(span.size, at_once))
+    header, length = local_header(name, span, read)
     if not same_name(info, header):
-        raise ArchiveError(RENAMED_MEMBER, name=name)
+        raise damaged(name, "it has another name in the table of contents")
 
-    def fed(length: int) -> Iterator[bytes]:
-        position = span.start + header.size
+    def blocks() -> Iterator[bytes]:
+        position = span.start + length
         end = position + info.compress_size
         while position < end:
-            # Decompressors take small pieces; reads are larger.
-            block = near(position, min(max(length, CHUNK), end - position))
+            block = read(position, min(CHUNK, end - position))
             if not block:
                 raise EOFError("the file ends early")
             position += len(block)
-            if len(block) <= length:
-                yield block
-                continue
-            for start in range(0, len(block), length):
-                yield block[start : start + length]
+            yield block
 
     left, crc = info.file_size, 0
     with reading(name):
-        for chunk in UNPACKERS[info.compress_type](fed, info.file_size):
+        for chunk in UNPACKERS[info.compress_type](blocks(), info.file_size):
             left -= len(chunk)
             if left < 0:
                 break
             crc = crc32(chunk, crc)
             yield chunk
         if left:
-            raise DataError(f"it is {'longer' if left < 0 else 'shorter'} than the archive says")
+            raise BadZipFile(f"it is {'longer' if left < 0 else 'shorter'} than the archive says")
         if crc != info.CRC:
-            raise DataError("its checksum is wrong")
+            raise BadZipFile("its checksum is wrong")
 
 
-def _spans(infos: Iterable[ZipInfo], directory_start: int) -> list[MemberSpan]:
-    """Each member's bytes, ordered by offset.
-
-    Raises:
-        ArchiveError: if members overlap, or one reaches beyond the archive. Only damaged archives
-            and ZIP bombs do that.
-    """
-    by_offset = sorted(infos, key=lambda info: info.header_offset)
-    ends = [*(info.header_offset for info in by_offset), directory_start][1:]
-    spans = []
-    for info, end in zip(by_offset, ends, strict=True):
-        start = info.header_offset
-        if start < 0 or start + least_size(info) > directory_start:
-            raise ArchiveError(BEYOND_END, name=info.filename)
-        if start + least_size(info) > end:
-            raise ArchiveError(OVERLAP, name=info.filename)
-        spans.append(MemberSpan(info, start, end))
-    return spans
+def _check_room(info: ZipInfo, end: int, directory_start: int) -> None:
+    """Refuse a member that ends behind ``end``, as only damaged archives and ZIP bombs have."""
+    least_end = info.header_offset + least_size(info)
+    if info.header_offset < 0 or least_end > directory_start:
+        raise damaged(info.filename, "it reaches beyond the end of the archive")
+    if least_end > end:
+        raise damaged(info.filename, "it overlaps the file after it")
 
 
 def least_size(info: ZipInfo) -> int:
     """Bytes of a member without extra field and data descriptor, whose lengths are unknown here."""
     return LOCAL_FILE_HEADER.size + len(encoded_name(info)) + info.compress_size
-
-
-def _is_folder(info: ZipInfo) -> bool:
-    return info.filename.endswith(("/", "\\")) or _kind(info) == stat.S_IFDIR
 
 
 def _kind(info: ZipInfo) -> int:
@@ -287,8 +253,7 @@ def _kind(info: ZipInfo) -> int:
     return kind if info.create_system in (UNIX, MACOS) or kind == stat.S_IFLNK else 0
 
 
-def _why_unusable(info: ZipInfo) -> Problem | None:
-    kind = _kind(info)
+def _why_unusable(info: ZipInfo, kind: int) -> Problem | None:
     if kind == stat.S_IFLNK:
         return LINK()
     if kind not in (0, stat.S_IFREG):

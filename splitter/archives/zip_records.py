@@ -7,10 +7,10 @@ member.
 
 import struct
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
-from zipfile import ZIP_BZIP2, ZIP_STORED, ZipInfo
+from itertools import islice
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipInfo
 from zlib import crc32
 
 from splitter.archives.members import DosDateTime, plain
@@ -45,7 +45,7 @@ XZ = 95
 AES = 99
 
 ZIP64_VERSION = 45  # 4.4.3.2, ten times the version, like the next two
-VERSIONS = {ZIP_STORED: 10, 8: 20, DEFLATE64: 21, 10: 25, ZIP_BZIP2: 46}
+VERSIONS = {ZIP_STORED: 10, ZIP_DEFLATED: 20}
 NEWEST_VERSION = 63
 
 ZIP64_EXTRA_ID = 0x0001  # 4.5.3
@@ -65,35 +65,6 @@ CODE_PAGES = ("cp437", "cp850", "cp1252")
 
 LONGEST_COMPARED_NAME = 1024
 """Characters. Normalising a longer name can take minutes, and no file has one."""
-
-
-class Fields(NamedTuple):
-    """The fields that a local header and a directory entry have in common."""
-
-    version: int
-    flags: int
-    method: int
-    time: int
-    date: int
-    crc: int
-    compress_size: int
-    file_size: int
-    name_length: int
-    extra_length: int
-
-
-@dataclass(frozen=True, slots=True)
-class LocalHeader:
-    """The record in front of a member's data (4.3.7)."""
-
-    fields: Fields
-    name: bytes
-    extra: bytes
-
-    @property
-    def size(self) -> int:
-        """Bytes of the whole record, including name and extra field."""
-        return LOCAL_FILE_HEADER.size + self.fields.name_length + self.fields.extra_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +95,16 @@ class End:
         return count == self.count if self.zip64 else (count - self.count) % (MAX_16 + 1) == 0
 
 
-def stored_member(name: str, size: int, crc: int, modified: DosDateTime) -> ZipInfo:
+def stored_member(
+    name: str, size: int, crc: int, modified: DosDateTime, offset: int = 0
+) -> ZipInfo:
     """The entry of an uncompressed regular file with mode 644."""
     member = ZipInfo(name, modified)
-    member.compress_type = ZIP_STORED
-    member.create_system = UNIX  # the same bytes on every system
     member.external_attr = REGULAR_FILE
     member.flag_bits = 0 if name.isascii() else UTF8_NAME
     member.CRC = crc
     member.file_size = member.compress_size = size
-    member.header_offset = 0
+    member.header_offset = offset
     return member
 
 
@@ -141,8 +112,7 @@ def stored_file(
     name: str, content: bytes, modified: DosDateTime, offset: int
 ) -> tuple[ZipInfo, bytes]:
     """The entry of an uncompressed file at ``offset``, and its local header and content."""
-    member = stored_member(name, len(content), crc32(content), modified)
-    member.header_offset = offset
+    member = stored_member(name, len(content), crc32(content), modified, offset)
     return member, local_file_header(member) + content
 
 
@@ -151,18 +121,19 @@ def stored_file(
 
 def local_file_header(member: ZipInfo) -> bytes:
     """The local header of a member with known CRC and sizes."""
-    sizes = (member.file_size, member.compress_size)
-    extra = _zip64_field(*sizes) if max(sizes) >= MAX_32 else b""
+    sizes = (member.compress_size, member.file_size)
+    extra = b""
+    if max(sizes) >= MAX_32:  # both sizes are in the field (4.5.3)
+        extra = _zip64_field(member.file_size, member.compress_size)
+        sizes = (MAX_32, MAX_32)
     name = encoded_name(member)
-    fields = _fields(member, name, extra)
-    if extra:  # both sizes are in the field (4.5.3)
-        fields = fields._replace(file_size=MAX_32, compress_size=MAX_32)
-    return LOCAL_FILE_HEADER.pack(LOCAL, *fields) + name + extra
+    return LOCAL_FILE_HEADER.pack(LOCAL, *_fields(member, name, extra, *sizes)) + name + extra
 
 
 def central_directory(members: Iterable[ZipInfo], offset: int) -> Iterator[bytes]:
     """The central directory and the end records, record by record.
 
+    Comments and extra fields are left out, because some programs refuse those that others wrote.
     Zip64 records are written only if a count, size or offset needs them.
 
     Args:
@@ -180,14 +151,9 @@ def central_directory(members: Iterable[ZipInfo], offset: int) -> Iterator[bytes
         yield ZIP64_END_OF_CENTRAL_DIRECTORY.pack(
             ZIP64_END,
             ZIP64_END_OF_CENTRAL_DIRECTORY.size - 12,
-            ZIP64_VERSION,
-            ZIP64_VERSION,
-            0,
-            0,
-            count,
-            count,
-            size,
-            offset,
+            *(ZIP64_VERSION, ZIP64_VERSION),
+            *(0, 0),  # of one volume
+            *(count, count, size, offset),
         )
         yield ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR.pack(ZIP64_LOCATOR, 0, end, 1)
     narrow_count = min(count, MAX_16)
@@ -210,38 +176,36 @@ def encoded_name(member: ZipInfo) -> bytes:
 
 
 def _central_directory_header(member: ZipInfo) -> bytes:
-    fields = (member.file_size, member.compress_size, member.header_offset)
-    wide = [field for field in fields if field >= MAX_32]
+    values = (member.file_size, member.compress_size, member.header_offset)
+    wide = [value for value in values if value >= MAX_32]
     extra = _zip64_field(*wide) if wide else b""
-    for identifier, value in extra_fields(member.extra):
-        if identifier != ZIP64_EXTRA_ID:
-            extra += struct.pack("<2H", identifier, len(value)) + value
     name = encoded_name(member)
     header = CENTRAL_DIRECTORY_HEADER.pack(
         CENTRAL,
         member.create_system << 8 | member.create_version,
-        *_fields(member, name, extra),
-        len(member.comment),
-        0,
-        member.internal_attr,
+        *_fields(member, name, extra, member.compress_size, member.file_size),
+        *(0, 0, 0),  # no comment, the first volume, no internal attributes
         member.external_attr,
         _narrow(member.header_offset),
     )
-    return header + name + extra + member.comment
+    return header + name + extra
 
 
-def _fields(member: ZipInfo, name: bytes, extra: bytes) -> Fields:
+def _fields(
+    member: ZipInfo, name: bytes, extra: bytes, compress_size: int, file_size: int
+) -> tuple[int, ...]:
+    """The fields that a local header and a directory entry have in common, in their order."""
     year, month, day, hour, minute, second = member.date_time
     needed = VERSIONS.get(member.compress_type, NEWEST_VERSION)
-    return Fields(
-        max(needed, ZIP64_VERSION if extra.startswith(b"\1\0") else 0),
+    return (
+        max(needed, ZIP64_VERSION if extra else 0),
         member.flag_bits,
         member.compress_type,
         hour << 11 | minute << 5 | second // 2,
         (year - 1980) << 9 | month << 5 | day,
         member.CRC,
-        _narrow(member.compress_size),
-        _narrow(member.file_size),
+        _narrow(compress_size),
+        _narrow(file_size),
         len(name),
         len(extra),
     )
@@ -258,17 +222,18 @@ def _narrow(value: int) -> int:
 # Reading
 
 
-def parse_local_header(data: bytes) -> LocalHeader | None:
-    """The local header at the start of ``data``, or None.
+def parse_local_header(data: bytes) -> tuple[ZipInfo, int] | None:
+    """The local header at the start of ``data`` and its length, or None.
 
-    If ``data`` is shorter than ``LocalHeader.size``, ``name`` and ``extra`` are cut.
+    If ``data`` is shorter than this length, name and extra field are cut. Sizes in a Zip64 field
+    are ignored; see ``local_zip64_sizes``.
     """
     if len(data) < LOCAL_FILE_HEADER.size or not data.startswith(LOCAL):
         return None
-    fields = Fields(*LOCAL_FILE_HEADER.unpack_from(data)[1:])
-    start = LOCAL_FILE_HEADER.size
-    stop = start + fields.name_length
-    return LocalHeader(fields, data[start:stop], data[stop : stop + fields.extra_length])
+    fields = LOCAL_FILE_HEADER.unpack_from(data)[1:]
+    name_end = LOCAL_FILE_HEADER.size + fields[-2]
+    end = name_end + fields[-1]
+    return _parsed(fields, data[LOCAL_FILE_HEADER.size : name_end], data[name_end:end]), end
 
 
 def parse_entry(data: bytes, position: int) -> tuple[ZipInfo, int] | None:
@@ -280,69 +245,62 @@ def parse_entry(data: bytes, position: int) -> tuple[ZipInfo, int] | None:
     start = position + CENTRAL_DIRECTORY_HEADER.size
     if start > len(data):
         return None
-    _, made_by, *rest = CENTRAL_DIRECTORY_HEADER.unpack_from(data, position)
-    shared = Fields(*rest[:10])
-    comment_length, volume, internal, external, offset = rest[10:]
-    name_end = start + shared.name_length
-    extra_end = name_end + shared.extra_length
-    end = extra_end + comment_length
-    if end > len(data):
+    _, made_by, *fields, comment, volume, _, attributes, offset = (
+        CENTRAL_DIRECTORY_HEADER.unpack_from(data, position)
+    )
+    name_end = start + fields[-2]
+    extra_end = name_end + fields[-1]
+    if extra_end + comment > len(data):
         return None
-    name = data[start:name_end]
-    info = ZipInfo()
+    info = _parsed(fields, data[start:name_end], data[name_end:extra_end])
     info.create_version, info.create_system = made_by & 0xFF, made_by >> 8
-    info.extract_version = shared.version & 0xFF
-    info.flag_bits, info.compress_type = shared.flags, shared.method
-    info.date_time = date_time(shared.date, shared.time)
-    info.CRC = shared.crc
-    info.compress_size, info.file_size = shared.compress_size, shared.file_size
-    info.volume, info.internal_attr, info.external_attr = volume, internal, external
-    info.header_offset = offset
-    info.extra = data[name_end:extra_end]
-    info.comment = data[extra_end:end]
+    info.volume, info.external_attr, info.header_offset = volume, attributes, offset
+    _widen(info)
+    return info, extra_end + comment
+
+
+def _parsed(fields: Sequence[int], name: bytes, extra: bytes) -> ZipInfo:
+    info = ZipInfo()
+    version, info.flag_bits, info.compress_type, time, date, *sizes = fields[:8]
+    info.extract_version = version & 0xFF  # the upper byte names a system
+    info.CRC, info.compress_size, info.file_size = sizes
+    # 4.4.6. Impossible values such as month 0 are kept.
+    day = ((date >> 9) + 1980, date >> 5 & 0xF, date & 0x1F)
+    info.date_time = (*day, time >> 11, time >> 5 & 0x3F, (time & 0x1F) * 2)
+    info.extra = extra
     encoding = "utf-8" if info.flag_bits & UTF8_NAME else "cp437"
     info.orig_filename = name.decode(encoding, "surrogateescape")
-    info.filename = meant_name(name, info.flag_bits, info.extra)
-    _widen(info)
-    return info, end
+    info.filename = meant_name(name, info.flag_bits, extra)
+    return info
 
 
 def parse_ends(tail: bytes, tail_start: int) -> Iterator[End]:
     """The end records in an archive's last bytes, in reverse order."""
-    position = len(tail)
-    while True:
-        position = tail.rfind(END, 0, position + 3)
-        if position < 0:
-            return
-        if position + END_OF_CENTRAL_DIRECTORY.size > len(tail):
+    for position in _last_first(END, tail, len(tail)):
+        stop = position + END_OF_CENTRAL_DIRECTORY.size
+        if stop > len(tail):
             continue
         _, disk, first_disk, _, count, size, offset, comment = END_OF_CENTRAL_DIRECTORY.unpack_from(
             tail, position
         )
-        stop = tail_start + position + END_OF_CENTRAL_DIRECTORY.size + comment
-        several = disk not in (0, MAX_16) or first_disk not in (0, MAX_16)
+        start = position
         wide = _zip64_end(tail, position)
-        if wide is not None:
-            record, (_, _, _, _, disk, first_disk, _, count, size, offset) = wide
-            several = bool(disk or first_disk)
-            yield End(tail_start + record, stop, count, size, offset, True, several)
-        else:
-            yield End(tail_start + position, stop, count, size, offset, False, several)
+        if wide:
+            start, (*_, disk, first_disk, _, count, size, offset) = wide
+        several = not {disk, first_disk} <= {0, MAX_16}
+        places = (tail_start + start, tail_start + stop + comment)
+        yield End(*places, count, size, offset, wide is not None, several)
 
 
 def _zip64_end(tail: bytes, position: int) -> tuple[int, tuple[int, ...]] | None:
-    """The Zip64 record of the end record at ``position``, and its own position.
+    """The position and the fields of the Zip64 record of the end record at ``position``.
 
     Other data may be between the record and its locator (4.3.14.3).
     """
     locator = position - ZIP64_END_OF_CENTRAL_DIRECTORY_LOCATOR.size
     if locator < 0 or not tail.startswith(ZIP64_LOCATOR, locator):
         return None
-    record = locator
-    for _ in range(MOST_ENDS):
-        record = tail.rfind(ZIP64_END, 0, max(0, record + 3))
-        if record < 0:
-            break
+    for record in islice(_last_first(ZIP64_END, tail, locator), MOST_ENDS):
         if record + ZIP64_END_OF_CENTRAL_DIRECTORY.size <= locator:
             fields = ZIP64_END_OF_CENTRAL_DIRECTORY.unpack_from(tail, record)
             if record + 12 + fields[1] == locator:
@@ -350,16 +308,10 @@ def _zip64_end(tail: bytes, position: int) -> tuple[int, tuple[int, ...]] | None
     return None
 
 
-def date_time(date: int, time: int) -> DosDateTime:
-    """A time stamp (4.4.6). Impossible values such as month 0 are kept."""
-    return (
-        (date >> 9) + 1980,
-        date >> 5 & 0xF,
-        date & 0x1F,
-        time >> 11,
-        time >> 5 & 0x3F,
-        (time & 0x1F) * 2,
-    )
+def _last_first(signature: bytes, data: bytes, end: int) -> Iterator[int]:
+    """The positions of a signature that begins before ``end``."""
+    while (end := data.rfind(signature, 0, end + 3)) >= 0:
+        yield end
 
 
 def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
@@ -417,13 +369,12 @@ def meant_name(name: bytes, flags: int, extra: bytes) -> str:
         return name.decode("cp437")
 
 
-def same_name(info: ZipInfo, header: LocalHeader) -> bool:
+def same_name(info: ZipInfo, header: ZipInfo) -> bool:
     """Whether a local header's name is equivalent to the directory's."""
-    if header.name == encoded_name(info):
+    name = encoded_name(header)
+    if name == encoded_name(info):
         return True
-    names = {meant_name(header.name, header.fields.flags, header.extra)}
-    for page in CODE_PAGES:
-        names.add(header.name.decode(page, "replace"))
+    names = {header.filename, *(name.decode(page, "replace") for page in CODE_PAGES)}
     meant = _comparable(info.filename)
     return any(
         _comparable(other) == meant for other in names if len(other) <= LONGEST_COMPARED_NAME

@@ -182,9 +182,9 @@ def region_of(queue_url: str) -> str | None:
 class CallbackQueue:
     """The queue of the callbacks of one request."""
 
-    def __init__(self, client: "SQSClient", address: ReplyAddress) -> None:
-        """``client``: of the queue's region."""
-        self._client = client
+    def __init__(self, connect: "Callable[[str], SQSClient]", address: ReplyAddress) -> None:
+        """``connect`` returns a client for the queue of a URL."""
+        self._client = connect(address.updates_queue_url)
         self._url = address.updates_queue_url
         self._group = sha256(str(address.download_id).encode()).hexdigest()
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from splitter.archives import Contents, ZipIndex, identify
@@ -41,30 +41,28 @@ RESPELLED = Sentence(
 
 
 class Export:
-    """A request, its archive at the start of the run, and the settings.
+    """A request and its archive.
 
     An unpickled export, in another process, connects when it is used.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        source: StoredObject,
-        settings: Settings,
-        connect: Callable[[str], Bucket],
-        bucket: Bucket | None = None,
-    ) -> None:
+    def __init__(self, request: Request, connect: Callable[[str], Bucket]) -> None:
         """``connect`` returns the bucket of a name; it is pickled with the export."""
         self.request = request
-        self.source = source
-        self.settings = settings
         self._connect = connect
-        self._bucket = bucket
 
-    @property
+    @cached_property
     def bucket(self) -> Bucket:
-        self._bucket = self._bucket or self._connect(self.request.s3_bucket)
-        return self._bucket
+        return self._connect(self.request.s3_bucket)
+
+    @cached_property
+    def source(self) -> StoredObject:
+        """The archive as it was at the first look.
+
+        Raises:
+            ObjectError: if it is missing, empty or not readable.
+        """
+        return self.bucket.archive(self.request.export_path)
 
     def read(self, start: int, length: int) -> bytes:
         """Bytes of the archive, read in parallel ranges; fails if the archive was replaced."""
@@ -76,29 +74,31 @@ class Export:
         with ThreadPoolExecutor(PARALLEL_RANGES) as pool:
             return b"".join(pool.map(read, starts, lengths))
 
-    def index(self) -> ZipIndex:
-        """The places of the members of a ZIP."""
-        return ZipIndex(self.read, self.source.size, self.settings.limits)
-
-    def partition(self, files: Contents | ZipIndex) -> Partition:
-        """The batches of the archive, by its files and its manifest.
-
-        Raises:
-            ManifestError: as ``partition_export``.
-        """
-        settings, limits = self.settings, self.settings.limits
-        parts = partition_export(
-            files.members,
-            partial(files.read, limits=limits),
-            settings.image_column,
-            settings.batch_size,
-            files.unusable,
-            limits,
-        )
-        return replace(parts, warnings=(*files.remarks, *parts.warnings))
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_bucket": None}
+        return {name: value for name, value in vars(self).items() if name != "bucket"}
+
+
+def index_of(export: Export, settings: Settings) -> ZipIndex:
+    """The places of the members of a ZIP."""
+    return ZipIndex(export.read, export.source.size, settings.limits)
+
+
+def partition(files: Contents | ZipIndex, settings: Settings) -> Partition:
+    """The batches of an archive, by its files and its manifest.
+
+    Raises:
+        ManifestError: as ``partition_export``.
+    """
+    limits = settings.limits
+    parts = partition_export(
+        files.members,
+        partial(files.read, limits=limits),
+        settings.image_column,
+        settings.batch_size,
+        files.unusable,
+        limits,
+    )
+    return replace(parts, warnings=(*files.remarks, *parts.warnings))
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,14 @@ class Extract:
 
 def choose_lane(
     export: Export,
-    read_index: Callable[[Export], ZipIndex] = Export.index,
-    partition: Callable[[Export, ZipIndex], Partition] = Export.partition,
+    settings: Settings,
+    read_index: Callable[[Export, Settings], ZipIndex] = index_of,
+    partition: Callable[[ZipIndex, Settings], Partition] = partition,
 ) -> Splice | Extract:
     """The lane of an archive.
 
     Args:
-        read_index, partition: the methods of ``Export``, which a flow calls in its tasks.
+        read_index, partition: functions of this module, which a flow calls in its tasks.
 
     Raises:
         ExportError: if the archive is of no known format, its index is broken, or its manifest
@@ -146,19 +147,19 @@ def choose_lane(
         SetupError: if SPLIT_STRATEGY asks for a splice of an archive that cannot be spliced.
     """
     index = parts = None
-    strategy = export.settings.split_strategy
+    strategy = settings.split_strategy
     format = identify(export.read, export.source.size)
     if format == "zip":
-        index = read_index(export)
-        parts = partition(export, index)
+        index = read_index(export, settings)
+        parts = partition(index, settings)
     if strategy == "extract":
         return Extract(ASKED(), index, parts)
     if not index or not parts:
         reason = NO_ZIP(format=Words(format))
-    elif strategy == "auto" and export.source.size <= export.settings.splice_min_size:
+    elif strategy == "auto" and export.source.size <= settings.splice_min_size:
         return Extract(SMALL(), index, parts)
     else:
-        can_splice, reason = _can_splice(export, index, parts)
+        can_splice, reason = _can_splice(index, parts)
         if can_splice:
             return Splice(reason, index, parts)
     if strategy == "splice":
@@ -166,9 +167,9 @@ def choose_lane(
     return Extract(reason, index, parts)
 
 
-def _can_splice(export: Export, index: ZipIndex, parts: Partition) -> tuple[bool, Problem]:
+def _can_splice(index: ZipIndex, parts: Partition) -> tuple[bool, Problem]:
     """Whether a ZIP can be spliced, and the reason."""
     for image, file in parts.images.items():
         if file != parts.folder + image:
             return False, RESPELLED(name=file)
-    return copyable(index, parts.folder, export.read)
+    return copyable(index, parts.folder)

@@ -15,6 +15,7 @@ from splitter.batches import splice as splicing
 from splitter.batches import zip as zipping
 from splitter.batches.assembly import CopiedPart, Part
 from splitter.batches.lanes import Export, Splice, choose_lane
+from splitter.settings import Settings
 
 # Bytes a second, from docs/performance.md, none measured on AWS: copies on a store that waits as
 # S3 does, and an extract on a store that shares two cores with it.
@@ -24,14 +25,14 @@ START = 2
 """Seconds that do not grow with the archive."""
 
 
-def plan(export: Export) -> Iterator[str]:
+def plan(export: Export, settings: Settings) -> Iterator[str]:
     """Lines for a person: the lane, each batch, requests, bytes and seconds.
 
     Raises:
         ExportError: an export that a run would refuse too; the images themselves are not read.
     """
     request, size = export.request, export.source.size
-    lane = choose_lane(export)
+    lane = choose_lane(export, settings)
     yield (
         f"s3://{request.s3_bucket}/{request.export_path}, {size:,} bytes\n"
         f"Lane: {lane.name}, {lane.reason.text}"

@@ -123,10 +123,8 @@ def plan_batch(
     end = 0
     for span in sorted((members[name] for name in batch.images), key=lambda found: found.start):
         info = copy(span.info)
-        # The archive's mode may be unreadable, setuid or hidden; a batch holds plain files. Some
-        # programs refuse a comment or an extra field that others wrote.
+        # The archive's mode may be unreadable, setuid or hidden; a batch holds plain files.
         info.create_system, info.external_attr = zip_records.UNIX, zip_records.REGULAR_FILE
-        info.internal_attr, info.extra, info.comment = 0, b"", b""
         info.header_offset = end
         infos.append(info)
         end += span.size

@@ -61,8 +61,7 @@ class BatchZip:
         end = len(manifest)
         for name in batch.images:
             image = images[name]
-            info = zip_records.stored_member(name, image.size, image.crc, image.modified)
-            info.header_offset = end
+            info = zip_records.stored_member(name, image.size, image.crc, image.modified, end)
             header = zip_records.local_file_header(info)
             infos.append(info)
             self._pieces += [header, image]

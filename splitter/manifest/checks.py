@@ -1,13 +1,11 @@
 """Finds damage in a readable manifest: wrong content in well-formed rows.
 
-To add a check, declare its sentence, write a function that returns or raises it, add the function
-to ``CHECKS``, and add a manifest named after the sentence's code to
-tests/fixtures/cases/tables/by-code. The checks run after all rows have been read. A check may read
-the rows again, but only if it has found something.
+The checks run after all rows have been read. A check may read the rows again, but only if it has
+found something. CONTRIBUTING.md says how to add one, here and in ``diagnosis``.
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 
 from splitter.manifest.text import CELL, ManifestError, Table, row_words, strict_part
@@ -81,7 +79,7 @@ def subjects(table: Table, unlisted: Collection[str]) -> Problem | None:
         ManifestError: if subjectIds were swapped or count up.
     """
     rows = len(table.numbers)
-    unlike = [row for row in table.odd if not is_named_after(row[2], row[1])]
+    unlike = [row for row in table.odd if not _is_named_after(row[2], row[1])]
     if not unlike or table.subject == table.column:
         return None
     images = {_stem(image) for _, _, image in unlike}
@@ -109,7 +107,7 @@ def _first(row: tuple[int, str, str]) -> dict[str, str]:
     return {"row": row_words(number, subject), "image": image}
 
 
-def is_named_after(image: str, subject: str) -> bool:
+def _is_named_after(image: str, subject: str) -> bool:
     """Whether an image's name is the subjectId and a suffix that cannot be part of an id."""
     name = image.rpartition("/")[2]
     suffix = name[len(subject) :]
@@ -134,45 +132,43 @@ def swallowed_rows(table: Table, unlisted: Collection[str]) -> None:
     Raises:
         ManifestError: if a cell with line breaks has the name of an image that no row names.
     """
-    if not unlisted or b'"' not in table.source.text:
+    if not unlisted or b'"' not in table.text:
         return
-    for number, cells in table.source.records():
+    for number, cells in table.records():
         for cell in cells:
             if "\n" not in cell and "\r" not in cell:
                 continue
             words = {*re.split(r'[\s,;"]+', cell), *re.split(r'[\r\n,"]+', cell)}
-            for word in sorted(words):
-                if "." in word and word in unlisted:
-                    raise ManifestError(SWALLOWED, row=table.where(number, cells), image=word)
+            if images := sorted(word for word in words.intersection(unlisted) if "." in word):
+                raise ManifestError(SWALLOWED, row=table.where(number, cells), image=images[0])
 
 
 def loose_marks(table: Table, unlisted: Collection[str]) -> Problem | None:
     """Warn about a quotation mark in an unquoted cell, which RFC 4180 forbids."""
-    if table.source.is_strict:
+    if table.is_strict:
         return None
-    position, number = strict_part(table.source.text)
+    position, number = strict_part(table.text)
     column = 0
-    while cell := CELL.match(table.source.text, position):
+    while cell := CELL.match(table.text, position):
         column, position = column + 1, cell.end()
     return LOOSE_MARK(**_place(table, number + 1, column, '"'))
 
 
 def lost_encoding(table: Table, unlisted: Collection[str]) -> Problem | None:
     """Warn about letters that an earlier program lost."""
-    text = table.source.text
-    if text.isascii() or not (found := LOST.search(text.lstrip(b"\r\n\xef\xbb\xbf"))):
+    if table.text.isascii() or not (found := LOST.search(table.text)):
         return None
     lost = found.group().decode()
-    for number, cells in table.source.records():
+    for number, cells in table.records():
         for column, cell in enumerate(cells):
-            if lost in cell.lstrip("\ufeff" if number == 1 else ""):
+            if lost in cell:
                 return LOST_ENCODING(**_place(table, number, column, lost))
     return None
 
 
 def _place(table: Table, number: int, column: int, wanted: str) -> dict[str, object]:
     """The values for a sentence about ``wanted`` in a cell."""
-    cells = next(cells for row, cells in table.source.records() if row == number)
+    cells = next(cells for row, cells in table.records() if row == number)
     cell = cells[column] if column < len(cells) else ""
     start = max(cell.find(wanted), 0)
     return {
@@ -182,10 +178,7 @@ def _place(table: Table, number: int, column: int, wanted: str) -> dict[str, obj
     }
 
 
-CHECKS: tuple[Callable[[Table, Collection[str]], Problem | None], ...] = (
-    swallowed_rows,
-    subjects,
-    loose_marks,
-    lost_encoding,
-)
-"""Checks of a table and the files that no row names. Every row has its image."""
+Check = Callable[[Table, Collection[str]], Problem | None]
+"""A check of a table and the files that no row names. Every row has its image."""
+
+CHECKS: Sequence[Check] = (swallowed_rows, subjects, loose_marks, lost_encoding)

@@ -1,19 +1,16 @@
 """Finds the cause of an unreadable manifest and returns its sentence.
 
-``explain`` runs the checks of a fault in order and takes the first sentence. To add a check for a
-report from the field, declare its sentence, write the function, add it to ``CHECKS``, and add a
-manifest named after the sentence's code to tests/fixtures/cases/tables/by-code.
+``explain`` runs the checks of a fault in order and takes the first sentence.
 """
 
 import csv
 import re
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 
 from splitter.archives import formats
 from splitter.archives.signatures import Kind, recognise
-from splitter.manifest.images import unwrapped, wrong_image
+from splitter.manifest.images import missing_image, unusable_image, unwrapped
 from splitter.manifest.text import (
     LINE,
     SAVE_AS,
@@ -21,13 +18,12 @@ from splitter.manifest.text import (
     UTF16_BOMS,
     Fault,
     ManifestError,
-    Row,
-    Source,
     Table,
     UnreadableError,
     bare,
     is_invisible,
     row_words,
+    visible,
 )
 from splitter.messages import ARCHIVE_SUFFIXES
 from splitter.sentences import Cases, Problem, Sentence, Words
@@ -45,8 +41,8 @@ SEPARATORS = {
     "|": Words("the character '|'"),
 }
 
-JOINTS = re.compile(r"[\s_\-.]+")
-"""Characters that some programs put between two words of a name."""
+JOINTS = "_-."
+"""Characters that some programs put between two words of a name, like blanks."""
 
 TOTAL = re.compile(r"(?i)\b(?:sub)?(?:totale?s?|sum|summe|count|somme|suma|gesamt|anzahl)\b")
 
@@ -75,17 +71,13 @@ WEB_PAGE_INSTEAD = Sentence(
 
 
 def other_file(failure: UnreadableError) -> Problem | None:
-    found = recognise(failure.source.data)
+    found = recognise(failure.table.data)
     if found is None:
         return None
-    match found.kind:
-        case Kind.COMPRESSED:
-            return COMPRESSED()
-        case Kind.WEB_PAGE:
-            return WEB_PAGE_INSTEAD()
-        case Kind.ZIP:
-            return OTHER_FILE(kind=Words("a workbook (.xlsx, .ods or .numbers)"))
-    return OTHER_FILE(kind=found.name)
+    is_zip = found.kind is Kind.ZIP
+    kind = Words("a workbook (.xlsx, .ods or .numbers)") if is_zip else found.name
+    others = {Kind.COMPRESSED: COMPRESSED, Kind.WEB_PAGE: WEB_PAGE_INSTEAD}
+    return others.get(found.kind, OTHER_FILE)(kind=kind)
 
 
 # The encoding
@@ -103,8 +95,8 @@ CODE_PAGE = Sentence(
 
 
 def utf_16(failure: UnreadableError) -> Problem | None:
-    text = failure.source.text
-    is_utf_16 = text.startswith(tuple(UTF16_BOMS)) or text.count(0) * 3 > len(text)
+    text = failure.table.text
+    is_utf_16 = text.startswith(UTF16_BOMS) or text.count(0) * 3 > len(text)
     return UNREADABLE_UTF_16() if is_utf_16 else None
 
 
@@ -113,7 +105,7 @@ def code_page(failure: UnreadableError) -> Problem | None:
     if not isinstance(error, UnicodeDecodeError):
         return None
     # Accented letters are C0 to FF in Windows-1252, and mostly 80 to 9F in MacRoman.
-    high = [byte for byte in failure.source.text if byte >= 0x80]
+    high = [byte for byte in failure.table.text if byte >= 0x80]
     is_mac = sum(byte < 0xA0 and not 0x91 <= byte <= 0x97 for byte in high) * 2 > len(high)
     codec = "mac_roman" if is_mac else "cp1252"
     start = max(0, error.start - 10)
@@ -139,6 +131,10 @@ MARK_OUT_OF_PLACE = Sentence(
 )
 
 
+def two_readings(failure: UnreadableError) -> Problem | None:
+    return None if failure.cause else TWO_READINGS(row=_where(failure))
+
+
 def mark_out_of_place(failure: UnreadableError) -> Problem | None:
     line, _ = _line_of(failure)
     return MARK_OUT_OF_PLACE(row=_where(failure), line=line, cause=str(failure.cause))
@@ -146,21 +142,17 @@ def mark_out_of_place(failure: UnreadableError) -> Problem | None:
 
 def _where(failure: UnreadableError) -> Words:
     """The faulty row with its subjectId, if its first line has one."""
-    _, text = _line_of(failure)
-    cells = next(csv.reader([text], delimiter=failure.source.separator), [])
-    try:
-        header = _header(failure)
-    except UnreadableError:
-        header = []
+    separator, lines = failure.table.separator, (_first_line(failure.table), _line_of(failure)[1])
+    header, cells = (next(csv.reader([line], delimiter=separator), []) for line in lines)
     by_name = dict(zip(header, cells, strict=False))
     return row_words(failure.row, by_name.get(SUBJECT_COLUMN, "") if failure.row > 1 else "")
 
 
 def _line_of(failure: UnreadableError) -> tuple[int, str]:
     """The number and text of the line where the faulty row begins."""
-    source = failure.source
-    lines = [found.group().decode(errors="replace") for found in LINE.finditer(source.text)]
-    reader = csv.reader(lines, delimiter=source.separator)
+    table = failure.table
+    lines = [found.group().decode(errors="replace") for found in LINE.finditer(table.text)]
+    reader = csv.reader(lines, delimiter=table.separator)
     for _ in islice(reader, failure.row - 1):
         pass
     return reader.line_num + 1, "".join(lines[reader.line_num : reader.line_num + 1])
@@ -228,54 +220,57 @@ NO_COLUMN = Sentence(
 )
 
 
+def empty(failure: UnreadableError) -> Problem | None:
+    return None if failure.table.header else EMPTY()
+
+
 def two_columns(failure: UnreadableError) -> Problem | None:
-    header, name = _header(failure), failure.source.image_column
+    header, name = failure.table.header, failure.table.image_column
+    if sum(visible(each) == visible(name) for each in header) < 2:
+        return None
     number = sum(_folded(each) == _folded(name) for each in header)
     return TWO_COLUMNS(number=number, column=name, names=header)
 
 
 def separator_line(failure: UnreadableError) -> Problem | None:
-    first = _first_line(failure.source)
+    first = _first_line(failure.table)
     return SEPARATOR_LINE(line=first.strip('"')) if first.lower().startswith("sep=") else None
 
 
 def other_separator(failure: UnreadableError) -> Problem | None:
-    line = _first_line(failure.source)
-    wanted = bare(failure.source.image_column).casefold()
+    line = _first_line(failure.table)
+    wanted = bare(failure.table.image_column).casefold()
     for separator, words in SEPARATORS.items():
         names = {bare(name.strip().strip('"')).casefold() for name in line.split(separator)}
-        if separator != failure.source.separator and separator in line and wanted in names:
+        if separator != failure.table.separator and separator in line and wanted in names:
             return SEMICOLONS() if separator == ";" else SEPARATED_BY(separator=words)
     return None
 
 
 def whole_lines(failure: UnreadableError) -> Problem | None:
-    header = _header(failure)
+    header = failure.table.header
     is_one = len(header) == 1 and "," in header[0]
     names = map(unwrapped, header[0].split(",")) if is_one else ()
-    return WHOLE_LINES(line=header[0]) if failure.source.image_column in names else None
+    return WHOLE_LINES(line=header[0]) if failure.table.image_column in names else None
 
 
-def wrapped_name(failure: UnreadableError) -> Problem | None:
-    wanted = failure.source.image_column
-    name = next((name for name in _header(failure) if unwrapped(name) == wanted), None)
-    return WRAPPED_NAME(name=name, column=wanted) if name else None
-
-
-def similar_name(failure: UnreadableError) -> Problem | None:
-    header, wanted = _header(failure), failure.source.image_column
-    name = next((name for name in header if _folded(name) == _folded(wanted)), None)
-    return SIMILAR_NAME(column=wanted, name=name, names=header) if name else None
+def other_name(failure: UnreadableError) -> Problem | None:
+    header, wanted = failure.table.header, failure.table.image_column
+    for sentence, form in ((WRAPPED_NAME, unwrapped), (SIMILAR_NAME, _folded)):
+        for name in header:
+            if form(name) == form(wanted):
+                return sentence(column=wanted, name=name, names=header)
+    return None
 
 
 def no_header(failure: UnreadableError) -> Problem | None:
-    files = failure.source.files.by_name
-    return NO_HEADER() if any(name in files for name in _header(failure)) else None
+    files = failure.table.files.by_name
+    return NO_HEADER() if any(name in files for name in failure.table.header) else None
 
 
 def header_below(failure: UnreadableError) -> Problem | None:
-    wanted = bare(failure.source.image_column)
-    records = failure.source.records()
+    wanted = bare(failure.table.image_column)
+    records = failure.table.records()
     _, title = next(records)
     try:
         for number, cells in islice(records, LINES_ABOVE_HEADER):
@@ -288,22 +283,18 @@ def header_below(failure: UnreadableError) -> Problem | None:
 
 
 def no_column(failure: UnreadableError) -> Problem | None:
-    return NO_COLUMN(column=failure.source.image_column, names=_header(failure))
+    return NO_COLUMN(column=failure.table.image_column, names=failure.table.header)
 
 
-def _header(failure: UnreadableError) -> list[str]:
-    return next(failure.source.records(), (0, [""]))[1]
-
-
-def _first_line(source: Source) -> str:
-    lines = (found.group().strip() for found in LINE.finditer(source.text))
+def _first_line(table: Table) -> str:
+    lines = (found.group().strip() for found in LINE.finditer(table.text))
     first = next(filter(None, lines), b"")
     return first.replace(b"\0", b"").decode(errors="replace")
 
 
 def _folded(name: str) -> str:
-    visible = "".join(character for character in name if not is_invisible(character))
-    return JOINTS.sub("", visible).casefold()
+    kept = (letter for letter in name if letter not in JOINTS and not is_invisible(letter))
+    return "".join(kept).casefold()
 
 
 # Rows of the wrong width
@@ -335,112 +326,67 @@ WRONG_WIDTH = Sentence(
 def header_again(failure: UnreadableError) -> Problem | None:
     table = failure.table
     name = table.header[table.column]
-    for number, cells in _rows(table):
-        is_whole = len(table.header) <= len(cells) <= table.full_width
-        if name in (cells[table.column : table.column + 1] if is_whole else cells):
-            return HEADER_AGAIN(row=row_words(number))
-    return None
+    rows = (row_words(number) for number, cells in table.misfits if name in cells)
+    row = next(rows, None)
+    return HEADER_AGAIN(row=row) if row else None
 
 
 def total_row(failure: UnreadableError) -> Problem | None:
     """The last row, if only that row is faulty, names no image and has a word for a total."""
     table = failure.table
-    rows = list(_rows(table))
-    if not rows or rows[-1][0] != failure.row:
+    faulty = table.misfits or [*table.missing, *table.unusable]
+    if len(faulty) != 1 or any(number > faulty[0][0] for number in table.numbers[-1:]):
         return None
-    number, cells = rows[-1]
+    [(number, cells)] = faulty
     image = bare(cells[table.column]) if table.column < len(cells) else ""
     filled = [cell for cell in cells if cell]
-    if (
-        FILE_NAME.search(image)
-        or len(filled) > MOST_OF_A_TOTAL
-        or not any(TOTAL.search(cell) for cell in filled)
-        or any(row != rows[-1] for row in _misfits(failure))
-    ):
+    is_total = any(TOTAL.search(cell) for cell in filled)
+    if FILE_NAME.search(image) or len(filled) > MOST_OF_A_TOTAL or not is_total:
         return None
     return TOTAL_ROW(row=row_words(number), text=", ".join(filled))
 
 
 def short_header(failure: UnreadableError) -> Problem | None:
     table = failure.table
-    widths = [len(cells) for _, cells in _rows(table)]
-    one_more = len(table.header) + 1
-    if len(widths) > 1 and set(widths) == {one_more}:
-        return SHORT_HEADER(names=len(table.header), cells=one_more)
-    return None
+    widths, one_more = [len(cells) for _, cells in table.misfits], len(table.header) + 1
+    if table.numbers or len(widths) < 2 or set(widths) != {one_more}:
+        return None
+    return SHORT_HEADER(names=len(table.header), cells=one_more)
 
 
 def wrong_width(failure: UnreadableError) -> Problem | None:
     table, misfits = failure.table, Cases()
-    for number, cells in _misfits(failure):
+    for number, cells in table.misfits:
         is_length = f"has {count(len(cells), 'cell')} instead of {len(table.header)}"
         misfits.add(where=f"{table.where(number, cells)} {is_length}")
+    misfits.number = table.misfits.number
     return WRONG_WIDTH(**misfits.values("; ")) if misfits.number else None
 
 
-def _misfits(failure: UnreadableError) -> list[Row]:
-    """The rows with more or fewer cells than the header."""
-    table = failure.table
-    rows = [row for row in _rows(table) if len(row[1]) != table.full_width]
-    is_here = failure.fault is Fault.WIDTH
-    return [
-        (number, cells)
-        for number, cells in rows
-        if not table.is_completable(cells) or (is_here and number == failure.row)
-    ]
+def no_rows(failure: UnreadableError) -> Problem | None:
+    return NO_ROWS()
 
-
-def _rows(table: Table) -> Iterator[Row]:
-    """The rows below the header that are not empty. ``_worse`` has shown that all can be read."""
-    records = table.source.records()
-    next(records)
-    return (row for row in records if not table.is_empty(row[1]))
-
-
-ANY_FAULT: Sequence[Check] = (other_file, utf_16)
-"""The checks that run first for every fault."""
 
 CHECKS: Mapping[Fault, Sequence[Check]] = {
-    Fault.ENCODING: (other_separator, code_page),
-    Fault.TWO_READINGS: (lambda failure: TWO_READINGS(row=_where(failure)),),
-    Fault.QUOTES: (other_separator, mark_out_of_place),
-    Fault.EMPTY: (lambda failure: EMPTY(),),
-    Fault.NO_COLUMN: (
-        separator_line,
-        other_separator,
-        whole_lines,
-        wrapped_name,
-        similar_name,
-        no_header,
-        header_below,
-        no_column,
+    Fault.TEXT: (two_readings, other_separator, code_page, mark_out_of_place),
+    Fault.HEADER: (
+        *(empty, two_columns, separator_line, other_separator, whole_lines, other_name),
+        *(no_header, header_below, no_column),
     ),
-    Fault.TWO_COLUMNS: (two_columns,),
-    Fault.NO_ROWS: (lambda failure: NO_ROWS(),),
-    Fault.WIDTH: (header_again, total_row, short_header, wrong_width),
-    Fault.IMAGE: (total_row, wrong_image),
+    Fault.ROWS: (
+        *(header_again, total_row, short_header, wrong_width, missing_image, unusable_image),
+        no_rows,
+    ),
 }
 """The checks of each fault, in order. The last one always returns a sentence."""
 
 
 def explain(failure: UnreadableError) -> ManifestError:
     """The error for a project manager."""
-    failure = _worse(failure) or failure
-    for check in (*ANY_FAULT, *CHECKS[failure.fault]):
+    for check in (other_file, utf_16, *CHECKS[failure.fault]):
         if problem := check(failure):
             return ManifestError(problem)
     raise AssertionError(failure.fault)
-
-
-def _worse(failure: UnreadableError) -> UnreadableError | None:
-    """A more serious failure further down: in the text or in the width of a row."""
-    try:
-        if failure.begun:
-            deque(failure.source.records(), maxlen=0)
-            deque(failure.table.shaped(), maxlen=0)
-    except UnreadableError as other:
-        return other
-    return None
 
 
 # The name of the manifest
@@ -470,15 +416,12 @@ NO_MANIFEST = Sentence(
 
 # Tables that another program saved instead of manifest.csv, by name ending.
 OTHER_TABLES = {
-    ".xlsx": Words("an Excel workbook"),
-    ".xlsm": Words("an Excel workbook"),
-    ".xls": Words("an old Excel workbook"),
-    ".ods": Words("a LibreOffice workbook"),
-    ".numbers": Words("a Numbers workbook"),
-    ".tsv": Words("a table with tabs"),
-    ".tab": Words("a table with tabs"),
-    ".csv.txt": Words("a manifest with another name"),
-    "manifest.txt": Words("a manifest with another name"),
+    (".xlsx", ".xlsm"): Words("an Excel workbook"),
+    (".xls",): Words("an old Excel workbook"),
+    (".ods",): Words("a LibreOffice workbook"),
+    (".numbers",): Words("a Numbers workbook"),
+    (".tsv", ".tab"): Words("a table with tabs"),
+    (".csv.txt", "manifest.txt"): Words("a manifest with another name"),
 }
 
 
@@ -489,8 +432,8 @@ def explain_names(names: Collection[str]) -> ManifestError:
     for name in names:
         if name.lower().endswith(ARCHIVE_SUFFIXES):
             return ManifestError(INNER_ARCHIVE, name=name)
-    for ending, words in OTHER_TABLES.items():
-        found = [name for name in names if name.lower().endswith(ending) and name.count("/") <= 1]
+    for endings, words in OTHER_TABLES.items():
+        found = [name for name in names if name.lower().endswith(endings) and name.count("/") <= 1]
         found = [name for name in found if "manifest" in name.lower()] or found
         if len(found) == 1:
             return ManifestError(OTHER_TABLE, name=found[0], kind=words)

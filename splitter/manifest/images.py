@@ -1,15 +1,12 @@
-"""Finds the reason why a row has no image, for ``diagnosis``.
-
-To add a reason, declare its sentence, write a check that compares the cell with the most similar
-file, add both to ``REASONS``, and add a manifest to tests/fixtures/cases/tables/by-code.
-"""
+"""Finds the reason why a row has no image, for ``diagnosis``."""
 
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from splitter.archives.members import plain
 from splitter.manifest.text import MANIFEST, UnreadableError, bare
-from splitter.sentences import Cases, Problem, Sentence, shown
+from splitter.sentences import Cases, Problem, Sentence, Words, shown
 
 COMPARED = 100
 """Names without a file that are compared with the archive's files. One pair is shown."""
@@ -34,51 +31,22 @@ OTHER_LETTERS = Sentence(
     _ROWS + "The program that zipped the archive may encode accents and other letters in its own "
     "way; 7-Zip keeps them. Zip or export it again.",
 )
-WRAPPED = Sentence(
-    "manifest.image-name-wrapped",
-    _PAIR + "the manifest has quotation marks or a formula (=) around the name." + _CORRECT,
-)
-URL = Sentence(
-    "manifest.image-name-is-url",
-    _PAIR + "the manifest has a URL instead of a file name." + _CORRECT,
-)
-PATH = Sentence(
-    "manifest.image-name-is-path",
-    _PAIR + "the manifest has a path instead of a file name." + _CORRECT,
-)
-IN_FOLDER = Sentence(
-    "manifest.image-in-folder",
+SPELLING = Sentence("manifest.image-name-spelled-otherwise", _PAIR + "{difference}." + _CORRECT)
+OTHER_FOLDER = Sentence(
+    "manifest.image-in-other-folder",
     _PAIR + "the image is in a folder that the manifest does not name. Put the images beside the "
     "manifest and zip them again.",
-)
-BLANKS_IN_CELL = Sentence(
-    "manifest.image-name-with-blanks",
-    _PAIR + "the manifest has blanks or invisible characters around the name." + _CORRECT,
 )
 BLANKS_IN_FILE = Sentence(
     "manifest.image-file-with-blanks",
     _PAIR + "the file's name has blanks or invisible characters around it. Rename the file and zip "
     "the export again.",
 )
-CASE = Sentence(
-    "manifest.image-name-in-other-case",
-    _PAIR + "other letter case, and small and capital letters count." + _CORRECT,
-)
-SPELLING = Sentence(
-    "manifest.image-name-spelled-otherwise",
-    _PAIR + "letters spelled in another way." + _CORRECT,
-)
-OTHER_FOLDER = Sentence(
-    "manifest.image-in-other-folder",
-    _PAIR + "the image is in another folder. Put the images beside the manifest and zip them "
-    "again.",
-)
 ENCODING = Sentence(
     "manifest.image-name-in-other-encoding",
     _PAIR + "letters in another encoding. Zip the images with a program that writes UTF-8, such as "
     "7-Zip, or export again.",
 )
-EXTENSION = Sentence("manifest.image-with-other-extension", _PAIR + "another extension." + _CORRECT)
 NOT_BESIDE = Sentence(
     "manifest.images-not-beside-manifest",
     _ROWS + "The archive has {file}, but not beside the manifest: manifest and images are in "
@@ -91,30 +59,32 @@ UNUSABLE = Sentence(
 )
 
 
-def wrong_image(failure: UnreadableError) -> Problem:
-    """Rows whose image is not in the archive; if there are none, rows with an unusable image."""
-    table, files = failure.table, failure.source.files
-    missing = Cases()
-    names: list[str] = []
-    unusable = 0
-    first: dict[str, object] = {}
-    for row, cells in table.shaped():
-        name = cells[table.column]
-        file = files.of(name) or files.of(plain(name))
-        if not file:
-            missing.add(where=f"{table.where(row, cells)} {_clause(name)}")
-            if name not in ("", MANIFEST) and len(names) < COMPARED:
-                names.append(name)
-        elif reason := files.unusable.get(file):
-            unusable += 1
-            first = first or {"row": table.where(row, cells), "name": name, "reason": reason}
+def missing_image(failure: UnreadableError) -> Problem | None:
+    """The rows without an image and, if there is one, a similar file."""
+    table, missing = failure.table, Cases()
+    for row, cells in table.missing:
+        missing.add(where=f"{table.where(row, cells)} {_clause(cells[table.column])}")
+    missing.number = table.missing.number
     if not missing.number:
-        return UNUSABLE(number=unusable, **first)
-    values = missing.values("; ")
-    if pair := most_similar(names, [*sorted(files.by_name), *files.names]):
-        sentence, name, file = pair
-        return sentence(name=name, file=file, **values)
-    return NOT_THERE(**values) if "".join(names).isascii() else OTHER_LETTERS(**values)
+        return None
+    named = (cells[table.column] for _, cells in table.missing)
+    names = [*islice((name for name in named if name not in ("", MANIFEST)), COMPARED)]
+    sentence = NOT_THERE if "".join(names).isascii() else OTHER_LETTERS
+    values: dict[str, str] = {}
+    if pair := most_similar(names, [*sorted(table.files.by_name), *table.files.names]):
+        name, file, sentence, difference = pair
+        values = {"name": name, "file": file, "difference": Words(difference)}
+    return sentence(**values, **missing.values("; "))
+
+
+def unusable_image(failure: UnreadableError) -> Problem | None:
+    table, files = failure.table, failure.table.files
+    for row, cells in table.unusable:
+        name = cells[table.column]
+        reason = files.unusable[files.of(name) or files.of(plain(name))]
+        number, where = table.unusable.number, table.where(row, cells)
+        return UNUSABLE(number=number, row=where, name=name, reason=reason)
+    return None
 
 
 def _clause(name: str) -> str:
@@ -125,33 +95,56 @@ def _clause(name: str) -> str:
     return f"names {shown(name)}, which is not in the archive"
 
 
-def most_similar(missing: Sequence[str], names: Iterable[str]) -> tuple[Sentence, str, str] | None:
-    """The sentence, the name and the file of one missing image that has a similar file.
+def most_similar(
+    missing: Sequence[str], names: Iterable[str]
+) -> tuple[str, str, Sentence, str] | None:
+    """A missing image, a similar file, the sentence about both and their difference.
 
     Args:
         missing: names from the manifest.
         names: the archive's files, with the names relative to the manifest first.
     """
-    if not missing:
-        return None
     by_key: dict[str, str] = {}
     by_stem: dict[str, str] = {}
-    for file in names:
+    for file in names if missing else ():
         by_key.setdefault(_key(file), file)
         by_stem.setdefault(_key(file).rpartition(".")[0], file)
     for name in missing:
-        found = next((by_key[key] for key in _keys(name) if key in by_key), None)
-        if found and found != name:
-            return next(why for why, check in REASONS if check(name, found)), name, found
+        found = next((by_key[key] for key in _keys(name) if key in by_key), name)
+        if found != name:
+            return name, found, *_difference(name, found)
     for name in missing:
         if by_key.get(_key(name)) == name:
-            return NOT_BESIDE, name, name
+            return name, name, NOT_BESIDE, ""
     for name in missing:
         key = _key(name)
-        found = by_stem.get(key.rpartition(".")[0]) or by_stem.get(key)
+        found = by_stem.get(key.rpartition(".")[0]) or by_stem.get(key, "")
         if found and key and _key(found).rpartition(".")[2] != key.rpartition(".")[2]:
-            return EXTENSION, name, found
+            return name, found, SPELLING, "another extension"
     return None
+
+
+def _difference(name: str, file: str) -> tuple[Sentence, str]:
+    """The sentence about a cell and the most similar file, and the words for it."""
+    if unwrapped(name) != bare(name):
+        return SPELLING, "the manifest has quotation marks or a formula (=) around the name"
+    if "://" in name:
+        return SPELLING, "the manifest has a URL instead of a file name"
+    if "\\" in name or name[:1] == "/" or name.count("/") > file.count("/"):
+        return SPELLING, "the manifest has a path instead of a file name"
+    if name.count("/") < file.count("/"):
+        return OTHER_FOLDER, ""
+    if bare(name) != name and bare(name).casefold() == bare(file).casefold():
+        return SPELLING, "the manifest has blanks or invisible characters around the name"
+    if bare(file) != file:
+        return BLANKS_IN_FILE, ""
+    if name.casefold() == file.casefold():
+        return SPELLING, "other letter case, and small and capital letters count"
+    if name.rpartition("/")[2] == file.rpartition("/")[2]:
+        return OTHER_FOLDER, ""
+    if _key(name) == _key(file) and name.count("/") == file.count("/"):
+        return SPELLING, "letters spelled in another way"
+    return ENCODING, ""
 
 
 def _keys(name: str) -> Iterable[str]:
@@ -175,27 +168,3 @@ def _key(name: str) -> str:
 def unwrapped(name: str) -> str:
     """A name without the characters that programs put around it."""
     return bare(name).strip(AROUND)
-
-
-REASONS: tuple[tuple[Sentence, Callable[[str, str], bool]], ...] = (
-    (WRAPPED, lambda name, file: unwrapped(name) != bare(name)),
-    (URL, lambda name, file: "://" in name),
-    (
-        PATH,
-        lambda name, file: "\\" in name or name[:1] == "/" or name.count("/") > file.count("/"),
-    ),
-    (IN_FOLDER, lambda name, file: name.count("/") < file.count("/")),
-    (
-        BLANKS_IN_CELL,
-        lambda name, file: bare(name) != name and bare(name).casefold() == bare(file).casefold(),
-    ),
-    (BLANKS_IN_FILE, lambda name, file: bare(file) != file),
-    (CASE, lambda name, file: name.casefold() == file.casefold()),
-    (OTHER_FOLDER, lambda name, file: name.rpartition("/")[2] == file.rpartition("/")[2]),
-    (
-        SPELLING,
-        lambda name, file: _key(name) == _key(file) and name.count("/") == file.count("/"),
-    ),
-    (ENCODING, lambda name, file: True),
-)
-"""Reasons why a cell differs from the most similar file. The first match counts."""

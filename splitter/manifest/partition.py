@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
@@ -14,7 +14,7 @@ import pandas as pd
 from splitter.archives import DEFAULT_LIMITS, Limits
 from splitter.manifest import diagnosis
 from splitter.manifest.checks import CHECKS
-from splitter.manifest.text import MANIFEST, Files, ManifestError, Row, UnreadableError, read
+from splitter.manifest.text import MANIFEST, Files, ManifestError, Table, UnreadableError, read
 from splitter.sentences import MAX_CASES, Problem, Sentence
 
 TWO_MANIFESTS = Sentence(
@@ -109,11 +109,11 @@ def partition_export(
     name = find(every)
     if name in unusable:
         raise ManifestError(UNUSABLE, name=name, reason=unusable[name])
-    folder = folder_of(name)
+    folder = name[: name.rfind("/") + 1]
     files = Files.beside(folder, every, unusable)
     try:
         table = read(read_member(name), image_column, files, limits)
-        batches = list(partition(table.header, table.rows, table.column, batch_size))
+        batches = list(partition(table, batch_size))
     except UnreadableError as failure:
         raise diagnosis.explain(failure) from failure.cause
     used = {image: files.of(image) for batch in batches for image in batch.images}
@@ -153,29 +153,22 @@ def find(names: Collection[str]) -> str:
     raise diagnosis.explain_names(names)
 
 
-def folder_of(name: str) -> str:
-    """The folder of a manifest: ``name/`` or empty."""
-    return name[: name.rfind("/") + 1]
-
-
-def partition(
-    header: Sequence[str], rows: Iterable[Row], column: int, batch_size: int
-) -> Iterator[Batch]:
+def partition(table: Table, batch_size: int) -> Iterator[Batch]:
     """Cut a table into batches of ``batch_size`` rows; the last one may be smaller.
 
     Builds one frame per batch: a frame of the whole table takes three times the memory of its text.
     """
-    cells = (cells for _, cells in rows)
+    cells = (cells for _, cells in table.rows)
     part = start = 0
     while taken := list(islice(cells, batch_size)):
         part += 1
-        frame = pd.DataFrame(taken, columns=list(header), dtype=object)
+        frame = pd.DataFrame(taken, columns=table.header, dtype=object)
         yield Batch(
             part=part,
             first_row=start + 1,
             last_row=start + len(frame),
             manifest=_write(frame),
-            images=tuple(frame.iloc[:, column].unique()),
+            images=tuple(frame.iloc[:, table.column].unique()),
         )
         start += len(frame)
 

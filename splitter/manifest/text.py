@@ -2,7 +2,7 @@
 
 Reads BIOSPEX's tables: UTF-8 with commas, as RFC 4180 or as PHP's ``fputcsv`` writes it. If another
 program saved the table, it is read with a warning, provided that only one reading is possible.
-Otherwise the first problem raises ``UnreadableError``, which ``diagnosis`` explains.
+Otherwise it raises ``UnreadableError``, which ``diagnosis`` explains.
 """
 
 import csv
@@ -12,7 +12,7 @@ import sys
 import unicodedata
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from splitter.archives import DEFAULT_LIMITS, Limits
@@ -35,7 +35,10 @@ LONGEST_NAME = 1024
 """Characters of the longest path that is normalised."""
 
 UTF8_BOM = b"\xef\xbb\xbf"
-UTF16_BOMS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+
+START = re.compile(rb"\A(?:\xef\xbb\xbf|[\r\n])++")
+"""Byte order marks and empty lines."""
 
 LINE = re.compile(rb"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
@@ -61,25 +64,15 @@ TOO_MANY_COLUMNS = Sentence(
     "The manifest has {columns} columns, and at most {limit} are read (MAX_COLUMNS). Check that it "
     "is the table of images, and export it again.",
 )
-TWO_MARKS = Sentence(
+EXTRA_MARK = Sentence(
     "manifest.two-byte-order-marks",
-    "The manifest begins with more than one byte order mark. They were removed.",
-    Actor.NOBODY,
-)
-MARK_IN_HEADER = Sentence(
-    "manifest.byte-order-mark-in-header",
-    "The manifest has a byte order mark in front of its first column's name, below an empty line. "
-    "It was removed.",
-    Actor.NOBODY,
-)
-UNICODE_TEXT = Sentence(
-    "manifest.unicode-text",
-    "The manifest was saved as 'Unicode Text', UTF-16 with tabs. It was read as such.",
+    "The manifest has more than one byte order mark, or one below an empty line. It was removed.",
     Actor.NOBODY,
 )
 UTF_16 = Sentence(
     "manifest.utf-16",
-    "The manifest was saved as UTF-16 instead of UTF-8. It was read as such.",
+    "The manifest was saved as UTF-16, such as Excel's 'Unicode Text', instead of UTF-8. It was "
+    "read as such.",
     Actor.NOBODY,
 )
 BLANKS_BEFORE_MARKS = Sentence(
@@ -125,17 +118,11 @@ class ManifestError(ExportError):
 
 
 class Fault(Enum):
-    """The reason why a manifest cannot be read."""
+    """The part of a manifest that cannot be read."""
 
-    ENCODING = auto()  # the bytes are not UTF-8
-    TWO_READINGS = auto()  # a quotation mark after a backslash may end its cell or belong to it
-    QUOTES = auto()  # a quotation mark is missing or out of place
-    EMPTY = auto()  # there is no header
-    NO_COLUMN = auto()  # the header has no image column
-    TWO_COLUMNS = auto()  # the header has more than one image column
-    NO_ROWS = auto()  # there are no rows below the header
-    WIDTH = auto()  # a row has more or fewer cells than the header
-    IMAGE = auto()  # a row names no usable image of the archive
+    TEXT = auto()  # it is not UTF-8, or a quotation mark is out of place
+    HEADER = auto()  # it is empty, or does not have exactly one image column
+    ROWS = auto()  # there are none, or some do not fit the header or have no usable image
 
 
 @dataclass(frozen=True)
@@ -173,24 +160,65 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name) if len(name) <= LONGEST_NAME else name
 
 
-@dataclass(frozen=True)
-class Source:
-    """A manifest's text.
+class FaultyRows(list[Row]):
+    """The first rows with a fault, and the number of all of them."""
+
+    MOST = 1000
+    """Rows that are kept; a manifest may have ten million."""
+
+    number = 0
+
+    def append(self, row: Row) -> None:
+        self.number += 1
+        if len(self) < self.MOST:
+            super().append(row)
+
+
+@dataclass
+class Table:
+    """A manifest. The fields after ``full_width`` are complete once all rows have been read.
 
     Attributes:
         data: the original bytes.
-        text: the table in UTF-8, converted to RFC 4180 where possible.
         image_column: the name of the image column.
         files: the archive's files; empty if images are not checked.
+        text: the table in UTF-8, converted to RFC 4180 where possible.
         is_strict: whether all of ``text`` is RFC 4180.
+        header: the columns' names, unchanged, with duplicates.
+        column: position of the image column.
+        full_width: columns of the header, including empty ones at the right that are left out.
+        numbers: each row's number in Excel.
+        odd: rows whose image is not named after the subjectId: number, subjectId and image.
+        misfits: rows that do not fit the header.
+        missing: rows whose image is not in the archive.
+        unusable: rows whose image no batch may contain.
     """
 
     data: bytes
     text: bytes
     image_column: str
-    files: Files = field(default_factory=Files)
+    files: Files
     separator: str = ","
     is_strict: bool = True
+    header: list[str] = field(default_factory=list)
+    column: int = 0
+    full_width: int = 0
+    warnings: list[Problem] = field(default_factory=list)
+    numbers: "array[int]" = field(default_factory=lambda: array("L"))
+    odd: list[tuple[int, str, str]] = field(default_factory=list)
+    misfits: FaultyRows = field(default_factory=FaultyRows)
+    missing: FaultyRows = field(default_factory=FaultyRows)
+    unusable: FaultyRows = field(default_factory=FaultyRows)
+
+    @property
+    def subject(self) -> int | None:
+        """Position of the subjectId column."""
+        return self.header.index(SUBJECT_COLUMN) if SUBJECT_COLUMN in self.header else None
+
+    def where(self, number: int, cells: Sequence[str]) -> Words:
+        """The words for a row: its number in Excel and its subjectId."""
+        subject = self.subject
+        return row_words(number, cells[subject] if subject is not None and cells[subject:] else "")
 
     def records(self) -> Iterator[Row]:
         """The header and the rows, without empty lines.
@@ -204,117 +232,70 @@ class Source:
             for number, cells in enumerate(reader, 1):
                 if cells:
                     yield number, cells
-        except csv.Error as error:
-            raise UnreadableError(Fault.QUOTES, self, row=number + 1, cause=error) from error
-        except UnicodeDecodeError as error:
-            raise UnreadableError(Fault.ENCODING, self, row=number + 1, cause=error) from error
-
-
-@dataclass
-class Table:
-    """A manifest with a valid header.
-
-    ``warnings``, ``numbers`` and ``odd`` are complete once all rows have been read.
-
-    Attributes:
-        header: the columns' names, unchanged, with duplicates.
-        column: position of the image column.
-        full_width: columns of the header, including empty ones at the right that are left out.
-        numbers: each row's number in Excel.
-        odd: rows whose image is not named after the subjectId: number, subjectId and image.
-    """
-
-    source: Source
-    header: list[str]
-    column: int
-    full_width: int
-    warnings: list[Problem] = field(default_factory=list)
-    numbers: "array[int]" = field(default_factory=lambda: array("L"))
-    odd: list[tuple[int, str, str]] = field(default_factory=list)
-
-    @property
-    def subject(self) -> int | None:
-        """Position of the subjectId column."""
-        return self.header.index(SUBJECT_COLUMN) if SUBJECT_COLUMN in self.header else None
-
-    def where(self, number: int, cells: Sequence[str]) -> Words:
-        """The words for a row: its number in Excel and its subjectId."""
-        subject = self.subject
-        return row_words(number, cells[subject] if subject is not None and cells[subject:] else "")
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UnreadableError(Fault.TEXT, self, number + 1, error) from error
 
     @property
     def rows(self) -> Iterator[Row]:
-        """The rows, each as wide as the header and with an image of the archive.
+        """The rows, each as wide as the header and with an image of the archive; to be read once.
 
         Raises:
-            UnreadableError: at the first row that does not fit, or if there are no rows.
+            UnreadableError: after the last row, if rows do not fit or there are none.
         """
-        files, column, subject = self.source.files, self.column, self.subject
-        by_name, unusable = files.by_name, files.unusable
-        self.numbers, self.odd = array("L"), []
-        rewritten = Cases()
-        for number, cells in self.shaped():
-            image = cells[column]
-            if by_name and (image not in by_name or image == MANIFEST):
-                if not files.of(image):
-                    cells[column] = image = plain(image)
-                    rewritten.add(where=self.where(number, cells))
-                if not files.of(image):
-                    raise UnreadableError(Fault.IMAGE, self.source, self, row=number)
-            if unusable and files.of(image) in unusable:
-                raise UnreadableError(Fault.IMAGE, self.source, self, row=number)
-            if subject is not None and image[:-4] != cells[subject]:
-                self.odd.append((number, cells[subject], image))
-            self.numbers.append(number)
-            yield number, cells
-        if rewritten.number:
-            self.warnings.append(PATHS_REWRITTEN(**rewritten.values()))
-
-    def shaped(self) -> Iterator[Row]:
-        """The rows, each as wide as the header. Images are not checked.
-
-        Raises:
-            UnreadableError: at the first row that does not fit, or if there are no rows.
-        """
-        width, full_width = len(self.header), self.full_width
-        column, name = self.column, self.header[self.column]
-        empty, short = Cases(), Cases()
-        last = 0
-        records = self.source.records()
+        files, column, subject = self.files, self.column, self.subject
+        by_name, width, full_width = files.by_name, len(self.header), self.full_width
+        empty, short, rewritten = Cases(), Cases(), Cases()
+        number, last_short = 1, (0, [""])
+        records = self.records()
         next(records)
         for number, cells in records:
-            if len(cells) == full_width and cells[column] and not cells[column].isspace():
-                if cells[column] == name:  # a second header
-                    raise UnreadableError(Fault.WIDTH, self.source, self, row=number)
-                last = number
-                yield number, cells if full_width == width else cells[:width]
-            elif self.is_empty(cells):
-                empty.add(where=row_words(number))
-            elif not self.is_completable(cells):
-                raise UnreadableError(Fault.WIDTH, self.source, self, row=number)
-            else:
-                last = number
+            image = cells[column] if len(cells) == full_width else ""
+            if not image or image.isspace():
+                if self._is_empty(cells):
+                    empty.add(where=row_words(number))
+                    continue
+                if not self._is_completable(cells):
+                    self.misfits.append((number, cells))
+                    continue
                 if len(cells) < width:
                     short.add(where=self.where(number, cells))
-                yield number, cells[:width] + [""] * (width - len(cells))
-        if not last:
-            raise UnreadableError(Fault.NO_ROWS, self.source, self)
+                    last_short = number, cells
+                cells = cells[:width] + [""] * (width - len(cells))
+                image = cells[column]
+            elif image == self.header[column]:  # a second header
+                self.misfits.append((number, cells))
+                continue
+            elif full_width != width:
+                cells = cells[:width]
+            self.numbers.append(number)
+            if by_name and (image not in by_name or image == MANIFEST):
+                if not files.of(image):
+                    image = plain(image)
+                if not files.of(image):
+                    self.missing.append((number, cells))
+                    continue
+            if files.unusable and files.of(image) in files.unusable:
+                self.unusable.append((number, cells))
+                continue
+            if image != cells[column]:
+                cells[column] = image
+                rewritten.add(where=self.where(number, cells))
+            if subject is not None and image[:-4] != cells[subject]:
+                self.odd.append((number, cells[subject], image))
+            yield number, cells
         # A short last line without a line end may be cut off.
-        is_short = last == number and len(cells) < width
-        if is_short and not self.source.text.endswith((b"\n", b"\r")):
-            raise UnreadableError(Fault.WIDTH, self.source, self, row=last)
-        if short.number:
-            self.warnings.append(SHORT_ROWS(**short.values()))
-        if empty.number:
-            self.warnings.append(EMPTY_ROWS(**empty.values()))
-        if more := full_width - width:
-            self.warnings.append(EMPTY_COLUMNS(number=more))
+        is_cut = last_short[0] == number and not self.text.endswith((b"\n", b"\r"))
+        if is_cut and not self.misfits:
+            self.misfits.append(last_short)
+        if self.misfits or self.missing or self.unusable or not self.numbers:
+            raise UnreadableError(Fault.ROWS, self)
+        found = ((SHORT_ROWS, short), (EMPTY_ROWS, empty), (PATHS_REWRITTEN, rewritten))
+        self.warnings += [sentence(**cases.values()) for sentence, cases in found if cases.number]
 
-    def is_empty(self, cells: Sequence[str]) -> bool:
-        """Whether a row has only blanks and is left out."""
+    def _is_empty(self, cells: Sequence[str]) -> bool:
         return is_blank(cells) and (len(cells) > 1 or self.full_width > 1)
 
-    def is_completable(self, cells: Sequence[str]) -> bool:
+    def _is_completable(self, cells: Sequence[str]) -> bool:
         """Whether the row differs from the header only by empty cells at the right end.
 
         Excel omits trailing commas where the last columns are empty, 16 rows at a time:
@@ -323,7 +304,7 @@ class Table:
         width = len(self.header)
         if width <= len(cells) <= self.full_width:
             return not any(cells[width:])
-        return self.column < len(cells) < width and cells[self.column] in self.source.files.by_name
+        return self.column < len(cells) < width and cells[self.column] in self.files.by_name
 
 
 @dataclass(eq=False, repr=False)
@@ -331,26 +312,17 @@ class UnreadableError(Exception):
     """A manifest that cannot be read. ``diagnosis`` turns it into a sentence.
 
     Attributes:
-        begun: the table, if its header was read.
-        row: the first faulty row's number in Excel.
+        row: the faulty row's number in Excel, if the text is at fault.
         cause: the error of the csv module or the decoder.
     """
 
     fault: Fault
-    source: Source
-    begun: Table | None = None
+    table: Table
     row: int = 0
     cause: Exception | None = None
 
     def __str__(self) -> str:
         return f"{self.fault.name} in row {self.row}"  # not the whole manifest
-
-    @property
-    def table(self) -> Table:
-        """The table, for faults behind the header."""
-        if self.begun is None:
-            raise ValueError(f"No header was read: {self.fault}")
-        return self.begun
 
 
 def read(
@@ -376,29 +348,26 @@ def read(
         UnreadableError: if the table has no header with exactly one image column.
         ManifestError: if it exceeds ``limits``.
     """
-    warnings: list[Problem] = []
-    source = _decoded(Source(data, data, image_column, files or Files()), warnings)
+    table = Table(data, data, image_column, files or Files())
+    _decode(table)
     # Counted before parsing: a hundred million empty cells take less than 64 MiB of text.
-    marks = (source.separator.encode(), b"\r", b"\n", b'\\"')
-    if sum(map(source.text.count, marks)) > limits.max_cells:
+    marks = (table.separator.encode(), b"\r", b"\n", b'\\"')
+    if sum(map(table.text.count, marks)) > limits.max_cells:
         raise ManifestError(TOO_MANY_CELLS, limit=limits.max_cells)
-    source = _quoted(source, warnings)
-    _, header = next(source.records(), (1, []))
-    if not header:
-        raise UnreadableError(Fault.EMPTY, source)
+    _correct_quotation_marks(table)
+    _, header = next(table.records(), (1, []))
     if len(header) > limits.max_columns:
         raise ManifestError(TOO_MANY_COLUMNS, columns=len(header), limit=limits.max_columns)
-    if header[0].startswith("\ufeff"):  # below empty lines
-        header[0] = header[0].lstrip("\ufeff")
-        warnings.append(MARK_IN_HEADER())
-    column = _column(source, header, warnings)
-    width = len(header)
-    while width > column + 1 and not header[width - 1]:
+    table.header = header
+    table.column = _image_column(table)
+    table.full_width = width = len(header)
+    while width > table.column + 1 and not header[width - 1]:
         width -= 1
     # A column is left out only if it is empty.
-    if width < len(header) and any(any(cells[width:]) for _, cells in source.records()):
-        width = len(header)
-    return Table(source, header[:width], column, len(header), warnings)
+    if header[width:] and not any(any(cells[width:]) for _, cells in table.records()):
+        table.header = header[:width]
+        table.warnings.append(EMPTY_COLUMNS(number=len(header) - width))
+    return table
 
 
 def row_words(number: int, subject: str = "") -> Words:
@@ -435,42 +404,39 @@ def strict_part(text: bytes) -> tuple[int, int]:
     return position, number
 
 
-def _decoded(source: Source, warnings: list[Problem]) -> Source:
-    """The source with ``text`` in UTF-8, without a byte order mark."""
-    data = source.data
-    encoding = UTF16_BOMS.get(data[:2])
-    if not encoding:
-        if data.startswith(2 * UTF8_BOM):
-            warnings.append(TWO_MARKS())
-        while data.startswith(UTF8_BOM):
-            data = data[len(UTF8_BOM) :]
-        return replace(source, text=data)
-    try:
-        text = data[2:].decode(encoding).lstrip("\ufeff")
-    except UnicodeDecodeError as error:
-        raise UnreadableError(Fault.ENCODING, source, cause=error) from error
-    first = text.lstrip("\r\n").partition("\n")[0]
-    separator = "\t" if "\t" in first and "," not in first else ","
-    warnings.append(UNICODE_TEXT() if separator == "\t" else UTF_16())
-    return replace(source, text=text.encode(), separator=separator)
+def _decode(table: Table) -> None:
+    """Convert the text to UTF-8 without a byte order mark."""
+    data = table.data
+    if data.startswith(UTF16_BOMS):
+        try:
+            text = data.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise UnreadableError(Fault.TEXT, table, cause=error) from error
+        first = text.lstrip("\r\n").partition("\n")[0]
+        table.separator = "\t" if "\t" in first and "," not in first else ","
+        table.warnings.append(UTF_16())
+        data = text.encode()
+    table.text = START.sub(lambda found: found[0].replace(UTF8_BOM, b""), data, count=1)
+    if table.text != data.removeprefix(UTF8_BOM):
+        table.warnings.append(EXTRA_MARK())
 
 
-def _quoted(source: Source, warnings: list[Problem]) -> Source:
-    """The source with quotation marks as in RFC 4180, if only one reading is possible."""
-    if source.separator != ",":
-        return source
-    text = _rfc4180(source.text)
-    end, number = strict_part(text) if b'"' in text else (len(text), 0)
-    is_strict = end == len(text)
-    if not is_strict:
-        if text is not source.text:
-            read_so_far = replace(source, text=text)
-            raise UnreadableError(Fault.TWO_READINGS, read_so_far, row=number + 1)
+def _correct_quotation_marks(table: Table) -> None:
+    """Write the text's quotation marks as in RFC 4180, if only one reading is possible."""
+    if table.separator != "," or b'"' not in table.text:
+        return
+    text = _rfc4180(table.text)
+    end, number = strict_part(text)
+    if end < len(text):
+        if text is not table.text:
+            table.text = text
+            raise UnreadableError(Fault.TEXT, table, row=number + 1)
         cut = BLANK_BEFORE_QUOTE.sub(lambda found: found[1] or b"", text)
-        if cut != text and strict_part(cut)[0] == len(cut):
-            warnings.append(BLANKS_BEFORE_MARKS())
-            text, is_strict = cut, True
-    return replace(source, text=text, is_strict=is_strict)
+        table.is_strict = strict_part(cut)[0] == len(cut)
+        if table.is_strict:
+            table.warnings.append(BLANKS_BEFORE_MARKS())
+            text = cut
+    table.text = text
 
 
 def _rfc4180(text: bytes) -> bytes:
@@ -502,18 +468,18 @@ def _lines(text: bytes) -> Iterator[str]:
     return map(bytes.decode, found)
 
 
-def _column(source: Source, header: Sequence[str], warnings: list[Problem]) -> int:
-    name = source.image_column
-    found = [position for position, each in enumerate(header) if each == name]
+def _image_column(table: Table) -> int:
+    name = table.image_column
+    found = [position for position, each in enumerate(table.header) if each == name]
     if not found:
-        wanted = _visible(name)
-        found = [position for position, each in enumerate(header) if _visible(each) == wanted]
+        found = [place for place, each in enumerate(table.header) if visible(each) == visible(name)]
         if len(found) == 1:
-            warnings.append(INVISIBLE_IN_NAME(column=name))
+            table.warnings.append(INVISIBLE_IN_NAME(column=name))
     if len(found) != 1:
-        raise UnreadableError(Fault.TWO_COLUMNS if found else Fault.NO_COLUMN, source)
+        raise UnreadableError(Fault.HEADER, table)
     return found[0]
 
 
-def _visible(name: str) -> str:
+def visible(name: str) -> str:
+    """A name without invisible characters, and without blanks around it."""
     return "".join(letter for letter in bare(name) if unicodedata.category(letter) != "Cf")

@@ -224,7 +224,6 @@ def test_an_archive_that_ends_early_is_refused_wherever_it_ends(name: str, tmp_p
 
 
 @pytest.mark.parametrize("name", CHECKED)
-@settings(deadline=None)
 @given(st.data())
 def test_a_changed_byte_never_becomes_another_image(name: str, data: st.DataObject) -> None:
     whole = bytearray(SMALL[name])
@@ -257,7 +256,7 @@ def zip_data_spans(data: bytes) -> list[tuple[int, int]]:
     return spans
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=200)
 @given(st.data())
 def test_any_damage_gives_one_sentence(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(SMALL)))
@@ -324,7 +323,6 @@ def test_a_sparse_file_without_its_map_is_a_damaged_archive() -> None:
 
 
 @pytest.mark.parametrize("format", TAR_FORMATS.values(), ids=TAR_FORMATS)
-@settings(deadline=None)
 @given(st.data())
 def test_a_changed_header_does_not_pass_for_the_end_of_a_tar(
     format: int, data: st.DataObject
@@ -405,7 +403,7 @@ def test_a_tar_without_all_of_its_end_is_read(blocks: int, tmp_path: Path) -> No
 def test_a_sparse_file_of_too_many_pieces_is_refused_unread() -> None:
     bomb = CASES / "abuse" / "13-tar-sparse-map-15M.tar.gz"
     begun = time.process_time()
-    assert "sparse file" in refusal_of(bomb.read_bytes())
+    assert "the headers of one file are too long" in refusal_of(bomb.read_bytes())
     assert time.process_time() - begun < 5
 
 
@@ -435,7 +433,8 @@ def test_an_old_sparse_map_of_too_many_blocks_is_refused() -> None:
     header[482] = 1
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    assert "sparse file" in refusal_of(bytes(header) + (b"\0" * 504 + b"\1" + b"\0" * 7) * 1000)
+    blocks = (b"\0" * 504 + b"\1" + b"\0" * 7) * 4000
+    assert "the headers of one file are too long" in refusal_of(bytes(header) + blocks)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_the_content_of_a_compressed_file_without_tar_is_named(inside: bytes, wh
 
 
 def test_an_empty_compressed_file_is_to_be_exported_again() -> None:
-    with pytest.raises(ArchiveError, match=r"an empty \.gz file; export it again"):
+    with pytest.raises(ArchiveError, match=r"an empty \.gz file, .*export it again"):
         formats.check_tar(b"", "gz")
 
 

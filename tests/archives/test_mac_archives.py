@@ -74,7 +74,7 @@ def test_an_archive_above_4_gib_can_be_spliced(tmp_path: Path) -> None:
         index = index_of_file(file)
         assert list(index.members) == [name for name, _ in export()]
         assert index.members["00449.jpg"].start > 4 * GIB
-        is_copyable, reason = copyable(index, "", index.read_at)
+        is_copyable, reason = copyable(index, "")
         assert is_copyable
         assert "64 of 451 files" in reason.text
         parts = manifest.partition_export(index.members, index.read, "imageName", 2000)

@@ -93,7 +93,10 @@ def test_any_thread_may_read_any_member(on_disk: bool, tmp_path: Path) -> None:
 
 def test_an_archive_without_files_has_an_empty_index() -> None:
     assert index_of(zip_of({})).members == {}
-    assert index_of(zip_of({"folder/": b""})).members == {}
+    for folder in ("folder/", "folder\\", "./", "/"):
+        index = index_of(zip_of({folder: b""}))
+        assert index.members == {}
+        assert index.unusable == {}
 
 
 def test_only_the_end_of_the_archive_is_read() -> None:

@@ -139,7 +139,7 @@ def test_a_callback_arrives_in_the_queue_of_its_request(
     message: Result | Failure, biospex: Biospex, queue: TriggerQueue
 ) -> None:
     address = ReplyAddress(download_id=512, updates_queue_url=queue.url)
-    message_id = CallbackQueue(biospex.sqs, address).send(message)
+    message_id = CallbackQueue(lambda _: biospex.sqs, address).send(message)
     delivery = only(queue)
     assert delivery.message_id == message_id
     assert json.loads(delivery.body) == message.model_dump(by_alias=True)
@@ -166,7 +166,7 @@ def test_the_region_of_a_queue_is_the_one_that_its_url_names(url: str, region: s
 def test_a_fifo_queue_gets_a_callback_that_is_sent_again_once(biospex: Biospex) -> None:
     url = biospex.fifo_queue()
     address = ReplyAddress(download_id="an id with spaces, ü", updates_queue_url=url)
-    callbacks = CallbackQueue(biospex.sqs, address)
+    callbacks = CallbackQueue(lambda _: biospex.sqs, address)
     callbacks.check()
     for _ in range(2):
         callbacks.send(Result(download_id=1, batch_files=["a-part1.zip"]))
@@ -178,7 +178,7 @@ def test_a_missing_callback_queue_is_reported_by_check_and_by_send(
     biospex: Biospex,
 ) -> None:
     address = ReplyAddress(download_id=1, updates_queue_url=f"{biospex.queue_url}-gone")
-    callbacks = CallbackQueue(biospex.sqs, address)
+    callbacks = CallbackQueue(lambda _: biospex.sqs, address)
     with pytest.raises(CallbackError, match=r"-gone., .* \(.*NonExistentQueue"):
         callbacks.check()
     with pytest.raises(CallbackError, match="its policy lets this service send to it"):

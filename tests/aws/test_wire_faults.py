@@ -30,7 +30,7 @@ from tests.helpers.faulty_proxy import Fault, FaultyProxy, Operation, Rule, faul
 pytestmark = pytest.mark.usefixtures("prefect_api", "aws", "credentials", "no_delay")
 
 MIB = 1024 * 1024
-ROWS = 10
+ROWS = 6
 IMAGES = {f"{n:02}.jpg": random.Random(n).randbytes(MIB) for n in range(2 * ROWS)}
 """More than one request on the way down, and more than one part up for each of two batches."""
 
@@ -163,6 +163,7 @@ def wire(
 ) -> Wire:
     monkeypatch.setenv("BATCH_SIZE", str(ROWS))
     monkeypatch.setenv("SPLICE_MIN_SIZE", "0")
+    monkeypatch.setattr("splitter.aws.s3.DOWNLOAD_PART_SIZE", 8 * MIB)
     return Wire(proxy, biospex, archives, workspace)
 
 

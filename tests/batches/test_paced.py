@@ -21,11 +21,9 @@ from splitter.batches.assembly import (
     PartPool,
     assemble,
 )
-from splitter.batches.lanes import RANGE, Export, Splice, choose_lane
+from splitter.batches.lanes import RANGE, Splice, choose_lane
 from splitter.batches.splice import parts, plan
-from splitter.messages import Request
-from tests.helpers.exports import settings_of
-from tests.helpers.messages import trigger
+from tests.helpers.exports import export_in, settings_of
 
 pytestmark = pytest.mark.slow
 
@@ -59,15 +57,10 @@ def bucket_of(store: PacedStore, servers: ExitStack) -> Bucket:
     return Bucket(client, "paced")
 
 
-def export_in(bucket: Bucket) -> Export:
-    request = Request.parse(trigger(s3Bucket=bucket.name, exportPath=KEY, file="a.zip"))
-    return Export(request, bucket.archive(KEY), settings_of(), lambda _: bucket, bucket)
-
-
 def splice(bucket: Bucket) -> list[int]:
     """Assemble the batches of an export in parallel; returns their sizes."""
     export = export_in(bucket)
-    lane = choose_lane(export)
+    lane = choose_lane(export, settings_of())
     assert isinstance(lane, Splice)
     plans = plan(lane.parts, lane.index)
     with PartPool() as pool, ThreadPoolExecutor(PARALLEL_BATCHES) as tasks:
@@ -107,7 +100,7 @@ def test_the_members_of_a_sample_are_read_in_parallel(archive: Path, servers: Ex
     store = PacedStore(first_byte=0.5, rate=1e9)
     store.add(KEY, archive)
     export = export_in(bucket_of(store, servers))
-    lane = choose_lane(export)
+    lane = choose_lane(export, settings_of())
     assert isinstance(lane, Splice)
     assert store.traffic.requests["GET"] < 100
     assert store.traffic.most > SAMPLE // 2
@@ -118,7 +111,7 @@ def test_the_images_that_zooniverse_might_refuse_are_read_in_parallel(
 ) -> None:
     store = PacedStore(first_byte=0.2, rate=1e9)
     store.add(KEY, archive)
-    lane = choose_lane(export_in(bucket_of(store, servers)))
+    lane = choose_lane(export_in(bucket_of(store, servers)), settings_of())
     assert isinstance(lane, Splice)
     store.traffic = Traffic()
     zooniverse.inspect(lane.parts, lane.index)

@@ -1,5 +1,7 @@
 """Plans and what they cannot tell; flows/test_finished.py compares them with runs."""
 
+from typing import Any
+
 import pytest
 
 from splitter.aws.s3 import Bucket
@@ -8,11 +10,11 @@ from splitter.batches.plan import plan
 from splitter.errors import ExportError
 from tests.conftest import EXPORTS
 from tests.helpers.archives import FILES, zip_of
-from tests.helpers.exports import export_of
+from tests.helpers.exports import export_of, settings_of
 
 
-def planned(export: Export) -> str:
-    return "\n".join(plan(export))
+def planned(export: Export, **settings: Any) -> str:
+    return "\n".join(plan(export, settings_of(**settings)))
 
 
 def test_the_plan_of_a_tar_has_no_batches(bucket: Bucket) -> None:
@@ -35,4 +37,4 @@ def test_a_plan_lists_unlisted_files_and_findings_for_zooniverse(bucket: Bucket)
 def test_a_plan_refuses_an_export_that_a_run_refuses(strategy: str, bucket: Bucket) -> None:
     data = zip_of({**FILES, "manifest.csv": b"imageName\nz.jpg\n"})
     with pytest.raises(ExportError, match=r"row 2 names 'z\.jpg'"):
-        planned(export_of(bucket, data, split_strategy=strategy))
+        planned(export_of(bucket, data), split_strategy=strategy)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from splitter.archives.members import Member
@@ -44,7 +44,7 @@ def run(command: list[str], path: Path, folder: Path) -> None:
 
 def batch_of(rows: str) -> Batch:
     table = manifest_text.read(rows.encode(), "imageName")
-    (batch,) = manifest.partition(table.header, table.rows, table.column, 1000)
+    (batch,) = manifest.partition(table, 1000)
     return batch
 
 
@@ -121,7 +121,6 @@ def test_the_size_is_known_before_a_byte_is_read(data: bytes, store: Store) -> N
     assert data[-22:].startswith(b"PK\5\6")  # the last record, complete
 
 
-@settings(deadline=None)
 @given(source=st.data())
 def test_any_stretch_of_a_batch_can_be_read(
     source: st.DataObject, data: bytes, store: Store
@@ -225,7 +224,6 @@ def test_bytes_beyond_4_gib_are_in_place(tmp_path: Path) -> None:
     assert tail[: directory - 5] == bytes(directory - 5)
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=9),

@@ -10,8 +10,7 @@ import pytest
 
 from deploy import account
 from devtools.services import REGION
-from tests.helpers.biospex import Biospex
-from tests.helpers.stacks import client
+from tests.helpers.biospex import Biospex, client
 
 
 @pytest.fixture(scope="module")

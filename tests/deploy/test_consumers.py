@@ -6,7 +6,7 @@ import pytest
 
 from deploy import consumers
 from devtools.services import REGION
-from tests.helpers.stacks import client
+from tests.helpers.biospex import client
 
 
 def test_the_queue_has_exactly_one_consumer(

@@ -35,7 +35,7 @@ from tests.helpers.answers import GOOD, WRONG
 
 # moto's CloudFormation knows no alarms, and says so.
 pytestmark = [
-    pytest.mark.prefect_server("deploy"),
+    pytest.mark.prefect_server("serve"),
     pytest.mark.filterwarnings("ignore:Tried to parse AWS:UserWarning"),
 ]
 

@@ -30,7 +30,7 @@ from deploy.server import POOLS
 from devtools import services as local
 from devtools.services import REGION, child, end_at_once
 from tests.conftest import EXPORTS
-from tests.helpers.biospex import messages
+from tests.helpers.biospex import client, messages
 from tests.helpers.containers import container, log_of, recording
 from tests.helpers.faulty_proxy import NO_CAPACITY, FaultyProxy, Rule, faulty_proxy
 from tests.helpers.prefect_cli import ROOT, prefect
@@ -41,7 +41,6 @@ from tests.helpers.stacks import (
     IMAGE,
     SELDOM,
     Stack,
-    client,
     grants,
     listed,
     stack,

@@ -10,8 +10,8 @@ from botocore.exceptions import EndpointConnectionError
 from deploy import account, preflight
 from devtools.services import REGION
 from tests.helpers.answers import case, only
-from tests.helpers.biospex import Biospex
-from tests.helpers.stacks import client, remove_what_is_kept
+from tests.helpers.biospex import Biospex, client
+from tests.helpers.stacks import remove_what_is_kept
 
 pytestmark = pytest.mark.usefixtures("aws")
 

@@ -1,8 +1,6 @@
 """prefect.yaml on a work pool made by hand, and runs by hand with the variables of each pool."""
 
-import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,8 @@ from prefect.client.schemas.objects import State
 
 from deploy import job_template
 from devtools.services import child, end_at_once
+from flows.create_batches import create_batches
+from splitter.settings import Settings
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex
 from tests.helpers.prefect_cli import ROOT, prefect
@@ -85,12 +85,6 @@ def test_a_worker_without_the_code_reports_where_it_looked(
 
 # -- a click, with the variables of the pool and no others
 
-CLICK = """
-import sys
-from flows.create_batches import create_batches
-create_batches(sys.argv[1])
-"""
-
 
 def of_the_lab(biospex: Biospex) -> dict[str, str]:
     """deploy/env.example, filled in."""
@@ -120,22 +114,15 @@ def of_the_pool(biospex: Biospex) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("variables", [of_the_pool, of_the_lab])
-@pytest.mark.usefixtures("aws", "prefect_api")
+@pytest.mark.usefixtures("prefect_api")
 def test_a_run_by_hand_works_with_the_variables_of_the_deployment(
-    variables: Any, biospex: Biospex, tmp_path: Path
+    variables: Any, biospex: Biospex, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = biospex.address(EXPORTS[0])
-    kept = ("PATH", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    environment = {name: os.environ[name] for name in kept}
-    environment |= {name: value for name, value in os.environ.items() if "PREFECT_" in name}
-    environment |= {"TMPDIR": str(tmp_path), "EFS_PATH": str(tmp_path), "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", CLICK, address],
-        cwd=ROOT,
-        env={**variables(biospex), **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    given = variables(biospex)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in {**given, "EFS_PATH": str(workspace)}.items():
+        monkeypatch.setenv(name, value)
+    create_batches(biospex.address(EXPORTS[0]))
     assert biospex.batches()
     assert biospex.statuses() == []  # a run by hand sends no callback

@@ -43,6 +43,8 @@ def test_a_websocket_that_a_proxy_refuses_is_noted(
 
 
 def test_an_api_with_an_auth_string_is_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.server.api.server import create_api_app  # takes a second, in every worker
+
     with temporary_settings({PREFECT_SERVER_API_AUTH_STRING: "user:password"}):
         api = create_api_app()
 

@@ -12,7 +12,7 @@ from devtools import services as local
 from flows.create_batches import STATE_NAMES
 from splitter.sentences import Actor
 from tests.conftest import EXPORTS
-from tests.helpers.biospex import messages
+from tests.helpers.biospex import client, messages
 from tests.helpers.containers import ROOT, container, log_of
 from tests.helpers.processes import eventually
 from tests.helpers.stacks import (
@@ -22,7 +22,6 @@ from tests.helpers.stacks import (
     SELDOM,
     TEMPLATE,
     Stack,
-    client,
     grants,
     listed,
     properties,

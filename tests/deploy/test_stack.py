@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from devtools.services import REGION
-from tests.helpers.biospex import Biospex
+from tests.helpers.biospex import Biospex, client
 from tests.helpers.stacks import (
     ACCOUNT,
     ROOT,
     Stack,
-    client,
     grants,
     listed,
     properties,

@@ -157,9 +157,7 @@ def logged() -> Iterator[list[logging.LogRecord]]:
 def plan_of(message: Any, biospex: Biospex) -> str:
     request = Request.by_hand(message) if isinstance(message, str) else Request.parse(message)
     bucket = Bucket(biospex.s3, biospex.bucket)
-    settings = Settings.load()
-    source = bucket.archive(request.export_path)
-    return "\n".join(plan(Export(request, source, settings, lambda _: bucket, bucket)))
+    return "\n".join(plan(Export(request, lambda _: bucket), Settings.load()))
 
 
 def source_files(archive: Path) -> dict[str, bytes]:

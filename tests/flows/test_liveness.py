@@ -103,7 +103,6 @@ def test_of_two_services_either_may_be_stopped(
         run_named(prefect, "listen for exports", StateType.RUNNING)
         with serving(biospex, second, EFS_PATH=str(tmp_path)) as other:
             logs = [tmp_path / "first", tmp_path / "second"]
-            eventually(lambda: "Served again" in logs[1].read_text() or other.poll() is None)
             time.sleep(30)
             in_charge = one if "Stopped; " not in logs[0].read_text() else other
             rest = other if in_charge is one else one

@@ -17,9 +17,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cli.submit import main as submit
 from devtools.services import child
-from flows.serve import check
+from flows.listening.setup import check_services
 from splitter.errors import SetupError
-from splitter.settings import Settings
 from tests.conftest import EXPORTS
 from tests.helpers.biospex import Biospex, messages
 from tests.helpers.processes import eventually, run_named, serving
@@ -195,7 +194,7 @@ def test_serving_needs_prefect(url: str | None, sentence: str) -> None:
         ),
         pytest.raises(SetupError, match=sentence),
     ):
-        check(Settings(trigger_queue_url="https://sqs.invalid/1/triggers"))
+        check_services()
 
 
 def test_serving_needs_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +203,7 @@ def test_serving_needs_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(SetupError, match="no AWS credentials were found"):
-        check(Settings(trigger_queue_url="https://sqs.invalid/1/triggers"))
+        check_services()
 
 
 @pytest.mark.filterwarnings("ignore:'flows.serve' found in sys.modules")

@@ -4,7 +4,7 @@ import io
 import json
 import zipfile
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.literals import QueueAttributeNameType
 
 
+@cache
+def client(service: Any) -> Any:
+    """A client of the emulated AWS, for all tests of this process."""
+    return boto3.client(service, region_name=REGION)
+
+
 @dataclass(frozen=True)
 class Biospex:
     """A bucket and queues that no other test uses, in the emulated AWS."""
@@ -26,21 +32,23 @@ class Biospex:
     s3: "S3Client"
     sqs: "SQSClient"
     bucket: str
-    queue_url: str
-    """Of the callback queue."""
 
     @classmethod
     def new(cls) -> "Biospex":
-        s3, sqs = boto3.client("s3", region_name=REGION), boto3.client("sqs", region_name=REGION)
-        bucket = f"bucket-{uuid4()}"
+        s3, bucket = client("s3"), f"bucket-{uuid4()}"
         s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
-        return cls(s3, sqs, bucket, sqs.create_queue(QueueName=f"queue-{uuid4()}")["QueueUrl"])
+        return cls(s3, client("sqs"), bucket)
 
-    # -- the trigger queue
+    # -- the queues, created on first use
+
+    @cached_property
+    def queue_url(self) -> str:
+        """The callback queue."""
+        return self.sqs.create_queue(QueueName=f"queue-{uuid4()}")["QueueUrl"]
 
     @cached_property
     def trigger_queue_url(self) -> str:
-        """A queue with a redrive policy, created on first use."""
+        """The trigger queue, with a redrive policy."""
         return create_queues(self.sqs, f"test-{uuid4()}")[0]
 
     def request(self, archive: Path, **changes: Any) -> Any:

@@ -16,8 +16,13 @@ def settings_of(**changes: Any) -> Settings:
     return Settings(**{"splice_min_size": 0, **changes})
 
 
-def export_of(bucket: Bucket, data: bytes, **settings: Any) -> Export:
+def export_of(bucket: Bucket, data: bytes) -> Export:
     """Put an archive into the bucket and return its export."""
     bucket.put(KEY, bytearray(data), {})
+    return export_in(bucket)
+
+
+def export_in(bucket: Bucket) -> Export:
+    """The export whose archive is in the bucket."""
     request = Request.parse(trigger(s3Bucket=bucket.name, exportPath=KEY, file="a.zip"))
-    return Export(request, bucket.archive(KEY), settings_of(**settings), lambda _: bucket, bucket)
+    return Export(request, lambda _: bucket)

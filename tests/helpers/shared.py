@@ -26,6 +26,9 @@ from devtools.services import embedded_prefect
 ADDRESS = "SHARED_SERVICES"
 """Variable with the URL of the XML-RPC server; workers inherit it."""
 
+UNUSED = ("CANCELLATION_CLEANUP", "FOREMAN", "PAUSE_EXPIRATIONS", "SCHEDULER")
+"""Services of Prefect's server that poll the database and that no test needs."""
+
 HOME = "SHARED_FILES"
 """Variable with a directory for files that all workers share."""
 
@@ -61,6 +64,7 @@ def shared_services() -> Iterator[None]:
         server.register_function(start, "prefect_server")
         thread = Thread(target=server.serve_forever)
         thread.start()
+        os.environ |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in UNUSED}
         os.environ[HOME] = home
         os.environ[ADDRESS] = f"http://127.0.0.1:{server.server_address[1]}"
         try:

@@ -8,7 +8,7 @@ from splitter.archives import extract as archive
 from splitter.aws.s3 import Bucket
 from splitter.batches import splice as splicing
 from splitter.batches.assembly import PartPool, assemble
-from splitter.batches.lanes import Export, Extract, Splice, choose_lane
+from splitter.batches.lanes import Export, Extract, Splice, choose_lane, partition
 from splitter.batches.zip import BatchZip
 from splitter.manifest.partition import Partition
 from splitter.messages import Request
@@ -35,13 +35,13 @@ def split(
             "updatesQueueUrl": "https://sqs.us-east-2.amazonaws.com/000000000000/updates",
         }
     )
-    export = Export(request, bucket.archive(key), settings, lambda _: bucket, bucket)
-    lane = choose_lane(export)
+    export = Export(request, lambda _: bucket)
+    lane = choose_lane(export, settings)
     if isinstance(lane, Splice):
         return lane, zooniverse.inspect(lane.parts, lane.index), _splice(export, lane)
     bucket.download(key, export.source, directory / "archive", lambda _: None)
     contents = archive.extract(directory / "archive", directory / "store", limits=settings.limits)
-    parts = export.partition(contents)
+    parts = partition(contents, settings)
     images = {name: contents.members[file] for name, file in parts.images.items()}
     modified = contents.members[parts.manifest].modified
     zips = [BatchZip(batch, images, contents.store, modified) for batch in parts.batches]

@@ -7,10 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import boto3
-
 from deploy.preflight import STACK_QUEUES
 from devtools.services import REGION
+from tests.helpers.biospex import client
 
 ROOT = Path(__file__).parent.parent.parent
 TEMPLATE = ROOT / "deploy" / "stack.yaml"
@@ -32,10 +31,6 @@ OUTPUTS = {name: f"the {name}" for name in NAMES.split()} | {
     "AssignPublicIp": "ENABLED",
 }
 """Outputs of a stack, for the job template."""
-
-
-def client(service: Any) -> Any:
-    return boto3.client(service, region_name=REGION)
 
 
 class Stack:

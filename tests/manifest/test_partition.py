@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from splitter.archives import Limits
@@ -83,7 +83,7 @@ def php_cell(cell: str) -> str:
 
 def split(text: str, batch_size: int) -> list[Batch]:
     table = manifest_text.read(text.encode(), IMAGE)
-    return list(manifest.partition(table.header, table.rows, table.column, batch_size))
+    return list(manifest.partition(table, batch_size))
 
 
 def read(data: bytes, max_cells: int = 1000) -> Table:
@@ -116,7 +116,6 @@ def assert_comes_back(table: Table, text: str, batch_size: int) -> None:
     ]
 
 
-@settings(deadline=None)
 @given(tables(cells()), BATCH_SIZES, st.booleans())
 def test_any_table_written_by_python_comes_back_cell_for_cell(
     table: Table, batch_size: int, quote_all: bool
@@ -124,7 +123,6 @@ def test_any_table_written_by_python_comes_back_cell_for_cell(
     assert_comes_back(table, python_csv(table, quote_all=quote_all), batch_size)
 
 
-@settings(deadline=None)
 @given(tables(cells(without="\r")), BATCH_SIZES, st.booleans())
 def test_any_table_of_python_with_line_feeds_comes_back_cell_for_cell(
     table: Table, batch_size: int, quote_all: bool
@@ -132,7 +130,6 @@ def test_any_table_of_python_with_line_feeds_comes_back_cell_for_cell(
     assert_comes_back(table, python_csv(table, "\n", quote_all), batch_size)
 
 
-@settings(deadline=None, max_examples=300)
 @given(tables(cells(), min_width=2), BATCH_SIZES)
 @example([["note", IMAGE], ['on \\"\n', "a.jpg"]], 1)
 @example([["note", IMAGE], ["", '\\"\n']], 1)

@@ -1,6 +1,7 @@
 """Manifests that another program saved: read, or refused with the cause."""
 
 import codecs
+import tracemalloc
 
 import pytest
 
@@ -138,3 +139,14 @@ def test_a_cell_that_looks_like_a_fault_is_kept(cell: str) -> None:
     table = manifest_text.read(parts.batches[0].manifest, "imageName")
     assert [cells for _, cells in table.rows] == [[cell, "a.jpg"]]
     assert parts.warnings == ()
+
+
+@pytest.mark.parametrize("row", ["1", "1,c.jpg,"], ids=["misfit", "missing image"])
+def test_all_faulty_rows_are_counted_and_few_are_kept(row: str) -> None:
+    data = PLAIN + f"{row}\n" * 20_000
+    tracemalloc.start()
+    try:
+        assert "20,000 rows" in refusal_of(data)
+        assert tracemalloc.get_traced_memory()[1] < 2_500_000  # all rows take four megabytes
+    finally:
+        tracemalloc.stop()

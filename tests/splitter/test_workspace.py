@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from blocks.workspace import Workspace
 from splitter import workspace
 from splitter.errors import SetupError
-from splitter.workspace import Workspace, run_directory, sweep
+from splitter.workspace import check_root, run_directory, sweep
 
 ROOT = Path(__file__).parent.parent.parent
 RUN = """
@@ -48,21 +49,21 @@ def age(root: Path) -> None:
 def test_the_archives_size_decides_where_a_run_works(size: int, place: str, tmp_path: Path) -> None:
     for name in ("tmp", "efs"):
         (tmp_path / name).mkdir()
-    choice = Workspace(tmp_path / "tmp", tmp_path / "efs", max_tmp_size=100)
+    choice = Workspace(tmp_path=tmp_path / "tmp", efs_path=tmp_path / "efs", max_tmp_size=100)
     assert choice.root_for(size) == tmp_path / place
 
 
 def test_an_efs_that_is_not_mounted_is_reported_and_never_created(tmp_path: Path) -> None:
     efs = tmp_path / "efs" / "batch"
     with pytest.raises(SetupError, match=f"EFS_PATH {efs} does not exist"):
-        Workspace(tmp_path, efs, max_tmp_size=0).root_for(1)
+        check_root(efs, "EFS_PATH", 1)
     assert not efs.parent.exists()
 
 
 def test_a_file_is_no_efs(tmp_path: Path) -> None:
     (tmp_path / "efs").touch()
     with pytest.raises(SetupError, match=r"EFS_PATH .* does not exist"):
-        Workspace(tmp_path, tmp_path / "efs", max_tmp_size=0).root_for(1)
+        check_root(tmp_path / "efs", "EFS_PATH", 1)
 
 
 @pytest.mark.skipif(
@@ -72,8 +73,11 @@ def test_a_file_is_no_efs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("choice", "name"),
     [
-        (Workspace(Path("/tmp"), Path("/proc"), 0), "EFS_PATH"),
-        (Workspace(Path("/proc"), Path("/tmp"), 9), "the temporary directory"),
+        (Workspace(tmp_path=Path("/tmp"), efs_path=Path("/proc"), max_tmp_size=0), "EFS_PATH"),
+        (
+            Workspace(tmp_path=Path("/proc"), efs_path=Path("/tmp"), max_tmp_size=9),
+            "the temporary directory",
+        ),
     ],
     ids=["EFS", "temporary directory"],
 )
@@ -85,13 +89,13 @@ def test_a_directory_that_cannot_be_written_is_reported(choice: Workspace, name:
 def test_too_little_space_is_reported_with_both_figures(tmp_path: Path) -> None:
     petabyte = 10**15
     with pytest.raises(SetupError) as refusal:
-        Workspace(tmp_path, tmp_path, max_tmp_size=2 * petabyte).root_for(petabyte)
+        check_root(tmp_path, "EFS_PATH", petabyte)
     figures = r"has [\d,]{6,} bytes free, the export needs 2,100,000,000,000,000;"
     assert refusal.match(figures)
 
 
 def test_choosing_a_place_leaves_nothing_there(tmp_path: Path) -> None:
-    Workspace(tmp_path, tmp_path, max_tmp_size=0).root_for(1)
+    check_root(tmp_path, "EFS_PATH", 1)
     assert not list(tmp_path.iterdir())
 
 
@@ -155,10 +159,9 @@ def test_a_lock_that_cannot_be_opened_does_not_stop_the_sweep(tmp_path: Path) ->
 
 
 def test_an_archive_larger_than_the_disk_is_refused_first(tmp_path: Path) -> None:
-    choice = Workspace(tmp_path, tmp_path, max_tmp_size=1000)
-    assert choice.root_for(100, unpacked=1000) == tmp_path
+    check_root(tmp_path, "EFS_PATH", 100, unpacked=1000)
     with pytest.raises(SetupError, match="bytes free, the export needs 1,000,000,000,000,100"):
-        choice.root_for(100, unpacked=10**15)
+        check_root(tmp_path, "EFS_PATH", 100, unpacked=10**15)
 
 
 def test_a_disk_that_becomes_full_is_named(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from prefect.states import (
 )
 
 from flows.listening.decision import (
-    MISSED_HEARTBEATS,
     NO_HEARTBEATS,
     REFUSED,
     TIME_TO_CANCEL,
@@ -48,27 +47,22 @@ TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
     # it goes on
     "scheduled": (Scheduled(), {}, Extend),
     "waits for its next attempt": (AwaitingRetry(), {"attempts": 1}, Extend),
-    "waits for a machine": (Pending(), {"waited": SHORT}, Extend),
+    "waits for a machine": (Pending(), {"age": SHORT}, Extend),
     "runs": (Running(), {"age": SHORT}, Extend),
-    "runs, some heartbeats late": (Running(), {"missed_heartbeats": 2.9}, Extend),
     "is being cancelled": (Cancelling(), {"age": SHORT}, Extend),
-    "paused": (Paused(), {"waited": SHORT}, Extend),
+    "paused": (Paused(), {"age": SHORT}, Extend),
     "waits in line for a limit": (
         Scheduled(name="AwaitingConcurrencySlot"),
-        {"waited": LONG},
+        {"stalled": LONG},
         Extend,
     ),
-    "late, but others of its pool run": (
-        Scheduled(name="Late"),
-        {"waited": LONG, "others_run": True},
-        Extend,
-    ),
+    "late, but others of its pool run": (Scheduled(name="Late"), {"age": LONG}, Extend),
     "late, just after another of its pool ended": (
         Scheduled(name="Late"),
-        {"waited": LONG, "stalled": SHORT},
+        {"age": LONG, "stalled": SHORT},
         Extend,
     ),
-    "taken after it waited for long": (Pending(), {"waited": LONG, "stalled": LONG}, Extend),
+    "taken after it waited for long": (Pending(), {"stalled": LONG}, Extend),
     "slow to start on an overloaded machine": (
         Pending(),
         {"has_pool": False, "age": TIME_TO_START_HERE * 2, "load": 3.0},
@@ -87,26 +81,26 @@ TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
     "cancelled after its answer": (Cancelled(), {"is_answered": True}, Acknowledge),
     "taken by a worker that died": (
         Pending(),
-        {"has_pool": True, "age": timedelta(minutes=16), "waited": timedelta(minutes=16)},
+        {"has_pool": True, "age": timedelta(minutes=16)},
         MarkCrashed,
     ),
     # it is tried again
     "crashed": (Crashed(), {"attempts": 1}, Retry),
     "failed without an answer": (Failed(), {"attempts": 2}, Retry),
     "its service was stopped": (Cancelled(message=SERVICE_STOPPED), {"attempts": 1}, Retry),
-    "no capacity": (Crashed(), {"failed_starts": 7, "waited": SHORT}, Retry),
+    "no capacity": (Crashed(), {"failed_starts": 7, "stalled": SHORT}, Retry),
     "no capacity for the last attempt": (
         Crashed(),
-        {"attempts": 3, "failed_starts": 1, "waited": SHORT},
+        {"attempts": 3, "failed_starts": 1, "stalled": SHORT},
         Retry,
     ),
     "no capacity for long, but others of its pool run": (
         Crashed(),
-        {"failed_starts": 20, "waited": LONG, "others_run": True},
+        {"failed_starts": 20, "age": LONG},
         Retry,
     ),
     # its process is dead
-    "no heartbeats": (Running(), {"missed_heartbeats": MISSED_HEARTBEATS}, MarkCrashed),
+    "no heartbeats": (Running(), {"is_silent": True}, MarkCrashed),
     "taken by a service, not started": (
         Pending(),
         {"has_pool": False, "age": TIME_TO_START_HERE * 2},
@@ -120,12 +114,8 @@ TABLE: dict[str, tuple[State[Any], Facts, type[Decision]]] = {
     "cancelled, but nothing stops it": (Cancelling(), {"age": TIME_TO_CANCEL * 2}, Fail),
     "crashed too often": (Crashed(), {"attempts": 3}, Fail),
     "failed too often": (Failed(message="A sentence."), {"attempts": 3}, Fail),
-    "scheduled for too long": (Scheduled(), {"waited": LONG, "stalled": LONG}, Fail),
-    "paused for too long, though others run": (
-        Paused(),
-        {"waited": LONG, "others_run": True},
-        Fail,
-    ),
+    "scheduled for too long": (Scheduled(), {"stalled": LONG}, Fail),
+    "paused for too long, though others run": (Paused(), {"age": LONG}, Fail),
     "no capacity for too long": (Crashed(), {"failed_starts": 20, "stalled": LONG}, Fail),
 }
 
@@ -189,5 +179,5 @@ def test_a_container_has_time_to_stop_before_the_next_one_starts(
 
 
 def test_the_reason_for_waiting_names_the_limit_or_the_other_runs() -> None:
-    run = Run(Scheduled(name="Late"), others_run=True)
+    run = Run(Scheduled(name="Late"))
     assert decide(run, SETTINGS) == Extend("the other runs of its pool or service")

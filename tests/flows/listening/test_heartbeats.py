@@ -78,8 +78,7 @@ class Events:
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    often = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: FREQUENCY})
-    with disable_run_logger(), often:
+    with disable_run_logger():
         yield
 
 
@@ -92,20 +91,22 @@ REGULAR = seconds_ago(0, 30, 60, 90, 120)
 
 
 @pytest.mark.parametrize(
-    ("own", "theirs", "age", "missed"),
+    ("own", "theirs", "age", "have_stopped"),
     [
-        (REGULAR, seconds_ago(5), 300, 5 / 30),
-        (REGULAR, seconds_ago(100), 300, 100 / 30),
-        (REGULAR, [], 300, 4),
-        (REGULAR, [], 60, 0),
-        (REGULAR, seconds_ago(500, 510, 520), 300, 4),
-        (REGULAR, [*seconds_ago(500, 510, 520), NOW], 300, 0),
-        ([], [], 300, 0),
-        (seconds_ago(0, 30, 200, 230), [], 300, 0),
-        (seconds_ago(0, 0, 0, 0, 0), [], 300, 0),
+        (REGULAR, seconds_ago(5), 300, False),
+        (REGULAR, seconds_ago(89), 300, False),
+        (REGULAR, seconds_ago(100), 300, True),
+        (REGULAR, [], 300, True),
+        (REGULAR, [], 60, False),
+        (REGULAR, seconds_ago(500, 510, 520), 300, True),
+        (REGULAR, [*seconds_ago(500, 510, 520), NOW], 300, False),
+        ([], [], 300, False),
+        (seconds_ago(0, 30, 200, 230), [], 300, False),
+        (seconds_ago(0, 0, 0, 0, 0), [], 300, False),
     ],
     ids=[
         "alive",
+        "late",
         "silent",
         "never heard of",
         "young",
@@ -116,13 +117,12 @@ REGULAR = seconds_ago(0, 30, 60, 90, 120)
         "after an outage, own heartbeats kept back",
     ],
 )
-def test_heartbeats_that_a_run_has_missed(
-    own: list[datetime], theirs: list[datetime], age: float, missed: float
+def test_whether_the_heartbeats_of_a_run_have_stopped(
+    own: list[datetime], theirs: list[datetime], age: float, have_stopped: bool
 ) -> None:
     run = a_run(age)
     events = cast(SyncPrefectClient, Events({OWN: own, run.id: theirs}))
-    heard = Heartbeats(events, OWN, ServerClock()).missed(run)
-    assert heard == pytest.approx(missed)
+    assert Heartbeats(events, OWN, ServerClock()).have_stopped(run) is have_stopped
 
 
 def test_a_silent_run_of_a_pool_is_judged_once_another_was_heard() -> None:
@@ -130,20 +130,42 @@ def test_a_silent_run_of_a_pool_is_judged_once_another_was_heard() -> None:
     run.work_pool_name = "pool"
     events = Events({OWN: REGULAR, other.id: seconds_ago(5)})
     heartbeats = Heartbeats(cast(SyncPrefectClient, events), OWN, ServerClock())
-    assert [heartbeats.missed(each) for each in (run, other, run)] == [0, pytest.approx(5 / 30), 4]
+    assert [heartbeats.have_stopped(each) for each in (run, other, run)] == [False, False, True]
 
 
-def test_a_run_that_is_not_running_misses_none() -> None:
+def test_a_run_that_is_not_running_is_not_judged() -> None:
     run = FlowRun(id=uuid4(), flow_id=uuid4(), state=Pending(timestamp=NOW - timedelta(hours=1)))
     events = cast(SyncPrefectClient, Events({OWN: REGULAR}))
-    assert Heartbeats(events, OWN, ServerClock()).missed(run) == 0
+    assert not Heartbeats(events, OWN, ServerClock()).have_stopped(run)
+
+
+def test_a_listener_without_heartbeats_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    events, clock = Events({}), ServerClock()
+    heartbeats = Heartbeats(cast(SyncPrefectClient, events), OWN, clock)
+    monkeypatch.setattr(heartbeats, "SECONDS_BETWEEN_READS", 0)
+    monkeypatch.setattr("flows.listening.heartbeats.create_markdown_artifact", lambda *_, **__: 0)
+    monkeypatch.setattr(heartbeats._logger, "warning", lambda _, line: warnings.append(line))
+    clock.note(Response(200))  # after an outage they may be away for a while
+    heartbeats.warn_of_silence()
+    assert warnings == []
+    monkeypatch.setattr(clock, "_answers_since", NOW)
+    for _ in range(2):
+        heartbeats.warn_of_silence()
+    assert len(warnings) == 1
+    events.arrivals[OWN] = [datetime.now(UTC)]
+    heartbeats.warn_of_silence()
+    events.arrivals[OWN] = []
+    heartbeats.warn_of_silence()
+    assert len(warnings) == 2
 
 
 @pytest.mark.parametrize("minutes", [-10, 10])
 def test_the_clock_of_a_runs_machine_does_not_matter(minutes: int) -> None:
     run = a_run(300)
     events = Events({OWN: REGULAR, run.id: seconds_ago(5)}, skew=timedelta(minutes=minutes))
-    assert Heartbeats(cast(SyncPrefectClient, events), OWN, ServerClock()).missed(run) < 1
+    heartbeats = Heartbeats(cast(SyncPrefectClient, events), OWN, ServerClock())
+    assert not heartbeats.have_stopped(run)
 
 
 def test_the_clock_of_the_api_is_read_from_its_answers() -> None:

@@ -42,7 +42,6 @@ from devtools.services import child, free_port
 from flows.create_batches import create_batches
 from flows.listen import listen
 from flows.listening.clock import ServerClock
-from flows.listening.decision import MISSED_HEARTBEATS
 from flows.listening.heartbeats import Heartbeats
 from flows.listening.intake import Intake
 from flows.listening.listener import Listener
@@ -63,8 +62,8 @@ JUNK = ["not JSON", "[]", '{"downloadId": 1}', '{"downloadId": NaN, "updatesQueu
 class Silence:
     """Heartbeats of runs that are all dead."""
 
-    def missed(self, run: FlowRun) -> float:
-        return MISSED_HEARTBEATS
+    def have_stopped(self, run: FlowRun) -> bool:
+        return bool(run.state and run.state.is_running())
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,15 @@ class Deployment:
         )
         queue.has_redrive_policy()
         settings = Settings(max_in_flight=max_in_flight)
-        intake = Intake(self.prefect, self.name, Allowed())
+        intake = Intake(self.prefect, self.name)
         silence = cast(Heartbeats, Silence())
-        return Listener(queue, self.prefect, intake, settings, silence, ServerClock())
+        return Listener(queue, self.prefect, intake, settings, Allowed(), silence, ServerClock())
 
     def with_in_flight(self, *requests: dict[str, Any]) -> Listener:
         """A listener to which these requests have become runs."""
         self.biospex.send(*requests)
         listener = self.listener()
-        while len(listener._in_flight) < len(requests):
+        while sum(bool(held.run_id) for held in listener.held.values()) < len(requests):
             receive(listener)
         return listener
 
@@ -255,7 +254,8 @@ def test_a_recreated_deployment_is_found_by_its_name(
     biospex.send(biospex.request(EXPORTS[0]))
     receive(listener)
     receive(listener)
-    assert len(listener._in_flight) == 1
+    [held] = listener.held.values()
+    assert held.run_id
 
 
 def test_no_more_messages_are_taken_than_allowed(deployment: Deployment, biospex: Biospex) -> None:
@@ -324,7 +324,7 @@ def test_a_callback_that_cannot_be_sent_leaves_only_its_message_to_redrive(
     listener = deployment.with_in_flight(dead_end, innocent)
     deployment.set(Cancelled())
     listener.poll()
-    assert listener._in_flight == {}
+    assert listener.held == {}
     assert [callback["downloadId"] for callback in biospex.callbacks()] == ["innocent"]
     assert sum(biospex.triggers()) == 1
 
@@ -339,7 +339,7 @@ def test_an_unexpected_error_is_answered_and_affects_no_other_export(
     requests = [biospex.request(EXPORTS[0], downloadId=number) for number in range(2)]
     listener = deployment.with_in_flight(*requests)
     deployment.set(Cancelled())
-    odd = next(iter(listener._in_flight.values())).flow_run_id
+    odd = next(iter(listener.held.values())).run_id
 
     def observe_or_not(client: Any, run: FlowRun, *arguments: Any) -> Any:
         if run.id == odd:
@@ -349,7 +349,7 @@ def test_an_unexpected_error_is_answered_and_affects_no_other_export(
     monkeypatch.setattr("flows.listening.listener.observe", observe_or_not)
     listener.poll()
     assert sorted(callback["downloadId"] for callback in biospex.callbacks()) == [0, 1]
-    assert listener._in_flight == {}
+    assert listener.held == {}
 
 
 def test_an_outage_while_an_unexpected_error_is_answered_costs_no_message(
@@ -366,7 +366,7 @@ def test_an_outage_while_an_unexpected_error_is_answered_costs_no_message(
         during.setattr("flows.listening.listener.force_cancelled", fail(ConnectError("away")))
         for _ in range(7):  # more than a message is rejected
             listener.poll()
-    assert len(listener._in_flight) == 1
+    assert len(listener.held) == 1
     listener.poll()
     assert biospex.statuses() == ["failed"]
     assert biospex.triggers() == (0, 0)
@@ -385,7 +385,7 @@ def test_a_failed_start_is_no_attempt(
         assert waiting.message is not None  # the operator sees why it waits
         assert refusal in waiting.message
     assert biospex.callbacks() == []
-    listener._settings.start_timeout = -1
+    listener.settings.start_timeout = -1
     listener.poll()
     [callback] = biospex.callbacks()
     assert "it stayed AwaitingRetry" in callback["error"]
@@ -409,7 +409,7 @@ def test_nothing_is_sent_to_a_queue_that_is_not_allowed(
 def test_a_run_longer_than_a_receipt_handle_is_settled_by_a_redelivery(
     listener: Listener, deployment: Deployment, biospex: Biospex
 ) -> None:
-    [export] = listener._in_flight.values()
+    [export] = listener.held.values()
     current = export.delivery.receipt_handle
     export.delivery.receipt_handle = "expired after twelve hours"
     export.visibility_extended_at = 0.0  # long ago: time to extend it, which fails
@@ -447,9 +447,13 @@ def test_a_run_that_ended_without_a_callback_is_tried_again(
     deployment: Deployment,
     biospex: Biospex,
 ) -> None:
-    deployment.set(end)
+    deployment.set(Running(), end)
     listener.poll()
-    assert deployment.run().state_name == "AwaitingRetry"
+    waiting = deployment.run()
+    assert waiting.state and waiting.next_scheduled_start_time
+    assert waiting.state_name == "AwaitingRetry"
+    assert str(end.name) in str(waiting.state.message)
+    assert waiting.next_scheduled_start_time > waiting.state.timestamp + timedelta(seconds=10)
     assert biospex.callbacks() == []
     assert biospex.triggers() == (0, 1)
 
@@ -462,15 +466,15 @@ def test_the_last_attempt_is_followed_by_one_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(TriggerQueue, "acknowledge", lambda *_: None)  # as if it died just before
-    [export] = listener._in_flight.values()
-    listener._settings.max_attempts = 1
+    [export] = listener.held.values()
+    listener.settings.max_attempts = 1
     deployment.set(Running(), Failed(message="The sentence of the run."))
     listener.poll()
     monkeypatch.undo()
     [callback] = biospex.callbacks()
     assert callback["error"] == "The sentence of the run."
     assert callback_of(prefect, deployment.run())
-    listener._queue.release(export.delivery)
+    listener.queue.release(export.delivery)
     receive(listener)
     listener.poll()
     assert biospex.callbacks() == []
@@ -516,7 +520,7 @@ def test_a_lasting_404_about_an_existing_deployment_fails_the_listener(
         listener = replace(deployment, prefect=client).listener(max_in_flight=1)
         broken.fault = creations(404)
         biospex.send(biospex.request(EXPORTS[0]))
-        while not listener._waiting:
+        while not listener.held:
             receive(listener)
         receive(listener)
         monkeypatch.setattr("flows.listening.intake.LONGEST_REFUSAL", 0)
@@ -534,7 +538,7 @@ def test_a_run_that_does_not_start_is_ended_and_answered(
     deployment: Deployment,
     biospex: Biospex,
 ) -> None:
-    listener._settings.start_timeout = -1
+    listener.settings.start_timeout = -1
     deployment.set(state)
     listener.poll()
     assert deployment.run().state_name == "Cancelled"
@@ -546,7 +550,7 @@ def test_a_run_that_does_not_end_is_cancelled(
     listener: Listener,
     deployment: Deployment,
 ) -> None:
-    listener._settings.run_timeout = -1
+    listener.settings.run_timeout = -1
     deployment.set(Running())
     listener.poll()
     assert deployment.run().state_name == "Cancelling"
@@ -596,11 +600,11 @@ def test_a_message_that_could_not_be_deleted_is_answered_once(
         prefect.delete_flow_run(deployment.run().id)
     else:
         deployment.set(Completed())
-    [export] = listener._in_flight.values()
+    [export] = listener.held.values()
     with monkeypatch.context() as during:
-        during.setattr(listener._queue, "acknowledge", refuse)
+        during.setattr(listener.queue, "acknowledge", refuse)
         listener.poll()
-    listener._queue.release(export.delivery)
+    listener.queue.release(export.delivery)
     receive(listener)
     assert biospex.statuses() == ["failed"] * is_deleted
     assert biospex.triggers() == (0, 0)

@@ -13,7 +13,7 @@ import boto3
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from flows.listening.processes import RUN_ID, end_leftovers, end_processes, stop_task
+from flows.listening.processes import RUN_ID, end_leftovers, end_processes, end_run
 from tests.helpers.processes import eventually
 
 
@@ -74,7 +74,8 @@ def test_an_ecs_task_is_stopped(aws: str) -> None:
         networkConfiguration={"awsvpcConfiguration": {"subnets": [subnet], "securityGroups": []}},
     )
     task = started["tasks"][0]["taskArn"]
-    stop_task(f"{cluster}::{task}")
+    run = FlowRun(id=uuid4(), flow_id=uuid4(), infrastructure_pid=f"{cluster}::{task}")
+    end_run(run, logging.getLogger())
 
     def status() -> str:
         return str(ecs.describe_tasks(cluster=cluster, tasks=[task])["tasks"][0]["desiredStatus"])

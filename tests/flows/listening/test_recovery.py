@@ -1,7 +1,7 @@
 """Reading a run's history and setting its state, on a real Prefect server."""
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -24,7 +24,6 @@ from prefect.states import (
 
 from flows.listening import decision, recovery
 from flows.listening.clock import ServerClock
-from flows.listening.decision import Retry
 from flows.support.attempt import failed_attempts, is_superseded
 from splitter.messages import Failure, Result
 
@@ -44,23 +43,36 @@ def run(prefect: SyncPrefectClient) -> FlowRun:
 class Heartbeats:
     """Heartbeats of runs of which none is missed."""
 
-    def missed(self, run: FlowRun) -> float:
-        return 0.0
+    def have_stopped(self, run: FlowRun) -> bool:
+        return False
 
 
 def observe(prefect: SyncPrefectClient, run: FlowRun | None) -> decision.Run | None:
     return recovery.observe(prefect, run, cast(Any, Heartbeats()), ServerClock())
 
 
-def test_an_attempt_that_began_counts_however_its_successors_fail_to_start(
-    run: FlowRun, prefect: SyncPrefectClient
+@pytest.mark.parametrize(
+    ("history", "attempts", "failed_starts"),
+    [
+        ([Running(), Crashed(), AwaitingRetry(), Pending(), Crashed()], 1, 1),
+        ([Running(), Crashed(), Crashed()], 1, 0),
+        ([Pending(), Crashed(), Crashed(), AwaitingRetry(), Pending(), Crashed()], 0, 2),
+        ([Running(), Crashed(), AwaitingRetry(), Pending(), Running()], 1, 0),
+    ],
+    ids=["one and one", "an end that two processes report", "two starts", "runs again"],
+)
+def test_an_attempt_that_began_counts_and_a_failed_start_does_not(
+    history: list[State[Any]],
+    attempts: int,
+    failed_starts: int,
+    run: FlowRun,
+    prefect: SyncPrefectClient,
 ) -> None:
-    history: list[State[Any]] = [Running(), Crashed(), AwaitingRetry(), Pending(), Crashed()]
     for state in history:
         prefect.set_flow_run_state(run.id, state, force=True)
     seen = observe(prefect, prefect.read_flow_run(run.id))
     assert seen is not None
-    assert (seen.attempts, seen.failed_starts) == (1, 1)
+    assert (seen.attempts, seen.failed_starts) == (attempts, failed_starts)
 
 
 def test_a_deleted_run_has_no_facts(prefect: SyncPrefectClient) -> None:
@@ -82,26 +94,6 @@ def test_a_deleted_run_has_no_facts(prefect: SyncPrefectClient) -> None:
 )
 def test_an_attempt_is_one_whose_code_had_begun(states: list[State[Any]], ends: list[str]) -> None:
     assert [state.name for state in failed_attempts(states)] == ends
-
-
-def test_a_run_waits_since_it_last_ran() -> None:
-    before: list[State[Any]] = [Scheduled(), Pending()]
-    after: list[State[Any]] = [Crashed(), AwaitingRetry()]
-    assert recovery.states_since_it_ran(before) == before
-    assert recovery.states_since_it_ran([*before, Running(), *after]) == after
-    assert recovery.states_since_it_ran([Running(), *before, Running()]) == []
-
-
-@pytest.mark.parametrize(
-    ("states", "count"),
-    [
-        ([Running()], 0),
-        ([Crashed(), AwaitingRetry(), Pending(), Crashed()], 2),
-        ([Crashed(), Crashed(), AwaitingRetry()], 1),
-    ],
-)
-def test_an_end_that_two_processes_report_is_one(states: list[State[Any]], count: int) -> None:
-    assert recovery.count_ends(states) == count
 
 
 @pytest.mark.parametrize(
@@ -128,8 +120,8 @@ def test_a_run_is_not_stalled_while_others_of_its_deployment_run(
         prefect.set_flow_run_state(other.id, state, force=True)
     seen = observe(prefect, prefect.read_flow_run(run.id))
     assert seen
-    assert seen.others_run is others_run
-    assert (seen.waited - seen.stalled > timedelta(seconds=0.4)) is has_progressed
+    assert (seen.stalled == timedelta()) is others_run
+    assert (seen.age - seen.stalled > timedelta(seconds=0.4)) is has_progressed
 
 
 def test_a_run_is_answered_once_the_callback_is_noted_on_it(
@@ -149,39 +141,12 @@ def test_a_run_is_answered_once_the_callback_is_noted_on_it(
     assert "a-part1.zip" in str(recovery.callback_of(prefect, run))
 
 
-def test_a_run_is_retried_as_itself_later_with_the_reason(
-    run: FlowRun, prefect: SyncPrefectClient
-) -> None:
-    prefect.set_flow_run_state(run.id, Crashed(), force=True)
-    recovery.retry(
-        prefect, run, Retry("Attempt 1 ended Crashed", timedelta(minutes=5)), datetime.now(UTC)
-    )
-    waiting = prefect.read_flow_run(run.id)
-    assert waiting.state is not None
-    assert (waiting.state.name, waiting.state.message) == (
-        "AwaitingRetry",
-        "Attempt 1 ended Crashed",
-    )
-    assert waiting.next_scheduled_start_time is not None
-    assert waiting.next_scheduled_start_time > datetime.now(UTC) + timedelta(minutes=4)
-
-
-@pytest.mark.parametrize(
-    ("end", "name"),
-    [
-        (recovery.mark_crashed, "Crashed"),
-        (recovery.request_cancellation, "Cancelling"),
-        (recovery.force_cancelled, "Cancelled"),
-    ],
-)
-def test_a_run_is_ended_with_the_reason(
-    end: Any, name: str, run: FlowRun, prefect: SyncPrefectClient
-) -> None:
+def test_a_run_is_ended_with_the_reason(run: FlowRun, prefect: SyncPrefectClient) -> None:
     prefect.set_flow_run_state(run.id, Running(), force=True)
-    end(prefect, run, "Why it is.")
+    recovery.force_cancelled(prefect, run, "Why it is.")
     state = prefect.read_flow_run(run.id).state
     assert state is not None
-    assert (state.name, state.message) == (name, "Why it is.")
+    assert (state.name, state.message) == ("Cancelled", "Why it is.")
 
 
 @pytest.mark.usefixtures("prefect_api")

@@ -64,21 +64,9 @@ def stopping() -> threading.Event:
     return event
 
 
-def test_the_loop_knows_since_when_all_services_answer(
-    outage: Outage, stopping: threading.Event
-) -> None:
-    before = outage.reachable_since
-    with outage.wait_out_outage(stopping):
-        raise ConnectionError("Prefect is away")
-    with outage.wait_out_outage(stopping):
-        assert outage.reachable_since > before  # runs are judged in the first loop after it
-
-
 def test_other_errors_are_passed_on(outage: Outage, stopping: threading.Event) -> None:
-    before = outage.reachable_since
     with pytest.raises(ValueError, match="nobody"), outage.wait_out_outage(stopping):
         raise ValueError("nobody thought of it")
-    assert outage.reachable_since == before
 
 
 def test_an_outage_and_its_end_are_logged_once_each(
