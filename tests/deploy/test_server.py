@@ -8,7 +8,6 @@ import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.server.api.server import create_api_app
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_SERVER_API_AUTH_STRING,
