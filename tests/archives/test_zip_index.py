@@ -95,8 +95,7 @@ def test_an_archive_without_files_has_an_empty_index() -> None:
     assert index_of(zip_of({})).members == {}
     for folder in ("folder/", "folder\\", "./", "/"):
         index = index_of(zip_of({folder: b""}))
-        assert index.members == {}
-        assert index.unusable == {}
+        assert (index.members, index.unusable) == ({}, {})
 
 
 def test_only_the_end_of_the_archive_is_read() -> None:
