@@ -105,11 +105,19 @@ def is_later(run: FlowRun, here: FlowRun) -> bool:
 
 
 def begin(prefect: SyncPrefectClient, deployment: UUID) -> None:
-    """Create a listener in place of those that an earlier service left."""
-    earlier = listeners(prefect, deployment, UNFINISHED)
-    prefect.create_flow_run_from_deployment(deployment)  # first, so that there always is one
-    for run in earlier:
-        force_cancelled(prefect, run, "Another service has started a listener")
+    """Restart the listener that an earlier service left unfinished, or create one.
+
+    The same run starts again here, because a service that still has its process cannot start it.
+    """
+    is_left = False
+    for run in listeners(prefect, deployment, UNFINISHED):
+        if run.state_type == StateType.CANCELLING:  # Prefect allows it no other state
+            force_cancelled(prefect, run, "The service that ran it has ended")
+        else:
+            prefect.set_flow_run_state(run.id, AwaitingRetry(message="Served again"))
+            is_left = True
+    if not is_left:
+        prefect.create_flow_run_from_deployment(deployment)
 
 
 def keep_one(prefect: SyncPrefectClient, deployment: UUID, clock: ServerClock) -> None:

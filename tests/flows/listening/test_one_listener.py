@@ -191,13 +191,22 @@ def test_a_listener_is_not_dead_because_prefect_was_away(
     assert [run.state_name for run in served.runs()] == [state]
 
 
-@pytest.mark.parametrize("state", [Running(), Paused(), Cancelling()], ids=lambda one: one.name)
-def test_a_new_service_starts_a_listener_in_place_of_an_earlier_one(
-    state: State[Any], served: Served
+@pytest.mark.parametrize(
+    ("state", "then"),
+    [
+        (Running(), ["AwaitingRetry"]),
+        (Paused(), ["AwaitingRetry"]),
+        (Cancelling(), ["Cancelled", "Scheduled"]),
+        (Cancelled(), ["Cancelled", "Scheduled"]),
+    ],
+    ids=["running", "paused", "cancelling", "cancelled"],
+)
+def test_a_new_service_restarts_the_listener_of_the_last_one_or_starts_another(
+    state: State[Any], then: list[str], served: Served
 ) -> None:
     served.create(state)
     begin(served.prefect, served.id)
-    assert sorted(str(run.state_name) for run in served.runs()) == ["Cancelled", "Scheduled"]
+    assert sorted(str(run.state_name) for run in served.runs()) == then
 
 
 @flow
