@@ -172,5 +172,5 @@ def restart_delay(states: Sequence[State[Any]], now: datetime) -> timedelta:
     )
     if not failures:
         return timedelta()
-    doubled: int = 2 ** (failures - 1)
+    doubled: int = 2 ** min(failures - 1, 10)
     return min(FIRST_DELAY * doubled, LONGEST_DELAY)
