@@ -75,7 +75,7 @@ def planned_settings() -> Settings:
         pool = {name: env[name] for name in names if env.get(name) is not None}
     shown = [f"{name}={value} (work pool {POOL})" for name, value in pool.items()]
     print("Settings:", ", ".join([*shown, "the others of this shell, or by default"]))
-    return Settings(**{name.lower(): value for name, value in pool.items()})
+    return Settings.load(**{name.lower(): value for name, value in pool.items()})
 
 
 def _start_run(prefect: SyncPrefectClient, archive: str) -> dict[str, Any]:

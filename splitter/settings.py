@@ -113,14 +113,14 @@ class Settings(BaseSettings, use_attribute_docstrings=True):
         return Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)})
 
     @classmethod
-    def load(cls) -> Self:
-        """Read the environment.
+    def load(cls, **values: Any) -> Self:
+        """Read the environment; ``values`` by field override it.
 
         Raises:
             SetupError: names each variable with an invalid value.
         """
         try:
-            return cls()
+            return cls(**values)
         except ValidationError as error:
             problems = (
                 f"{str(problem['loc'][0]).upper()}={shown(str(problem['input']))}: {problem['msg']}"

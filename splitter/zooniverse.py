@@ -183,13 +183,13 @@ NO_IMAGE = Sentence(
 )
 TEXT_INSTEAD = Sentence(
     "zooniverse.text-instead",
-    "{number:image is|images are} a text, not a picture ({looked_at:was|were} looked at), and the "
-    "client uploads it as text: {first}.",
+    "{number:image is|images are} text instead of a picture ({looked_at:was|were} looked at), and "
+    "the client uploads such a file as text: {first}.",
 )
 CUT_OFF = Sentence(
     "zooniverse.jpeg-cut-off",
-    "{number:image is|images are} a JPEG without its end ({looked_at:was|were} looked at), so "
-    "probably cut off while it was copied. Volunteers see a part of it: {first}.",
+    "{number:image has|images have} no end marker of a JPEG ({looked_at:was|were} looked at), "
+    "probably cut off during a copy. Volunteers see a part of such an image: {first}.",
 )
 LARGE_BATCH = Sentence(
     "zooniverse.large-batch",

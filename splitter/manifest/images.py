@@ -55,7 +55,7 @@ NOT_BESIDE = Sentence(
 UNUSABLE = Sentence(
     "manifest.unusable-image",
     "The archive cannot be split as it is: {row} of its manifest names {name}, which {reason}. "
-    "{number:row names|rows name} such a file.",
+    "In all, {number:row names|rows name} a file that cannot be used.",
 )
 
 

@@ -261,7 +261,7 @@ def test_a_tiny_image_that_is_whole_is_not_called_cut_off() -> None:
     parts = manifest.partition_export(index.members, index.read, "imageName", 5)
     [problem] = zooniverse.inspect(parts, index).zooniverse
     assert problem.sentence is zooniverse.CUT_OFF
-    assert problem.text.endswith("a part of it: 2.jpg.")
+    assert problem.text.endswith("a part of such an image: 2.jpg.")
 
 
 def test_a_row_is_counted_as_excel_shows_it(tmp_path: Path) -> None:
