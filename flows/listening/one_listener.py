@@ -159,18 +159,24 @@ def listeners(prefect: SyncPrefectClient, deployment: UUID, kinds: set[StateType
 
 def schedule_restart(prefect: SyncPrefectClient, run: UUID, message: str) -> None:
     """Start a listener's run again, after a delay if it has failed."""
-    now = datetime.now(UTC)
-    when = now + restart_delay(prefect.read_flow_run_states(run), now)
+    when = datetime.now(UTC) + restart_delay(prefect.read_flow_run_states(run))
     prefect.set_flow_run_state(run, AwaitingRetry(scheduled_time=when, message=message))
 
 
-def restart_delay(states: Sequence[State[Any]], now: datetime) -> timedelta:
-    """The delay before a run starts again that has had these states."""
-    failures = sum(
-        (state.is_failed() or state.is_crashed()) and now - state.timestamp < RECENTLY
-        for state in states
-    )
-    if not failures:
+def restart_delay(states: Sequence[State[Any]]) -> timedelta:
+    """The delay before a run starts again that has had these states; none if it did not fail.
+
+    Their times are compared with each other only, as this machine's clock may be wrong.
+    """
+    ordered = sorted(states, key=lambda state: state.timestamp)
+    ordered = [state for state in ordered if not state.is_scheduled()]
+    if not ordered or not has_failed(ordered[-1]):
         return timedelta()
-    doubled: int = 2 ** (failures - 1)
+    began = ordered[-1].timestamp - RECENTLY
+    failures = sum(has_failed(state) and state.timestamp > began for state in ordered)
+    doubled: int = 2 ** min(failures - 1, 10)  # a timedelta has a limit
     return min(FIRST_DELAY * doubled, LONGEST_DELAY)
+
+
+def has_failed(state: State[Any]) -> bool:
+    return state.is_failed() or state.is_crashed()

@@ -42,15 +42,24 @@ LATER: State[Any] = AwaitingRetry(scheduled_time=datetime.now(UTC) + timedelta(d
 
 @pytest.mark.parametrize(
     ("ages", "seconds"),
-    [([], 0), ([0], 10), ([20, 0], 20), ([90, 60, 30, 0], 80), ([5] * 30, 300), ([9000, 0], 10)],
-    ids=["died", "failed", "twice", "four times", "often", "long ago"],
+    [([0], 10), ([20, 0], 20), ([90, 60, 30, 0], 80), ([5] * 100, 300), ([9000, 0], 10)],
+    ids=["failed", "twice", "four times", "often", "long ago"],
 )
 def test_the_delay_doubles_with_each_failure_within_an_hour(
     ages: list[float], seconds: int
 ) -> None:
-    states: list[State[Any]] = [Running(timestamp=NOW), Cancelled(timestamp=NOW)]
+    """Whatever this machine's clock says: it is not asked."""
+    begin = NOW - timedelta(hours=3)
+    states: list[State[Any]] = [Cancelled(timestamp=begin), AwaitingRetry(timestamp=NOW)]
     states += [Failed(timestamp=NOW - timedelta(seconds=age)) for age in ages]
-    assert restart_delay(states, NOW) == timedelta(seconds=seconds)
+    assert restart_delay(states) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("end", [Running(), Pending(), Cancelled()], ids=lambda state: state.name)
+def test_a_listener_whose_service_died_or_was_stopped_starts_again_at_once(end: State[Any]) -> None:
+    earlier = [Crashed(timestamp=NOW - timedelta(seconds=age)) for age in (10, 20, 30)]
+    assert restart_delay([]) == timedelta()
+    assert restart_delay([*earlier, end]) == timedelta()
 
 
 class Served:
