@@ -59,7 +59,9 @@ def test_the_delay_doubles_with_each_failure_within_an_hour(
 
 @pytest.mark.parametrize("end", [Running(), Pending(), Cancelled()], ids=lambda state: state.name)
 def test_a_listener_whose_service_died_or_was_stopped_starts_again_at_once(end: State[Any]) -> None:
-    earlier = [Crashed(timestamp=NOW - timedelta(seconds=age)) for age in (10, 20, 30)]
+    earlier: list[State[Any]] = [
+        Crashed(timestamp=NOW - timedelta(seconds=age)) for age in (10, 20, 30)
+    ]
     assert restart_delay([]) == timedelta()
     assert restart_delay([*earlier, end]) == timedelta()
 
@@ -209,7 +211,7 @@ def test_a_listener_is_not_judged_by_the_clock_of_prefect_s_database(
 ) -> None:
     monkeypatch.setattr(one_listener, "NO_SIGN", timedelta(seconds=5))
     run = served.prefect.read_flow_run(served.create(Running()))
-    run.updated = datetime.now(UTC) + timedelta(seconds=off)
+    run.updated = cast(Any, datetime.now(UTC) + timedelta(seconds=off))
     clock = ServerClock()
     for seconds, listens in ((0, 1.0), (4, 1.0), (8, 2.0), (12, 2.0)):
         monkeypatch.setattr(clock, "_ahead", timedelta(seconds=seconds))
