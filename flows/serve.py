@@ -60,8 +60,11 @@ async def serve(settings: Settings) -> None:
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         deployment_id = await service.aadd_deployment(deployment)
-    with get_client(sync_client=True) as prefect:
-        begin(prefect, deployment_id)
+    try:
+        with waits_for_prefect(FEW_RETRIES), get_client(sync_client=True) as prefect:
+            begin(prefect, deployment_id)
+    except Exception as error:  # keep_listening finds the listener later, and exports go on
+        log.warning("The listener was not started at once: %r", error)
     async with create_task_group() as tasks:
         tasks.start_soon(keep_listening, deployment_id, service)
         await service.start()

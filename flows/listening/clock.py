@@ -4,6 +4,7 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from uuid import UUID
 
 from httpx import Response
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -19,6 +20,7 @@ class ServerClock:
         self._ahead = timedelta()
         self._answered_at = float("-inf")
         self._answers_since: datetime | None = None
+        self._seen: dict[UUID, tuple[object, datetime]] = {}
 
     def note(self, response: Response) -> None:
         """Read an answer's Date; an event hook of httpx."""
@@ -48,6 +50,14 @@ class ServerClock:
         No run can begin during an outage, or while this process is stopped or frozen.
         """
         return self.now() - max(since, self._answers_since or since)
+
+    def unchanged(self, run: UUID, value: object) -> timedelta:
+        """How long a value of a run has been the same at each call, outages excluded."""
+        before, since = self._seen.get(run, (None, self.now()))
+        if value != before:
+            since = self.now()
+        self._seen[run] = value, since
+        return self.elapsed(since)
 
     @property
     def skew(self) -> timedelta:

@@ -170,7 +170,8 @@ def decide_finished(run: Run, settings: Settings) -> Decision:
     if state.is_cancelled() and state.message != SERVICE_STOPPED:
         return give_up(CANCELLED)
     tries = run.failed_starts or run.attempts
-    delay = min(FIRST_DELAY * 4 ** max(tries - 1, 0), LONGEST_DELAY)
+    longer: int = 4 ** min(max(tries - 1, 0), 10)  # a timedelta has a limit
+    delay = min(FIRST_DELAY * longer, LONGEST_DELAY)
     if run.failed_starts:  # no capacity, a quota, an image: not a fault of the export
         if run.stalled > timedelta(seconds=settings.start_timeout):
             return give_up("the run that makes them could not be started in time")

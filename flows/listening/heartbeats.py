@@ -31,16 +31,14 @@ FREQUENCY = 30
 """Seconds between two heartbeats. The automation "listen comes back" in prefect.yaml fires after 45
 seconds; Prefect's default of 180 would start a new listener every minute."""
 
-PERIOD = timedelta(seconds=FREQUENCY)
-
 MISSED_HEARTBEATS = 3
 """Missed heartbeats after which a running run counts as dead."""
 
 LARGEST_SKEW = timedelta(minutes=2)
 """The difference between two clocks that causes a warning."""
 
-TIME_TO_WARN = 5 * PERIOD
-"""Time without heartbeats of the listener itself that causes a warning."""
+MISSED_OF_ITS_OWN = 5
+"""Missed heartbeats of the listener itself that cause a warning."""
 
 SECONDS_TO_CONNECT = 10
 """Timeout of the WebSocket to Prefect's API."""
@@ -87,11 +85,11 @@ def unnoticed(fault: str) -> str:
     )
 
 
-def unbroken_since(arrivals: Sequence[datetime]) -> datetime:
+def unbroken_since(arrivals: Sequence[datetime], longest_gap: timedelta) -> datetime:
     """The first of the latest arrivals, newest first, between which no gap is too long."""
     since = arrivals[0]
     for earlier in arrivals[1:]:
-        if since - earlier > 2 * PERIOD:
+        if since - earlier > longest_gap:
             break
         since = earlier
     return since
@@ -106,6 +104,9 @@ class Heartbeats:
         self._prefect = prefect
         self._own_run = own_run
         self._clock = clock
+        # A listener without a deployment may send fewer; see check_frequency.
+        frequency = get_current_settings().flows.heartbeat_frequency
+        self._period = timedelta(seconds=frequency or FREQUENCY)
         self._own: list[datetime] = []
         self._read_at = float("-inf")
         self._is_silent = False
@@ -123,8 +124,8 @@ class Heartbeats:
         own = self._own_arrivals()
         if not own or run.state is None or not run.state.is_running():
             return False
-        since = own[0] - MISSED_HEARTBEATS * PERIOD
-        if max(run.state.timestamp, unbroken_since(own)) > since:
+        since = own[0] - MISSED_HEARTBEATS * self._period
+        if max(run.state.timestamp, unbroken_since(own, 2 * self._period)) > since:
             return False
         last = last_arrival(self._prefect, run.id, since)
         if last:
@@ -137,7 +138,7 @@ class Heartbeats:
         """Log once if this process's own heartbeats do not arrive although Prefect answers."""
         own = self._own_arrivals()
         newest = own[0] if own else datetime.min.replace(tzinfo=UTC)
-        is_silent = self._clock.elapsed(newest) > TIME_TO_WARN
+        is_silent = self._clock.elapsed(newest) > MISSED_OF_ITS_OWN * self._period
         if is_silent and not self._is_silent:
             warning = unnoticed("The heartbeats of this listener do not arrive at Prefect")
             self._logger.warning("%s", warning)

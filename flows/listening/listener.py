@@ -97,6 +97,7 @@ class Listener:
             try:
                 run = self.intake.create_run(held)
             except NoRunError as error:
+                del self.held[message]  # unless its failure can be sent, it is delivered again
                 self._give_up(held, None, str(error))
                 continue
             if run is None:

@@ -4,6 +4,7 @@
 """
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from flows.listening.decision import TIME_TO_CANCEL, time_to_start
 from flows.listening.processes import end_leftovers, end_run, machine_load
 from flows.listening.recovery import force_cancelled
 from flows.support.attempt import is_superseded
-from flows.support.outage import waits_for_prefect
+from flows.support.outage import FEW_RETRIES, waits_for_prefect
 from flows.support.prefect_texts import SERVICE_STOPPED
 
 log = get_logger("serve")
@@ -54,10 +55,10 @@ def shows_life(run: UUID) -> Iterator[None]:
     is_over = threading.Event()
 
     def show() -> None:
-        with waits_for_prefect(0), get_client(sync_client=True) as prefect:
+        with waits_for_prefect(FEW_RETRIES), get_client(sync_client=True) as prefect:
             while not is_over.wait(SECONDS_BETWEEN_SIGNS):
                 with suppress(Exception):  # while Prefect is away nobody is judged
-                    prefect.update_flow_run_labels(run, {"biospex.listens": True})
+                    prefect.update_flow_run_labels(run, {"biospex.listens": time.time()})
 
     threading.Thread(target=show, daemon=True).start()
     try:
@@ -68,12 +69,13 @@ def shows_life(run: UUID) -> Iterator[None]:
 
 def is_dead(run: FlowRun, clock: ServerClock) -> bool:
     """Whether a listener gives no sign of life, or was taken by a service but not started."""
-    if run.state is None or run.updated is None:
+    if run.state is None:
         return False
     if run.state.is_pending():
         limit = time_to_start(bool(run.work_pool_name), machine_load())
         return clock.elapsed(run.state.timestamp) > limit
-    return run.state.is_running() and clock.elapsed(run.updated) > NO_SIGN
+    # Changes are noticed here: the time of one is by the clock of Prefect's database.
+    return run.state.is_running() and clock.unchanged(run.id, (run.updated, run.labels)) > NO_SIGN
 
 
 def is_taken_over(prefect: SyncPrefectClient, clock: ServerClock) -> bool:
@@ -159,18 +161,24 @@ def listeners(prefect: SyncPrefectClient, deployment: UUID, kinds: set[StateType
 
 def schedule_restart(prefect: SyncPrefectClient, run: UUID, message: str) -> None:
     """Start a listener's run again, after a delay if it has failed."""
-    now = datetime.now(UTC)
-    when = now + restart_delay(prefect.read_flow_run_states(run), now)
+    when = datetime.now(UTC) + restart_delay(prefect.read_flow_run_states(run))
     prefect.set_flow_run_state(run, AwaitingRetry(scheduled_time=when, message=message))
 
 
-def restart_delay(states: Sequence[State[Any]], now: datetime) -> timedelta:
-    """The delay before a run starts again that has had these states."""
-    failures = sum(
-        (state.is_failed() or state.is_crashed()) and now - state.timestamp < RECENTLY
-        for state in states
-    )
-    if not failures:
+def restart_delay(states: Sequence[State[Any]]) -> timedelta:
+    """The delay before a run starts again that has had these states; none if it did not fail.
+
+    Their times are compared with each other only, as this machine's clock may be wrong.
+    """
+    ordered = sorted(states, key=lambda state: state.timestamp)
+    ordered = [state for state in ordered if not state.is_scheduled()]
+    if not ordered or not has_failed(ordered[-1]):
         return timedelta()
-    doubled: int = 2 ** min(failures - 1, 10)
+    began = ordered[-1].timestamp - RECENTLY
+    failures = sum(has_failed(state) and state.timestamp > began for state in ordered)
+    doubled: int = 2 ** min(failures - 1, 10)  # a timedelta has a limit
     return min(FIRST_DELAY * doubled, LONGEST_DELAY)
+
+
+def has_failed(state: State[Any]) -> bool:
+    return state.is_failed() or state.is_crashed()

@@ -41,8 +41,8 @@ def end_run(run: FlowRun, logger: Logger) -> None:
     # As prefect-aws notes it: the ARNs of the cluster and of the task.
     cluster, _, task = (run.infrastructure_pid or "").partition("::")
     if task.startswith("arn:"):
-        ecs = Aws().client("ecs", Config(), region=task.split(":")[3])
         try:
+            ecs = Aws().client("ecs", Config(), region=task.split(":")[3])
             ecs.stop_task(cluster=cluster, task=task, reason="Its run was marked crashed")
         except (ClientError, BotoCoreError) as error:
             logger.warning("%s: its ECS task was not stopped, stop it by hand: %s", run.name, error)

@@ -158,6 +158,7 @@ def test_the_failure_has_the_flows_sentence_and_no_text_of_prefect(run: Run, sen
         ({"attempts": 2}, 60),
         ({"failed_starts": 1}, 15),
         ({"failed_starts": 9}, 300),
+        ({"failed_starts": 30}, 300),  # after two hours in which others of its pool run
     ],
 )
 def test_each_delay_is_four_times_the_last_up_to_five_minutes(facts: Facts, seconds: int) -> None:

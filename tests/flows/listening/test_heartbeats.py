@@ -78,7 +78,8 @@ class Events:
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    with disable_run_logger():
+    settings = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: FREQUENCY}  # as a deployed listener has them
+    with disable_run_logger(), temporary_settings(settings):
         yield
 
 
@@ -123,6 +124,29 @@ def test_whether_the_heartbeats_of_a_run_have_stopped(
     run = a_run(age)
     events = cast(SyncPrefectClient, Events({OWN: own, run.id: theirs}))
     assert Heartbeats(events, OWN, ServerClock()).have_stopped(run) is have_stopped
+
+
+def test_a_listener_with_fewer_heartbeats_judges_after_three_of_them() -> None:
+    """Without a deployment it sends as many as Prefect says, one in 180 s."""
+    own = seconds_ago(0, 180, 360, 540, 720)
+    alive, dead = a_run(900), a_run(900)
+    arrivals = {OWN: own, alive.id: seconds_ago(500), dead.id: seconds_ago(600)}
+    clock = ServerClock()
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 180}):
+        heartbeats = Heartbeats(cast(SyncPrefectClient, Events(arrivals)), OWN, clock)
+    assert [heartbeats.have_stopped(run) for run in (alive, dead)] == [False, True]
+
+
+def test_a_listener_with_fewer_heartbeats_does_not_warn_between_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = {OWN: [datetime.now(UTC) - timedelta(seconds=179)]}
+    clock = ServerClock()
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 180}):
+        heartbeats = Heartbeats(cast(SyncPrefectClient, Events(own)), OWN, clock)
+    monkeypatch.setattr("flows.listening.heartbeats.create_markdown_artifact", lambda *_, **__: 0)
+    heartbeats.warn_of_silence()
+    assert not heartbeats._is_silent
 
 
 def test_a_silent_run_of_a_pool_is_judged_once_another_was_heard() -> None:

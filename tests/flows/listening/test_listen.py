@@ -15,6 +15,7 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from httpx import ConnectError, HTTPStatusError, Request, Response
 from moto.server import ThreadedMotoServer
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -43,10 +44,10 @@ from flows.create_batches import create_batches
 from flows.listen import listen
 from flows.listening.clock import ServerClock
 from flows.listening.heartbeats import Heartbeats
-from flows.listening.intake import Intake
+from flows.listening.intake import Held, Intake, NoRunError
 from flows.listening.listener import Listener
 from flows.listening.recovery import callback_of, observe
-from splitter.aws.sqs import TriggerQueue
+from splitter.aws.sqs import CallbackQueue, TriggerQueue
 from splitter.settings import Allowed, Settings
 from tests.conftest import BOTH_DATABASES, EXPORTS
 from tests.helpers.biospex import Biospex
@@ -327,6 +328,30 @@ def test_a_callback_that_cannot_be_sent_leaves_only_its_message_to_redrive(
     assert listener.held == {}
     assert [callback["downloadId"] for callback in biospex.callbacks()] == ["innocent"]
     assert sum(biospex.triggers()) == 1
+
+
+def test_a_callback_queue_that_is_away_delays_no_other_message_of_those_without_a_run(
+    deployment: Deployment, biospex: Biospex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    biospex.send(biospex.request(EXPORTS[0], downloadId="bad"), biospex.request(EXPORTS[0]))
+    create_run = Intake.create_run
+
+    def create(intake: Intake, held: Held) -> FlowRun | None:
+        if held.address.download_id == "bad":
+            raise NoRunError("Prefect refuses it")
+        return create_run(intake, held)
+
+    def send(*_: object) -> None:
+        raise EndpointConnectionError(endpoint_url="https://sqs.nowhere-1.amazonaws.com")
+
+    monkeypatch.setattr(Intake, "create_run", create)
+    monkeypatch.setattr(CallbackQueue, "send", send)
+    listener = deployment.listener()
+    for _ in range(5):
+        with suppress(EndpointConnectionError):
+            receive(listener)
+    assert [held.run_id for held in listener.held.values()] == [deployment.run().id]
+    assert biospex.triggers() == (0, 2)  # the other one comes again
 
 
 @pytest.mark.parametrize("error", [ValueError("nobody thought of it"), KeyError("x")], ids=repr)

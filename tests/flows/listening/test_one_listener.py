@@ -16,6 +16,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import Abort
 from prefect.flow_engine import run_flow
 from prefect.logging import disable_run_logger
+from prefect.settings import get_current_settings
 from prefect.states import (
     AwaitingRetry,
     Cancelled,
@@ -31,6 +32,7 @@ from prefect.states import (
 from flows.listening import decision, one_listener
 from flows.listening.clock import ServerClock
 from flows.listening.one_listener import begin, is_taken_over, keep_one, restart_delay
+from flows.support.outage import FEW_RETRIES
 from flows.support.prefect_texts import SERVICE_STOPPED
 from tests.helpers.processes import eventually
 
@@ -42,15 +44,26 @@ LATER: State[Any] = AwaitingRetry(scheduled_time=datetime.now(UTC) + timedelta(d
 
 @pytest.mark.parametrize(
     ("ages", "seconds"),
-    [([], 0), ([0], 10), ([20, 0], 20), ([90, 60, 30, 0], 80), ([5] * 300, 300), ([9000, 0], 10)],
-    ids=["died", "failed", "twice", "four times", "often", "long ago"],
+    [([0], 10), ([20, 0], 20), ([90, 60, 30, 0], 80), ([5] * 100, 300), ([9000, 0], 10)],
+    ids=["failed", "twice", "four times", "often", "long ago"],
 )
 def test_the_delay_doubles_with_each_failure_within_an_hour(
     ages: list[float], seconds: int
 ) -> None:
-    states: list[State[Any]] = [Running(timestamp=NOW), Cancelled(timestamp=NOW)]
+    """Whatever this machine's clock says: it is not asked."""
+    begin = NOW - timedelta(hours=3)
+    states: list[State[Any]] = [Cancelled(timestamp=begin), AwaitingRetry(timestamp=NOW)]
     states += [Failed(timestamp=NOW - timedelta(seconds=age)) for age in ages]
-    assert restart_delay(states, NOW) == timedelta(seconds=seconds)
+    assert restart_delay(states) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("end", [Running(), Pending(), Cancelled()], ids=lambda state: state.name)
+def test_a_listener_whose_service_died_or_was_stopped_starts_again_at_once(end: State[Any]) -> None:
+    earlier: list[State[Any]] = [
+        Crashed(timestamp=NOW - timedelta(seconds=age)) for age in (10, 20, 30)
+    ]
+    assert restart_delay([]) == timedelta()
+    assert restart_delay([*earlier, end]) == timedelta()
 
 
 class Served:
@@ -184,11 +197,44 @@ def test_a_listener_is_not_dead_because_prefect_was_away(
     monkeypatch.setattr(one_listener, "NO_SIGN", timedelta(seconds=5))
     served.create(Running())
     clock = ServerClock()
+    served.keep_one(clock)
     monkeypatch.setattr(clock, "_ahead", timedelta(minutes=10))
     if is_away:
         clock.note(Response(200))  # the first answer since
     served.keep_one(clock)
     assert [run.state_name for run in served.runs()] == [state]
+
+
+@pytest.mark.parametrize("off", [-600, 600], ids=["behind", "ahead"])
+def test_a_listener_is_not_judged_by_the_clock_of_prefect_s_database(
+    off: float, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_listener, "NO_SIGN", timedelta(seconds=5))
+    run = served.prefect.read_flow_run(served.create(Running()))
+    run.updated = cast(Any, datetime.now(UTC) + timedelta(seconds=off))
+    clock = ServerClock()
+    for seconds, listens in ((0, 1.0), (4, 1.0), (8, 2.0), (12, 2.0)):
+        monkeypatch.setattr(clock, "_ahead", timedelta(seconds=seconds))
+        run.labels = {"biospex.listens": listens}
+        assert not one_listener.is_dead(run, clock)
+    monkeypatch.setattr(clock, "_ahead", timedelta(seconds=15))
+    assert one_listener.is_dead(run, clock)
+
+
+def test_a_sign_of_life_is_repeated_if_prefect_refuses_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 20 % of errors, one of 600 spans of two minutes would have no sign of life."""
+    monkeypatch.setattr(one_listener, "SECONDS_BETWEEN_SIGNS", 0.1)
+    retries: list[int] = []
+
+    def refuse(client: SyncPrefectClient, run: UUID, labels: Any) -> None:
+        retries.append(get_current_settings().client.max_retries)
+
+    monkeypatch.setattr(SyncPrefectClient, "update_flow_run_labels", refuse)
+    with one_listener.shows_life(uuid4()):
+        eventually(lambda: retries)
+    assert retries[0] == FEW_RETRIES
 
 
 @pytest.mark.parametrize(
