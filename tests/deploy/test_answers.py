@@ -110,6 +110,14 @@ def test_a_question_offers_the_last_answer_then_the_stacks_then_a_default() -> N
     assert answers.offer("LOG_RETENTION_DAYS", {}, Case("dev")) == "90"
 
 
+@pytest.mark.parametrize("output", ["PrefectApiKeySecretArn", "PrefectApiAuthStringSecretArn"])
+def test_the_secret_of_an_earlier_stack_is_offered(output: str) -> None:
+    made = Case("dev", stack=Stack({output: SECRET}, {output: SECRET}))
+    assert answers.offer("PREFECT_SECRET_ARN", {}, made) == SECRET
+    assert answers.offer("PREFECT_SECRET_ARN", {"PREFECT_SECRET_ARN": ""}, made) == ""
+    assert answers.offer("PREFECT_SECRET_ARN", {}, Case("dev")) == ""
+
+
 def test_the_file_keeps_the_answers(tmp_path: Path) -> None:
     path = tmp_path / "dev.env"
     assert answers.load(path) == {}
