@@ -116,7 +116,7 @@ def _queue(suffix: str, case: Case) -> str:
 
 
 def _secret(case: Case) -> str:
-    """The secret of a stack of 1.1.0, which has a parameter for each kind and the same outputs."""
+    """The secret of an earlier stack, which has a parameter for each kind and the same outputs."""
     kinds = ("PrefectApiKeySecretArn", "PrefectApiAuthStringSecretArn")
     return next((case.stack.outputs[kind] for kind in kinds if kind in case.stack.outputs), "")
 

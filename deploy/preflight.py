@@ -273,8 +273,11 @@ LOOK_UPS: dict[str, Callable[[str], Any]] = {
 def missing_things(case: Case) -> Iterator[Finding]:
     for name, look_up in LOOK_UPS.items():
         text = case.answers.get(name)
-        if text and not found(partial(look_up, text), *ABSENT):
-            yield stop(f"{name}={text!r}: there is no such thing in this account and region.")
+        try:
+            if text and not found(partial(look_up, text), *ABSENT):
+                yield stop(f"{name}={text!r}: there is no such thing in this account and region.")
+        except ClientError as error:  # the others can be looked up all the same
+            yield note(f"{name} could not be checked: {error}")
 
 
 @check("ALARM_TOPIC_ARN")
