@@ -55,13 +55,16 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _check_format(archive: Path) -> None:
-    """Raise ``ExportError`` for a file that is not an archive."""
-    with archive.open("rb") as file:
-        identify(file_reader(file), archive.stat().st_size)
+    """Raise ``ExportError`` for a file that is not an archive, ``DemoError`` if none can be read."""
+    try:
+        with archive.open("rb") as file:
+            identify(file_reader(file), archive.stat().st_size)
+    except OSError as error:
+        raise DemoError(f"{archive} cannot be read ({error.strerror}).") from error
 
 
 def _archive(text: str) -> Path:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # it leaves the ~ of an unknown user
     if path.is_dir():
         raise DemoError(f"{path} is a folder; name the archive itself (.zip, .tar.gz or .tar).")
     if not path.is_file():
