@@ -180,6 +180,18 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         check_room(tmp_path, 2**62)
 
 
+def test_a_full_folder_of_the_batches_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("devtools.demo.tell", write)
+    assert main(["--out", "small"]) == 1
+    assert capsys.readouterr().err.endswith(" or small is full.\n")
+
+
 @pytest.mark.soak
 def test_a_disk_that_becomes_full_is_named(tmp_path: Path) -> None:
     code = (
