@@ -150,8 +150,9 @@ def default_vpc() -> str:
 def first_subnets(vpc_id: str) -> str:
     """A subnet of each of the first three zones of a VPC, separated by commas."""
     subnets = client("ec2").describe_subnets(Filters=filters(vpc_id=vpc_id))["Subnets"]
-    by_zone = {one["AvailabilityZone"]: one["SubnetId"] for one in subnets}
-    return ",".join(subnet for _, subnet in sorted(by_zone.items())[:3])
+    # AWS keeps no order, and a later run has to offer the same.
+    by_zone = dict(sorted((one["AvailabilityZone"], one["SubnetId"]) for one in subnets))
+    return ",".join([*by_zone.values()][:3])
 
 
 def leads_to_internet_gateway(subnet: str, vpc_id: str) -> bool:

@@ -115,6 +115,12 @@ def _queue(suffix: str, case: Case) -> str:
     return "" if case.stack.parameters else account.queue(name).get("QueueArn", "")
 
 
+def _secret(case: Case) -> str:
+    """The secret of an earlier stack, which has a parameter for each kind and the same outputs."""
+    kinds = ("PrefectApiKeySecretArn", "PrefectApiAuthStringSecretArn")
+    return next((case.stack.outputs[kind] for kind in kinds if kind in case.stack.outputs), "")
+
+
 def _size(name: str, case: Case) -> str:
     return SIZES.get(case.answers["SHAPE"], SIZES["pools"])[name]
 
@@ -127,6 +133,7 @@ DEFAULTS: dict[str, Callable[[Case], str]] = {
     "TRIGGER_QUEUE_ARN": partial(_queue, "batch-trigger"),
     "UPDATES_QUEUE_ARN": partial(_queue, "batch-update"),
     "PREFECT_API_URL": lambda _: str(PREFECT_API_URL.value() or ""),
+    "PREFECT_SECRET_ARN": _secret,
     **{name: partial(_size, name) for name in SIZES["pools"]},
 }
 

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from deploy import account
-from deploy.account import client, found
+from deploy.account import client, filters, found
 from deploy.answers import Case, problem
 from splitter.settings import Allowed, Docs, Settings
 
@@ -263,7 +263,8 @@ def archived_exports(case: Case) -> Iterator[Finding]:
 
 LOOK_UPS: dict[str, Callable[[str], Any]] = {
     "BUCKET": lambda name: client("s3").head_bucket(Bucket=name),
-    "VPC_ID": lambda name: client("ec2").describe_vpcs(VpcIds=[name]),
+    # A filter has no error for an id that is too short.
+    "VPC_ID": lambda name: client("ec2").describe_vpcs(Filters=filters(vpc_id=name))["Vpcs"],
     "PREFECT_SECRET_ARN": lambda arn: client("secretsmanager").describe_secret(SecretId=arn),
     "ALARM_TOPIC_ARN": lambda arn: client("sns").get_topic_attributes(TopicArn=arn),
 }
@@ -273,8 +274,11 @@ LOOK_UPS: dict[str, Callable[[str], Any]] = {
 def missing_things(case: Case) -> Iterator[Finding]:
     for name, look_up in LOOK_UPS.items():
         text = case.answers.get(name)
-        if text and not found(partial(look_up, text), *ABSENT):
-            yield stop(f"{name}={text!r}: there is no such thing in this account and region.")
+        try:
+            if text and not found(partial(look_up, text), *ABSENT):
+                yield stop(f"{name}={text!r}: there is no such thing in this account and region.")
+        except ClientError as error:  # the others can be looked up all the same
+            yield note(f"{name} could not be checked: {error}")
 
 
 @check("ALARM_TOPIC_ARN")

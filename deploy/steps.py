@@ -135,11 +135,12 @@ class Deployment:
             self.command(put, kept["QueueUrl"], "--attributes", attributes)
 
     def deploy_stack(self, worker_image: str) -> None:
-        given = self.given
+        given, kept = self.given, self.stack.parameters
         answers = {one.get("Parameter"): given[name] for name, one in QUESTIONS.items()}
         found = {
             "Environment": self.environment,
-            "BucketKeyArn": account.bucket_key(given["BUCKET"]),
+            # A bucket without a key of its own can have objects that were written with one.
+            "BucketKeyArn": account.bucket_key(given["BUCKET"]) or kept.get("BucketKeyArn", ""),
             "TriggerQueueKeyArn": account.key_of(given["TRIGGER_QUEUE_ARN"]),
             "UpdatesQueueKeyArn": account.key_of(given["UPDATES_QUEUE_ARN"]),
             "SecretKeyArn": account.key_of(given["PREFECT_SECRET_ARN"]),

@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"{error.filename or gettempdir()} is full.", file=sys.stderr)
+        # A write's error names no file.
+        full = error.filename or f"{gettempdir()} or {options.out}"
+        print(f"{full} is full.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -55,13 +57,16 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _check_format(archive: Path) -> None:
-    """Raise ``ExportError`` for a file that is not an archive."""
-    with archive.open("rb") as file:
-        identify(file_reader(file), archive.stat().st_size)
+    """Raise ``ExportError`` for a file that is no archive, ``DemoError`` if it cannot be read."""
+    try:
+        with archive.open("rb") as file:
+            identify(file_reader(file), archive.stat().st_size)
+    except OSError as error:
+        raise DemoError(f"{archive} cannot be read ({error.strerror}).") from error
 
 
 def _archive(text: str) -> Path:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # noqa: PTH111  # leaves the ~ of an unknown user
     if path.is_dir():
         raise DemoError(f"{path} is a folder; name the archive itself (.zip, .tar.gz or .tar).")
     if not path.is_file():

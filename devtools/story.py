@@ -78,6 +78,8 @@ def tell(archives: Sequence[Path], out: Path, keep: bool) -> int:
         check_room(Path(gettempdir()), ROOM + COPIES * sum(one.stat().st_size for one in archives))
         directory = TemporaryDirectory(prefix="biospex-demo-", ignore_cleanup_errors=True)
         home = Path(stack.enter_context(directory))
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            del os.environ[name]  # of an account or a store that is not the demo's
         with console.status("Starting S3, SQS and a Prefect server …"):
             os.environ |= stack.enter_context(embedded_aws())
             os.environ |= stack.enter_context(embedded_prefect(home)) | LOG_FORMAT
@@ -198,14 +200,14 @@ class Story:
                 f"{count(len(self._archives) - self.failed, 'archive')} in "
                 f"{count(len(self._batches), 'batch', 'batches')}, "
                 f"{size(sum(batch.stat().st_size for batch in self._batches))}",
-                f"  batches    {self._out / 'batch'}",
-                f'  try        unzip -l "{self._batches[0]}"',
+                f"  batches    {escape(str(self._out / 'batch'))}",
+                f'  try        unzip -l "{escape(str(self._batches[0]))}"',
             ]
         if self.failed:
             lines.append(f"[bold red]{count(self.failed, 'archive')} could not be split[/]")
         page = f"{ui} until you press Ctrl-C" if ui else "make demo KEEP=1 keeps its UI open"
         lines += [
-            f"  full log   {self.log}",
+            f"  full log   {escape(str(self.log))}",
             f"  Prefect    {page}",
             '  next       make demo ARCHIVE="my own export.zip" BATCH_SIZE=500',
         ]

@@ -59,6 +59,9 @@ def test_good_answers_have_no_findings() -> None:
         ("PREFECT_API_URL", "prefect.example.org/api", "like https://HOST/api"),
         ("PREFECT_API_URL", "http://prefect.example.org/api", "with https"),
         ("PREFECT_API_URL", "https://a:b@prefect.example.org/api", "without a password"),
+        ("PREFECT_API_URL", "https://prefect.example.org:port/api", "like https://HOST/api"),
+        ("PREFECT_API_URL", "https://[::1/api", "like https://HOST/api"),
+        ("PREFECT_API_URL", "https://prefect.example.org/\t/api", "like https://HOST/api"),
         ("PREFECT_API_URL", "https://prefect.example.org", "like https://HOST/api"),
         ("PREFECT_SECRET_ARN", "pnu_123", "a secret's whole ARN"),
         ("PREFECT_SECRET_ARN", SECRET.removesuffix("-AbCdEf"), "a secret's whole ARN"),
@@ -108,6 +111,14 @@ def test_a_question_offers_the_last_answer_then_the_stacks_then_a_default() -> N
     assert answers.offer("TRIGGER_QUEUE_ARN", {}, made) == ""
     assert answers.offer("UPDATES_QUEUE_ARN", {"UPDATES_QUEUE_ARN": ""}, Case("dev")) == ""
     assert answers.offer("LOG_RETENTION_DAYS", {}, Case("dev")) == "90"
+
+
+@pytest.mark.parametrize("output", ["PrefectApiKeySecretArn", "PrefectApiAuthStringSecretArn"])
+def test_the_secret_of_an_earlier_stack_is_offered(output: str) -> None:
+    made = Case("dev", stack=Stack({output: SECRET}, {output: SECRET}))
+    assert answers.offer("PREFECT_SECRET_ARN", {}, made) == SECRET
+    assert answers.offer("PREFECT_SECRET_ARN", {"PREFECT_SECRET_ARN": ""}, made) == ""
+    assert answers.offer("PREFECT_SECRET_ARN", {}, Case("dev")) == ""
 
 
 def test_the_file_keeps_the_answers(tmp_path: Path) -> None:

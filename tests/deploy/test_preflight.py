@@ -5,9 +5,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
-from deploy import account, preflight
+from deploy import account, preflight, steps
+from deploy.answers import Case
 from devtools.services import REGION
 from tests.helpers.answers import case, only
 from tests.helpers.biospex import Biospex, client
@@ -47,6 +48,18 @@ def test_the_key_of_the_bucket_is_found(biospex: Biospex) -> None:
     assert account.bucket_key(biospex.bucket) == ""
     arn = encrypted(biospex.bucket)
     assert account.bucket_key(biospex.bucket) == arn
+
+
+def test_an_update_takes_no_key_from_the_tasks(
+    biospex: Biospex, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = case(BUCKET=biospex.bucket, PREFECT_SECRET_ARN="").answers
+    made = Case("dev", answers, account.Stack({"BucketKeyArn": "of-the-stack"}))
+    steps.Deployment(made, "commit", "docker", dry_run=True).deploy_stack("")
+    assert " BucketKeyArn=of-the-stack " in capsys.readouterr().out
+    arn = encrypted(biospex.bucket)
+    steps.Deployment(made, "commit", "docker", dry_run=True).deploy_stack("")
+    assert f" BucketKeyArn={arn} " in capsys.readouterr().out
 
 
 def test_a_bucket_that_locks_its_objects(biospex: Biospex) -> None:
@@ -131,10 +144,11 @@ def test_subnets_must_exist_in_the_vpc_and_in_different_zones(network: dict[str,
     missing = network | {"SUBNET_IDS": "subnet-404,subnet-405"}
     only(preflight.subnets(case(**missing)), "there is no subnet-404, subnet-405")
     only(preflight.subnets(case(**network | {"VPC_ID": "vpc-1"})), "is not in vpc-1")
-    first = network["SUBNET_IDS"].split(",")[0]
+    first, second = network["SUBNET_IDS"].split(",")
     twin = client("ec2").create_subnet(
         VpcId=network["VPC_ID"], CidrBlock="10.0.9.0/24", AvailabilityZone=f"{REGION}a"
     )["Subnet"]["SubnetId"]
+    assert account.first_subnets(network["VPC_ID"]) == f"{max(first, twin)},{second}"
     twins = case(**network | {"SUBNET_IDS": f"{first},{twin}"})
     only(preflight.subnets(twins), "one availability zone")
     only(
@@ -252,6 +266,16 @@ def test_a_missing_secret() -> None:
     secret = client("secretsmanager").create_secret(Name=f"p-{uuid4()}", SecretString="x")["ARN"]
     assert "PREFECT_SECRET_ARN" not in missing(PREFECT_SECRET_ARN=secret)
     assert "PREFECT_SECRET_ARN" in missing()
+
+
+def test_a_look_up_that_aws_refuses_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied"}}, "DescribeVpcs")
+
+    monkeypatch.setitem(preflight.LOOK_UPS, "VPC_ID", refuse)
+    found = list(preflight.missing_things(case(BUCKET=f"missing-{uuid4()}")))
+    assert [one.level for one in found] == ["stop", "note", "stop"]
+    assert found[1].sentence.startswith("VPC_ID could not be checked: ")
 
 
 def test_customers_keys_of_queues_and_secret_are_found() -> None:

@@ -1,5 +1,6 @@
 """The demo: its output, its errors, and that it leaves nothing behind."""
 
+import errno
 import fcntl
 import os
 import pty
@@ -78,7 +79,14 @@ def left_behind(temporary: Path) -> tuple[list[int], list[Path]]:
 def test_two_examples_in_thirty_lines_leave_only_batches_and_the_log(
     tmp_path: Path,
 ) -> None:
-    done = demo("--keep", temporary=tmp_path, until="until you press Ctrl-C")
+    out = tmp_path / "[out] of two"
+    done = demo(
+        *("--keep", "--out", str(out)),
+        temporary=tmp_path,
+        until="until you press Ctrl-C",
+        AWS_ENDPOINT_URL_S3="http://127.0.0.1:9",  # a store of the shell's
+        AWS_PROFILE="missing",
+    )
     assert done.returncode == 130, done.stdout + done.stderr
     assert done.stderr.split("\n") == ["", "stopping ...", "stopped", ""]
     lines = done.stdout.splitlines()
@@ -97,7 +105,7 @@ def test_two_examples_in_thirty_lines_leave_only_batches_and_the_log(
         assert text in done.stdout
     [tried] = re.findall(r'unzip -l "(.+)"', done.stdout)
     assert zipfile.is_zipfile(tried)
-    assert "Finished in state" in (tmp_path / "out" / "demo.log").read_text()
+    assert "Finished in state" in (out / "demo.log").read_text()
     assert left_behind(tmp_path) == ([], [])
 
 
@@ -120,6 +128,7 @@ def test_a_broken_archive_with_a_space_in_its_name_ends_in_one_sentence(tmp_path
     ("arguments", "environment", "sentence"),
     [
         (["nowhere.zip"], {}, "There is no archive nowhere.zip."),
+        (["~missing/x.zip"], {}, "There is no archive ~missing/x.zip."),
         (["tests/fixtures"], {}, "tests/fixtures is a folder; name the archive itself"),
         (
             [],
@@ -154,9 +163,33 @@ def test_a_mistake_is_reported_in_one_line(
     assert len(complaint.splitlines()) == 1
 
 
+def test_an_archive_that_may_not_be_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("devtools.demo.identify", refuse)
+    assert main([str(EXPORTS[0])]) == 1
+    assert capsys.readouterr().err == f"{EXPORTS[0]} cannot be read (Permission denied).\n"
+
+
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     with pytest.raises(DemoError, match=r"free, .* are needed; set TMPDIR"):
         check_room(tmp_path, 2**62)
+
+
+def test_a_full_folder_of_the_batches_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("devtools.demo.tell", write)
+    assert main(["--out", "small"]) == 1
+    assert capsys.readouterr().err.endswith(" or small is full.\n")
 
 
 @pytest.mark.soak
