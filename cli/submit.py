@@ -118,6 +118,8 @@ def follow(prefect: SyncPrefectClient, run_filter: FlowRunFilter) -> int:
     try:
         while True:
             run = next(iter(prefect.read_flow_runs(flow_run_filter=run_filter)), None)
+            if shown and not run:
+                sys.exit("The run was deleted in Prefect.")
             if run and run.state_name != shown:
                 if shown is None:
                     print(run_page(run.id))

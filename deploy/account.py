@@ -113,7 +113,12 @@ def customers_key(key: str) -> str:
     """The ARN of a KMS key that a customer manages; empty for a key of AWS, or none."""
     if not key:
         return ""
-    described = client("kms").describe_key(KeyId=key)["KeyMetadata"]
+    try:
+        described = client("kms").describe_key(KeyId=key)["KeyMetadata"]
+    except ClientError:
+        if ":key/" not in key:
+            raise
+        return key  # of another account, perhaps, which does not let this one look
     return str(described["Arn"]) if described["KeyManager"] == "CUSTOMER" else ""
 
 

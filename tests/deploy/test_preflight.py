@@ -50,6 +50,11 @@ def test_the_key_of_the_bucket_is_found(biospex: Biospex) -> None:
     assert account.bucket_key(biospex.bucket) == arn
 
 
+def test_a_key_of_another_account_is_taken_as_the_bucket_names_it() -> None:
+    arn = f"arn:aws:kms:us-east-2:999999999999:key/{uuid4()}"
+    assert account.customers_key(arn) == arn
+
+
 def test_an_update_takes_no_key_from_the_tasks(
     biospex: Biospex, capsys: pytest.CaptureFixture[str]
 ) -> None:
