@@ -262,11 +262,11 @@ class Table:
                     last_short = number, cells
                 cells = cells[:width] + [""] * (width - len(cells))
                 image = cells[column]
-            elif image == self.header[column]:  # a second header
-                self.misfits.append((number, cells))
-                continue
             elif full_width != width:
                 cells = cells[:width]
+            if image == self.header[column]:  # a second header
+                self.misfits.append((number, cells))
+                continue
             self.numbers.append(number)
             if by_name and (image not in by_name or image == MANIFEST):
                 if not files.of(image):

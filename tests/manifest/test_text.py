@@ -141,6 +141,11 @@ def test_a_cell_that_looks_like_a_fault_is_kept(cell: str) -> None:
     assert parts.warnings == ()
 
 
+def test_a_second_header_is_found_where_it_is_shorter_and_a_file_has_its_name() -> None:
+    sentence = refusal_of("imageName,,\na.jpg\nimageName\n", "a.jpg", "imageName")
+    assert "names of its columns, once more in row 3" in sentence
+
+
 @pytest.mark.parametrize("row", ["1", "1,c.jpg,"], ids=["misfit", "missing image"])
 def test_all_faulty_rows_are_counted_and_few_are_kept(row: str) -> None:
     data = PLAIN + f"{row}\n" * 20_000
