@@ -144,9 +144,10 @@ def keeping(read: Read, start: int, length: int) -> Read:
     kept = read(start, length)
 
     def keeps(offset: int, length: int) -> bytes:
-        if not start <= offset < start + len(kept):
+        at = offset - start
+        if not 0 <= at < len(kept):
             return read(offset, length)
-        return kept[offset - start :][:length]
+        return kept[at : at + length]  # one copy: of a whole member, most of the time
 
     return keeps
 
