@@ -74,7 +74,11 @@ class Bench:
         self.batch_size = batch_size
         self.environment = {**os.environ, **environment, "AWS_ENDPOINT_URL_S3": endpoint}
         self.environment |= {"BATCH_SIZE": str(batch_size), "PREFECT_LOGGING_LEVEL": "ERROR"}
-        self.environment["MALLOC_MMAP_THRESHOLD_"] = "1048576"  # as the image has it
+        # As the image has them.
+        self.environment |= {
+            "MALLOC_MMAP_THRESHOLD_": "1048576",
+            "MALLOC_TRIM_THRESHOLD_": "2097152",
+        }
         keys = (environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
         session = boto3.Session(*keys, region_name=REGION)
         self.s3 = session.client("s3", endpoint_url=endpoint, config=CLIENT_CONFIG)

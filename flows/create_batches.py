@@ -5,6 +5,7 @@ Writes:     ``batch/{stem}-part{n}.zip`` in the same bucket, then one callback m
 Triggered:  by ``flows/listen.py``, from the UI, by ``prefect deployment run`` or from Python
 """
 
+import gc
 from collections.abc import Sequence
 from functools import partial
 from logging import DEBUG, ERROR, WARNING
@@ -33,6 +34,9 @@ from splitter.sentences import Actor, Problem
 from splitter.settings import Allowed, Docs, Settings
 
 label_lines()
+# What was imported stays until the end. Without this line, each full collection of garbage looks at
+# all of Prefect's objects, which takes 0.15 s.
+gc.freeze()
 
 STATE_NAMES = {
     Actor.MAKER: "Export refused",
