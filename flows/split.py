@@ -196,8 +196,6 @@ def put_batches(
     """
     log = get_run_logger()
     Result.of(export.request, len(parts.batches))  # one message must be able to name them all
-    with best_effort("The plan", log):
-        artifacts.publish_plan(export.request, parts)
     total = sum(part.size for plan in plans for part in plan)
     with (
         Progress("Upload", total) as progress,
@@ -217,6 +215,8 @@ def put_batches(
                 **options,
             },
         )
+        with best_effort("The plan", log):
+            artifacts.publish_plan(export.request, parts)
         if fill:
             fill()
         pictures = Pictures(parts, files)
