@@ -1,7 +1,7 @@
 """The artifacts on the run page of an export: summary, batches, images, callback.
 
-A later attempt of a run replaces those of an earlier one. Callbacks are kept: one that was sent
-twice is shown twice.
+A later attempt of a run rewrites or replaces those of an earlier one. Callbacks are kept: one that
+was sent twice is shown twice.
 """
 
 import json
@@ -13,9 +13,10 @@ from uuid import UUID
 
 from prefect import runtime
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import Artifact, State
 
 from flows.run_page.markdown import code, link, plain
 from splitter.aws import Bucket
@@ -46,8 +47,8 @@ LINK_SECONDS = 72 * 3600
 
 
 def publish_plan(request: Request, parts: "Partition") -> None:
-    """Attach a summary to a run that is about to make its batches; ``publish`` replaces it."""
-    _remove("summary", "batches")
+    """Attach a summary to a run that makes its batches; ``publish`` rewrites it."""
+    _remove("batches")
     batches = count(len(parts.batches), "batch", "batches")
     rows = count(sum(batch.rows for batch in parts.batches), "row")
     files = [
@@ -57,8 +58,7 @@ def publish_plan(request: Request, parts: "Partition") -> None:
     callback = (
         "BIOSPEX gets its callback when all batches exist." if request.wants_answer else BY_HAND
     )
-    create_markdown_artifact(
-        key="summary",
+    _write_summary(
         description=f"Making {rows} in {batches}",
         markdown=f"""\
 **{plain(request.file)}** for download **{plain(request.download_id)}**: making {rows} in {batches}.
@@ -89,7 +89,7 @@ def publish(
             https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
         earlier: how earlier attempts of the run ended.
     """
-    _remove("summary", "batches")
+    _remove("batches")
     request = outcome.request
     link_to = _signed_link if presigned else _console_link
     batches = [
@@ -105,8 +105,7 @@ def publish(
         f"- {link(request.batch_file(batch.part), address)}: {_rows(batch)}, {size(written)}"
         for batch, written, address in batches[:LINKS_SHOWN]
     ]
-    create_markdown_artifact(
-        key="summary",
+    _write_summary(
         description=f"{outcome.summary}, {noted}",
         markdown=f"""\
 **{plain(request.file)}** for download **{plain(request.download_id)}**: {outcome.summary}, \
@@ -185,9 +184,9 @@ def publish_failure(
     if is_tried_again:
         no_callback = "If there is none, the listener tries the export again before it sends one."
     archive = f"**Archive:** {_place(request)}\n\n" if isinstance(request, Request) else ""
-    _remove("summary", *([] if has_batches else ["batches", "images"]))
-    create_markdown_artifact(
-        key="summary",
+    if not has_batches:
+        _remove("batches", "images")
+    _write_summary(
         description=plain(f"{begin} {problem}"),
         markdown=f"**{begin}** {plain(problem)}\n\n"
         f"**Who must act:** {problem.actor.value}\n\n"
@@ -265,12 +264,31 @@ def _ends(earlier: Sequence[State[Any]]) -> str:
     return "\n**Earlier attempts**\n\n" + "\n".join(lines) + "\n"
 
 
+def _write_summary(description: str, markdown: str) -> None:
+    """Attach the summary to the current flow run, or rewrite the one that it has."""
+    with get_client(sync_client=True) as prefect:
+        shown = _shown(prefect, "summary")
+        # The callback waits for this. On SQLite, Prefect refuses a deletion while another request
+        # writes, and its client then waits for 2 s.
+        for artifact in shown:
+            prefect.update_artifact(
+                artifact.id, ArtifactUpdate(data=markdown, description=description)
+            )
+    if not shown:
+        create_markdown_artifact(key="summary", description=description, markdown=markdown)
+
+
 def _remove(*keys: str) -> None:
     """Delete the artifacts with these keys that an earlier attempt of the current run made."""
-    run = {"id": {"any_": [UUID(runtime.flow_run.id)]}}
     with get_client(sync_client=True) as prefect:
-        for artifact in prefect.read_artifacts(
-            flow_run_filter=FlowRunFilter.model_validate(run),
-            artifact_filter=ArtifactFilter.model_validate({"key": {"any_": keys}}),
-        ):
+        for artifact in _shown(prefect, *keys):
             prefect.delete_artifact(artifact.id)
+
+
+def _shown(prefect: SyncPrefectClient, *keys: str) -> list[Artifact]:
+    """The artifacts of the current flow run with these keys."""
+    run = {"id": {"any_": [UUID(runtime.flow_run.id)]}}
+    return prefect.read_artifacts(
+        flow_run_filter=FlowRunFilter.model_validate(run),
+        artifact_filter=ArtifactFilter.model_validate({"key": {"any_": keys}}),
+    )
