@@ -268,8 +268,8 @@ def _write_summary(description: str, markdown: str) -> None:
     """Attach the summary to the current flow run, or rewrite the one that it has."""
     with get_client(sync_client=True) as prefect:
         shown = _shown(prefect, "summary")
-        # The callback waits for this. On SQLite, Prefect refuses a deletion while another request
-        # writes, and its client then waits for 2 s.
+        # Not deleted and created again: on SQLite, Prefect refuses a deletion while another request
+        # writes. Its client then waits for 2 s, and the callback waits for the summary.
         for artifact in shown:
             prefect.update_artifact(
                 artifact.id, ArtifactUpdate(data=markdown, description=description)
